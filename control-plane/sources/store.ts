@@ -1,0 +1,112 @@
+// The state of the cluster as the compiler sees it: one readonly value per change, whichever source it came from.
+import type { OperationClause } from "../../sidecar/core/policy/rule.ts";
+import type { ProgramPort } from "../../sidecar/core/policy/rule.ts";
+import type { WorkloadKind } from "../../sidecar/core/policy/call.ts";
+import type { AccessPolicy, LabelSelector, TargetMatch } from "../policy/access-policy.ts";
+
+export interface Workload {
+  readonly name: string;
+  readonly namespace: string;
+  readonly kind: WorkloadKind;
+  readonly serviceAccount: string;
+  readonly labels: ReadonlyMap<string, string>;
+  readonly addresses: readonly string[];
+  /** TCP port of its sidecar's mTLS listener; 16008 in a cluster. */
+  readonly meshPort: number;
+  /** Name of the service it is reached by; undefined: cannot be called. */
+  readonly service: string | undefined;
+  readonly ports: readonly ProgramPort[];
+  readonly propagation: readonly ("trace" | "session" | "forward" | "none")[];
+  readonly owner: string | undefined;
+  readonly env: string | undefined;
+  readonly runAs: string | undefined;
+  readonly generation: number;
+}
+
+export interface NamespaceOverride {
+  readonly selector: LabelSelector;
+  readonly names: readonly string[] | undefined;
+  readonly mtls: "Strict" | "Permissive" | undefined;
+  readonly defaultAction: "Allow" | "Deny" | undefined;
+}
+
+export interface MeshConfig {
+  readonly trustDomain: string;
+  readonly defaultAction: "Allow" | "Deny";
+  readonly mtls: "Strict" | "Permissive";
+  readonly outbound: "Deny" | "Allow";
+  readonly proofs: "Optional" | "Required";
+  readonly maxHops: number;
+  readonly svidTtlMs: number;
+  readonly txnTtlMs: number;
+  readonly trustedSpawners: readonly string[];
+  readonly protectedLabels: readonly string[];
+  readonly gateways: readonly string[];
+  readonly explainDenials: boolean;
+  readonly namespaces: readonly NamespaceOverride[];
+}
+
+export interface MeshRole {
+  readonly name: string;
+  /** Role-carried Allow rules; empty for a role that is only a label. */
+  readonly rules: readonly { readonly operations: readonly OperationClause[]; readonly targets: readonly TargetMatch[] | undefined }[];
+}
+
+export interface MeshRoleBinding {
+  readonly name: string;
+  readonly roles: readonly string[];
+  readonly namespaces: readonly string[] | undefined;
+  readonly subjects: readonly {
+    readonly idp?: string | undefined;
+    readonly group?: string | undefined;
+    readonly groupId?: string | undefined;
+    readonly claim?: string | undefined;
+    readonly user?: string | undefined;
+    readonly servicePrincipal?: string | undefined;
+    readonly serviceAccount?: string | undefined;
+  }[];
+}
+
+export interface AccessGrant {
+  readonly name: string;
+  readonly namespace: string;
+  readonly subject: { readonly user?: string | undefined; readonly workload?: string | undefined };
+  readonly operations: readonly OperationClause[] | undefined;
+  readonly roles: readonly string[] | undefined;
+  readonly targets: readonly TargetMatch[] | undefined;
+  readonly durationMs: number;
+  readonly reason: string;
+  readonly phase: "Pending" | "Approved" | "Active" | "Expired" | "Revoked" | "Rejected";
+  /** Unix milliseconds, set while Approved or Active. */
+  readonly activeFromMs: number | undefined;
+  readonly activeUntilMs: number | undefined;
+}
+
+export interface ExternalService {
+  readonly name: string;
+  readonly namespace: string;
+  readonly hosts: readonly string[];
+  readonly port: number;
+  readonly packs: readonly string[];
+}
+
+export interface OperationCatalog {
+  readonly name: string;
+  readonly packs: readonly { readonly name: string; readonly text: string }[];
+}
+
+/** Keys of all maps: `namespace/name`, or `name` for a cluster-scoped kind. Policies are keyed `kind/namespace/name` or `kind/name`. */
+export interface ClusterState {
+  /** Grows with every state. */
+  readonly revision: number;
+  readonly config: MeshConfig;
+  readonly policies: ReadonlyMap<string, AccessPolicy>;
+  readonly workloads: ReadonlyMap<string, Workload>;
+  readonly roles: ReadonlyMap<string, MeshRole>;
+  readonly bindings: ReadonlyMap<string, MeshRoleBinding>;
+  readonly grants: ReadonlyMap<string, AccessGrant>;
+  readonly externalServices: ReadonlyMap<string, ExternalService>;
+  readonly catalogs: ReadonlyMap<string, OperationCatalog>;
+  /** Labels of namespaces; in directory mode empty unless a namespace is declared. */
+  readonly namespaces: ReadonlyMap<string, ReadonlyMap<string, string>>;
+}

@@ -1,0 +1,65 @@
+// The table of one sidecar: everything it was told, as one readonly value that is swapped whole.
+import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
+
+/** Types of discovery resources (DESIGN: ours and small). */
+export const RESOURCE_TYPES = [
+  "workload-program",
+  "service",
+  "endpoints",
+  "route",
+  "trust-bundle",
+  "revocations",
+  "operation-pack",
+  "settings",
+] as const;
+export type ResourceType = (typeof RESOURCE_TYPES)[number];
+
+export interface MeshService {
+  /** `namespace/name`. */
+  readonly id: string;
+  /** Lower-case host names without port that mean this service, e.g. `fraud-scorer.ml-serving`. */
+  readonly hosts: readonly string[];
+  readonly ports: readonly ProgramPort[];
+}
+
+export interface MeshEndpoint {
+  readonly address: string;
+  readonly meshPort: number;
+  /** The callee's SPIFFE ID: checked against its certificate, and the audience of the proof. */
+  readonly spiffeId: string;
+  readonly ports: readonly ProgramPort[];
+}
+
+export interface MeshSettings {
+  readonly trustDomain: string;
+  readonly outbound: "Deny" | "Allow";
+  readonly proofs: "Optional" | "Required";
+  readonly mtls: "Strict" | "Permissive";
+  readonly maxHops: number;
+  readonly explainDenials: boolean;
+  readonly cluster: string;
+  /** Facts about the own workload that the sidecar needs. */
+  readonly propagation: readonly ("trace" | "session" | "forward" | "none")[];
+}
+
+export interface OperationPack {
+  readonly name: string;
+  /** Catalog text as in DOMAIN 1.4. */
+  readonly text: string;
+}
+
+export interface SidecarTable {
+  readonly revision: number;
+  /** Hex SHA-256 over type, name and hash of every resource, sorted. */
+  readonly digest: string;
+  readonly program: WorkloadProgram;
+  /** By host name (lower case, no port). */
+  readonly servicesByHost: ReadonlyMap<string, MeshService>;
+  readonly services: ReadonlyMap<string, MeshService>;
+  /** By service id. */
+  readonly endpoints: ReadonlyMap<string, readonly MeshEndpoint[]>;
+  readonly packs: ReadonlyMap<string, OperationPack>;
+  /** JWKS document of the own trust domain. */
+  readonly trustBundle: string;
+  readonly settings: MeshSettings;
+}
