@@ -83,7 +83,11 @@ export interface DiscoveryClient {
 }
 
 /** Keeps a stream to the control plane until `signal` aborts. */
-export function runDiscoveryClient(config: DiscoveryClientConfig, deps: DiscoveryClientDeps, signal: AbortSignal): DiscoveryClient {
+export function runDiscoveryClient(
+  config: DiscoveryClientConfig,
+  deps: DiscoveryClientDeps,
+  signal: AbortSignal,
+): DiscoveryClient {
   void config;
   void deps;
   void signal;

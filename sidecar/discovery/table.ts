@@ -1,19 +1,6 @@
 // The table of one sidecar: everything it was told, as one readonly value that is swapped whole.
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
 
-/** Types of discovery resources (DESIGN: ours and small). */
-export const RESOURCE_TYPES = [
-  "workload-program",
-  "service",
-  "endpoints",
-  "route",
-  "trust-bundle",
-  "revocations",
-  "operation-pack",
-  "settings",
-] as const;
-export type ResourceType = (typeof RESOURCE_TYPES)[number];
-
 export interface MeshService {
   /** `namespace/name`. */
   readonly id: string;
@@ -50,7 +37,7 @@ export interface OperationPack {
 
 export interface SidecarTable {
   readonly revision: number;
-  /** Hex SHA-256 over type, name and hash of every resource, sorted. */
+  /** `tableDigest` of all resources (proto/protocol.ts). */
   readonly digest: string;
   readonly program: WorkloadProgram;
   /** By host name (lower case, no port). */

@@ -1,0 +1,49 @@
+// Facts of the discovery protocol that both ends must agree on and that a .proto file cannot say. PURE.
+import { createHash } from "node:crypto";
+
+/** Versions N and N-1 work with each other. */
+export const PROTOCOL_VERSION = 1;
+/** A chunk of a delta is at most this long (the receive limit of gRPC is 4 MiB). */
+export const MAX_CHUNK_BYTES = 4_000_000;
+/** A resource must fit into one chunk, with room for the delta's own fields. */
+export const MAX_RESOURCE_BYTES = MAX_CHUNK_BYTES - 65_536;
+
+/** Types of discovery resources (DESIGN: ours and small). */
+export const RESOURCE_TYPES = [
+  "workload-program",
+  "service",
+  "endpoints",
+  "route",
+  "trust-bundle",
+  "revocations",
+  "operation-pack",
+  "settings",
+] as const;
+export type ResourceType = (typeof RESOURCE_TYPES)[number];
+
+export interface ResourceDigest {
+  readonly type: string;
+  readonly name: string;
+  /** Hex SHA-256 of the body. */
+  readonly hash: string;
+}
+
+/** Key of a resource in a table. Types hold no slash, so no two resources share a key. */
+export function resourceKey(type: string, name: string): string {
+  return `${type}/${name}`;
+}
+
+/** Hex SHA-256 of a resource's body. */
+export function hashBody(body: Buffer): string {
+  return createHash("sha256").update(body).digest("hex");
+}
+
+/**
+ * Digest of a whole table: hex SHA-256 over key, NUL, hash and newline of every resource in order of keys (by UTF-16
+ * code unit).
+ */
+export function tableDigest(resources: Iterable<ResourceDigest>): string {
+  const lines: string[] = [];
+  for (const { type, name, hash } of resources) lines.push(`${resourceKey(type, name)}\0${hash}\n`);
+  return createHash("sha256").update(lines.sort().join("")).digest("hex");
+}
