@@ -1,0 +1,371 @@
+// Settings of the sidecar process: flags, then COUNTERSIGN_* environment variables, then a YAML file (`--config`),
+// then the defaults below. Every problem names the flag and, for a mistyped one, the closest that exists.
+import { readFileSync } from "node:fs";
+import { closestName, environmentName } from "./core/runtime/env.ts";
+import { MeshError, messageOf } from "./core/runtime/errors.ts";
+import type { LogLevel } from "./core/runtime/log.ts";
+
+/** Where a socket listens or is reached. */
+export type SocketAddress =
+  | { readonly kind: "tcp"; readonly host: string; readonly port: number }
+  | { readonly kind: "unix"; readonly path: string };
+
+/** A local listener whose every request goes to one service. */
+export interface LocalService {
+  readonly listen: SocketAddress;
+  /** `namespace/service`. */
+  readonly service: string;
+  readonly port: number;
+}
+
+export interface Timeouts {
+  /** TCP connect plus TLS handshake towards another sidecar or the application. */
+  readonly connectMs: number;
+  /** TLS handshake of an accepted mesh connection. */
+  readonly handshakeMs: number;
+  /** From the first byte of a request head to its last, on application-side connections. */
+  readonly headerMs: number;
+  /** An application-side or mesh connection without a request. */
+  readonly idleMs: number;
+  /** From the end of the request to the response head; also between two reads while a request body is expected. */
+  readonly responseMs: number;
+  /** How long requests in flight may take after SIGTERM. */
+  readonly drainMs: number;
+}
+
+export interface Limits {
+  /** Accepted mesh connections, and accepted application-side connections, each. */
+  readonly connections: number;
+  /** Requests that wait for one upstream connection. */
+  readonly pendingRequests: number;
+  /** Connections to one port of the application. */
+  readonly appConnections: number;
+  /** Unused connections to one port of the application that are kept. */
+  readonly idleAppConnections: number;
+}
+
+export interface SidecarConfig {
+  /** `namespace/name`, as declared in a Workload object. */
+  readonly workload: string;
+  /** `host:port` of discovery; undefined: only the last good state is served. */
+  readonly controlPlane: string | undefined;
+  /** `host:port` of identity bootstrap. */
+  readonly bootstrap: string | undefined;
+  readonly joinTokenFile: string | undefined;
+  readonly stateDir: string;
+  readonly meshListen: SocketAddress & { readonly kind: "tcp" };
+  readonly outboundProxy: SocketAddress | undefined;
+  readonly localServices: readonly LocalService[];
+  /** Host of the application, for ports that `appPorts` does not map. */
+  readonly appHost: string;
+  /** By declared (container) port. */
+  readonly appPorts: ReadonlyMap<number, SocketAddress>;
+  readonly metricsListen: SocketAddress | undefined;
+  /** Unix socket (0600) that answers what is in force and why calls were denied. */
+  readonly adminSocket: string | undefined;
+  /** File of audit events as JSON lines; `-` is standard output; undefined: none. */
+  readonly auditFile: string | undefined;
+  /** What happens to calls that no Audit rule names: denials are always recorded. */
+  readonly audit: "allow" | "deny";
+  /** File of access log lines; `-` is standard output; undefined: none. */
+  readonly accessLog: string | undefined;
+  readonly logLevel: LogLevel;
+  readonly timeouts: Timeouts;
+  readonly limits: Limits;
+}
+
+export const DEFAULT_TIMEOUTS: Timeouts = {
+  connectMs: 5_000,
+  handshakeMs: 5_000,
+  headerMs: 10_000,
+  idleMs: 300_000,
+  responseMs: 300_000,
+  drainMs: 25_000,
+};
+
+export const DEFAULT_LIMITS: Limits = {
+  connections: 10_000,
+  pendingRequests: 1_024,
+  appConnections: 1_024,
+  idleAppConnections: 128,
+};
+
+interface Flag {
+  readonly value: string;
+  readonly help: string;
+  readonly repeat?: true;
+}
+
+/** Every setting: flag, environment variable (`COUNTERSIGN_…`) and key in the file have the same name. */
+export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
+  "--workload": { value: "NAMESPACE/NAME", help: "the workload this sidecar stands beside (required)" },
+  "--control-plane": { value: "HOST:PORT", help: "discovery port of the control plane (16012)" },
+  "--bootstrap": { value: "HOST:PORT", help: "identity bootstrap port of the control plane (16011)" },
+  "--join-token-file": { value: "FILE", help: "one-time join token, needed until an identity is kept" },
+  "--state-dir": { value: "DIR", help: "keys, certificate and last good table (required)" },
+  "--mesh-listen": {
+    value: "HOST:PORT",
+    help: "mutual TLS port for other sidecars (default 127.0.0.1:16008)",
+  },
+  "--outbound-proxy": {
+    value: "HOST:PORT|unix:PATH",
+    help: "HTTP proxy for the application (default 127.0.0.1:16001; none: off)",
+  },
+  "--local-service": {
+    value: "LISTEN=NAMESPACE/SERVICE:PORT",
+    help: "a local port or unix:PATH that means one service",
+    repeat: true,
+  },
+  "--app": { value: "HOST", help: "host of the application (default 127.0.0.1)" },
+  "--app-port-map": {
+    value: "PORT=HOST:PORT|unix:PATH",
+    help: "where the application really serves a declared port",
+    repeat: true,
+  },
+  "--metrics-listen": {
+    value: "HOST:PORT",
+    help: "/metrics, /livez and /readyz (default 127.0.0.1:16020; none: off)",
+  },
+  "--admin-socket": {
+    value: "PATH",
+    help: "Unix socket for explanations and state (default STATE-DIR/admin.sock; none: off)",
+  },
+  "--audit-file": { value: "FILE|-", help: "audit events as JSON lines" },
+  "--audit": {
+    value: "allow|deny",
+    help: "record allowed calls too, or denials alone, where no Audit rule says (default allow)",
+  },
+  "--access-log": { value: "FILE|-", help: "one line per request (default none)" },
+  "--log-level": { value: "debug|info|warn|error|silent", help: "default info" },
+  "--config": { value: "FILE", help: "YAML file with the same names, without the dashes in front" },
+  "--connect-timeout": { value: "DURATION", help: "connect and handshake towards others (default 5s)" },
+  "--handshake-timeout": { value: "DURATION", help: "handshake of an accepted mesh connection (default 5s)" },
+  "--header-timeout": { value: "DURATION", help: "one request head (default 10s)" },
+  "--idle-timeout": { value: "DURATION", help: "a connection without a request (default 300s)" },
+  "--response-timeout": { value: "DURATION", help: "until the response begins (default 300s)" },
+  "--drain-timeout": { value: "DURATION", help: "for requests in flight after SIGTERM (default 25s)" },
+  "--max-connections": { value: "N", help: "accepted connections per side (default 10000)" },
+};
+
+/**
+ * Reads the settings of a sidecar.
+ *
+ * @throws MeshError `bad_config`; the message names the flag and what it takes.
+ */
+export function parseSidecarConfig(
+  args: readonly string[],
+  env: Readonly<Record<string, string | undefined>> = {},
+): SidecarConfig {
+  const given = readFlags(args);
+  for (const flag of Object.keys(SIDECAR_FLAGS)) {
+    const value = env[environmentName(flag)];
+    if (!given.has(flag) && value !== undefined && value !== "")
+      given.set(flag, SIDECAR_FLAGS[flag]?.repeat ? value.split(",") : [value]);
+  }
+  const file = given.get("--config")?.[0];
+  if (file !== undefined) mergeFile(given, file);
+  return build(given);
+}
+
+type Given = Map<string, readonly string[]>;
+
+function bad(flag: string, message: string): MeshError {
+  return new MeshError(
+    "bad_config",
+    `${flag} ${message}; it takes ${SIDECAR_FLAGS[flag]?.value ?? "a value"}`,
+  );
+}
+
+function unknownFlag(flag: string, where: string): MeshError {
+  const closest = closestName(flag, Object.keys(SIDECAR_FLAGS));
+  return new MeshError(
+    "bad_config",
+    `unknown setting \`${flag}\`${where}${closest ? `; did you mean \`${closest}\`?` : "; see --help"}`,
+  );
+}
+
+function readFlags(args: readonly string[]): Given {
+  const given = new Map<string, string[]>();
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i] ?? "";
+    const equals = arg.startsWith("--") ? arg.indexOf("=") : -1;
+    const flag = equals < 0 ? arg : arg.slice(0, equals);
+    const known = Object.hasOwn(SIDECAR_FLAGS, flag) ? SIDECAR_FLAGS[flag] : undefined;
+    if (known === undefined) throw unknownFlag(flag, "");
+    const value = equals < 0 ? args[++i] : arg.slice(equals + 1);
+    if (value === undefined || value === "") throw bad(flag, "has no value");
+    const values = given.get(flag);
+    if (values === undefined) given.set(flag, [value]);
+    else if (known.repeat) values.push(value);
+    else throw bad(flag, "is given twice");
+  }
+  return given as Given;
+}
+
+function mergeFile(given: Given, file: string): void {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new MeshError("bad_config", `--config: cannot read \`${file}\`: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+  for (const [key, value] of flatYaml(text, file)) {
+    const flag = `--${key}`;
+    if (!Object.hasOwn(SIDECAR_FLAGS, flag) || flag === "--config")
+      throw unknownFlag(flag, ` in \`${file}\``);
+    if (!given.has(flag)) given.set(flag, value);
+  }
+}
+
+/** The subset of YAML that settings need, so that the YAML library stays out of the process: keys, scalars, lists. */
+function flatYaml(text: string, file: string): Map<string, string[]> {
+  const settings = new Map<string, string[]>();
+  let list: string[] | undefined;
+  for (const [index, raw] of text.split(/\r?\n/).entries()) {
+    const line = raw.replace(/(^|\s)#.*$/, "").trimEnd();
+    if (line === "" || line === "---") continue;
+    const item = /^\s*-\s+(.+)$/.exec(line);
+    const pair = /^([a-z][a-z-]*):(?:\s+(.+))?$/.exec(line);
+    if (item?.[1] !== undefined && list !== undefined) list.push(unquote(item[1]));
+    else if (pair?.[1] !== undefined && !settings.has(pair[1])) {
+      list = pair[2] === undefined ? [] : [unquote(pair[2])];
+      settings.set(pair[1], list);
+    } else
+      throw new MeshError(
+        "bad_config",
+        `--config: line ${index + 1} of \`${file}\` is not \`name: value\` or an item of a list`,
+      );
+  }
+  return settings;
+}
+
+const unquote = (text: string): string => /^(["'])(.*)\1$/.exec(text)?.[2] ?? text;
+
+function build(given: Given): SidecarConfig {
+  const one = (flag: string): string | undefined => given.get(flag)?.[0];
+  const stateDir = one("--state-dir");
+  if (stateDir === undefined) throw bad("--state-dir", "is required");
+  const workload = one("--workload");
+  if (workload === undefined) throw bad("--workload", "is required");
+  if (!/^[A-Za-z0-9._-]+\/[A-Za-z0-9._-]+$/.test(workload))
+    throw bad("--workload", `\`${workload}\` is not a workload`);
+  const mesh = address("--mesh-listen", one("--mesh-listen") ?? "127.0.0.1:16008");
+  if (mesh.kind !== "tcp") throw bad("--mesh-listen", "cannot be a Unix socket");
+  const off = (flag: string, fallback: string): SocketAddress | undefined => {
+    const value = one(flag) ?? fallback;
+    return value === "none" ? undefined : address(flag, value);
+  };
+  const admin = one("--admin-socket") ?? `${stateDir}/admin.sock`;
+  return {
+    workload,
+    controlPlane: hostPort("--control-plane", one("--control-plane")),
+    bootstrap: hostPort("--bootstrap", one("--bootstrap")),
+    joinTokenFile: one("--join-token-file"),
+    stateDir,
+    meshListen: mesh,
+    outboundProxy: off("--outbound-proxy", "127.0.0.1:16001"),
+    localServices: (given.get("--local-service") ?? []).map(localService),
+    appHost: one("--app") ?? "127.0.0.1",
+    appPorts: new Map((given.get("--app-port-map") ?? []).map(appPort)),
+    metricsListen: off("--metrics-listen", "127.0.0.1:16020"),
+    adminSocket: admin === "none" ? undefined : admin,
+    auditFile: one("--audit-file"),
+    audit: choice("--audit", one("--audit"), ["allow", "deny"], "allow"),
+    accessLog: one("--access-log"),
+    logLevel: choice("--log-level", one("--log-level"), ["debug", "info", "warn", "error", "silent"], "info"),
+    timeouts: {
+      connectMs: duration("--connect-timeout", one("--connect-timeout"), DEFAULT_TIMEOUTS.connectMs),
+      handshakeMs: duration("--handshake-timeout", one("--handshake-timeout"), DEFAULT_TIMEOUTS.handshakeMs),
+      headerMs: duration("--header-timeout", one("--header-timeout"), DEFAULT_TIMEOUTS.headerMs),
+      idleMs: duration("--idle-timeout", one("--idle-timeout"), DEFAULT_TIMEOUTS.idleMs),
+      responseMs: duration("--response-timeout", one("--response-timeout"), DEFAULT_TIMEOUTS.responseMs),
+      drainMs: duration("--drain-timeout", one("--drain-timeout"), DEFAULT_TIMEOUTS.drainMs),
+    },
+    limits: {
+      ...DEFAULT_LIMITS,
+      connections: count("--max-connections", one("--max-connections"), DEFAULT_LIMITS.connections),
+    },
+  };
+}
+
+function choice<T extends string>(
+  flag: string,
+  value: string | undefined,
+  valid: readonly T[],
+  fallback: T,
+): T {
+  if (value === undefined) return fallback;
+  const found = valid.find((option) => option === value);
+  if (found !== undefined) return found;
+  const closest = closestName(value, valid);
+  throw bad(flag, `cannot be \`${value}\`${closest ? ` (did you mean \`${closest}\`?)` : ""}`);
+}
+
+function count(flag: string, value: string | undefined, fallback: number): number {
+  if (value === undefined) return fallback;
+  if (!/^[1-9][0-9]{0,6}$/.test(value)) throw bad(flag, `cannot be \`${value}\``);
+  return Number(value);
+}
+
+function duration(flag: string, value: string | undefined, fallback: number): number {
+  if (value === undefined) return fallback;
+  const parts = /^([0-9]{1,7})(ms|s|m)$/.exec(value);
+  if (parts === null) throw bad(flag, `\`${value}\` is not a duration such as \`500ms\`, \`5s\` or \`2m\``);
+  return Number(parts[1]) * (parts[2] === "ms" ? 1 : parts[2] === "s" ? 1_000 : 60_000);
+}
+
+function portNumber(flag: string, text: string): number {
+  if (!/^[0-9]{1,5}$/.test(text) || Number(text) > 65_535) throw bad(flag, `\`${text}\` is not a port`);
+  return Number(text);
+}
+
+function address(flag: string, text: string): SocketAddress {
+  if (text.startsWith("unix:")) {
+    const path = text.slice(5);
+    // 107 bytes is what sockaddr_un holds on Linux; a longer path would be cut silently.
+    if (path === "" || Buffer.byteLength(path) > 107)
+      throw bad(flag, `\`${text}\` needs a path of 1 to 107 bytes`);
+    return { kind: "unix", path };
+  }
+  const colon = text.lastIndexOf(":");
+  if (colon <= 0) throw bad(flag, `\`${text}\` has no port`);
+  const host = text.slice(0, colon).replace(/^\[(.*)\]$/, "$1");
+  return { kind: "tcp", host, port: portNumber(flag, text.slice(colon + 1)) };
+}
+
+function hostPort(flag: string, text: string | undefined): string | undefined {
+  if (text === undefined) return undefined;
+  const parsed = address(flag, text);
+  if (parsed.kind !== "tcp" || parsed.port === 0) throw bad(flag, `\`${text}\` is not a host and port`);
+  return text;
+}
+
+function localService(text: string): LocalService {
+  const parts = /^(.+)=([A-Za-z0-9._-]+\/[A-Za-z0-9._-]+):([0-9]{1,5})$/.exec(text);
+  const [, listen, service, port] = parts ?? [];
+  if (listen === undefined || service === undefined || port === undefined)
+    throw bad("--local-service", `\`${text}\` cannot be read`);
+  const where = /^[0-9]+$/.test(listen) ? `127.0.0.1:${listen}` : listen;
+  return { listen: address("--local-service", where), service, port: portNumber("--local-service", port) };
+}
+
+function appPort(text: string): [number, SocketAddress] {
+  const equals = text.indexOf("=");
+  if (equals <= 0) throw bad("--app-port-map", `\`${text}\` has no \`=\``);
+  return [
+    portNumber("--app-port-map", text.slice(0, equals)),
+    address("--app-port-map", text.slice(equals + 1)),
+  ];
+}
+
+/** The settings as `countersign sidecar --help` shows them. */
+export function sidecarHelp(): string {
+  return Object.entries(SIDECAR_FLAGS)
+    .map(
+      ([flag, { value, help, repeat }]) =>
+        `  ${`${flag} ${value}`.padEnd(48)} ${help}${repeat ? " (repeatable)" : ""}`,
+    )
+    .join("\n");
+}
