@@ -1,0 +1,28 @@
+// What is wrong with an object, in its author's words: the one shape in which schema, parsers and directory report.
+
+/** One thing that is wrong with an object or file. Nothing in it is a secret: values of objects are quoted, cut short. */
+export interface FieldProblem {
+  /** Path of the file below the configuration directory. */
+  readonly file?: string;
+  /** Line of the offending field in `file`, from 1. */
+  readonly line?: number;
+  /** `Kind namespace/name`, or `Kind name`. */
+  readonly object?: string;
+  /** Field such as `spec.rules[0].from`; empty for the object or file as a whole. */
+  readonly path: string;
+  /** One line, lower case, input in backticks. */
+  readonly message: string;
+  /** What to do next, for example the closest valid name. */
+  readonly hint?: string;
+}
+
+/** At most this many problems are reported per object: the author fixes the first ones first. */
+export const MAX_PROBLEMS = 20;
+
+/** `file:line: Kind ns/name: path: message; hint` on one line. */
+export function formatProblem(problem: FieldProblem): string {
+  const where = problem.file === undefined ? "" : `${problem.file}${problem.line === undefined ? "" : `:${problem.line}`}: `;
+  const object = problem.object === undefined ? "" : `${problem.object}: `;
+  const path = problem.path === "" ? "" : `${problem.path}: `;
+  return `${where}${object}${path}${problem.message}${problem.hint === undefined ? "" : `; ${problem.hint}`}`;
+}
