@@ -1,0 +1,107 @@
+// PURE. Gives the same `Field` for the same bytes, whichever codec read them: HTTP/1.1 asks by raw line, HPACK by name and
+// value. A line is validated when it is first seen; a hit costs a look-up, so validation is paid once per distinct line.
+import { createField, type Field } from "./field.ts";
+import { isFieldValue, isToken } from "./field-syntax.ts";
+import { type CacheLimits, GenerationCache } from "./generation-cache.ts";
+
+/** Longer lines are parsed each time: they would push out many short ones. */
+const MAX_CACHED_LENGTH = 4096;
+/** What a cached field costs besides its characters: object, map entry, string headers (estimate). */
+const ENTRY_BYTES = 240;
+const DEFAULT_LIMITS: CacheLimits = { maxEntries: 4096, maxBytes: 4 * 1024 * 1024 };
+
+/** Fields whose value differs on almost every request; keeping them would only turn the generations over. */
+const ALWAYS_DIFFERENT = new Set([
+  "traceparent",
+  "tracestate",
+  "baggage",
+  "x-request-id",
+  "x-correlation-id",
+  "x-b3-traceid",
+  "x-b3-spanid",
+  "x-amzn-trace-id",
+  "idempotency-key",
+  "set-cookie",
+]);
+
+/** Three copies at most: the line as key, name and value as key, and the line of the field itself. */
+function costOf(field: Field): number {
+  return ENTRY_BYTES + 3 * field.line.length;
+}
+
+/** A string of its own: V8 keeps the whole head alive for a slice of it, up to 16 KiB per cached line. */
+function ownCopy(text: string): string {
+  return Buffer.from(text, "latin1").latin1Slice();
+}
+
+/** A bounded cache of immutable fields, shared by all connections of a process. */
+export class FieldCache {
+  readonly #byLine: GenerationCache<Field>;
+  readonly #byPair: GenerationCache<Field>;
+
+  /** @param limits bounds of the whole cache; the default is 4096 entries and 4 MiB. */
+  constructor(limits: CacheLimits = DEFAULT_LIMITS) {
+    const half = { maxEntries: limits.maxEntries / 2, maxBytes: limits.maxBytes / 2 };
+    this.#byLine = new GenerationCache(half);
+    this.#byPair = new GenerationCache(half);
+  }
+
+  get entries(): number {
+    return this.#byLine.entries + this.#byPair.entries;
+  }
+
+  get bytes(): number {
+    return this.#byLine.bytes + this.#byPair.bytes;
+  }
+
+  /**
+   * Parses one field line (RFC 9112 section 5): a token, a colon right behind it, optional white space, the value.
+   *
+   * @param line without its CRLF, as Latin-1 characters.
+   * @returns `undefined` when the line breaks the syntax; `problemOfLine` says how.
+   */
+  fromLine(line: string): Field | undefined {
+    const hit = this.#byLine.get(line, costOf);
+    if (hit !== undefined) return hit;
+    const colon = line.indexOf(":");
+    if (colon <= 0) return undefined;
+    const keep = line.length <= MAX_CACHED_LENGTH;
+    const own = keep ? ownCopy(line) : line;
+    const rawName = own.slice(0, colon);
+    const value = trimSpaces(own, colon + 1);
+    if (!isToken(rawName) || !isFieldValue(value)) return undefined;
+    const field = this.get(rawName.toLowerCase(), value);
+    if (keep && !ALWAYS_DIFFERENT.has(field.name)) this.#byLine.set(own, field, costOf(field));
+    return field;
+  }
+
+  /**
+   * The field of a name and a value.
+   *
+   * @param name lower case; pseudo-headers included. Not validated here: whoever decodes it checks the returned field.
+   */
+  get(name: string, value: string): Field {
+    if (name.length + value.length > MAX_CACHED_LENGTH || ALWAYS_DIFFERENT.has(name))
+      return createField(name, value);
+    // INVARIANT: neither a valid name nor a valid value contains NUL, so two different valid pairs never share a key.
+    const key = `${name}\0${value}`;
+    const hit = this.#byPair.get(key, costOf);
+    if (hit !== undefined) return hit;
+    const field = createField(name, value);
+    this.#byPair.set(key, field, costOf(field));
+    return field;
+  }
+}
+
+/** The text from `start` without spaces and tabs at either end. */
+function trimSpaces(text: string, start: number): string {
+  let from = start;
+  let to = text.length;
+  while (from < to && isSpace(text.charCodeAt(from))) from++;
+  while (to > from && isSpace(text.charCodeAt(to - 1))) to--;
+  return text.slice(from, to);
+}
+
+function isSpace(code: number): boolean {
+  return code === 32 || code === 9;
+}

@@ -1,0 +1,203 @@
+// A TCP or TLS socket behind one small interface. Writes gather and leave together, once per turn of the event loop, so
+// everything answered in one poll shares a system call and a TLS record.
+import type { Socket } from "node:net";
+
+/** Larger buffers are passed on as they are: copying them costs more than a further entry of the gathered write. */
+const COPY_LIMIT_BYTES = 16_384;
+/** Small parts are merged into buffers of at most this size. */
+const MERGE_BYTES = 65_536;
+/** From here on the owner should stop producing: `onDrain` follows once less is buffered. */
+export const HIGH_WATER_BYTES = 65_536;
+
+/** What the owner of a socket is told. Nothing comes after `onClose`. */
+export interface SocketHandler {
+  /** The chunk is never written to again, so it may be kept, but it keeps its whole allocation alive. */
+  onData(chunk: Buffer): void;
+  /** The peer has finished sending. Writing may go on where the socket was made with `allowHalfOpen`. */
+  onEnd(): void;
+  /** `bufferedBytes` had reached `HIGH_WATER_BYTES` and has fallen below it. Never called from inside `write`. */
+  onDrain(): void;
+  /** Once, and last. @param error why it broke; undefined for an orderly end and for `destroy()` without a reason. */
+  onClose(error: Error | undefined): void;
+}
+
+/** One connection. An error of the connection never throws; it arrives as `onClose`. */
+export class MeshSocket {
+  readonly #socket: Socket;
+  readonly #remoteAddress: string | undefined;
+  readonly #localPort: number | undefined;
+  #handler: SocketHandler | undefined;
+  #parts: (string | Buffer)[] = [];
+  #gatheredBytes = 0;
+  #scheduled = false;
+  #owesDrain = false;
+  #ended = false;
+  #destroyed = false;
+  #closed = false;
+  #error: Error | undefined;
+  readonly #onTurn = (): void => {
+    this.#scheduled = false;
+    this.flush();
+    if (this.#owesDrain && !this.#socket.writableNeedDrain) this.#drained();
+  };
+
+  /** @param socket a `net.Socket` or `tls.TLSSocket`; belongs to this object from now on. */
+  constructor(socket: Socket) {
+    this.#socket = socket;
+    this.#remoteAddress = socket.remoteAddress;
+    this.#localPort = socket.localPort;
+    socket.setNoDelay(true);
+    socket.on("error", (error: Error) => {
+      this.#error ??= error;
+    });
+    socket.on("close", () => {
+      this.#closed = true;
+      this.#forget();
+      const handler = this.#handler;
+      this.#handler = undefined;
+      handler?.onClose(this.#error);
+    });
+    socket.on("drain", () => {
+      if (this.#owesDrain) this.#drained();
+    });
+  }
+
+  /** Starts reading into `handler`. A second call replaces the handler, as when a protocol has been recognised. */
+  attach(handler: SocketHandler): void {
+    const first = this.#handler === undefined;
+    this.#handler = handler;
+    if (!first) return;
+    if (this.#closed) {
+      this.#handler = undefined;
+      setImmediate(() => handler.onClose(this.#error));
+      return;
+    }
+    this.#socket.on("data", (chunk: Buffer) => {
+      if (!this.#destroyed) this.#handler?.onData(chunk);
+    });
+    this.#socket.on("end", () => {
+      if (!this.#destroyed) this.#handler?.onEnd();
+    });
+  }
+
+  /**
+   * Gathers data for the one write of this turn. Ignored after `end` and `destroy`.
+   *
+   * @param data strings hold Latin-1 characters; a buffer must not be changed afterwards.
+   */
+  write(data: string | Buffer): void {
+    if (data.length === 0 || this.#ended || this.#destroyed) return;
+    this.#parts.push(data);
+    this.#gatheredBytes += data.length;
+    if (this.bufferedBytes >= HIGH_WATER_BYTES) this.#owesDrain = true;
+    if (!this.#scheduled) {
+      this.#scheduled = true;
+      setImmediate(this.#onTurn);
+    }
+  }
+
+  /** Hands what was gathered to the kernel now instead of at the end of the turn. */
+  flush(): void {
+    const parts = this.#parts;
+    if (parts.length === 0 || this.#destroyed) return;
+    this.#parts = [];
+    this.#gatheredBytes = 0;
+    const only = parts[0];
+    if (parts.length === 1 && only !== undefined) {
+      this.#send(only);
+      return;
+    }
+    this.#socket.cork();
+    let from = 0;
+    while (from < parts.length) from = this.#sendRun(parts, from);
+    this.#socket.uncork();
+  }
+
+  /** Bytes not yet taken by the kernel: gathered here and queued in the socket. */
+  get bufferedBytes(): number {
+    return this.#gatheredBytes + this.#socket.writableLength;
+  }
+
+  get remoteAddress(): string | undefined {
+    return this.#remoteAddress;
+  }
+
+  get localPort(): number | undefined {
+    return this.#localPort;
+  }
+
+  /** Whether the connection is over or about to be: nothing written now arrives. */
+  get closed(): boolean {
+    return this.#destroyed || this.#closed;
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    if (!this.#destroyed) this.#socket.resume();
+  }
+
+  /** Sends what was gathered, then closes the own direction. Reading goes on. */
+  end(): void {
+    if (this.#ended || this.#destroyed) return;
+    this.flush();
+    this.#ended = true;
+    this.#socket.end();
+  }
+
+  /** Closes both directions at once and drops what was gathered. `onClose` follows. Doing it twice changes nothing. */
+  destroy(error?: Error): void {
+    if (this.#destroyed) return;
+    this.#destroyed = true;
+    this.#error ??= error;
+    this.#forget();
+    this.#socket.destroy();
+  }
+
+  #drained(): void {
+    if (this.#destroyed || this.#closed || this.bufferedBytes >= HIGH_WATER_BYTES) return;
+    this.#owesDrain = false;
+    this.#handler?.onDrain();
+  }
+
+  #forget(): void {
+    this.#parts = [];
+    this.#gatheredBytes = 0;
+    this.#owesDrain = false;
+  }
+
+  #send(part: string | Buffer): void {
+    if (typeof part === "string") this.#socket.write(part, "latin1");
+    else this.#socket.write(part);
+  }
+
+  /** Writes one large buffer, or merges the small parts from `from` on into one; returns where to go on. */
+  #sendRun(parts: readonly (string | Buffer)[], from: number): number {
+    let to = from;
+    let bytes = 0;
+    for (; to < parts.length; to++) {
+      const part = parts[to];
+      if (part === undefined || part.length > COPY_LIMIT_BYTES || bytes + part.length > MERGE_BYTES) break;
+      bytes += part.length;
+    }
+    const first = parts[from];
+    if (to - from <= 1) {
+      if (first !== undefined) this.#send(first);
+      return from + 1;
+    }
+    // Below 4 KiB `allocUnsafe` takes a piece of Node's pool, so a burst of small answers allocates nothing of its own.
+    const merged = Buffer.allocUnsafe(bytes);
+    let at = 0;
+    for (let i = from; i < to; i++) {
+      const part = parts[i];
+      if (part === undefined) continue;
+      if (typeof part === "string") merged.latin1Write(part, at);
+      else part.copy(merged, at);
+      at += part.length;
+    }
+    this.#socket.write(merged);
+    return to;
+  }
+}
