@@ -16,7 +16,7 @@ import {
   startPlatform,
   until,
 } from "./platform.ts";
-import { printTable } from "./print-table.ts";
+import { printTable, terminal } from "../../control-plane/cli/print.ts";
 import { repositoryRoot } from "./process.ts";
 
 const HELP = `usage: npm run demo -- [--keep] [--json]

@@ -1,0 +1,23 @@
+#!/usr/bin/env node
+// The command line `countersign`: finds the verb and runs it. Verbs that serve are started without loading the others.
+import { enableCompileCache } from "node:module";
+import { EXIT, type ExitStatus, terminal } from "./print.ts";
+
+/** Runs one command line; `args` without the program's own name. */
+async function main(args: readonly string[]): Promise<ExitStatus> {
+  const [verb, ...rest] = args;
+  if (verb === "sidecar" || verb === "control-plane") {
+    const serve = await import("./serve.ts");
+    return verb === "sidecar" ? serve.runSidecarVerb(rest, terminal) : serve.runControlPlaneVerb(rest, terminal);
+  }
+  const { runVerb } = await import("./verbs.ts");
+  return runVerb(args, terminal);
+}
+
+enableCompileCache();
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  terminal.err(`countersign: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = EXIT.unreachable;
+}
