@@ -1,0 +1,330 @@
+// Every header and claim name of the mesh in one place, the typed claims of WIT and WPT, and their strict parsers.
+// The input is at most 4 KiB of JSON from a token whose segments were checked; it is still hostile.
+import type { Result } from "../runtime/errors.ts";
+import { parseSpiffeId, type SpiffeId } from "./spiffe-id.ts";
+
+/** Field names, lower case as HTTP/2 carries them. */
+export const WORKLOAD_IDENTITY_TOKEN = "workload-identity-token";
+export const WORKLOAD_PROOF_TOKEN = "workload-proof-token";
+export const TXN_TOKEN = "txn-token";
+export const COUNTERSIGN_PORT = "countersign-port";
+export const X_MESH_CALLER = "x-mesh-caller";
+
+export const WORKLOAD_CLAIM = "countersign.dev/wl";
+export const HOP_CLAIM = "countersign.dev/hop";
+export const THUMBPRINT_CLAIM = "x5t#S256";
+
+export const TOKEN_TYPES = { wit: "wit+jwt", wpt: "wpt+jwt" } as const;
+export type TokenType = (typeof TOKEN_TYPES)[keyof typeof TOKEN_TYPES];
+/** The only signature algorithm of mesh tokens. */
+export const TOKEN_ALGORITHM = "ES256";
+
+/** Longest accepted token, characters. */
+export const MAX_TOKEN_BYTES = 4096;
+
+/** Public P-256 key in the form of RFC 7517; `alg` is compared with the proof's header, never used to choose. */
+export interface TokenJwk {
+  readonly alg: string;
+  readonly kty: "EC";
+  readonly crv: "P-256";
+  readonly x: string;
+  readonly y: string;
+}
+
+/** `countersign.dev/wl`: what the control plane attested about the workload. */
+export interface WorkloadFacts {
+  readonly kind: string;
+  readonly name: string;
+  readonly env?: string | undefined;
+  /** `idp|user` of a single-user workload. */
+  readonly owner?: string | undefined;
+  readonly pod?: string | undefined;
+  readonly cluster?: string | undefined;
+}
+
+/** Times are Unix seconds, as in the token. */
+export interface WitClaims {
+  readonly sub: SpiffeId;
+  readonly exp: number;
+  readonly iat: number | undefined;
+  readonly nbf: number | undefined;
+  readonly jti: string | undefined;
+  readonly jwk: TokenJwk;
+  readonly workload: WorkloadFacts | undefined;
+}
+
+/** One earlier hop: its SPIFFE ID and the operation it served. */
+export interface ViaHop {
+  readonly s: SpiffeId;
+  readonly o: string;
+}
+
+/** A restriction that a hop added; scopes are separated by one space, the empty string permits nothing. */
+export interface Caveat {
+  readonly scope?: string | undefined;
+  /** Unix seconds. */
+  readonly exp?: number | undefined;
+}
+
+export interface HopClaim {
+  readonly op: string;
+  /** Digest of the callee's pack list as the caller knows it. */
+  readonly packs: string;
+  /** `via.length + 1`. */
+  readonly n: number;
+  /** Oldest first, without the caller. */
+  readonly via: readonly ViaHop[];
+  readonly cav: Caveat | undefined;
+}
+
+/** Times are Unix seconds, as in the token. */
+export interface WptClaims {
+  readonly aud: string;
+  readonly exp: number;
+  readonly iat: number | undefined;
+  readonly nbf: number | undefined;
+  readonly jti: string;
+  readonly wth: string;
+  readonly tth: string | undefined;
+  readonly ath: string | undefined;
+  readonly x5tS256: string;
+  readonly hop: HopClaim;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+class ClaimError extends Error {}
+
+const LONGEST_TEXT = 1024;
+// Largest accepted time, Unix seconds: the year 9999. `1e300` is a number too.
+const LAST_TIME = 253_402_300_799;
+
+function isObject(value: unknown): value is Json {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function own(object: Json, name: string): unknown {
+  return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
+function hasControl(text: string): boolean {
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code < 0x20 || code === 0x7f) return true;
+  }
+  return false;
+}
+
+function optionalText(object: Json, name: string): string | undefined {
+  const value = own(object, name);
+  if (value === undefined) return undefined;
+  if (typeof value !== "string" || value.length > LONGEST_TEXT || hasControl(value))
+    throw new ClaimError(`claim \`${name}\` is not a short string`);
+  return value;
+}
+
+function text(object: Json, name: string): string {
+  const value = optionalText(object, name);
+  if (value === undefined || value === "") throw new ClaimError(`claim \`${name}\` is missing`);
+  return value;
+}
+
+function optionalTime(object: Json, name: string): number | undefined {
+  const value = own(object, name);
+  if (value === undefined) return undefined;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 0 || value > LAST_TIME) {
+    throw new ClaimError(`claim \`${name}\` is not a time in whole seconds`);
+  }
+  return value;
+}
+
+function time(object: Json, name: string): number {
+  const value = optionalTime(object, name);
+  if (value === undefined) throw new ClaimError(`claim \`${name}\` is missing`);
+  return value;
+}
+
+function object(parent: Json, name: string): Json {
+  const value = own(parent, name);
+  if (!isObject(value)) throw new ClaimError(`claim \`${name}\` is missing or not an object`);
+  return value;
+}
+
+function digest(parent: Json, name: string): string {
+  const value = text(parent, name);
+  if (!/^[A-Za-z0-9_-]{43}$/.test(value))
+    throw new ClaimError(`claim \`${name}\` is not a base64url SHA-256`);
+  return value;
+}
+
+function spiffeId(parent: Json, name: string): SpiffeId {
+  const parsed = parseSpiffeId(text(parent, name));
+  if (!parsed.ok) throw new ClaimError(`claim \`${name}\` is not a SPIFFE ID`);
+  return parsed.value;
+}
+
+// Keys of all open objects, innermost last; undefined for an array.
+type KeySets = (Set<string> | undefined)[];
+
+/**
+ * True when some object of a text that `JSON.parse` accepted names a key twice (after unescaping) or names `__proto__`.
+ * Two readers of such a text may see different claims (RFC 8725 section 2.4), so it is refused.
+ */
+function hasAmbiguousKeys(json: string): boolean {
+  const open: KeySets = [];
+  let expectKey = false;
+  for (let i = 0; i < json.length; i++) {
+    const code = json.charCodeAt(i);
+    if (code === 0x22) {
+      const start = i++;
+      while (json.charCodeAt(i) !== 0x22) i += json.charCodeAt(i) === 0x5c ? 2 : 1;
+      const keys = open.at(-1);
+      if (!expectKey || keys === undefined) continue;
+      const raw = json.slice(start, i + 1);
+      const key = raw.includes("\\") ? String(JSON.parse(raw)) : raw.slice(1, -1);
+      if (keys.has(key) || key === "__proto__") return true;
+      keys.add(key);
+      expectKey = false;
+    } else if (code === 0x7b) {
+      open.push(new Set());
+      expectKey = true;
+    } else if (code === 0x5b) {
+      open.push(undefined);
+      expectKey = false;
+    } else if (code === 0x7d || code === 0x5d) {
+      open.pop();
+      expectKey = false;
+    } else if (code === 0x2c) expectKey = open.at(-1) !== undefined;
+  }
+  return false;
+}
+
+/**
+ * Parses one JSON object of a token (header or claims set): valid UTF-8, at most 4 KiB, no key twice.
+ *
+ * @returns the object, still unknown inside, or what is wrong in words.
+ */
+export function parseClaimsJson(bytes: Buffer): Result<Json, string> {
+  if (bytes.length > MAX_TOKEN_BYTES) return { ok: false, error: "larger than 4 KiB" };
+  const json = bytes.toString("utf8");
+  // Invalid UTF-8 turns into U+FFFD; a text that does not encode back was not valid.
+  if (json.includes("\ufffd") && !Buffer.from(json, "utf8").equals(bytes))
+    return { ok: false, error: "not UTF-8" };
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch {
+    return { ok: false, error: "not JSON" };
+  }
+  if (!isObject(value)) return { ok: false, error: "not a JSON object" };
+  if (hasAmbiguousKeys(json)) return { ok: false, error: "a key appears twice or is not permitted" };
+  return { ok: true, value };
+}
+
+function parsed<T>(parse: () => T): Result<T, string> {
+  try {
+    return { ok: true, value: parse() };
+  } catch (error) {
+    if (error instanceof ClaimError) return { ok: false, error: error.message };
+    throw error;
+  }
+}
+
+/** Parses a public token key; coordinates must be the canonical base64url of 32 bytes. */
+export function parseTokenJwk(value: unknown): Result<TokenJwk, string> {
+  return parsed(() => {
+    if (!isObject(value)) throw new ClaimError("the key is not an object");
+    return readJwk(value);
+  });
+}
+
+function readJwk(jwk: Json): TokenJwk {
+  const alg = text(jwk, "alg");
+  if (own(jwk, "kty") !== "EC" || own(jwk, "crv") !== "P-256")
+    throw new ClaimError("the key is not an EC key on P-256");
+  if (own(jwk, "d") !== undefined) throw new ClaimError("the key has a private part");
+  return { alg, kty: "EC", crv: "P-256", x: coordinate(jwk, "x"), y: coordinate(jwk, "y") };
+}
+
+function coordinate(jwk: Json, name: string): string {
+  const value = digest(jwk, name);
+  if (Buffer.from(value, "base64url").toString("base64url") !== value)
+    throw new ClaimError(`\`${name}\` is not canonical`);
+  return value;
+}
+
+function readWorkload(claims: Json): WorkloadFacts | undefined {
+  if (own(claims, WORKLOAD_CLAIM) === undefined) return undefined;
+  const wl = object(claims, WORKLOAD_CLAIM);
+  return {
+    kind: text(wl, "kind"),
+    name: text(wl, "name"),
+    env: optionalText(wl, "env"),
+    owner: optionalText(wl, "owner"),
+    pod: optionalText(wl, "pod"),
+    cluster: optionalText(wl, "cluster"),
+  };
+}
+
+/** Types of a WIT's claims set (SPIFFE WIT-SVID: `sub`, `exp`, `cnf.jwk.alg` required, `aud` forbidden). */
+export function parseWitClaims(claims: Json): Result<WitClaims, string> {
+  return parsed(() => {
+    if (Object.hasOwn(claims, "aud"))
+      throw new ClaimError("claim `aud` is forbidden in a workload identity token");
+    return {
+      sub: spiffeId(claims, "sub"),
+      exp: time(claims, "exp"),
+      iat: optionalTime(claims, "iat"),
+      nbf: optionalTime(claims, "nbf"),
+      jti: optionalText(claims, "jti"),
+      jwk: readJwk(object(object(claims, "cnf"), "jwk")),
+      workload: readWorkload(claims),
+    };
+  });
+}
+
+function readVia(hop: Json): readonly ViaHop[] {
+  const via = own(hop, "via");
+  if (!Array.isArray(via)) throw new ClaimError("`via` is not a list");
+  return via.map((entry: unknown) => {
+    if (!isObject(entry)) throw new ClaimError("an entry of `via` is not an object");
+    return { s: spiffeId(entry, "s"), o: text(entry, "o") };
+  });
+}
+
+function readCaveat(hop: Json): Caveat | undefined {
+  if (own(hop, "cav") === undefined) return undefined;
+  const cav = object(hop, "cav");
+  for (const name of Object.keys(cav)) {
+    // An unknown restriction must not be dropped silently: that would widen the call.
+    if (name !== "scope" && name !== "exp")
+      throw new ClaimError(`caveat \`${name.slice(0, 32)}\` is not understood`);
+  }
+  const scope = optionalText(cav, "scope");
+  const exp = optionalTime(cav, "exp");
+  return { ...(scope === undefined ? {} : { scope }), ...(exp === undefined ? {} : { exp }) };
+}
+
+function readHop(claims: Json): HopClaim {
+  const hop = object(claims, HOP_CLAIM);
+  const via = readVia(hop);
+  const n = own(hop, "n");
+  if (n !== via.length + 1) throw new ClaimError("`n` does not count the hops");
+  return { op: text(hop, "op"), packs: optionalText(hop, "packs") ?? "", n, via, cav: readCaveat(hop) };
+}
+
+/** Types of a WPT's claims set (WIMSE workload-proof-token section 3, with our hop claim). */
+export function parseWptClaims(claims: Json): Result<WptClaims, string> {
+  return parsed(() => ({
+    aud: text(claims, "aud"),
+    exp: time(claims, "exp"),
+    iat: optionalTime(claims, "iat"),
+    nbf: optionalTime(claims, "nbf"),
+    jti: text(claims, "jti"),
+    wth: digest(claims, "wth"),
+    tth: own(claims, "tth") === undefined ? undefined : digest(claims, "tth"),
+    ath: own(claims, "ath") === undefined ? undefined : digest(claims, "ath"),
+    x5tS256: digest(object(claims, "cnf"), THUMBPRINT_CLAIM),
+    hop: readHop(claims),
+  }));
+}
