@@ -149,6 +149,11 @@ export interface ProgramPolicy {
   readonly enforcement: Enforcement;
   /** Container ports it covers; undefined: all. */
   readonly ports?: readonly number[] | undefined;
+  /**
+   * Only with `source: "grant"`: the user that a rule matches holds these roles for this call (a grant of roles). Such
+   * a grant allows nothing by itself.
+   */
+  readonly roles?: readonly string[] | undefined;
   readonly rules: readonly PolicyRule[];
 }
 
