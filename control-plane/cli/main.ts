@@ -8,7 +8,9 @@ async function main(args: readonly string[]): Promise<ExitStatus> {
   const [verb, ...rest] = args;
   if (verb === "sidecar" || verb === "control-plane") {
     const serve = await import("./serve.ts");
-    return verb === "sidecar" ? serve.runSidecarVerb(rest, terminal) : serve.runControlPlaneVerb(rest, terminal);
+    return verb === "sidecar"
+      ? serve.runSidecarVerb(rest, terminal)
+      : serve.runControlPlaneVerb(rest, terminal);
   }
   const { runVerb } = await import("./verbs.ts");
   return runVerb(args, terminal);

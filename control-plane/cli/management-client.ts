@@ -12,7 +12,12 @@ const TIMEOUT_MS = 10_000;
  * @returns the JSON document of the answer.
  * @throws MeshError `io_failed` when nothing answers, `not_found` or `bad_object` with the control plane's own words.
  */
-export function manage(stateDir: string, method: "GET" | "POST", path: string, body?: unknown): Promise<unknown> {
+export function manage(
+  stateDir: string,
+  method: "GET" | "POST",
+  path: string,
+  body?: unknown,
+): Promise<unknown> {
   const socketPath = join(stateDir, "management.sock");
   const payload = body === undefined ? undefined : JSON.stringify(body);
   return new Promise((resolve, reject) => {
@@ -23,7 +28,9 @@ export function manage(stateDir: string, method: "GET" | "POST", path: string, b
         path,
         headers: {
           host: "localhost",
-          ...(payload === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+          ...(payload === undefined
+            ? {}
+            : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
         },
         timeout: TIMEOUT_MS,
       },
@@ -40,7 +47,12 @@ export function manage(stateDir: string, method: "GET" | "POST", path: string, b
           try {
             value = text === "" ? {} : JSON.parse(text);
           } catch {
-            reject(new MeshError("protocol_error", `the control plane answered ${status} with something that is not JSON`));
+            reject(
+              new MeshError(
+                "protocol_error",
+                `the control plane answered ${status} with something that is not JSON`,
+              ),
+            );
             return;
           }
           if (status < 300) resolve(value);
@@ -55,8 +67,10 @@ export function manage(stateDir: string, method: "GET" | "POST", path: string, b
 }
 
 function detailOf(value: unknown, status: number): string {
-  if (typeof value === "object" && value !== null && "detail" in value && typeof value.detail === "string") return value.detail;
-  if (typeof value === "object" && value !== null && "title" in value && typeof value.title === "string") return value.title;
+  if (typeof value === "object" && value !== null && "detail" in value && typeof value.detail === "string")
+    return value.detail;
+  if (typeof value === "object" && value !== null && "title" in value && typeof value.title === "string")
+    return value.title;
   return `the control plane answered ${status}`;
 }
 
@@ -69,5 +83,7 @@ function unreachable(stateDir: string, error: NodeJS.ErrnoException): MeshError 
         : error.code === "EACCES"
           ? "only the user that runs the control plane may ask it"
           : error.message;
-  return new MeshError("io_failed", `cannot reach the control plane in \`${stateDir}\`: ${why}`, { cause: error });
+  return new MeshError("io_failed", `cannot reach the control plane in \`${stateDir}\`: ${why}`, {
+    cause: error,
+  });
 }

@@ -43,5 +43,7 @@ export function printTable(output: Output, rows: readonly Readonly<Record<string
 }
 
 export function printJson(output: Output, value: unknown): void {
-  output.out(`${JSON.stringify(value, (_, one: unknown) => (one instanceof Map ? Object.fromEntries(one) : one))}\n`);
+  output.out(
+    `${JSON.stringify(value, (_, one: unknown) => (one instanceof Map ? Object.fromEntries(one) : one))}\n`,
+  );
 }

@@ -89,7 +89,9 @@ export async function runSidecarVerb(args: readonly string[], output: Output): P
     output.out("Stands beside one workload: takes its calls, decides on calls to it, proves who it is.\n\n");
     for (const [flag, { value, help, repeat }] of Object.entries(SIDECAR_FLAGS))
       output.out(`  ${`${flag} ${value}`.padEnd(48)} ${help}${repeat ? "; may be repeated" : ""}\n`);
-    output.out("\nEach option may also come from the environment (`--state-dir` as COUNTERSIGN_STATE_DIR).\n");
+    output.out(
+      "\nEach option may also come from the environment (`--state-dir` as COUNTERSIGN_STATE_DIR).\n",
+    );
     output.out("Ends with 0 after SIGTERM or SIGINT, 2 for a wrong option, 3 when it cannot start.\n");
     return EXIT.ok;
   }

@@ -7,6 +7,7 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs, promisify } from "node:util";
+import { printTable, terminal } from "../../control-plane/cli/print.ts";
 import {
   type Answer,
   type AuditEvent,
@@ -16,7 +17,6 @@ import {
   startPlatform,
   until,
 } from "./platform.ts";
-import { printTable, terminal } from "../../control-plane/cli/print.ts";
 import { repositoryRoot } from "./process.ts";
 
 const HELP = `usage: npm run demo -- [--keep] [--json]
@@ -270,6 +270,7 @@ async function main(): Promise<number> {
       if (json) for (const row of rows.slice(from)) process.stdout.write(`${JSON.stringify(row)}\n`);
       else
         printTable(
+          terminal,
           rows
             .slice(from)
             .map(({ from: caller, to, operation, request, status, reason, rule, saw, note }) => ({
