@@ -129,7 +129,7 @@ export function runPaced(
       if (this.#need < 0) {
         const end = this.#held.indexOf("\r\n\r\n");
         if (end < 0) return;
-        const head = this.#held.latin1Slice(0, end);
+        const head = this.#held.toString("latin1", 0, end);
         this.#need = end + 4 + Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0);
         if (!head.startsWith("HTTP/1.1 200")) failures += 1;
       }
