@@ -47,3 +47,14 @@ export function tableDigest(resources: Iterable<ResourceDigest>): string {
   for (const { type, name, hash } of resources) lines.push(`${resourceKey(type, name)}\0${hash}\n`);
   return createHash("sha256").update(lines.sort().join("")).digest("hex");
 }
+
+/**
+ * SPIFFE ID of the control plane's server certificates. No workload can be declared with this kind, so no join token
+ * or attestation ever yields this identity.
+ */
+export function controlPlaneSpiffeId(trustDomain: string): string {
+  return `spiffe://${trustDomain}/ns/countersign-system/sa/countersign/control-plane/countersign`;
+}
+
+/** Server name that clients send (SNI) to the control plane; certificates are checked by SPIFFE ID instead. */
+export const CONTROL_PLANE_SERVER_NAME = "control-plane.countersign.internal";

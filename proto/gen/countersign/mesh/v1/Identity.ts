@@ -12,6 +12,7 @@ export interface Identity {
   'spiffeId'?: (string);
   'serverTimeUnixMs'?: (number | string | Long);
   'id'?: (number | string | Long);
+  'error'?: (string);
 }
 
 export interface Identity__Output {
@@ -23,4 +24,5 @@ export interface Identity__Output {
   'spiffeId': (string);
   'serverTimeUnixMs': (number);
   'id': (number);
+  'error': (string);
 }

@@ -1,0 +1,188 @@
+// From compiled policies and cluster state to discovery resources. PURE. A resource is encoded once, here, and the same
+// bytes go to every sidecar that needs it.
+import type { Service } from "../../proto/gen/countersign/mesh/v1/Service.ts";
+import type { Settings } from "../../proto/gen/countersign/mesh/v1/Settings.ts";
+import { messageCodec } from "../../proto/load.ts";
+import { hashBody, type ResourceType, resourceKey, tableDigest } from "../../proto/protocol.ts";
+import type { ProgramPort, WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
+import { encodeProgram } from "../../sidecar/core/policy/wire.ts";
+import type { ClusterState, MeshConfig, Workload } from "../sources/store.ts";
+
+export interface BuiltResource {
+  /** `type/name`. */
+  readonly key: string;
+  readonly type: ResourceType;
+  readonly name: string;
+  /** Hex SHA-256 of the body. */
+  readonly hash: string;
+  /** What a receiver must know to use it. */
+  readonly features: readonly string[];
+  /** The `Resource` message, tagged and length-prefixed as field 5 of a `Delta`: chunks are made by joining these. */
+  readonly encoded: Buffer;
+}
+
+/** What one sidecar is to have. */
+export interface WorkloadTable {
+  readonly digest: string;
+  /** By key. */
+  readonly resources: ReadonlyMap<string, BuiltResource>;
+}
+
+export interface TableDelta {
+  readonly upsert: readonly BuiltResource[];
+  readonly remove: readonly { readonly type: string; readonly name: string }[];
+}
+
+const resourceCodec = messageCodec("countersign.mesh.v1.Resource");
+const serviceCodec = messageCodec<Service>("countersign.mesh.v1.Service");
+const endpointsCodec = messageCodec("countersign.mesh.v1.Endpoints");
+const settingsCodec = messageCodec<Settings>("countersign.mesh.v1.Settings");
+const bundleCodec = messageCodec("countersign.mesh.v1.TrustBundle");
+const packCodec = messageCodec("countersign.mesh.v1.OperationPack");
+
+function varint(value: number): Buffer {
+  const bytes: number[] = [];
+  let rest = value;
+  while (rest > 127) {
+    bytes.push((rest % 128) + 128);
+    rest = Math.floor(rest / 128);
+  }
+  bytes.push(rest);
+  return Buffer.from(bytes);
+}
+
+/** A length-delimited protobuf field (wire type 2). Joining such fields joins messages. */
+export function lengthDelimited(field: number, content: Buffer): Buffer {
+  return Buffer.concat([varint(field * 8 + 2), varint(content.length), content]);
+}
+
+/** Field number of `Delta.upsert`. */
+const UPSERT_FIELD = 5;
+
+/** Wraps an encoded body. */
+export function createResource(type: ResourceType, name: string, body: Buffer, features: readonly string[] = []): BuiltResource {
+  const hash = hashBody(body);
+  const message = resourceCodec.encode({ type, name, hash: Buffer.from(hash, "hex"), body, features });
+  return { key: resourceKey(type, name), type, name, hash, features, encoded: lengthDelimited(UPSERT_FIELD, message) };
+}
+
+export function buildProgram(program: WorkloadProgram): BuiltResource {
+  return createResource("workload-program", program.id, encodeProgram(program), program.features);
+}
+
+/** Service that a workload is reached by, as `namespace/name`; undefined: it cannot be called. */
+export function serviceIdOf(workload: Workload): string | undefined {
+  return workload.service === undefined ? undefined : `${workload.namespace}/${workload.service}`;
+}
+
+/** Host names without port that mean a service: those that Kubernetes DNS would give it outside its namespace. */
+export function serviceHosts(serviceId: string): string[] {
+  const [namespace = "", name = ""] = serviceId.split("/");
+  return [`${name}.${namespace}`, `${name}.${namespace}.svc`, `${name}.${namespace}.svc.cluster.local`];
+}
+
+function sortedMembers(members: readonly Workload[]): Workload[] {
+  return [...members].sort((a, b) => (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1));
+}
+
+function portMessages(ports: readonly ProgramPort[]): { port: number; protocol: string; packs: string[] }[] {
+  return ports.map(({ port, protocol, packs }) => ({ port, protocol, packs: [...packs] }));
+}
+
+/** A service's ports are those of its workloads; where two declare the same port, the first by name counts. */
+export function buildService(serviceId: string, members: readonly Workload[]): BuiltResource {
+  const ports = new Map<number, ProgramPort>();
+  for (const member of sortedMembers(members)) {
+    for (const port of member.ports) if (!ports.has(port.port)) ports.set(port.port, port);
+  }
+  const body = serviceCodec.encode({ id: serviceId, hosts: serviceHosts(serviceId), ports: portMessages([...ports.values()].sort((a, b) => a.port - b.port)) });
+  return createResource("service", serviceId, body);
+}
+
+export function buildEndpoints(serviceId: string, members: readonly Workload[], trustDomain: string): BuiltResource {
+  const endpoints = sortedMembers(members).flatMap((member) =>
+    member.addresses.map((address) => ({
+      address,
+      meshPort: member.meshPort,
+      spiffeId: spiffeIdOf(member, trustDomain),
+      ports: portMessages(member.ports),
+    })),
+  );
+  return createResource("endpoints", serviceId, endpointsCodec.encode({ service: serviceId, endpoints }));
+}
+
+/** SPIFFE ID of a workload (DESIGN section 1). */
+export function spiffeIdOf(workload: Workload, trustDomain: string): string {
+  return `spiffe://${trustDomain}/ns/${workload.namespace}/sa/${workload.serviceAccount}/${workload.kind}/${workload.name}`;
+}
+
+export function buildTrustBundle(trustDomain: string, json: string): BuiltResource {
+  return createResource("trust-bundle", trustDomain, bundleCodec.encode({ json }));
+}
+
+export function buildPack(name: string, text: string): BuiltResource {
+  return createResource("operation-pack", name, packCodec.encode({ name, text }));
+}
+
+function matchesLabels(selector: MeshConfig["namespaces"][number]["selector"], labels: ReadonlyMap<string, string>): boolean {
+  for (const [key, value] of selector.matchLabels ?? []) if (labels.get(key) !== value) return false;
+  for (const { key, operator, values } of selector.matchExpressions ?? []) {
+    const value = labels.get(key);
+    const holds =
+      operator === "Exists" ? value !== undefined
+      : operator === "DoesNotExist" ? value === undefined
+      : operator === "In" ? value !== undefined && values.includes(value)
+      : value === undefined || !values.includes(value);
+    if (!holds) return false;
+  }
+  return true;
+}
+
+/** Mode of a namespace: Strict unless the mesh or a matching override says Permissive; the first override with a word wins. */
+function mtlsOf(state: ClusterState, namespace: string): "Strict" | "Permissive" {
+  const labels = state.namespaces.get(namespace) ?? new Map<string, string>();
+  for (const override of state.config.namespaces) {
+    if (override.mtls === undefined) continue;
+    const selected = override.names ? override.names.includes(namespace) : matchesLabels(override.selector, labels);
+    if (selected) return override.mtls;
+  }
+  return state.config.mtls;
+}
+
+/** Settings are named for what differs between workloads, so that equal ones are one resource. */
+export function settingsName(state: ClusterState, workload: Workload): string {
+  return `${mtlsOf(state, workload.namespace).toLowerCase()}.${[...workload.propagation].sort().join("-") || "default"}`;
+}
+
+export function buildSettings(state: ClusterState, workload: Workload, cluster: string): BuiltResource {
+  const { config } = state;
+  const body = settingsCodec.encode({
+    trustDomain: config.trustDomain,
+    outbound: config.outbound,
+    proofs: config.proofs,
+    mtls: mtlsOf(state, workload.namespace),
+    maxHops: config.maxHops,
+    explainDenials: config.explainDenials,
+    cluster,
+    propagation: [...workload.propagation].sort(),
+  });
+  return createResource("settings", settingsName(state, workload), body);
+}
+
+/** Makes a table of resources; their order does not matter. */
+export function createTable(resources: Iterable<BuiltResource>): WorkloadTable {
+  const byKey = new Map<string, BuiltResource>();
+  for (const resource of resources) byKey.set(resource.key, resource);
+  return { digest: tableDigest(byKey.values()), resources: byKey };
+}
+
+/** What leads from one table to another; `from` undefined: everything. */
+export function tableDelta(from: WorkloadTable | undefined, to: WorkloadTable): TableDelta {
+  const upsert: BuiltResource[] = [];
+  const remove: { type: string; name: string }[] = [];
+  for (const resource of to.resources.values()) {
+    if (from?.resources.get(resource.key)?.hash !== resource.hash) upsert.push(resource);
+  }
+  for (const { key, type, name } of from?.resources.values() ?? []) if (!to.resources.has(key)) remove.push({ type, name });
+  return { upsert, remove };
+}

@@ -1,0 +1,255 @@
+// The current resources and the table of each workload. What did not change is the same object as before and is not
+// encoded again, so an edit costs what it affects plus one pass of identity comparisons (no encoding, no hashing).
+import { MAX_RESOURCE_BYTES } from "../../proto/protocol.ts";
+import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
+import type { Compiled } from "../policy/compile.ts";
+import type { Workload } from "../sources/store.ts";
+import {
+  type BuiltResource,
+  buildEndpoints,
+  buildPack,
+  buildProgram,
+  buildService,
+  buildSettings,
+  buildTrustBundle,
+  createTable,
+  serviceIdOf,
+  settingsName,
+  type WorkloadTable,
+} from "./build.ts";
+
+export interface CacheInput {
+  readonly compiled: Pick<Compiled, "state" | "programs" | "callees">;
+  /** Every operation pack there is, built in and from catalogs; by name. */
+  readonly packs: ReadonlyMap<string, string>;
+  /** JWKS document of the own trust domain. */
+  readonly trustBundle: string;
+  readonly cluster: string;
+}
+
+export interface CacheUpdate {
+  /** Workloads (`namespace/name`) whose table has another digest now, and those that are gone. */
+  readonly changed: ReadonlySet<string>;
+  /** Resources that are too large to be sent; the ones before them stay in force. */
+  readonly problems: readonly string[];
+}
+
+/** Earlier tables kept per workload, so that a sidecar that missed some changes still gets a small delta. */
+const KEPT_TABLES = 4;
+
+interface Entry {
+  readonly table: WorkloadTable;
+  readonly earlier: readonly WorkloadTable[];
+  readonly callees: ReadonlySet<string> | undefined;
+}
+
+const NOTHING: ReadonlySet<string> = new Set();
+
+function sameSet(left: ReadonlySet<string> | undefined, right: ReadonlySet<string> | undefined): boolean {
+  if (left === right) return true;
+  if (!left || !right || left.size !== right.size) return false;
+  for (const item of left) if (!right.has(item)) return false;
+  return true;
+}
+
+interface Keyed {
+  readonly size: number;
+  has(key: string): boolean;
+  keys(): Iterable<string>;
+}
+
+function intersects(left: Keyed, right: Keyed): boolean {
+  const [small, large] = left.size < right.size ? [left, right] : [right, left];
+  for (const item of small.keys()) if (large.has(item)) return true;
+  return false;
+}
+
+export class ResourceCache {
+  #input: CacheInput | undefined;
+  readonly #entries = new Map<string, Entry>();
+  readonly #resources = new Map<string, BuiltResource>();
+  /** Members of each service, to see which service changed. */
+  #members = new Map<string, readonly Workload[]>();
+
+  /** Revision of the state that the tables are made of; 0 before the first. */
+  get revision(): number {
+    return this.#input?.compiled.state.revision ?? 0;
+  }
+
+  /** Current table of a workload; undefined when it is not declared. */
+  table(workloadId: string): WorkloadTable | undefined {
+    return this.#entries.get(workloadId)?.table;
+  }
+
+  /** The table with this digest if it is the current one or one of the last few. */
+  tableByDigest(workloadId: string, digest: string): WorkloadTable | undefined {
+    const entry = this.#entries.get(workloadId);
+    if (!entry) return undefined;
+    return entry.table.digest === digest ? entry.table : entry.earlier.find((table) => table.digest === digest);
+  }
+
+  workloads(): IterableIterator<string> {
+    return this.#entries.keys();
+  }
+
+  /** Members of a service (`namespace/name`); undefined when there is no such service. */
+  members(serviceId: string): readonly Workload[] | undefined {
+    return this.#members.get(serviceId);
+  }
+
+  /** Takes a new state. */
+  update(input: CacheInput): CacheUpdate {
+    const before = this.#input;
+    this.#input = input;
+    const changedKeys = new Set<string>();
+    const problems: string[] = [];
+    const put = (resource: BuiltResource): void => {
+      const old = this.#resources.get(resource.key);
+      if (old?.hash === resource.hash) return;
+      if (resource.encoded.length > MAX_RESOURCE_BYTES) {
+        problems.push(`${resource.key} has ${resource.encoded.length} bytes, at most ${MAX_RESOURCE_BYTES} can be sent`);
+        return;
+      }
+      this.#resources.set(resource.key, resource);
+      changedKeys.add(resource.key);
+    };
+    const drop = (key: string): void => {
+      if (this.#resources.delete(key)) changedKeys.add(key);
+    };
+    const { state, programs } = input.compiled;
+    const changedPrograms = this.#updatePrograms(before, programs, put, drop);
+    const changedWorkloads = this.#updateServices(before, put, drop);
+    for (const [name, text] of input.packs) if (before?.packs.get(name) !== text) put(buildPack(name, text));
+    for (const name of before?.packs.keys() ?? []) if (!input.packs.has(name)) drop(`operation-pack/${name}`);
+    const domainBefore = before?.compiled.state.config.trustDomain;
+    if (before?.trustBundle !== input.trustBundle || domainBefore !== state.config.trustDomain) put(buildTrustBundle(state.config.trustDomain, input.trustBundle));
+    if (before && before.compiled.state.config !== state.config) {
+      // Settings hold the configuration: forget them, those that are needed are built again below.
+      for (const key of [...this.#resources.keys()]) if (key.startsWith("settings/")) drop(key);
+    }
+    return { changed: this.#updateTables(changedPrograms, changedWorkloads, changedKeys, put), problems };
+  }
+
+  #updatePrograms(
+    before: CacheInput | undefined,
+    programs: ReadonlyMap<string, WorkloadProgram>,
+    put: (resource: BuiltResource) => void,
+    drop: (key: string) => void,
+  ): Set<string> {
+    const changed = new Set<string>();
+    const old = before?.compiled.programs;
+    if (old === programs) return changed;
+    for (const [id, program] of programs) {
+      if (old?.get(id) === program) continue;
+      changed.add(id);
+      put(buildProgram(program));
+    }
+    for (const id of old?.keys() ?? []) {
+      if (programs.has(id)) continue;
+      changed.add(id);
+      drop(`workload-program/${id}`);
+    }
+    return changed;
+  }
+
+  /** Rebuilds services whose members changed. @returns workloads that are new, changed or gone. */
+  #updateServices(
+    before: CacheInput | undefined,
+    put: (resource: BuiltResource) => void,
+    drop: (key: string) => void,
+  ): ReadonlySet<string> {
+    const state = this.#input?.compiled.state;
+    if (!state) return NOTHING;
+    const old = before?.compiled.state;
+    const sameDomain = old?.config.trustDomain === state.config.trustDomain;
+    if (old?.workloads === state.workloads && sameDomain) return NOTHING;
+    const changed = new Set<string>();
+    for (const [id, workload] of state.workloads) if (old?.workloads.get(id) !== workload) changed.add(id);
+    for (const id of old?.workloads.keys() ?? []) if (!state.workloads.has(id)) changed.add(id);
+    const members = new Map<string, Workload[]>();
+    for (const workload of state.workloads.values()) {
+      const service = serviceIdOf(workload);
+      if (service === undefined) continue;
+      const list = members.get(service);
+      if (list) list.push(workload);
+      else members.set(service, [workload]);
+    }
+    for (const [service, list] of members) {
+      const earlier = this.#members.get(service);
+      if (sameDomain && earlier?.length === list.length && list.every((member, at) => member === earlier[at])) continue;
+      put(buildService(service, list));
+      put(buildEndpoints(service, list, state.config.trustDomain));
+    }
+    for (const service of this.#members.keys()) {
+      if (members.has(service)) continue;
+      drop(`service/${service}`);
+      drop(`endpoints/${service}`);
+    }
+    this.#members = members;
+    return changed;
+  }
+
+  #updateTables(
+    changedPrograms: ReadonlySet<string>,
+    changedWorkloads: ReadonlySet<string>,
+    changedKeys: Set<string>,
+    put: (resource: BuiltResource) => void,
+  ): Set<string> {
+    const changed = new Set<string>();
+    const input = this.#input;
+    if (!input) return changed;
+    const { state, callees } = input.compiled;
+    for (const [id, workload] of state.workloads) {
+      const entry = this.#entries.get(id);
+      const mine = callees.get(id);
+      const settings = `settings/${settingsName(state, workload)}`;
+      const clean =
+        entry !== undefined &&
+        !changedPrograms.has(id) &&
+        !changedWorkloads.has(id) &&
+        sameSet(entry.callees, mine) &&
+        (mine === undefined || !intersects(changedWorkloads, mine)) &&
+        entry.table.resources.has(settings) &&
+        !intersects(changedKeys, entry.table.resources);
+      if (clean) continue;
+      if (!this.#resources.has(settings)) put(buildSettings(state, workload, input.cluster));
+      const table = createTable(this.#needs(workload, id, mine ?? NOTHING, settings));
+      if (table.digest === entry?.table.digest) {
+        this.#entries.set(id, { ...entry, callees: mine });
+        continue;
+      }
+      const earlier = entry ? [entry.table, ...entry.earlier].slice(0, KEPT_TABLES) : [];
+      this.#entries.set(id, { table, earlier, callees: mine });
+      changed.add(id);
+    }
+    for (const id of [...this.#entries.keys()]) {
+      if (state.workloads.has(id)) continue;
+      this.#entries.delete(id);
+      changed.add(id);
+    }
+    return changed;
+  }
+
+  /** All that one workload needs; what does not exist (an undeclared pack) is left out. */
+  #needs(workload: Workload, id: string, callees: ReadonlySet<string>, settings: string): BuiltResource[] {
+    const state = this.#input?.compiled.state;
+    const keys = new Set<string>([`workload-program/${id}`, settings, `trust-bundle/${state?.config.trustDomain ?? ""}`]);
+    for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
+    for (const callee of callees) {
+      const target = state?.workloads.get(callee);
+      const service = target && serviceIdOf(target);
+      if (!target || service === undefined) continue;
+      keys.add(`service/${service}`);
+      keys.add(`endpoints/${service}`);
+      for (const member of this.#members.get(service) ?? []) {
+        for (const port of member.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
+      }
+    }
+    const found: BuiltResource[] = [];
+    for (const key of keys) {
+      const resource = this.#resources.get(key);
+      if (resource) found.push(resource);
+    }
+    return found;
+  }
+}
