@@ -193,7 +193,7 @@ export class MeshSocket {
     for (let i = from; i < to; i++) {
       const part = parts[i];
       if (part === undefined) continue;
-      if (typeof part === "string") merged.latin1Write(part, at);
+      if (typeof part === "string") merged.write(part, at, "latin1");
       else part.copy(merged, at);
       at += part.length;
     }

@@ -1,0 +1,228 @@
+// PURE. Reads the field lines of a head or trailer section and finds what they say about framing, connection and host.
+import { type Field, FieldFlag, fieldFlags } from "../field.ts";
+import type { FieldCache } from "../field-cache.ts";
+import { isToken } from "../field-syntax.ts";
+import type { Http1ProblemCode } from "./problem.ts";
+
+const NO_NAMES: readonly string[] = [];
+/** Flags of the fields that `FieldReader` has to look at. */
+const SPEAKS = FieldFlag.framing | FieldFlag.hopByHop;
+
+/** Besides framing and identity: fields that a sender must not have removed on the way by naming them in Connection. */
+const PROTECTED = new Set([
+  "authorization",
+  "cookie",
+  "set-cookie",
+  "content-type",
+  "content-encoding",
+  "content-range",
+  "expect",
+  "forwarded",
+  "origin",
+  "x-forwarded-for",
+  "x-forwarded-host",
+  "x-forwarded-proto",
+  "via",
+  "traceparent",
+  "tracestate",
+]);
+
+/** Fields that steer framing, routing, authentication or the reading of the content (RFC 9110 section 6.5.1). */
+const NEVER_TRAILERS = new Set([
+  "authorization",
+  "www-authenticate",
+  "authentication-info",
+  "cookie",
+  "set-cookie",
+  "content-encoding",
+  "content-type",
+  "content-range",
+  "expect",
+  "range",
+  "max-forwards",
+  "cache-control",
+  "location",
+  "forwarded",
+  "x-forwarded-for",
+  "x-forwarded-host",
+  "x-forwarded-port",
+  "x-forwarded-proto",
+  "origin",
+  "via",
+]);
+const TRAILER_REFUSED =
+  FieldFlag.framing | FieldFlag.hopByHop | FieldFlag.identity | FieldFlag.methodOverride | FieldFlag.pseudo;
+
+/** One reader per parser: what a head says, valid until the next `read`. */
+export class FieldReader {
+  readonly #cache: FieldCache;
+  fields: Field[] = [];
+  host: string | undefined;
+  /** -1: none. */
+  contentLength = -1;
+  chunked = false;
+  close = false;
+  keepAlive = false;
+  expectContinue = false;
+  upgrade: string | undefined;
+  connectionNames: readonly string[] = NO_NAMES;
+  #upgradeNamed = false;
+  #expectations = 0;
+
+  constructor(cache: FieldCache) {
+    this.#cache = cache;
+  }
+
+  /**
+   * Reads the lines of `text` from `start` on; each ends in CRLF.
+   *
+   * @returns the first rule that is broken, or undefined.
+   */
+  read(text: string, start: number, maxFields: number): Http1ProblemCode | undefined {
+    this.#reset();
+    const fields = this.fields;
+    let at = start;
+    while (at < text.length) {
+      const end = text.indexOf("\r\n", at);
+      const line = text.slice(at, end);
+      const field = this.#cache.fromLine(line);
+      if (field === undefined) return problemOfLine(line);
+      if (fields.length === maxFields) return "too_many_fields";
+      fields.push(field);
+      if ((field.flags & SPEAKS) !== 0) {
+        const problem = this.#note(field);
+        if (problem !== undefined) return problem;
+      } else if (field.name === "expect") this.#noteExpect(field.value);
+      at = end + 2;
+    }
+    if (!this.#upgradeNamed) this.upgrade = undefined;
+    if (this.chunked && this.contentLength >= 0) return "both_length_and_chunked";
+    return undefined;
+  }
+
+  /** Reads a trailer section; the rules of heads on framing do not apply, since no such field may be in it. */
+  readTrailers(text: string, maxFields: number): Http1ProblemCode | undefined {
+    this.#reset();
+    let at = 0;
+    while (at < text.length) {
+      const end = text.indexOf("\r\n", at);
+      const line = text.slice(at, end);
+      const field = this.#cache.fromLine(line);
+      if (field === undefined) return problemOfLine(line);
+      if (this.fields.length === maxFields) return "trailers_too_large";
+      if ((field.flags & TRAILER_REFUSED) !== 0 || NEVER_TRAILERS.has(field.name)) return "forbidden_trailer";
+      this.fields.push(field);
+      at = end + 2;
+    }
+    return undefined;
+  }
+
+  #reset(): void {
+    this.fields = [];
+    this.host = undefined;
+    this.contentLength = -1;
+    this.chunked = false;
+    this.close = false;
+    this.keepAlive = false;
+    this.expectContinue = false;
+    this.upgrade = undefined;
+    this.connectionNames = NO_NAMES;
+    this.#upgradeNamed = false;
+    this.#expectations = 0;
+  }
+
+  #note(field: Field): Http1ProblemCode | undefined {
+    switch (field.name) {
+      case "host":
+        if (this.host !== undefined) return "several_hosts";
+        this.host = field.value;
+        return undefined;
+      case "connection":
+        return this.#noteConnection(field.value);
+      case "content-length":
+        if (this.contentLength >= 0) return "several_content_lengths";
+        this.contentLength = parseContentLength(field.value);
+        return this.contentLength < 0 ? "bad_content_length" : undefined;
+      case "transfer-encoding":
+        // A second field would mean "chunked, chunked"; any other coding is one that we cannot take off.
+        if (this.chunked || field.value.toLowerCase() !== "chunked") return "bad_transfer_encoding";
+        this.chunked = true;
+        return undefined;
+      case "upgrade":
+        this.upgrade = this.upgrade === undefined ? field.value : `${this.upgrade}, ${field.value}`;
+        return undefined;
+      default:
+        return undefined;
+    }
+  }
+
+  #noteExpect(value: string): void {
+    this.#expectations++;
+    this.expectContinue = this.#expectations === 1 && value.toLowerCase() === "100-continue";
+  }
+
+  #noteConnection(value: string): Http1ProblemCode | undefined {
+    const folded = value.toLowerCase();
+    if (folded === "keep-alive") {
+      this.keepAlive = true;
+      return undefined;
+    }
+    if (folded === "close") {
+      this.close = true;
+      return undefined;
+    }
+    const names = [...this.connectionNames];
+    for (const part of folded.split(",")) {
+      const name = part.replace(/^[ \t]+|[ \t]+$/g, "");
+      if (name === "") continue;
+      if (!isToken(name)) return "bad_connection";
+      if (isProtected(name)) return "protected_connection_name";
+      if (name === "close") this.close = true;
+      else if (name === "keep-alive") this.keepAlive = true;
+      else {
+        if (name === "upgrade") this.#upgradeNamed = true;
+        names.push(name);
+      }
+    }
+    this.connectionNames = names;
+    return undefined;
+  }
+}
+
+function isProtected(name: string): boolean {
+  return (fieldFlags(name) & (FieldFlag.framing | FieldFlag.identity)) !== 0 || PROTECTED.has(name);
+}
+
+/** Decimal digits without sign, list or leading zeros, up to 2^53 - 1; else -1 (RFC 9110 section 8.6). */
+function parseContentLength(value: string): number {
+  if (value.length === 0 || value.length > 16) return -1;
+  if (value.length > 1 && value.charCodeAt(0) === 48) return -1;
+  let length = 0;
+  for (let i = 0; i < value.length; i++) {
+    const digit = value.charCodeAt(i) - 48;
+    if (digit < 0 || digit > 9) return -1;
+    length = length * 10 + digit;
+  }
+  return length <= Number.MAX_SAFE_INTEGER ? length : -1;
+}
+
+/** What is wrong with a field line that `FieldCache.fromLine` refused. */
+function problemOfLine(line: string): Http1ProblemCode {
+  const control = controlProblem(line);
+  if (control !== undefined) return control;
+  const first = line.charCodeAt(0);
+  if (first === 32 || first === 9) return "obs_fold";
+  const before = line.charCodeAt(line.indexOf(":") - 1);
+  return before === 32 || before === 9 ? "space_before_colon" : "bad_field";
+}
+
+/** The control character in a line, if there is one. */
+export function controlProblem(line: string): Http1ProblemCode | undefined {
+  for (let i = 0; i < line.length; i++) {
+    const c = line.charCodeAt(i);
+    if (c === 10) return "bare_lf";
+    if (c === 13) return "bare_cr";
+    if ((c < 32 && c !== 9) || c === 127) return "control_character";
+  }
+  return undefined;
+}
