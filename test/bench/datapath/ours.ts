@@ -11,7 +11,7 @@ const CLI = join(repositoryRoot, "dist/control-plane/cli/main.js");
 /** What is switched on: `parity` records and counts as Envoy does here, `everything` adds the access log and a scrape a second. */
 export type Telemetry = "parity" | "everything";
 
-function writeConfig(dir: string, meshPorts: readonly [number, number]): void {
+function writeConfig(dir: string, meshPorts: readonly [number, number], svidTtl: string): void {
   const head = "apiVersion: countersign.dev/v1alpha1\n";
   const rows = Array.from(
     { length: OPERATIONS },
@@ -21,7 +21,7 @@ function writeConfig(dir: string, meshPorts: readonly [number, number]): void {
     join(dir, "mesh.yaml"),
     `${head}kind: MeshConfig
 metadata: {name: default}
-spec: {trustDomain: mesh.local}
+spec: {trustDomain: mesh.local, svidTTL: ${svidTtl}}
 ---
 ${head}kind: OperationCatalog
 metadata: {name: bench}
@@ -87,14 +87,19 @@ export interface OwnPair extends Pair {
 }
 
 /** @param dir an empty folder; @param backend port of the application. */
-export async function startOurs(dir: string, backend: number, telemetry: Telemetry): Promise<OwnPair> {
+export async function startOurs(
+  dir: string,
+  backend: number,
+  telemetry: Telemetry,
+  options: { readonly svidTtl?: string } = {},
+): Promise<OwnPair> {
   const configDir = join(dir, "config");
   const stateDir = join(dir, "state");
   mkdirSync(configDir, { recursive: true });
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const [clientMesh = 0, serverMesh = 0, local = 0, clientMetrics = 0, serverMetrics = 0] =
     await freePorts(5);
-  writeConfig(configDir, [clientMesh, serverMesh]);
+  writeConfig(configDir, [clientMesh, serverMesh], options.svidTtl ?? "6h");
   const running: RunningProcess[] = [];
   const stop = async () => {
     clearInterval(scraper);
