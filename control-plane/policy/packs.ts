@@ -1,8 +1,8 @@
 // Loads the operation packs that ship with the product and checks those of OperationCatalog objects. Sidecars never read
 // these files: packs reach them as resources.
 import { readdirSync, readFileSync } from "node:fs";
-import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
 import { type Pack, parsePack } from "../../sidecar/core/policy/catalog.ts";
+import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
 
 const PACKS_DIR = new URL("./packs/", import.meta.url);
 
@@ -14,9 +14,15 @@ const PACKS_DIR = new URL("./packs/", import.meta.url);
 export function loadBuiltInPacks(): ReadonlyMap<string, string> {
   try {
     const files = readdirSync(PACKS_DIR).filter((file) => file.endsWith(".catalog"));
-    return new Map(files.sort().map((file) => [file.slice(0, -".catalog".length), readFileSync(new URL(file, PACKS_DIR), "utf8")]));
+    return new Map(
+      files
+        .sort()
+        .map((file) => [file.slice(0, -".catalog".length), readFileSync(new URL(file, PACKS_DIR), "utf8")]),
+    );
   } catch (cause) {
-    throw new MeshError("io_failed", "the built-in operation packs cannot be read; reinstall the package", { cause });
+    throw new MeshError("io_failed", "the built-in operation packs cannot be read; reinstall the package", {
+      cause,
+    });
   }
 }
 
@@ -28,7 +34,8 @@ export function packsOfCustomCatalog(
   const packs: Pack[] = [];
   for (const { name, text } of catalog.packs) {
     if (builtIn.has(name)) return { ok: false, error: `pack \`${name}\` is built in; choose another name` };
-    if (packs.some((each) => each.name === name)) return { ok: false, error: `pack \`${name}\` is defined twice; rename one` };
+    if (packs.some((each) => each.name === name))
+      return { ok: false, error: `pack \`${name}\` is defined twice; rename one` };
     const parsed = parsePack(name, text);
     if (!parsed.ok) return parsed;
     packs.push(parsed.value);

@@ -18,7 +18,9 @@ export interface NormalPath {
 /** Splits a request target in origin form at its first `?`; `query` is undefined when there is none. */
 export function splitTarget(target: string): { path: string; query: string | undefined } {
   const mark = target.indexOf("?");
-  return mark < 0 ? { path: target, query: undefined } : { path: target.slice(0, mark), query: target.slice(mark + 1) };
+  return mark < 0
+    ? { path: target, query: undefined }
+    : { path: target.slice(0, mark), query: target.slice(mark + 1) };
 }
 
 // What a raw byte means in a path: 0 refused, 1 plain, 2 slash, 3 percent.
@@ -53,7 +55,10 @@ export function normalizePath(raw: string, allowLoose = false): Result<NormalPat
     const code = i === raw.length ? 0x2f : raw.charCodeAt(i);
     const kind = code < 128 ? RAW_CLASS[code] : 0;
     if (kind === 1) continue;
-    if (kind === 0 || kind === undefined) return refuse(`path has the byte 0x${code.toString(16)}, which must be percent-encoded or is never legal`);
+    if (kind === 0 || kind === undefined)
+      return refuse(
+        `path has the byte 0x${code.toString(16)}, which must be percent-encoded or is never legal`,
+      );
     if (kind === 3) {
       escapes = true;
       continue;
@@ -126,7 +131,8 @@ function decodeSegment(raw: string, allowLoose: boolean): Result<{ text: string;
     const code = text.charCodeAt(i);
     if (code >= 128 || RAW_CLASS[code] === 1 || code === 0x20) continue;
     const fileName = code === 0x25 || code === 0x23 || code === 0x3b;
-    if (!(allowLoose && fileName)) return refuse(`path has an escaped \`${String.fromCharCode(code)}\` inside a segment`);
+    if (!(allowLoose && fileName))
+      return refuse(`path has an escaped \`${String.fromCharCode(code)}\` inside a segment`);
     loose = true;
   }
   if (loose && TWICE_ENCODED.test(text)) return refuse("path is percent-encoded twice");

@@ -110,23 +110,32 @@ function product(parts: readonly Part[], fixed: ReadonlyMap<Part, number>): stri
     const at = fixed.get(part);
     const choices = at === undefined ? part.alternatives : [part.alternatives[at] ?? ""];
     texts = texts.flatMap((text) => choices.map((choice) => text + choice));
-    if (texts.length > MAX_EXPANSIONS) throw new LineProblem(`has more than ${MAX_EXPANSIONS} alternatives; split the row`);
+    if (texts.length > MAX_EXPANSIONS)
+      throw new LineProblem(`has more than ${MAX_EXPANSIONS} alternatives; split the row`);
   }
   return texts;
 }
 
 /** Pairs of operation and template; alternatives of the operation go with those of the one group of equal length. */
-function expand(operation: string, template: string, macros: ReadonlyMap<string, readonly string[]>): { operation: string; template: string }[] {
+function expand(
+  operation: string,
+  template: string,
+  macros: ReadonlyMap<string, readonly string[]>,
+): { operation: string; template: string }[] {
   const operationParts = partsOf(operation, new Map());
   const templateParts = partsOf(template, macros);
   const [group, second] = operationParts.filter((part) => !part.macro);
-  if (second !== undefined) throw new LineProblem(`operation \`${operation}\` has two groups of alternatives; use one`);
-  if (group === undefined) return product(templateParts, new Map()).map((text) => ({ operation, template: text }));
+  if (second !== undefined)
+    throw new LineProblem(`operation \`${operation}\` has two groups of alternatives; use one`);
+  if (group === undefined)
+    return product(templateParts, new Map()).map((text) => ({ operation, template: text }));
   const count = group.alternatives.length;
   const partners = templateParts.filter((part) => !part.macro && part.alternatives.length === count);
   const [partner] = partners;
   if (partner === undefined || partners.length > 1) {
-    throw new LineProblem(`operation \`${operation}\` has ${count} alternatives, so exactly one group of the template must have ${count}`);
+    throw new LineProblem(
+      `operation \`${operation}\` has ${count} alternatives, so exactly one group of the template must have ${count}`,
+    );
   }
   return group.alternatives.flatMap((_, at) =>
     product(templateParts, new Map([[partner, at]])).map((text) => ({
@@ -141,7 +150,9 @@ function parseSegment(text: string, last: boolean, template: string): Segment {
   if (open < 0) {
     if (text === "" && !last) throw new LineProblem(`template \`${template}\` has an empty segment`);
     if (text === "." || text === ".." || !LITERAL.test(text)) {
-      throw new LineProblem(`template \`${template}\` has a segment that no accepted path can have: \`${text}\``);
+      throw new LineProblem(
+        `template \`${template}\` has a segment that no accepted path can have: \`${text}\``,
+      );
     }
     return { kind: "literal", text };
   }
@@ -151,12 +162,16 @@ function parseSegment(text: string, last: boolean, template: string): Segment {
   const prefix = text.slice(0, open);
   const suffix = text.slice(close + 1);
   if (close < open || !VARIABLE.test(name) || !LITERAL.test(prefix) || !LITERAL.test(suffix)) {
-    throw new LineProblem(`template \`${template}\` has a malformed segment \`${text}\`; write \`{name}\` or \`{name**}\``);
+    throw new LineProblem(
+      `template \`${template}\` has a malformed segment \`${text}\`; write \`{name}\` or \`{name**}\``,
+    );
   }
   const stars = inside.length - name.length;
   if (stars === 0) return { kind: "param", name, prefix, suffix };
   if (!last || prefix !== "" || suffix !== "" || stars < 2 || stars > 3) {
-    throw new LineProblem(`template \`${template}\`: \`{${name}**}\` or \`{${name}***}\` must be the whole last segment`);
+    throw new LineProblem(
+      `template \`${template}\`: \`{${name}**}\` or \`{${name}***}\` must be the whole last segment`,
+    );
   }
   return { kind: "tail", name, loose: stars === 3 };
 }
@@ -165,7 +180,8 @@ function parseSegment(text: string, last: boolean, template: string): Segment {
 function parseTemplate(template: string): Segment[] {
   if (!template.startsWith("/")) throw new LineProblem(`template \`${template}\` must begin with \`/\``);
   const texts = template.slice(1).split("/");
-  if (texts.length > MAX_SEGMENTS) throw new LineProblem(`template \`${template}\` has more than ${MAX_SEGMENTS} segments`);
+  if (texts.length > MAX_SEGMENTS)
+    throw new LineProblem(`template \`${template}\` has more than ${MAX_SEGMENTS} segments`);
   return texts.map((text, at) => parseSegment(text, at === texts.length - 1, template));
 }
 
@@ -173,8 +189,12 @@ function parseTemplate(template: string): Segment[] {
 export function parsePrefix(text: string): Result<readonly Segment[], string> {
   try {
     const segments = parseTemplate(text);
-    const plain = segments.every((each) => each.kind !== "tail" && !(each.kind === "literal" && each.text === ""));
-    return plain ? { ok: true, value: segments } : { ok: false, error: `prefix \`${text}\` must be whole segments without a tail` };
+    const plain = segments.every(
+      (each) => each.kind !== "tail" && !(each.kind === "literal" && each.text === ""),
+    );
+    return plain
+      ? { ok: true, value: segments }
+      : { ok: false, error: `prefix \`${text}\` must be whole segments without a tail` };
   } catch (error) {
     if (error instanceof LineProblem) return { ok: false, error: error.message };
     throw error;
@@ -192,7 +212,9 @@ function parseResource(text: string, method: string): ResourceSpec | undefined {
   const value = colon < 0 ? "" : from.slice(colon + 1);
   const source = parseSource(kind, value);
   if (source === undefined) {
-    throw new LineProblem(`resource source \`${from}\` is none of path:x, query:x, body:x, pb:N, pb-each:N, header:x, self`);
+    throw new LineProblem(
+      `resource source \`${from}\` is none of path:x, query:x, body:x, pb:N, pb-each:N, header:x, self`,
+    );
   }
   const fits =
     method === "MCP"
@@ -217,27 +239,39 @@ function parseSource(kind: string, value: string): ResourceSource | undefined {
       return /^[a-z][a-z0-9-]*$/.test(value) ? { kind, name: value } : undefined;
     case "pb":
     case "pb-each":
-      return /^[1-9][0-9]{0,4}$/.test(value) ? { kind: "protobuf", field: Number(value), each: kind === "pb-each" } : undefined;
+      return /^[1-9][0-9]{0,4}$/.test(value)
+        ? { kind: "protobuf", field: Number(value), each: kind === "pb-each" }
+        : undefined;
     default:
       return undefined;
   }
 }
 
-function parseRow(columns: readonly string[], macros: ReadonlyMap<string, readonly string[]>, line: number): PackRow[] {
+function parseRow(
+  columns: readonly string[],
+  macros: ReadonlyMap<string, readonly string[]>,
+  line: number,
+): PackRow[] {
   const [operation = "", methods = "", template = "", resourceText = "", access = "", level = ""] = columns;
   if (columns.length !== 6) {
-    throw new LineProblem(`has ${columns.length} columns; write operation, method, template, resource, access and level`);
+    throw new LineProblem(
+      `has ${columns.length} columns; write operation, method, template, resource, access and level`,
+    );
   }
   const accessClass = ACCESS_CLASSES.find((each) => each === access);
-  if (accessClass === undefined) throw new LineProblem(`access \`${access}\` is none of ${ACCESS_CLASSES.join(", ")}`);
+  if (accessClass === undefined)
+    throw new LineProblem(`access \`${access}\` is none of ${ACCESS_CLASSES.join(", ")}`);
   const rows: PackRow[] = [];
   const pairs = expand(operation, template, macros);
   for (const method of methods.split(",")) {
-    if (!METHODS.has(method)) throw new LineProblem(`method \`${method}\` is none of ${[...METHODS].join(", ")}`);
+    if (!METHODS.has(method))
+      throw new LineProblem(`method \`${method}\` is none of ${[...METHODS].join(", ")}`);
     const spec = parseResource(resourceText, method);
     const mine = pairs.map((pair) => expandedRow(pair, method, spec, { accessClass, level, line }));
     if (spec?.source.kind === "path" && mine.every((row) => row.resource === undefined)) {
-      throw new LineProblem(`no template has the variable \`{${spec.source.name}}\` that the resource is taken from`);
+      throw new LineProblem(
+        `no template has the variable \`{${spec.source.name}}\` that the resource is taken from`,
+      );
     }
     rows.push(...mine);
   }
@@ -251,13 +285,17 @@ function expandedRow(
   rest: { accessClass: AccessClass; level: string; line: number },
 ): PackRow {
   const { operation, template } = pair;
-  if (!OPERATION.test(operation)) throw new LineProblem(`operation \`${operation}\` must be lower-camel-case words joined by dots`);
-  if (method === "MCP" && !MCP_METHOD.test(template)) throw new LineProblem(`\`${template}\` is not a JSON-RPC method`);
+  if (!OPERATION.test(operation))
+    throw new LineProblem(`operation \`${operation}\` must be lower-camel-case words joined by dots`);
+  if (method === "MCP" && !MCP_METHOD.test(template))
+    throw new LineProblem(`\`${template}\` is not a JSON-RPC method`);
   const segments = method === "MCP" ? [] : parseTemplate(template);
   const literal = segments.every((each) => each.kind === "literal");
-  if (method === "GRPC" && !(literal && segments.length === 2)) throw new LineProblem(`\`${template}\` is not \`/package.Service/Method\``);
+  if (method === "GRPC" && !(literal && segments.length === 2))
+    throw new LineProblem(`\`${template}\` is not \`/package.Service/Method\``);
   const names = segments.flatMap((each) => (each.kind === "literal" ? [] : [each.name]));
-  if (new Set(names).size !== names.length) throw new LineProblem(`template \`${template}\` names a variable twice`);
+  if (new Set(names).size !== names.length)
+    throw new LineProblem(`template \`${template}\` names a variable twice`);
   // An alternative without the variable, such as `/v2` beside `/v2/models/{model}`, has no resource.
   const without = spec?.source.kind === "path" && !names.includes(spec.source.name);
   return {
@@ -286,7 +324,11 @@ function segmentsOverlap(a: Segment, b: Segment): boolean {
   if (a.kind === "tail" || b.kind === "tail") return true;
   if (a.kind === "literal") {
     if (b.kind === "literal") return a.text === b.text;
-    return a.text.length > b.prefix.length + b.suffix.length && a.text.startsWith(b.prefix) && a.text.endsWith(b.suffix);
+    return (
+      a.text.length > b.prefix.length + b.suffix.length &&
+      a.text.startsWith(b.prefix) &&
+      a.text.endsWith(b.suffix)
+    );
   }
   if (b.kind === "literal") return segmentsOverlap(b, a);
   const prefixes = a.prefix.startsWith(b.prefix) || b.prefix.startsWith(a.prefix);
@@ -316,7 +358,8 @@ function findTie(rows: readonly PackRow[]): string | undefined {
       for (let j = i + 1; j < group.length; j++) {
         const b = group[j];
         if (b === undefined || ranks[i] !== ranks[j]) continue;
-        if (method === "MCP" ? a.template !== b.template : !templatesOverlap(a.segments, b.segments)) continue;
+        if (method === "MCP" ? a.template !== b.template : !templatesOverlap(a.segments, b.segments))
+          continue;
         return `line ${b.line}: \`${method} ${b.template}\` (${b.operation}) and \`${a.template}\` (${a.operation}, line ${a.line}) match the same path with equally many literal segments; make one more specific`;
       }
     }
@@ -349,25 +392,34 @@ export function parsePack(name: string, text: string): Result<Pack, string> {
       if (columns[0] === "@let") defineMacro(content, macros);
       else if (columns[0] === "@optional-prefix") {
         const parsed = parsePrefix(columns[1] ?? "");
-        if (!parsed.ok || columns.length !== 2 || prefix !== undefined) throw new LineProblem(parsed.ok ? "one `@optional-prefix /path` is allowed" : parsed.error);
+        if (!parsed.ok || columns.length !== 2 || prefix !== undefined)
+          throw new LineProblem(parsed.ok ? "one `@optional-prefix /path` is allowed" : parsed.error);
         prefix = parsed.value;
-      } else if (content.startsWith("@")) throw new LineProblem(`directive \`${columns[0]}\` is none of @let, @optional-prefix`);
+      } else if (content.startsWith("@"))
+        throw new LineProblem(`directive \`${columns[0]}\` is none of @let, @optional-prefix`);
       else rows.push(...parseRow(columns, macros, at + 1));
     } catch (error) {
       if (error instanceof LineProblem) return fail(`line ${at + 1}: ${error.message}`);
       throw error;
     }
-    if (rows.length > MAX_ROWS) return fail(`line ${at + 1}: more than ${MAX_ROWS} templates after expansion; split the pack`);
+    if (rows.length > MAX_ROWS)
+      return fail(`line ${at + 1}: more than ${MAX_ROWS} templates after expansion; split the pack`);
   }
   if (rows.length === 0) return fail("has no rows");
-  const tie = findTie(rows);
+  const before = prefix ?? [];
+  const prefixed =
+    prefix === undefined
+      ? []
+      : rows.map((row) => ({ ...row, segments: row.method === "MCP" ? [] : [...before, ...row.segments] }));
+  const tie = findTie(rows) ?? findTie([...rows, ...prefixed.filter((row) => row.method !== "MCP")]);
   return tie === undefined ? { ok: true, value: { name, rows, prefix } } : fail(tie);
 }
 
 function defineMacro(content: string, macros: Map<string, readonly string[]>): void {
   const match = /^@let\s+([A-Za-z_][A-Za-z0-9_]*)\s*=\s*\(([^(){}\s]+)\)$/.exec(content);
   const [, name = "", list = ""] = match ?? [];
-  if (match === null || list.split(",").includes("")) throw new LineProblem("write `@let name = (first,second)`");
+  if (match === null || list.split(",").includes(""))
+    throw new LineProblem("write `@let name = (first,second)`");
   if (macros.has(name)) throw new LineProblem(`macro \`${name}\` is defined twice`);
   macros.set(name, list.split(","));
 }
@@ -377,7 +429,8 @@ export function buildCatalog(packs: readonly Pack[]): Result<Catalog, string> {
   const byName = new Map<string, Pack>();
   const operations = new Set<string>();
   for (const pack of packs) {
-    if (byName.has(pack.name)) return { ok: false, error: `pack \`${pack.name}\` is defined twice; rename one` };
+    if (byName.has(pack.name))
+      return { ok: false, error: `pack \`${pack.name}\` is defined twice; rename one` };
     byName.set(pack.name, pack);
     for (const row of pack.rows) operations.add(row.operation);
   }
