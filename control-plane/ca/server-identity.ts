@@ -1,0 +1,94 @@
+// The control plane's own server certificate, issued by itself and renewed in process.
+import { createPublicKey, type KeyObject } from "node:crypto";
+import { renewAtMs } from "../../sidecar/core/identity/renewal.ts";
+import { formatSpiffeId, type SpiffeId } from "../../sidecar/core/identity/spiffe-id.ts";
+import { backoffMs } from "../../sidecar/core/runtime/backoff.ts";
+import type { Clock } from "../../sidecar/core/runtime/clock.ts";
+import { messageOf } from "../../sidecar/core/runtime/errors.ts";
+import type { Logger } from "../../sidecar/core/runtime/log.ts";
+import { generateKey } from "./certificates.ts";
+import { DEFAULT_TTL_MS, validity, writeLeaf } from "./issue.ts";
+import type { CertificateAuthority } from "./root.ts";
+
+/** SPIFFE ID of the control plane: what sidecars expect of the other end. */
+export function controlPlaneId(trustDomain: string): SpiffeId {
+  return formatSpiffeId({
+    trustDomain,
+    namespace: "countersign-system",
+    serviceAccount: "control-plane",
+    kind: "service",
+    name: "control-plane",
+  });
+}
+
+export interface ServerIdentity {
+  readonly spiffeId: SpiffeId;
+  /** Leaf, issuing certificate, root: the root goes along so that a joining client can compare it with its pin. */
+  readonly certificateChainPem: string;
+  readonly key: KeyObject;
+  readonly keyPem: string;
+  /** What clients are verified against. */
+  readonly caPem: string;
+  readonly notBeforeMs: number;
+  readonly notAfterMs: number;
+}
+
+function pem(certificateDer: Buffer): string {
+  const lines = certificateDer.toString("base64").match(/.{1,64}/g) ?? [];
+  return `-----BEGIN CERTIFICATE-----\n${lines.join("\n")}\n-----END CERTIFICATE-----\n`;
+}
+
+/** Issues a server identity with a new key. */
+export function createServerIdentity(
+  ca: CertificateAuthority,
+  nowMs: number,
+  ttlMs = DEFAULT_TTL_MS,
+): ServerIdentity {
+  const key = generateKey();
+  const spiffeId = controlPlaneId(ca.trustDomain);
+  const times = validity(ca, nowMs, ttlMs);
+  const spki = createPublicKey(key).export({ type: "spki", format: "der" });
+  const leaf = writeLeaf(ca, { spiffeId, spki, instance: "", ...times });
+  const caPem = ca.roots.map((root) => root.toString()).join("");
+  return {
+    spiffeId,
+    certificateChainPem: pem(leaf) + ca.issuing.certificatePem + caPem,
+    key,
+    keyPem: key.export({ type: "pkcs8", format: "pem" }).toString(),
+    caPem,
+    ...times,
+  };
+}
+
+export interface ServerIdentityDeps {
+  readonly ca: CertificateAuthority;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly log: Logger;
+  /** Puts a new identity into the listeners; called first with the initial one. */
+  readonly onIdentity: (identity: ServerIdentity) => void;
+  readonly ttlMs?: number | undefined;
+}
+
+const RETRY = { firstMs: 1_000, maxMs: 60_000 };
+// However short a lifetime is configured, renewals never turn into a busy loop.
+const SHORTEST_WAIT_MS = 250;
+
+/** Keeps the server identity (and the issuing certificate) fresh until `signal` aborts; the old one stays on failure. */
+export async function runServerIdentity(deps: ServerIdentityDeps, signal: AbortSignal): Promise<void> {
+  const { ca, clock, random, log } = deps;
+  let failures = 0;
+  while (!signal.aborted) {
+    try {
+      await ca.maintain();
+      const identity = createServerIdentity(ca, clock.nowMs(), deps.ttlMs);
+      deps.onIdentity(identity);
+      failures = 0;
+      const dueMs = renewAtMs(identity.notBeforeMs, identity.notAfterMs, random());
+      await clock.sleep(Math.max(SHORTEST_WAIT_MS, dueMs - clock.nowMs()), signal);
+    } catch (error) {
+      log.error("server certificate not renewed", { error: messageOf(error), failures });
+      await clock.sleep(backoffMs(failures++, RETRY, random()), signal);
+    }
+  }
+}
