@@ -1,82 +1,286 @@
 // An HTTP/2 connection (RFC 9113) as a pure state machine over buffers, for both roles: bytes in, callbacks out, one
-// write per turn of the event loop. Stub with the final signatures; the implementation follows.
-import { MeshError } from "../../core/runtime/errors.ts";
-import type { Field } from "../field.ts";
+// write per turn of the event loop. This file is what owners use; frames are handled in `receiver.ts`.
+import { type Field, FieldFlag } from "../field.ts";
 import type { FieldCache } from "../field-cache.ts";
+import { Core } from "./core.ts";
+import type { WindowBudget } from "./flow.ts";
+import { FrameReader } from "./frame-reader.ts";
+import { ErrorCode, FrameType } from "./frames.ts";
+import { encodedBound } from "./hpack-encoder.ts";
+import { Receiver } from "./receiver.ts";
+import type { Http2Settings } from "./settings.ts";
+import type { StreamState } from "./stream.ts";
 
-export interface Http2Settings {
-  readonly headerTableSize: number;
-  readonly maxConcurrentStreams: number;
-  readonly initialWindowSize: number;
-  readonly maxStreamWindow: number;
-  readonly connectionWindow: number;
-  readonly maxHeaderListSize: number;
-  readonly maxFields: number;
-  readonly streamQueueBytes: number;
-}
+const STATUS_INDEX: ReadonlyMap<number, number> = new Map([
+  [200, 8],
+  [204, 9],
+  [206, 10],
+  [304, 11],
+  [400, 12],
+  [404, 13],
+  [500, 14],
+]);
+const PING_PAYLOAD = Buffer.alloc(8);
+const LAST_STREAM = 0x7fff_ffff;
 
+/** Why a connection ended. */
 export interface Http2Error {
+  /** RFC 9113 section 7. */
   readonly code: number;
+  /** One line for a log; holds nothing that the peer sent. */
   readonly message: string;
-  readonly remote: boolean;
 }
 
+/** One exchange. Everything but `context` is written by the connection. */
 export interface Http2Stream<T> {
+  /** 0 for a client's stream until its first `beginHeaders`. */
   readonly id: number;
+  /** The owner's; on a server undefined until the owner sets it in `onHeaders`, so `T` includes undefined there. */
   context: T;
+  /** END_STREAM is written, or the stream is over. */
   readonly localClosed: boolean;
   readonly remoteClosed: boolean;
+  /** Bytes given to `sendData` that are not written yet. */
   readonly queuedBytes: number;
 }
 
+/**
+ * What happens on a connection. Callbacks run inside `receive`, `eof` and `flush`, and may call any method of the
+ * connection. Each stream ends once: closed on both sides, or `onReset`. Field lists are fresh arrays, to be kept at
+ * will; split `cookie` fields are delivered as they came (RFC 9113 section 8.2.3).
+ */
 export interface Http2Handler<T> {
+  /** A request (server) or a final response (client). Host beside :authority is delivered, the owner compares them. */
   onHeaders(stream: Http2Stream<T>, fields: readonly Field[], endStream: boolean): void;
+  /** A 1xx response. */
   onInformational(stream: Http2Stream<T>, fields: readonly Field[]): void;
+  /**
+   * Body bytes; empty only with `endStream`. Must be answered with `consumed` once they are passed on.
+   *
+   * @param chunk a view that the connection never writes again: it may be kept as long as the buffer given to `receive`.
+   */
   onData(stream: Http2Stream<T>, chunk: Buffer, endStream: boolean): void;
+  /** Trailers, which end the message. */
   onTrailers(stream: Http2Stream<T>, fields: readonly Field[]): void;
+  /**
+   * The stream ended early: reset by the peer, by us because the peer broke a rule, or with the connection. After
+   * REFUSED_STREAM the request was not processed and may be sent again. Not called for the owner's own `resetStream`.
+   */
   onReset(stream: Http2Stream<T>, code: number): void;
+  /** There is room again after `sendData` answered false. */
   onWritable(stream: Http2Stream<T>): void;
+  /** The peer takes no streams above `lastStreamId`; a client opens another connection. */
   onGoaway(lastStreamId: number, code: number): void;
+  /** The connection is over; close the socket once what was written is sent. `undefined`: drained, or a clean end. */
   onClosed(error: Http2Error | undefined): void;
-  /** Server: a request we will not take (431 too large, 501 CONNECT); default: a bare answer is sent. */
-  onUnacceptable?(stream: Http2Stream<T>, status: 431 | 501, fields: readonly Field[], endStream: boolean): void;
+  /**
+   * Server: a well-formed request that is not taken: its header list is too large (431, `fields` is its beginning) or it
+   * is a CONNECT (501). The owner answers, and resets the stream with NO_ERROR unless `endStream`. Absent: the
+   * connection does so with a bare answer.
+   */
+  onUnacceptable?(
+    stream: Http2Stream<T>,
+    status: 431 | 501,
+    fields: readonly Field[],
+    endStream: boolean,
+  ): void;
+  /** The answer to `ping`. */
   onPong?(): void;
 }
 
 export interface Http2Options<T> {
   readonly role: "client" | "server";
   readonly handler: Http2Handler<T>;
+  /** Shared by all connections of the process: it makes repeated fields the same object. */
   readonly cache: FieldCache;
+  /** Takes bytes for the socket; they are never changed again. */
   readonly write: (bytes: Buffer) => void;
+  /** Called at most once until `flush`; schedule it, for example `setImmediate(() => connection.flush())`. */
   readonly requestFlush: () => void;
+  /** Monotonic milliseconds: flood budgets refill and windows grow by it. */
   readonly nowMs: () => number;
-  readonly settings?: Partial<Http2Settings>;
+  readonly settings?: Partial<Http2Settings> | undefined;
+  /** Bounds what the windows of all connections grow by; absent: each connection's own maximum alone. */
+  readonly windowBudget?: WindowBudget | undefined;
 }
 
-const later = (): never => {
-  throw new MeshError("unsupported", "http/2 codec is not written yet");
-};
-
+/** One connection. Never throws on what a peer sends; after `onClosed` all methods do nothing. */
 export class Http2Connection<T> {
-  readonly openStreams: number = 0;
-  readonly closed: boolean = false;
-  readonly goingAway: boolean = false;
-  constructor(_options: Http2Options<T>) {}
-  receive(_chunk: Buffer): void { later(); }
-  eof(): void { later(); }
-  openStream(_context: T): Http2Stream<T> | undefined { return later(); }
-  beginHeaders(_stream: Http2Stream<T>): void { later(); }
-  putField(_field: Field): void { later(); }
-  putPair(_name: string, _value: string): void { later(); }
-  putStatus(_status: number): void { later(); }
-  endHeaders(_endStream: boolean): void { later(); }
-  sendData(_stream: Http2Stream<T>, _chunk: Buffer, _endStream: boolean): boolean { return later(); }
-  consumed(_stream: Http2Stream<T>, _bytes: number): void { later(); }
-  resetStream(_stream: Http2Stream<T>, _code: number): void { later(); }
-  goaway(_code: number): void { later(); }
-  ping(): void { later(); }
-  flush(): void { later(); }
-  /** The socket's own queue is full: DATA waits in the streams' queues; control frames still go out. */
-  pauseData(): void { later(); }
-  resumeData(): void { later(); }
+  readonly #core: Core<T>;
+  readonly #reader: FrameReader;
+  /** The stream whose header block is being written; undefined also while one that is over is skipped. */
+  #block: StreamState<T> | undefined;
+
+  constructor(options: Http2Options<T>) {
+    this.#core = new Core(options);
+    this.#reader = new FrameReader(new Receiver(this.#core), options.role === "server");
+  }
+
+  /** Streams that are not over. */
+  get openStreams(): number {
+    return this.#core.open;
+  }
+
+  get closed(): boolean {
+    return this.#core.closed;
+  }
+
+  /** Either side has begun to leave: open new streams elsewhere. */
+  get goingAway(): boolean {
+    return this.#core.goingAway;
+  }
+
+  /** Takes bytes from the socket, in any portions; they must not be changed while `onData` views are in use. */
+  receive(chunk: Buffer): void {
+    if (!this.#core.closed) this.#reader.push(chunk);
+  }
+
+  /** The socket has ended. Streams that are open are reset. */
+  eof(): void {
+    const clean = this.#core.open === 0 && !this.#reader.partial;
+    const error = { code: ErrorCode.internalError, message: "the connection ended with streams open" };
+    this.#core.end(clean ? undefined : error);
+  }
+
+  /**
+   * Client: a new stream; write its headers next.
+   *
+   * @returns undefined at the limit of concurrent streams, when going away, and when identifiers are used up.
+   */
+  openStream(context: T): Http2Stream<T> | undefined {
+    const core = this.#core;
+    if (core.role !== "client" || core.closed || core.goingAway || core.lastStreamId >= LAST_STREAM - 1) {
+      return undefined;
+    }
+    const most = Math.min(core.peer.maxConcurrentStreams, core.settings.maxConcurrentStreams);
+    return core.open < most ? core.addStream(0, context) : undefined;
+  }
+
+  /**
+   * Begins a header block: request, response (also 1xx), or trailers. No other method may be called until `endHeaders`
+   * but the `put` ones. On a stream that is over the block is skipped.
+   */
+  beginHeaders(stream: Http2Stream<T>): void {
+    const core = this.#core;
+    const own = stateOf(stream);
+    if (core.closed || !own.alive || own.localClosed || own.endQueued) return;
+    if (own.id === 0) {
+      core.lastStreamId += core.lastStreamId === 0 ? 1 : 2;
+      own.id = core.lastStreamId;
+      own.sendWindow = core.peer.initialWindowSize;
+      core.streams.set(own.id, own);
+    }
+    this.#block = own;
+    const { output } = core;
+    output.beginBlock();
+    output.length = core.encoder.begin(output.buffer, output.length);
+  }
+
+  /** Writes a field; it enters the HPACK table unless it is flagged `neverIndex`. Pseudo-headers come first. */
+  putField(field: Field): void {
+    if (this.#block === undefined) return;
+    const { output, encoder } = this.#core;
+    if ((field.flags & FieldFlag.pseudo) !== 0) this.#notePseudo(field.name, field.value);
+    const bound = field.size; // what `encodedBound` gives, and a little more
+    if (output.buffer.length - output.length < bound) output.reserve(bound);
+    output.length = encoder.put(output.buffer, output.length, field);
+  }
+
+  /** Writes a name and value as a literal that enters no table: for values that differ each time. */
+  putPair(name: string, value: string): void {
+    if (this.#block === undefined) return;
+    const { output, encoder } = this.#core;
+    if (name === ":method") this.#notePseudo(name, value);
+    output.reserve(encodedBound(name, value));
+    output.length = encoder.putPair(output.buffer, output.length, name, value, false);
+  }
+
+  /** Writes `:status`. */
+  putStatus(status: number): void {
+    if (this.#block === undefined) return;
+    const { output } = this.#core;
+    const index = STATUS_INDEX.get(status);
+    if (index === undefined) {
+      this.putPair(":status", String(status));
+      return;
+    }
+    output.reserve(1);
+    output.buffer[output.length++] = 0x80 | index;
+  }
+
+  /** Ends the block. Trailers and answers without a body end the stream. */
+  endHeaders(endStream: boolean): void {
+    const stream = this.#block;
+    if (stream === undefined) return;
+    this.#block = undefined;
+    const core = this.#core;
+    core.output.endBlock(stream.id, endStream, core.peer.maxFrameSize);
+    if (endStream) core.localEnd(stream);
+  }
+
+  /**
+   * Sends body bytes; an empty chunk may end the stream.
+   *
+   * @param chunk taken in any case: written, copied, or (4 KiB and more) kept until sent, so never change it afterwards.
+   * @returns false: stop until `onWritable`.
+   */
+  sendData(stream: Http2Stream<T>, chunk: Buffer, endStream: boolean): boolean {
+    return this.#core.closed || this.#core.sender.send(stateOf(stream), chunk, endStream);
+  }
+
+  /** The owner has passed on `bytes` of what `onData` gave it: the peer may send as much again. */
+  consumed(stream: Http2Stream<T>, bytes: number): void {
+    const own = stateOf(stream);
+    const taken = Math.min(bytes, own.unconsumed);
+    if (taken <= 0 || this.#core.closed) return;
+    own.unconsumed -= taken;
+    this.#core.releaseStream(own, taken);
+    this.#core.release(taken);
+  }
+
+  /** Ends a stream at once; nothing more is called for it. */
+  resetStream(stream: Http2Stream<T>, code: number): void {
+    if (!this.#core.closed) this.#core.reset(stateOf(stream), code);
+  }
+
+  /**
+   * Leaves. With NO_ERROR gracefully: a server announces it, names its last stream a round trip later (at once when
+   * called again) and ends when its streams have; a client opens no more streams. Any other code ends at once.
+   */
+  goaway(code: number): void {
+    if (code === ErrorCode.noError) this.#core.drain();
+    else this.#core.fail(code, "the connection was ended by its owner");
+  }
+
+  /** Asks for a sign of life; `onPong` is it. */
+  ping(): void {
+    if (!this.#core.closed) this.#core.output.bytesFrame(FrameType.ping, 0, PING_PAYLOAD);
+  }
+
+  /** Writes everything that may be written, as one buffer. */
+  flush(): void {
+    const core = this.#core;
+    if (core.closed) return;
+    core.sender.pump();
+    core.output.flush();
+    if (core.drained) core.end(undefined);
+  }
+
+  /** The socket holds enough unsent bytes: DATA waits in the streams' queues, everything else is still written. */
+  pauseData(): void {
+    this.#core.sender.pause(true);
+  }
+
+  resumeData(): void {
+    if (!this.#core.closed) this.#core.sender.pause(false);
+  }
+
+  #notePseudo(name: string, value: string): void {
+    if (this.#block !== undefined && name === ":method" && value === "HEAD") this.#block.headRequest = true;
+  }
+}
+
+/** INVARIANT: only `Core.addStream` makes what owners know as `Http2Stream`. */
+function stateOf<T>(stream: Http2Stream<T>): StreamState<T> {
+  return stream as StreamState<T>;
 }
