@@ -19,7 +19,7 @@ export function createCelEnvironment(): Environment {
   const env = new Environment({ limits: { maxAstNodes: 500, maxDepth: 24 } })
     .registerVariable("self", "dyn")
     .registerVariable("oldSelf", "dyn")
-    .registerFunction("string.re2(string): bool", (text: string, pattern: string) => compiled.get(pattern)?.matcher(text).find() === true);
+    .registerFunction("string.re2(string): bool", (text: string, pattern: string) => compiled.get(pattern)?.test(text) === true);
   patterns.set(env, compiled);
   return env;
 }

@@ -1,0 +1,165 @@
+// From the text of a file to objects: strict YAML 1.2 (what kubectl would read differently is refused), and the line
+// of any field when something is wrong with it. PURE.
+import { type Document, isMap, isScalar, isSeq, type Node, parseDocument, visit } from "yaml";
+import type { Result } from "../../sidecar/core/runtime/errors.ts";
+
+/** One document of a file, with the line (from 1) it begins on. */
+export interface YamlText {
+  readonly text: string;
+  readonly line: number;
+}
+
+export interface YamlProblem {
+  /** From 1, within the document. */
+  readonly line: number;
+  readonly message: string;
+  readonly hint?: string;
+}
+
+/** Aliases multiply what they repeat: more than this many are an attack or a mistake. */
+const MAX_ALIASES = 50;
+/** Documents nested deeper than this are refused before the parser, which is recursive, sees them. */
+const MAX_FLOW_DEPTH = 64;
+
+const MARKER = /^(?:---|\.\.\.)(?=\s|$)/gm;
+
+/**
+ * Splits at document markers. A marker at the start of a line ends a document wherever it stands, even inside a block
+ * scalar (YAML 1.2 section 9.1.2), so this needs no parser; an edit then costs one document, not the file.
+ */
+export function splitDocuments(text: string): readonly YamlText[] {
+  const source = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
+  const documents: YamlText[] = [];
+  let start = 0;
+  let line = 1;
+  const push = (end: number): void => {
+    const part = source.slice(start, end);
+    if (hasContent(part)) documents.push({ text: part, line });
+    line += countLines(part);
+    start = end;
+  };
+  for (const match of source.matchAll(MARKER)) if (match.index > start) push(match.index);
+  push(source.length);
+  return documents;
+}
+
+/** Whether there is more than comments, blank lines and markers. */
+function hasContent(text: string): boolean {
+  for (const line of text.split("\n")) {
+    const rest = line.replace(/^(?:---|\.\.\.)(?=\s|$)/, "").trim();
+    if (rest !== "" && !rest.startsWith("#")) return true;
+  }
+  return false;
+}
+
+function countLines(text: string): number {
+  let lines = 0;
+  for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n", at + 1)) lines++;
+  return lines;
+}
+
+const lineAt = (text: string, offset: number): number => 1 + countLines(text.slice(0, Math.max(0, offset)));
+
+/** A quick look for what YAML 1.1 takes for booleans; only then are the scalars visited. */
+const MAYBE_OLD_BOOLEAN = /(?:^|[\s[{,:])(?:y|n|yes|no|on|off)(?=$|[\s\]},:])/im;
+const OLD_BOOLEAN = /^(?:y|Y|yes|Yes|YES|n|N|no|No|NO|on|On|ON|off|Off|OFF)$/;
+
+function oldBooleans(text: string, document: Document): YamlProblem[] {
+  const problems: YamlProblem[] = [];
+  if (!MAYBE_OLD_BOOLEAN.test(text)) return problems;
+  visit(document, {
+    Scalar(_key, node) {
+      if (node.type !== "PLAIN" || !OLD_BOOLEAN.test(node.source ?? "")) return;
+      const word = node.source ?? "";
+      problems.push({ line: lineAt(text, node.range?.[0] ?? 0), message: `\`${word}\` without quotes is a boolean for kubectl and a word here`, hint: `write \`"${word}"\`, \`true\` or \`false\`` });
+    },
+  });
+  return problems;
+}
+
+/** Whether brackets nest deeper than any object of ours; strings that hold brackets may be counted too. */
+function nestsTooDeep(text: string): boolean {
+  let depth = 0;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === 0x5b || code === 0x7b) {
+      if (++depth > MAX_FLOW_DEPTH) return true;
+    } else if ((code === 0x5d || code === 0x7d) && depth > 0) depth--;
+  }
+  // Block collections nest by indentation, compact sequences (`- - - `) by dashes.
+  return /^ {512}/m.test(text) || /(?:- ){64}/.test(text) || /(?:\? ){64}/.test(text);
+}
+
+function firstLine(message: string): string {
+  const line = message.split("\n", 1)[0] ?? "";
+  return line.charAt(0).toLowerCase() + line.slice(1).replace(/ at line \d+, column \d+:?$/, "");
+}
+
+function parseTree(text: string): Document.Parsed {
+  return parseDocument(text, { version: "1.2", schema: "core", merge: false, uniqueKeys: true, prettyErrors: false, stringKeys: true, logLevel: "silent" });
+}
+
+/** @returns the plain value of the document, or everything that is wrong with its syntax. */
+export function parseYamlText(text: string): Result<unknown, readonly YamlProblem[]> {
+  const one = (message: string, hint?: string): Result<never, readonly YamlProblem[]> => ({ ok: false, error: [{ line: 1, message, ...(hint === undefined ? {} : { hint }) }] });
+  if (/^%/.test(text)) return one("directives such as `%YAML` are not supported", "remove the line");
+  if (nestsTooDeep(text)) return one("is nested too deeply");
+  try {
+    const document = parseTree(text);
+    const found = [...document.errors, ...document.warnings];
+    if (found.length > 0) {
+      return {
+        ok: false,
+        error: found.slice(0, 5).map((error) => ({
+          line: lineAt(text, error.pos[0]),
+          message: error.code === "DUPLICATE_KEY" ? "a field is given twice" : `is not YAML: ${firstLine(error.message)}`,
+        })),
+      };
+    }
+    const booleans = oldBooleans(text, document);
+    if (booleans.length > 0) return { ok: false, error: booleans.slice(0, 5) };
+    return { ok: true, value: document.toJS({ maxAliasCount: MAX_ALIASES }) };
+  } catch (error) {
+    if (error instanceof ReferenceError) return one("uses aliases (`*name`) too often", "write the values out");
+    // The parser is recursive; nothing else throws.
+    return one("cannot be read as YAML: it is nested too deeply or broken");
+  }
+}
+
+const STEP = /([^.[\]]+)|\[(\d+)\]/g;
+
+/**
+ * Line of a field within its document; of the closest one above it that is there, when it is not. Parses the text
+ * again, so it is for messages only.
+ *
+ * @param path such as `spec.rules[0].from`.
+ */
+export function lineOfField(text: string, path: string): number {
+  try {
+    let node: unknown = parseTree(text).contents;
+    let offset = rangeStart(node);
+    for (const [, name, index] of path.matchAll(STEP)) {
+      let next: unknown;
+      if (isMap(node) && name !== undefined) {
+        const pair = node.items.find((item) => isScalar(item.key) && String(item.key.value) === name);
+        if (pair === undefined) break;
+        offset = rangeStart(pair.key) ?? offset;
+        next = pair.value;
+      } else if (isSeq(node) && index !== undefined) {
+        next = node.items[Number(index)];
+        offset = rangeStart(next) ?? offset;
+      }
+      if (next === undefined) break;
+      node = next;
+    }
+    return lineAt(text, offset ?? 0);
+  } catch {
+    // A message without an exact line is better than none.
+    return 1;
+  }
+}
+
+function rangeStart(node: unknown): number | undefined {
+  // Every node that the parser makes has a range; anything else has no start.
+  return typeof node === "object" && node !== null && "range" in node ? ((node as Node).range?.[0] ?? undefined) : undefined;
+}
