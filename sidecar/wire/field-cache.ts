@@ -24,9 +24,22 @@ const ALWAYS_DIFFERENT = new Set([
   "set-cookie",
 ]);
 
-/** Three copies at most: the line as key, name and value as key, and the line of the field itself. */
+/** A field line as it was received, with what it means. */
+export interface ParsedLine {
+  /** With its CRLF, as a string of its own; empty unless `lasting`. */
+  readonly text: string;
+  readonly field: Field;
+  /** The cache keeps it, so it is likely to come again and may be remembered elsewhere. */
+  readonly lasting: boolean;
+}
+
+/** Copies of the characters: name and value, the line of the field, and the key of both. */
 function costOf(field: Field): number {
   return ENTRY_BYTES + 3 * field.line.length;
+}
+
+function costOfLine(parsed: ParsedLine): number {
+  return ENTRY_BYTES + 3 * parsed.text.length;
 }
 
 /** A string of its own: V8 keeps the whole head alive for a slice of it, up to 16 KiB per cached line. */
@@ -36,7 +49,7 @@ function ownCopy(text: string): string {
 
 /** A bounded cache of immutable fields, shared by all connections of a process. */
 export class FieldCache {
-  readonly #byLine: GenerationCache<Field>;
+  readonly #byLine: GenerationCache<ParsedLine>;
   readonly #byPair: GenerationCache<Field>;
 
   /** @param limits bounds of the whole cache; the default is 4096 entries and 4 MiB. */
@@ -61,18 +74,25 @@ export class FieldCache {
    * @returns `undefined` when the line breaks the syntax; `problemOfLine` says how.
    */
   fromLine(line: string): Field | undefined {
-    const hit = this.#byLine.get(line, costOf);
+    return this.parseLine(line)?.field;
+  }
+
+  /** As `fromLine`, for a caller that compares the next line with the text of this one before it asks again. */
+  parseLine(line: string): ParsedLine | undefined {
+    const hit = this.#byLine.get(line, costOfLine);
     if (hit !== undefined) return hit;
     const colon = line.indexOf(":");
     if (colon <= 0) return undefined;
-    const keep = line.length <= MAX_CACHED_LENGTH;
-    const own = keep ? ownCopy(line) : line;
+    const short = line.length <= MAX_CACHED_LENGTH;
+    const own = short ? ownCopy(line) : line;
     const rawName = own.slice(0, colon);
     const value = trimSpaces(own, colon + 1);
     if (!isToken(rawName) || !isFieldValue(value)) return undefined;
     const field = this.get(rawName.toLowerCase(), value);
-    if (keep && !ALWAYS_DIFFERENT.has(field.name)) this.#byLine.set(own, field, costOf(field));
-    return field;
+    if (!short || ALWAYS_DIFFERENT.has(field.name)) return { text: "", field, lasting: false };
+    const parsed = { text: ownCopy(`${own}\r\n`), field, lasting: true };
+    this.#byLine.set(own, parsed, costOfLine(parsed));
+    return parsed;
   }
 
   /**

@@ -1,9 +1,11 @@
 // PURE. Reads the field lines of a head or trailer section and finds what they say about framing, connection and host.
 import { type Field, FieldFlag, fieldFlags } from "../field.ts";
-import type { FieldCache } from "../field-cache.ts";
+import type { FieldCache, ParsedLine } from "../field-cache.ts";
 import { isToken } from "../field-syntax.ts";
 import type { Http1ProblemCode } from "./problem.ts";
 
+const RECENT_PLACES = 32;
+const RECENT_LENGTH = 2048;
 const NO_NAMES: readonly string[] = [];
 /** Flags of the fields that `FieldReader` has to look at. */
 const SPEAKS = FieldFlag.framing | FieldFlag.hopByHop;
@@ -56,6 +58,8 @@ const TRAILER_REFUSED =
 /** One reader per parser: what a head says, valid until the next `read`. */
 export class FieldReader {
   readonly #cache: FieldCache;
+  /** The line seen last at each place: a connection mostly repeats itself, and comparing costs half of a look-up. */
+  readonly #recent: (ParsedLine | undefined)[] = [];
   fields: Field[] = [];
   host: string | undefined;
   /** -1: none. */
@@ -81,19 +85,29 @@ export class FieldReader {
   read(text: string, start: number, maxFields: number): Http1ProblemCode | undefined {
     this.#reset();
     const fields = this.fields;
+    const recent = this.#recent;
     let at = start;
     while (at < text.length) {
-      const end = text.indexOf("\r\n", at);
-      const line = text.slice(at, end);
-      const field = this.#cache.fromLine(line);
-      if (field === undefined) return problemOfLine(line);
-      if (fields.length === maxFields) return "too_many_fields";
+      const index = fields.length;
+      if (index === maxFields) return "too_many_fields";
+      let parsed = recent[index];
+      // INVARIANT: the remembered line was valid and ends in CRLF, so equal characters here are the same whole line.
+      if (parsed !== undefined && text.substring(at, at + parsed.text.length) === parsed.text) {
+        at += parsed.text.length;
+      } else {
+        const end = text.indexOf("\r\n", at);
+        const line = text.slice(at, end);
+        parsed = this.#cache.parseLine(line);
+        if (parsed === undefined) return problemOfLine(line);
+        if (index < RECENT_PLACES) this.#remember(index, parsed);
+        at = end + 2;
+      }
+      const field = parsed.field;
       fields.push(field);
       if ((field.flags & SPEAKS) !== 0) {
         const problem = this.#note(field);
         if (problem !== undefined) return problem;
       } else if (field.name === "expect") this.#noteExpect(field.value);
-      at = end + 2;
     }
     if (!this.#upgradeNamed) this.upgrade = undefined;
     if (this.chunked && this.contentLength >= 0) return "both_length_and_chunked";
@@ -154,6 +168,13 @@ export class FieldReader {
       default:
         return undefined;
     }
+  }
+
+  /** Keeps at most `RECENT_PLACES` lines of `RECENT_LENGTH`, so a connection cannot hold more than 64 KiB of text. */
+  #remember(index: number, parsed: ParsedLine): void {
+    const keep = parsed.lasting && parsed.text.length <= RECENT_LENGTH ? parsed : this.#recent[index];
+    if (index === this.#recent.length) this.#recent.push(keep);
+    else this.#recent[index] = keep;
   }
 
   #noteExpect(value: string): void {
