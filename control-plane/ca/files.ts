@@ -1,7 +1,7 @@
 // Private files of the control plane: written whole or not at all, readable by their owner only.
 import { randomBytes } from "node:crypto";
 import { open, readFile, rename, rm, stat } from "node:fs/promises";
-import { MeshError } from "../../sidecar/core/runtime/errors.ts";
+import { MeshError, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
 
 /** Writes `path` (mode 0600) through a temporary file beside it, synced before it takes the name. */
 export async function writePrivateFile(path: string, text: string): Promise<void> {
@@ -39,7 +39,7 @@ export async function readPrivateFile(path: string): Promise<string | undefined>
     return await readFile(path, "utf8");
   } catch (error) {
     if (error instanceof MeshError) throw error;
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    if (systemCodeOf(error) === "ENOENT") return undefined;
     throw new MeshError("io_failed", `cannot read \`${path}\``, { cause: error });
   }
 }

@@ -4,7 +4,7 @@ import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { mkdir, open, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { formatJoinToken, parseJoinToken } from "../../sidecar/core/identity/join-token.ts";
-import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
+import { MeshError, type Result, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
 import { readPrivateFile, writePrivateFile } from "./files.ts";
 
 /** Longest life of a token. */
@@ -101,7 +101,7 @@ async function takeMark(path: string, nowMs: number): Promise<boolean> {
     }
     return true;
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "EEXIST") return false;
+    if (systemCodeOf(error) === "EEXIST") return false;
     throw new MeshError("io_failed", `cannot write \`${path}\``, { cause: error });
   }
 }
@@ -141,7 +141,7 @@ async function names(stateDir: string): Promise<readonly string[]> {
   try {
     return await readdir(directory(stateDir));
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return [];
+    if (systemCodeOf(error) === "ENOENT") return [];
     throw new MeshError("io_failed", `cannot read \`${directory(stateDir)}\``, { cause: error });
   }
 }

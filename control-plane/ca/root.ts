@@ -15,7 +15,7 @@ import { DerReader, DerTag, Oid } from "../../sidecar/core/identity/der.ts";
 import { isTrustDomain } from "../../sidecar/core/identity/spiffe-id.ts";
 import { spkiSha256 } from "../../sidecar/core/identity/trust-bundle.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
-import { MeshError } from "../../sidecar/core/runtime/errors.ts";
+import { MeshError, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
 import { type CertifiedKey, createAuthorityCertificate, generateKey } from "./certificates.ts";
 import { readPrivateFile, writePrivateFile } from "./files.ts";
 
@@ -200,7 +200,7 @@ async function isDirectoryThere(dir: string): Promise<boolean> {
     // A directory that somebody made empty holds no authority yet.
     return (await readdir(dir)).length > 0;
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return false;
+    if (systemCodeOf(error) === "ENOENT") return false;
     throw new MeshError("io_failed", `cannot read \`${dir}\``, { cause: error });
   }
 }

@@ -23,7 +23,7 @@ export function controlPlaneId(trustDomain: string): SpiffeId {
 
 export interface ServerIdentity {
   readonly spiffeId: SpiffeId;
-  /** Leaf, issuing certificate, root: the root goes along so that a joining client can compare it with its pin. */
+  /** Leaf and issuing certificate; the server's also the root, so that a joining client can compare it with its pin. */
   readonly certificateChainPem: string;
   readonly key: KeyObject;
   readonly keyPem: string;
@@ -44,18 +44,35 @@ export function createServerIdentity(
   nowMs: number,
   ttlMs = DEFAULT_TTL_MS,
 ): ServerIdentity {
-  const key = generateKey();
   const spiffeId = controlPlaneId(ca.trustDomain);
-  const times = validity(ca, nowMs, ttlMs);
+  const made = createKeyedIdentity(ca, { spiffeId, instance: "", ttlMs, nowMs });
+  return { ...made, certificateChainPem: made.certificateChainPem + made.caPem };
+}
+
+/**
+ * Issues a certificate together with its key, for those who cannot ask with a request of their own: the control plane
+ * itself, and `countersign identity export`. Chain without the root.
+ */
+export function createKeyedIdentity(
+  ca: CertificateAuthority,
+  input: {
+    readonly spiffeId: SpiffeId;
+    readonly instance: string;
+    readonly ttlMs: number;
+    readonly nowMs: number;
+  },
+): ServerIdentity {
+  const { spiffeId, instance } = input;
+  const key = generateKey();
+  const times = validity(ca, input.nowMs, input.ttlMs);
   const spki = createPublicKey(key).export({ type: "spki", format: "der" });
-  const leaf = writeLeaf(ca, { spiffeId, spki, instance: "", ...times });
-  const caPem = ca.roots.map((root) => root.toString()).join("");
+  const leaf = writeLeaf(ca, { spiffeId, spki, instance, ...times });
   return {
     spiffeId,
-    certificateChainPem: pem(leaf) + ca.issuing.certificatePem + caPem,
+    certificateChainPem: pem(leaf) + ca.issuing.certificatePem,
     key,
     keyPem: key.export({ type: "pkcs8", format: "pem" }).toString(),
-    caPem,
+    caPem: ca.roots.map((root) => root.toString()).join(""),
     ...times,
   };
 }

@@ -5,7 +5,7 @@ import { chmod, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises
 import { join } from "node:path";
 import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import { createWorkloadIdentity, type WorkloadIdentity } from "../core/identity/workload-identity.ts";
-import { MeshError, messageOf, type Result } from "../core/runtime/errors.ts";
+import { MeshError, messageOf, type Result, systemCodeOf } from "../core/runtime/errors.ts";
 
 const FILE = "identity.json";
 const VERSION = 1;
@@ -87,8 +87,7 @@ export async function loadIdentity(
     if (size > MAX_FILE_BYTES) return unusable(path, "it is larger than 1 MiB");
     text = await readFile(path, "utf8");
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT")
-      return { ok: true, value: undefined };
+    if (systemCodeOf(error) === "ENOENT") return { ok: true, value: undefined };
     return unusable(path, messageOf(error));
   }
   const stored = parseStored(text);

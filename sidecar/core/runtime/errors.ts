@@ -36,7 +36,9 @@ export class MeshError extends Error {
 }
 
 /** The outcome of a parse or check whose failure is expected. */
-export type Result<T, E> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: E };
+export type Result<T, E> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly error: E };
 
 /** Ends a `switch` over a union: does not compile when a variant is missing. */
 export function assertNever(value: never): never {
@@ -46,4 +48,13 @@ export function assertNever(value: never): never {
 /** The message of anything that was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * The `code` of a failed system call, such as `ENOENT`; undefined for anything else. Looks at the shape only: errors of
+ * Node's own modules are not `instanceof Error` of another realm (a test runner's, a worker's).
+ */
+export function systemCodeOf(error: unknown): string | undefined {
+  const code = typeof error === "object" && error !== null && "code" in error ? error.code : undefined;
+  return typeof code === "string" ? code : undefined;
 }
