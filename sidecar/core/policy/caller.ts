@@ -56,5 +56,7 @@ export const plaintextCaller: Caller = Object.freeze(
 
 /** `namespace/serviceAccount` of any caller. */
 export function scopedAccountOf(caller: Caller): string {
-  return caller instanceof CallerRecord ? caller.scopedAccount : `${caller.namespace}/${caller.serviceAccount}`;
+  return caller instanceof CallerRecord
+    ? caller.scopedAccount
+    : `${caller.namespace}/${caller.serviceAccount}`;
 }

@@ -12,7 +12,8 @@ const MAX_COST = 10_000;
 const LIST_BOUND = 64;
 const MACROS = new Set(["all", "exists", "exists_one", "filter", "map"]);
 
-const isNode = (value: unknown): value is ASTNode => typeof value === "object" && value !== null && "op" in value;
+const isNode = (value: unknown): value is ASTNode =>
+  typeof value === "object" && value !== null && "op" in value;
 
 /** Cost of a node, and the first thing that is not allowed in it. */
 function walk(value: unknown, inMacro: boolean): { cost: number; problem: string | undefined } {
@@ -95,7 +96,10 @@ export function createCelCompiler(): CelCompiler {
 
 function compileWith(environment: Environment, source: string): Result<CelCondition, string> {
   if (source.length > CEL_MAX_LENGTH) {
-    return { ok: false, error: `condition has ${source.length} characters, at most ${CEL_MAX_LENGTH} are allowed` };
+    return {
+      ok: false,
+      error: `condition has ${source.length} characters, at most ${CEL_MAX_LENGTH} are allowed`,
+    };
   }
   try {
     const condition = environment.parse(source);
@@ -104,7 +108,8 @@ function compileWith(environment: Environment, source: string): Result<CelCondit
     if (cost > MAX_COST) return { ok: false, error: "condition is too expensive; make it shorter" };
     const checked = condition.check();
     if (!checked.valid) return { ok: false, error: firstLine(messageOf(checked.error)) };
-    if (checked.type !== "bool") return { ok: false, error: `condition is a ${checked.type}, it must be a bool` };
+    if (checked.type !== "bool")
+      return { ok: false, error: `condition is a ${checked.type}, it must be a bool` };
     return { ok: true, value: (variables) => condition(variables) };
   } catch (error) {
     return { ok: false, error: firstLine(messageOf(error)) };

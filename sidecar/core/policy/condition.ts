@@ -59,7 +59,8 @@ export function celVariables(
   if (view.operation.kind === "known") variables["op"] = view.operation.name;
   else if (view.operation.kind === "unknown") variables["op"] = "unknown";
   if (view.resource.kind === "known") variables["resource"] = view.resource.value;
-  else if (view.resource.kind === "none" && view.operation.kind !== "undetermined") variables["resource"] = "";
+  else if (view.resource.kind === "none" && view.operation.kind !== "undetermined")
+    variables["resource"] = "";
   return variables;
 }
 

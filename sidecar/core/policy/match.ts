@@ -1,13 +1,24 @@
 // Three-valued matching of one rule against one call (DOMAIN 3.3): rules are compiled once into these forms, and the
 // functions here are the hot path that the index leads to.
+
+import type { Result } from "../runtime/errors.ts";
 import type { AccessClass, Call, Caller, Hop, Operation, Resource, User } from "./call.ts";
 import { scopedAccountOf } from "./caller.ts";
 import { type Cidr, cidrContains, parseCidr, parseIp } from "./cidr.ts";
 import type { CelCompiler, CelCondition, CelVariables } from "./condition.ts";
-import type { FromClause, HopMatch, NamePattern, OperationClause, PolicyRule, UserMatch, ViaMatch, When, WorkloadMatch } from "./rule.ts";
+import type {
+  FromClause,
+  HopMatch,
+  NamePattern,
+  OperationClause,
+  PolicyRule,
+  UserMatch,
+  ViaMatch,
+  When,
+  WorkloadMatch,
+} from "./rule.ts";
 import { type CompiledSchedule, compileSchedule, isOpen, type ZoneClock } from "./schedule.ts";
 import { coversOperation } from "./scope.ts";
-import type { Result } from "../runtime/errors.ts";
 
 /** Kleene values as numbers: AND is the minimum, OR the maximum. */
 export type Tri = 0 | 1 | 2;
@@ -27,7 +38,11 @@ export interface Patterns {
 
 export function compilePatterns(patterns: readonly NamePattern[]): Patterns {
   const prefixes = patterns.filter((pattern) => pattern.endsWith("*")).map((pattern) => pattern.slice(0, -1));
-  return { all: prefixes.includes(""), exact: patterns.filter((pattern) => !pattern.endsWith("*")), prefixes };
+  return {
+    all: prefixes.includes(""),
+    exact: patterns.filter((pattern) => !pattern.endsWith("*")),
+    prefixes,
+  };
 }
 
 /** Paths are exact, or everything below a folder when they end in `/**`. */
@@ -87,8 +102,12 @@ interface CompiledOperation {
   readonly methods: readonly string[] | undefined;
   readonly paths: Patterns | undefined;
   readonly foldedPaths: Patterns | undefined;
-  readonly grpc: { readonly service?: string | undefined; readonly methods?: readonly string[] | undefined } | undefined;
-  readonly mcp: { readonly methods: readonly string[] | undefined; readonly names: Patterns | undefined } | undefined;
+  readonly grpc:
+    | { readonly service?: string | undefined; readonly methods?: readonly string[] | undefined }
+    | undefined;
+  readonly mcp:
+    | { readonly methods: readonly string[] | undefined; readonly names: Patterns | undefined }
+    | undefined;
 }
 
 interface CompiledWhen {
@@ -133,7 +152,10 @@ const compilePlace = (match: HopMatch): CompiledPlace => ({
 });
 
 const constrainsPlace = (match: WorkloadMatch): boolean =>
-  match.kinds !== undefined || match.names !== undefined || match.namespaces !== undefined || match.serviceAccounts !== undefined;
+  match.kinds !== undefined ||
+  match.names !== undefined ||
+  match.namespaces !== undefined ||
+  match.serviceAccounts !== undefined;
 
 /** @param strict Allow rules and `unless`: what is foreign has to be named. */
 function compileFrom(clause: FromClause, strict: boolean, context: MatchContext): CompiledFrom {
@@ -167,7 +189,10 @@ function compileOperation(clause: OperationClause, deny: boolean): CompiledOpera
     paths,
     foldedPaths: deny && paths ? foldPatterns(paths, foldPath) : undefined,
     grpc: clause.grpc,
-    mcp: clause.mcp && { methods: clause.mcp.methods, names: clause.mcp.names && compilePatterns(clause.mcp.names) },
+    mcp: clause.mcp && {
+      methods: clause.mcp.methods,
+      names: clause.mcp.names && compilePatterns(clause.mcp.names),
+    },
   };
 }
 
@@ -184,7 +209,8 @@ function compileWhen(when: When, context: MatchContext): Result<CompiledWhen, st
   }
   let cel: CelCondition | undefined;
   if (when.cel !== undefined) {
-    if (context.cel === undefined) return { ok: false, error: "a rule has a CEL condition and no CEL compiler is loaded" };
+    if (context.cel === undefined)
+      return { ok: false, error: "a rule has a CEL condition and no CEL compiler is loaded" };
     const compiled = context.cel.compile(when.cel);
     if (!compiled.ok) return { ok: false, error: `CEL condition: ${compiled.error}` };
     cel = compiled.value;
@@ -202,7 +228,11 @@ function compileWhen(when: When, context: MatchContext): Result<CompiledWhen, st
 }
 
 /** Compiles a rule; fails on a time zone, CIDR block or CEL condition that cannot be used here. */
-export function compileRule(rule: PolicyRule, action: "Allow" | "Deny" | "Audit", context: MatchContext): Result<CompiledRule, string> {
+export function compileRule(
+  rule: PolicyRule,
+  action: "Allow" | "Deny" | "Audit",
+  context: MatchContext,
+): Result<CompiledRule, string> {
   const deny = action === "Deny";
   let when: CompiledWhen | undefined;
   if (rule.when !== undefined) {
@@ -226,7 +256,9 @@ function matchesPlace(match: CompiledPlace, place: Place, scopedAccount: string)
   if (match.names !== undefined && !matchesPattern(match.names, place.name)) return false;
   if (match.namespaces !== undefined && !matchesPattern(match.namespaces, place.namespace)) return false;
   if (match.serviceAccounts === undefined) return true;
-  return match.serviceAccounts.includes(place.serviceAccount) || match.serviceAccounts.includes(scopedAccount);
+  return (
+    match.serviceAccounts.includes(place.serviceAccount) || match.serviceAccounts.includes(scopedAccount)
+  );
 }
 
 function matchesHop(from: CompiledFrom, match: CompiledPlace, hop: Hop): boolean {
@@ -242,7 +274,13 @@ const overlaps = (wanted: readonly string[], have: readonly string[]): boolean =
 function matchesUser(match: UserMatch, user: User | undefined): boolean {
   if (match.presence === "Forbidden" && user !== undefined) return false;
   if (match.presence === "Required" && user === undefined) return false;
-  if (match.ids === undefined && match.roles === undefined && match.idps === undefined && match.types === undefined) return true;
+  if (
+    match.ids === undefined &&
+    match.roles === undefined &&
+    match.idps === undefined &&
+    match.types === undefined
+  )
+    return true;
   if (user === undefined) return false;
   if (match.ids !== undefined && !match.ids.includes(user.id)) return false;
   if (match.roles !== undefined && !overlaps(match.roles, user.roles)) return false;
@@ -263,7 +301,11 @@ export function matchesFrom(from: CompiledFrom, call: Call): boolean {
   if (via.length + 1 > from.maxHops) return false;
   if (from.origin !== undefined) {
     const first = via[0];
-    if (first === undefined ? !matchesPlace(from.origin, caller, scopedAccountOf(caller)) : !matchesHop(from, from.origin, first)) {
+    if (
+      first === undefined
+        ? !matchesPlace(from.origin, caller, scopedAccountOf(caller))
+        : !matchesHop(from, from.origin, first)
+    ) {
       return false;
     }
   }
@@ -295,7 +337,9 @@ function matchResource(clause: CompiledOperation, patterns: Patterns, view: View
   if (operation.kind === "undetermined" || resource.kind === "unknown") return ERROR;
   if (resource.kind === "none") return FALSE;
   if (matchesPattern(patterns, resource.value)) return TRUE;
-  return tri(folded && clause.foldedResources !== undefined && matchesPattern(clause.foldedResources, resource.value));
+  return tri(
+    folded && clause.foldedResources !== undefined && matchesPattern(clause.foldedResources, resource.value),
+  );
 }
 
 function matchPath(clause: CompiledOperation, patterns: Patterns, view: View): boolean {
@@ -331,7 +375,8 @@ function matchOperation(clause: CompiledOperation, call: Call, view: View): Tri 
     if (clause.grpc.methods !== undefined && !clause.grpc.methods.includes(grpc.method)) return FALSE;
   }
   if (clause.resources !== undefined) result = and(result, matchResource(clause, clause.resources, view));
-  if (clause.mcp !== undefined && result !== FALSE) result = and(result, matchMcp(clause.mcp, call, operation));
+  if (clause.mcp !== undefined && result !== FALSE)
+    result = and(result, matchMcp(clause.mcp, call, operation));
   return result;
 }
 
@@ -381,8 +426,10 @@ function matchWhen(when: CompiledWhen, call: Call, view: View, variablesOf: Vari
     const env = call.caller.env;
     result = env === undefined ? ERROR : tri(when.environments.includes(env));
   }
-  if (when.cidrs !== undefined && result !== FALSE) result = and(result, matchSource(when.cidrs, call.sourceIp));
-  if (when.cel !== undefined && result !== FALSE) result = and(result, matchCel(when.cel, variablesOf(call, view)));
+  if (when.cidrs !== undefined && result !== FALSE)
+    result = and(result, matchSource(when.cidrs, call.sourceIp));
+  if (when.cel !== undefined && result !== FALSE)
+    result = and(result, matchCel(when.cel, variablesOf(call, view)));
   return result;
 }
 

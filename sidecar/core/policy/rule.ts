@@ -51,9 +51,18 @@ export interface OperationClause {
   readonly access?: readonly AccessClass[] | undefined;
   readonly resources?: readonly NamePattern[] | undefined;
   /** Paths: exact, or with a trailing `/**`. */
-  readonly http?: { readonly methods?: readonly string[] | undefined; readonly paths?: readonly string[] | undefined } | undefined;
-  readonly grpc?: { readonly service?: string | undefined; readonly methods?: readonly string[] | undefined } | undefined;
-  readonly mcp?: { readonly methods?: readonly string[] | undefined; readonly names?: readonly NamePattern[] | undefined } | undefined;
+  readonly http?:
+    | { readonly methods?: readonly string[] | undefined; readonly paths?: readonly string[] | undefined }
+    | undefined;
+  readonly grpc?:
+    | { readonly service?: string | undefined; readonly methods?: readonly string[] | undefined }
+    | undefined;
+  readonly mcp?:
+    | {
+        readonly methods?: readonly string[] | undefined;
+        readonly names?: readonly NamePattern[] | undefined;
+      }
+    | undefined;
 }
 
 export const WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"] as const;
@@ -76,7 +85,11 @@ export interface When {
   readonly environments?: readonly string[] | undefined;
   readonly sourceCidrs?: readonly string[] | undefined;
   readonly authn?:
-    | { readonly maxAgeMs?: number | undefined; readonly amr?: readonly string[] | undefined; readonly acr?: readonly string[] | undefined }
+    | {
+        readonly maxAgeMs?: number | undefined;
+        readonly amr?: readonly string[] | undefined;
+        readonly acr?: readonly string[] | undefined;
+      }
     | undefined;
   /** Source text; compiled where it is evaluated, checked at admission. */
   readonly cel?: string | undefined;
@@ -119,7 +132,9 @@ export interface Obligations {
   readonly tokenLimit?: TokenLimit | undefined;
   readonly concurrency?: number | undefined;
   readonly audit?: AuditSetting | undefined;
-  readonly headers?: { readonly set: ReadonlyMap<string, string>; readonly remove: readonly string[] } | undefined;
+  readonly headers?:
+    | { readonly set: ReadonlyMap<string, string>; readonly remove: readonly string[] }
+    | undefined;
   readonly identity?: { readonly forward: readonly IdentityHeader[] } | undefined;
   readonly replay?: "Strict" | undefined;
 }

@@ -62,7 +62,10 @@ export function parseTimeOfDay(text: string): number | undefined {
  * @param zones clocks shared by all schedules of a program.
  * @returns undefined when the zone or a time is not known.
  */
-export function compileSchedule(schedule: Schedule, zones: Map<string, ZoneClock>): CompiledSchedule | undefined {
+export function compileSchedule(
+  schedule: Schedule,
+  zones: Map<string, ZoneClock>,
+): CompiledSchedule | undefined {
   let zone = zones.get(schedule.timeZone);
   if (zone === undefined) {
     try {
