@@ -5,6 +5,7 @@ import { type Pack, parsePack } from "../../sidecar/core/policy/catalog.ts";
 import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
 
 const PACKS_DIR = new URL("./packs/", import.meta.url);
+const SUFFIX = ".catalog";
 
 /**
  * The text of every built-in pack by name, sorted by name.
@@ -13,11 +14,11 @@ const PACKS_DIR = new URL("./packs/", import.meta.url);
  */
 export function loadBuiltInPacks(): ReadonlyMap<string, string> {
   try {
-    const files = readdirSync(PACKS_DIR).filter((file) => file.endsWith(".catalog"));
+    const names = readdirSync(PACKS_DIR).flatMap((file) =>
+      file.endsWith(SUFFIX) ? [file.slice(0, -SUFFIX.length)] : [],
+    );
     return new Map(
-      files
-        .sort()
-        .map((file) => [file.slice(0, -".catalog".length), readFileSync(new URL(file, PACKS_DIR), "utf8")]),
+      names.sort().map((name) => [name, readFileSync(new URL(name + SUFFIX, PACKS_DIR), "utf8")]),
     );
   } catch (cause) {
     throw new MeshError("io_failed", "the built-in operation packs cannot be read; reinstall the package", {
