@@ -20,15 +20,20 @@ function readApproval(fields: FieldReader): number {
  *
  * @param acceptedAtMs when the grant was first accepted, Unix milliseconds.
  */
-export function parseAccessGrant(object: ValidObject, acceptedAtMs?: number): Result<AccessGrant, readonly FieldProblem[]> {
+export function parseAccessGrant(
+  object: ValidObject,
+  acceptedAtMs?: number,
+): Result<AccessGrant, readonly FieldProblem[]> {
   const problems: FieldProblem[] = [];
   const fields = new FieldReader(object.spec, "spec", problems);
   fields.require("subject", "duration", "reason");
   const operations = fields.objects("operations", readOperation);
   const roles = fields.texts("roles");
-  if ((operations === undefined) === (roles === undefined)) fields.report("a grant gives `operations` or `roles`: give exactly one");
+  if ((operations === undefined) === (roles === undefined))
+    fields.report("a grant gives `operations` or `roles`: give exactly one");
   const subject = fields.object("subject", (who) => {
-    if (who.has("user") === who.has("workload")) who.report("a grant is for one `user` or one `workload`: give exactly one");
+    if (who.has("user") === who.has("workload"))
+      who.report("a grant is for one `user` or one `workload`: give exactly one");
     return { user: who.text("user"), workload: who.text("workload") };
   });
   const durationMs = fields.durationMs("duration") ?? 1;
@@ -37,11 +42,28 @@ export function parseAccessGrant(object: ValidObject, acceptedAtMs?: number): Re
   const reason = fields.text("reason") ?? "";
   fields.end();
   const status = new FieldReader(object.status ?? {}, "status", problems);
-  const stated = { phase: status.oneOf("phase", PHASES), fromMs: status.timeMs("activeFrom"), untilMs: status.timeMs("activeUntil") };
+  const stated = {
+    phase: status.oneOf("phase", PHASES),
+    fromMs: status.timeMs("activeFrom"),
+    untilMs: status.timeMs("activeUntil"),
+  };
   const active = activeTime(stated, required, durationMs, acceptedAtMs);
   if (problems.length > 0) return { ok: false, error: problems };
   const { name, namespace = "" } = object;
-  return { ok: true, value: { name, namespace, subject: subject ?? {}, operations, roles, targets, durationMs, reason, ...active } };
+  return {
+    ok: true,
+    value: {
+      name,
+      namespace,
+      subject: subject ?? {},
+      operations,
+      roles,
+      targets,
+      durationMs,
+      reason,
+      ...active,
+    },
+  };
 }
 
 type Phase = (typeof PHASES)[number];

@@ -11,7 +11,11 @@ import { readFrom, readOperation, readTarget } from "./rule-fields.ts";
 export interface LabelSelector {
   readonly matchLabels?: ReadonlyMap<string, string> | undefined;
   readonly matchExpressions?:
-    | readonly { readonly key: string; readonly operator: "In" | "NotIn" | "Exists" | "DoesNotExist"; readonly values: readonly string[] }[]
+    | readonly {
+        readonly key: string;
+        readonly operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+        readonly values: readonly string[];
+      }[]
     | undefined;
 }
 
@@ -52,10 +56,14 @@ function readRule(fields: FieldReader, action: PolicyAction): PolicyRule {
     when: fields.object("when", readWhen),
     with: fields.object("with", readObligations),
   };
-  if (action === "Allow" && rule.from === undefined) fields.report("an Allow rule states `from`; any authenticated caller is `from: [{any: true}]`");
-  if (action === "Allow" && rule.operations === undefined) fields.report("an Allow rule states `operations`; every operation is `operations: [{any: true}]`");
-  if (action !== "Deny" && rule.unless !== undefined) fields.report("`unless` belongs to Deny rules only", "unless");
-  if (action === "Deny" && rule.with !== undefined) fields.report("`with` does not belong to Deny rules: a denied call has no obligations", "with");
+  if (action === "Allow" && rule.from === undefined)
+    fields.report("an Allow rule states `from`; any authenticated caller is `from: [{any: true}]`");
+  if (action === "Allow" && rule.operations === undefined)
+    fields.report("an Allow rule states `operations`; every operation is `operations: [{any: true}]`");
+  if (action !== "Deny" && rule.unless !== undefined)
+    fields.report("`unless` belongs to Deny rules only", "unless");
+  if (action === "Deny" && rule.with !== undefined)
+    fields.report("`with` does not belong to Deny rules: a denied call has no obligations", "with");
   if (action === "Audit" && rule.with !== undefined) {
     const { audit: _audit, ...others } = rule.with;
     if (Object.values(others).some((value) => value !== undefined)) {

@@ -28,6 +28,18 @@ export function parseExternalService(object: ValidObject): Result<ExternalServic
 
 /** Fields of an ExternalService that this build accepts and does not act on yet: status says `Unsupported`. */
 export function unsupportedFields(object: ValidObject): readonly FieldProblem[] {
-  if (object.kind !== "ExternalService" || typeof object.spec !== "object" || object.spec === null || !("credential" in object.spec)) return [];
-  return [{ path: "spec.credential", message: "this build does not sign in to external services yet", hint: "let the application sign in itself" }];
+  if (
+    object.kind !== "ExternalService" ||
+    typeof object.spec !== "object" ||
+    object.spec === null ||
+    !("credential" in object.spec)
+  )
+    return [];
+  return [
+    {
+      path: "spec.credential",
+      message: "this build does not sign in to external services yet",
+      hint: "let the application sign in itself",
+    },
+  ];
 }

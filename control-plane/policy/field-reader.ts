@@ -36,7 +36,11 @@ export class FieldReader {
   }
 
   report(message: string, name?: string, hint?: string): void {
-    this.#problems.push({ path: name === undefined ? this.path : this.at(name), message, ...(hint === undefined ? {} : { hint }) });
+    this.#problems.push({
+      path: name === undefined ? this.path : this.at(name),
+      message,
+      ...(hint === undefined ? {} : { hint }),
+    });
   }
 
   has(name: string): boolean {
@@ -71,7 +75,8 @@ export class FieldReader {
   integer(name: string, minimum: number, maximum: number): number | undefined {
     const value = this.#take(name);
     if (value === undefined) return undefined;
-    if (typeof value === "number" && Number.isSafeInteger(value) && value >= minimum && value <= maximum) return value;
+    if (typeof value === "number" && Number.isSafeInteger(value) && value >= minimum && value <= maximum)
+      return value;
     this.report(`must be a whole number from ${minimum} to ${maximum}`, name);
     return undefined;
   }
@@ -103,7 +108,9 @@ export class FieldReader {
   timeMs(name: string): number | undefined {
     const text = this.text(name);
     if (text === undefined) return undefined;
-    const ms = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}/.test(text) ? Date.parse(text.toUpperCase()) : Number.NaN;
+    const ms = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}/.test(text)
+      ? Date.parse(text.toUpperCase())
+      : Number.NaN;
     if (!Number.isNaN(ms)) return ms;
     this.report("must be a time such as `2027-01-01T00:00:00Z`", name);
     return undefined;
@@ -132,7 +139,8 @@ export class FieldReader {
     if (list === undefined) return undefined;
     const texts: string[] = [];
     for (const [index, item] of list.entries()) {
-      const wrong = typeof item !== "string" || item === "" ? "must be a string that is not empty" : check?.(item);
+      const wrong =
+        typeof item !== "string" || item === "" ? "must be a string that is not empty" : check?.(item);
       if (wrong !== undefined) this.report(wrong, `${name}[${index}]`);
       else texts.push(String(item));
     }
@@ -142,11 +150,17 @@ export class FieldReader {
 
   /** Names, or prefixes with a trailing `*`. */
   patterns(name: string): readonly string[] | undefined {
-    return this.texts(name, (text) => (text.indexOf("*") < text.length - 1 && text.includes("*") ? "`*` is allowed at the end only" : undefined));
+    return this.texts(name, (text) =>
+      text.indexOf("*") < text.length - 1 && text.includes("*")
+        ? "`*` is allowed at the end only"
+        : undefined,
+    );
   }
 
   choices<T extends string>(name: string, values: readonly T[]): readonly T[] | undefined {
-    const texts = this.texts(name, (text) => (values.some((value) => value === text) ? undefined : `must be one of \`${values.join("`, `")}\``));
+    const texts = this.texts(name, (text) =>
+      values.some((value) => value === text) ? undefined : `must be one of \`${values.join("`, `")}\``,
+    );
     // Holds because the check above lets only members of `values` through.
     return texts as readonly T[] | undefined;
   }
@@ -154,17 +168,29 @@ export class FieldReader {
   integers(name: string, minimum: number, maximum: number): readonly number[] | undefined {
     const list = this.#list(name);
     if (list === undefined) return undefined;
-    const numbers = list.filter((item): item is number => typeof item === "number" && Number.isSafeInteger(item) && item >= minimum && item <= maximum);
-    if (numbers.length !== list.length) this.report(`must be whole numbers from ${minimum} to ${maximum}`, name);
+    const numbers = list.filter(
+      (item): item is number =>
+        typeof item === "number" && Number.isSafeInteger(item) && item >= minimum && item <= maximum,
+    );
+    if (numbers.length !== list.length)
+      this.report(`must be whole numbers from ${minimum} to ${maximum}`, name);
     if (new Set(numbers).size !== numbers.length) this.report("an entry is listed twice", name);
     return numbers;
   }
 
-  textMap(name: string, checkKey: (key: string) => string | undefined): ReadonlyMap<string, string> | undefined {
+  textMap(
+    name: string,
+    checkKey: (key: string) => string | undefined,
+  ): ReadonlyMap<string, string> | undefined {
     const value = this.#take(name);
     if (value === undefined) return undefined;
     const map = new Map<string, string>();
-    if (typeof value !== "object" || value === null || Array.isArray(value) || Object.keys(value).length === 0) {
+    if (
+      typeof value !== "object" ||
+      value === null ||
+      Array.isArray(value) ||
+      Object.keys(value).length === 0
+    ) {
       this.report("must be an object of strings that is not empty", name);
       return map;
     }
@@ -190,12 +216,18 @@ export class FieldReader {
 
   /** Reports fields that nobody read, and an object without any when it must have one. */
   end(mayBeEmpty = false): void {
-    for (const name of Object.keys(this.#fields)) if (!this.#seen.has(name)) this.report(`unknown field \`${this.at(name)}\``, name);
+    for (const name of Object.keys(this.#fields))
+      if (!this.#seen.has(name)) this.report(`unknown field \`${this.at(name)}\``, name);
     if (!mayBeEmpty && Object.keys(this.#fields).length === 0) this.report("is an empty object");
   }
 }
 
-function readObject<T>(value: unknown, path: string, problems: FieldProblem[], read: (fields: FieldReader) => T): T {
+function readObject<T>(
+  value: unknown,
+  path: string,
+  problems: FieldProblem[],
+  read: (fields: FieldReader) => T,
+): T {
   const fields = new FieldReader(value, path, problems);
   const typed = read(fields);
   fields.end();

@@ -33,8 +33,10 @@ function readOverride(fields: FieldReader): NamespaceOverride {
     mtls: fields.oneOf("mtls", MODES),
     defaultAction: fields.oneOf("defaultAction", ACTIONS),
   };
-  if (!fields.has("selector") && !fields.has("names")) fields.report("an exception names its namespaces: `names` or `selector`");
-  if (override.mtls === undefined && override.defaultAction === undefined) fields.report("an exception sets `mtls` or `defaultAction`");
+  if (!fields.has("selector") && !fields.has("names"))
+    fields.report("an exception names its namespaces: `names` or `selector`");
+  if (override.mtls === undefined && override.defaultAction === undefined)
+    fields.report("an exception sets `mtls` or `defaultAction`");
   return override;
 }
 
@@ -43,7 +45,8 @@ export function parseMeshConfig(object: ValidObject): Result<MeshConfig, readonl
   const problems: FieldProblem[] = [];
   const fields = new FieldReader(object.spec, "spec", problems);
   const base = DEFAULT_MESH_CONFIG;
-  if (object.name !== "default") problems.push({ path: "metadata.name", message: "there is one MeshConfig, and its name is `default`" });
+  if (object.name !== "default")
+    problems.push({ path: "metadata.name", message: "there is one MeshConfig, and its name is `default`" });
   const config: MeshConfig = {
     trustDomain: fields.text("trustDomain") ?? base.trustDomain,
     defaultAction: fields.oneOf("defaultAction", ACTIONS) ?? base.defaultAction,
@@ -59,7 +62,8 @@ export function parseMeshConfig(object: ValidObject): Result<MeshConfig, readonl
     explainDenials: fields.flag("explainDenials") ?? base.explainDenials,
     namespaces: fields.objects("namespaces", readOverride) ?? [],
   };
-  if (config.svidTtlMs < 60_000 || config.svidTtlMs > 24 * 3600_000) fields.report("must be between `1m` and `24h`", "svidTTL");
+  if (config.svidTtlMs < 60_000 || config.svidTtlMs > 24 * 3600_000)
+    fields.report("must be between `1m` and `24h`", "svidTTL");
   if (config.txnTtlMs > 300_000) fields.report("must be at most `300s`", "txnTTL");
   fields.end(true);
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: config };

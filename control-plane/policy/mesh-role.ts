@@ -11,18 +11,25 @@ export function parseMeshRole(object: ValidObject): Result<MeshRole, readonly Fi
   const fields = new FieldReader(object.spec, "spec", problems);
   const rules = fields.objects("rules", (rule) => {
     rule.require("operations");
-    return { operations: rule.objects("operations", readOperation) ?? [], targets: rule.objects("targets", (target) => readTarget(target, true)) };
+    return {
+      operations: rule.objects("operations", readOperation) ?? [],
+      targets: rule.objects("targets", (target) => readTarget(target, true)),
+    };
   });
   fields.end(true);
-  return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: { name: object.name, rules: rules ?? [] } };
+  return problems.length > 0
+    ? { ok: false, error: problems }
+    : { ok: true, value: { name: object.name, rules: rules ?? [] } };
 }
 
 const SOURCES = ["group", "groupId", "claim", "user", "servicePrincipal", "serviceAccount"] as const;
 
 function readSubject(fields: FieldReader): MeshRoleBinding["subjects"][number] {
-  if (SOURCES.filter((name) => fields.has(name)).length !== 1) fields.report(`a subject is exactly one of \`${SOURCES.join("`, `")}\``);
+  if (SOURCES.filter((name) => fields.has(name)).length !== 1)
+    fields.report(`a subject is exactly one of \`${SOURCES.join("`, `")}\``);
   const needsIdp = fields.has("group") || fields.has("groupId") || fields.has("claim");
-  if (needsIdp && !fields.has("idp")) fields.report("`group`, `groupId` and `claim` need the `idp` they come from");
+  if (needsIdp && !fields.has("idp"))
+    fields.report("`group`, `groupId` and `claim` need the `idp` they come from");
   return {
     idp: fields.text("idp"),
     group: fields.text("group"),

@@ -13,14 +13,38 @@ import type { FieldReader } from "./field-reader.ts";
 
 /** Headers that frame the request, name hops or carry identity: a policy must neither set nor remove them. */
 const FORBIDDEN_HEADERS = new Set([
-  "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect",
-  "authorization", "cookie", "txn-token", "workload-identity-token", "workload-proof-token", "x-forwarded-user", "x-forwarded-email",
-  "x-forwarded-preferred-username", "x-forwarded-client-cert", "x-forwarded-for", "forwarded",
+  "connection",
+  "content-length",
+  "host",
+  "keep-alive",
+  "proxy-connection",
+  "te",
+  "trailer",
+  "transfer-encoding",
+  "upgrade",
+  "expect",
+  "authorization",
+  "cookie",
+  "txn-token",
+  "workload-identity-token",
+  "workload-proof-token",
+  "x-forwarded-user",
+  "x-forwarded-email",
+  "x-forwarded-preferred-username",
+  "x-forwarded-client-cert",
+  "x-forwarded-for",
+  "forwarded",
 ]);
 
 function checkHeader(name: string): string | undefined {
-  if (!/^[a-z0-9][a-z0-9-]{0,63}$/.test(name)) return `\`${name.slice(0, 60)}\` is not a header name in small letters`;
-  if (FORBIDDEN_HEADERS.has(name) || name.startsWith("x-mesh-") || name.startsWith("countersign-") || name.startsWith("proxy-")) {
+  if (!/^[a-z0-9][a-z0-9-]{0,63}$/.test(name))
+    return `\`${name.slice(0, 60)}\` is not a header name in small letters`;
+  if (
+    FORBIDDEN_HEADERS.has(name) ||
+    name.startsWith("x-mesh-") ||
+    name.startsWith("countersign-") ||
+    name.startsWith("proxy-")
+  ) {
     return `\`${name}\` belongs to the mesh or to HTTP itself: a policy cannot change it`;
   }
   return undefined;
@@ -41,15 +65,25 @@ const CLOCK = /^([01]\d|2[0-3]):[0-5]\d$/;
 function readSchedule(fields: FieldReader): Schedule {
   fields.require("timeZone");
   const timeZone = fields.text("timeZone") ?? "UTC";
-  if (!isTimeZone(timeZone)) fields.report(`\`${timeZone.slice(0, 64)}\` is not an IANA time zone`, "timeZone", "write one such as `Europe/Berlin`");
+  if (!isTimeZone(timeZone))
+    fields.report(
+      `\`${timeZone.slice(0, 64)}\` is not an IANA time zone`,
+      "timeZone",
+      "write one such as `Europe/Berlin`",
+    );
   const days = fields.choices("days", WEEKDAYS);
   const from = fields.text("from");
   const to = fields.text("to");
-  for (const [name, text] of [["from", from], ["to", to]] as const) {
+  for (const [name, text] of [
+    ["from", from],
+    ["to", to],
+  ] as const) {
     if (text !== undefined && !CLOCK.test(text)) fields.report("must be a local time as `HH:MM`", name);
   }
-  if ((from === undefined) !== (to === undefined)) fields.report("`from` and `to` belong together: give both or none");
-  if (from !== undefined && from === to) fields.report("`from` and `to` are equal: leave both out for the whole day");
+  if ((from === undefined) !== (to === undefined))
+    fields.report("`from` and `to` belong together: give both or none");
+  if (from !== undefined && from === to)
+    fields.report("`from` and `to` are equal: leave both out for the whole day");
   if (days === undefined && from === undefined) fields.report("a schedule needs `days`, or `from` and `to`");
   return { timeZone, days, from, to };
 }
@@ -60,7 +94,8 @@ export function checkCidr(text: string): string | undefined {
   const width = /^\d{1,3}$/.test(bits) ? Number(bits) : -1;
   if (!address.includes(":")) {
     const parts = address.split(".");
-    const good = parts.length === 4 && parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) <= 255);
+    const good =
+      parts.length === 4 && parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) <= 255);
     return good && width >= 0 && width <= 32 ? undefined : "is not a network such as `10.0.0.0/8`";
   }
   return isIpv6(address) && width >= 0 && width <= 128 ? undefined : "is not a network such as `fd00::/8`";
@@ -90,7 +125,11 @@ export function readWhen(fields: FieldReader): When {
     schedule: fields.object("schedule", readSchedule),
     environments: fields.texts("environments"),
     sourceCidrs: fields.texts("sourceCIDRs", checkCidr),
-    authn: fields.object("authn", (authn) => ({ maxAgeMs: authn.durationMs("maxAge"), amr: authn.texts("amr"), acr: authn.texts("acr") })),
+    authn: fields.object("authn", (authn) => ({
+      maxAgeMs: authn.durationMs("maxAge"),
+      amr: authn.texts("amr"),
+      acr: authn.texts("acr"),
+    })),
     cel,
   };
 }
@@ -99,7 +138,8 @@ function readKey(fields: FieldReader): readonly LimitKey[] {
   const keys: LimitKey[] = [];
   for (const part of (fields.text("key") ?? "").split("+")) {
     const key = LIMIT_KEYS.find((known) => known === part);
-    if (key === undefined || keys.includes(key)) fields.report(`must be different ones of \`${LIMIT_KEYS.join("`, `")}\`, joined by \`+\``, "key");
+    if (key === undefined || keys.includes(key))
+      fields.report(`must be different ones of \`${LIMIT_KEYS.join("`, `")}\`, joined by \`+\``, "key");
     else keys.push(key);
   }
   return keys;
@@ -110,7 +150,12 @@ export function readObligations(fields: FieldReader): Obligations {
     rateLimit: fields.object("rateLimit", (limit) => {
       limit.require("key", "requests", "per");
       const requests = limit.integer("requests", 1, 1e9) ?? 1;
-      return { key: readKey(limit), requests, perMs: limit.durationMs("per") ?? 1, burst: limit.integer("burst", 1, 1e9) ?? requests };
+      return {
+        key: readKey(limit),
+        requests,
+        perMs: limit.durationMs("per") ?? 1,
+        burst: limit.integer("burst", 1, 1e9) ?? requests,
+      };
     }),
     tokenLimit: fields.object("tokenLimit", (limit) => {
       limit.require("key", "tokens", "per");

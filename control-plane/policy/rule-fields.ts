@@ -1,6 +1,12 @@
 // Reads the parts that several kinds share: callers, operations, targets, selectors; PURE.
 import { ACCESS_CLASSES, WORKLOAD_KINDS } from "../../sidecar/core/policy/call.ts";
-import type { FromClause, HopMatch, OperationClause, UserMatch, WorkloadMatch } from "../../sidecar/core/policy/rule.ts";
+import type {
+  FromClause,
+  HopMatch,
+  OperationClause,
+  UserMatch,
+  WorkloadMatch,
+} from "../../sidecar/core/policy/rule.ts";
 import type { LabelSelector, TargetMatch } from "./access-policy.ts";
 import type { FieldReader } from "./field-reader.ts";
 
@@ -65,7 +71,9 @@ function readWorkload(fields: FieldReader): WorkloadMatch {
   return {
     ...readHop(fields),
     trustDomains: fields.texts("trustDomains"),
-    spiffeIds: fields.texts("spiffeIDs", (id) => (id.startsWith("spiffe://") && !id.includes("*") ? undefined : "must be a SPIFFE ID without wildcard")),
+    spiffeIds: fields.texts("spiffeIDs", (id) =>
+      id.startsWith("spiffe://") && !id.includes("*") ? undefined : "must be a SPIFFE ID without wildcard",
+    ),
   };
 }
 
@@ -78,7 +86,8 @@ function readUser(fields: FieldReader): UserMatch {
     types: fields.choices("types", ["person", "servicePrincipal"] as const),
   };
   const constrained = Object.values(match).some((value) => value !== undefined);
-  if (presence === "Forbidden" && constrained) fields.report("`presence: Forbidden` stands alone: a call without user has no id, role or type");
+  if (presence === "Forbidden" && constrained)
+    fields.report("`presence: Forbidden` stands alone: a call without user has no id, role or type");
   return { presence: presence ?? (constrained ? "Required" : "Any"), ...match };
 }
 
@@ -92,14 +101,16 @@ export function readFrom(fields: FieldReader): FromClause {
     through: chain.object("through", readHop),
     maxHops: chain.integer("maxHops", 1, 16),
   }));
-  if (any && (workload ?? user ?? via)) fields.report("`any` stands alone: put other fields into an entry of their own");
+  if (any && (workload ?? user ?? via))
+    fields.report("`any` stands alone: put other fields into an entry of their own");
   return { any, workload, user, via };
 }
 
 function checkPath(path: string): string | undefined {
   if (!path.startsWith("/")) return "must start with `/`";
   const star = path.indexOf("*");
-  if (star >= 0 && !(path.endsWith("/**") && star === path.length - 2)) return "`*` is allowed as a trailing `/**` only";
+  if (star >= 0 && !(path.endsWith("/**") && star === path.length - 2))
+    return "`*` is allowed as a trailing `/**` only";
   return undefined;
 }
 
@@ -110,11 +121,19 @@ export function readOperation(fields: FieldReader): OperationClause {
     op: fields.text("op"),
     access: fields.choices("access", ACCESS_CLASSES),
     resources: fields.patterns("resources"),
-    http: fields.object("http", (http) => ({ methods: http.texts("methods"), paths: http.texts("paths", checkPath) })),
-    grpc: fields.object("grpc", (grpc) => ({ service: grpc.text("service"), methods: grpc.texts("methods") })),
+    http: fields.object("http", (http) => ({
+      methods: http.texts("methods"),
+      paths: http.texts("paths", checkPath),
+    })),
+    grpc: fields.object("grpc", (grpc) => ({
+      service: grpc.text("service"),
+      methods: grpc.texts("methods"),
+    })),
     mcp: fields.object("mcp", (mcp) => ({ methods: mcp.texts("methods"), names: mcp.patterns("names") })),
   };
-  if (any && Object.values(others).some((value) => value !== undefined)) fields.report("`any` stands alone: put other fields into an entry of their own");
-  if (others.op?.includes("*")) fields.report("takes no wildcard: an operation covers everything below it at a dot", "op");
+  if (any && Object.values(others).some((value) => value !== undefined))
+    fields.report("`any` stands alone: put other fields into an entry of their own");
+  if (others.op?.includes("*"))
+    fields.report("takes no wildcard: an operation covers everything below it at a dot", "op");
   return { any, ...others };
 }

@@ -4,7 +4,15 @@ import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
 import { assertNever, type Result } from "../../sidecar/core/runtime/errors.ts";
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
-import type { AccessGrant, ExternalService, MeshConfig, MeshRole, MeshRoleBinding, OperationCatalog, Workload } from "../sources/store.ts";
+import type {
+  AccessGrant,
+  ExternalService,
+  MeshConfig,
+  MeshRole,
+  MeshRoleBinding,
+  OperationCatalog,
+  Workload,
+} from "../sources/store.ts";
 import { parseAccessGrant } from "./access-grant.ts";
 import { type AccessPolicy, parseAccessPolicy } from "./access-policy.ts";
 import { parseExternalService } from "./external-service.ts";
@@ -44,7 +52,9 @@ export function createObjectParser(): ObjectParser {
     policy.rules.flatMap((rule, index) => {
       if (rule.when?.cel === undefined) return [];
       const compiled = cel.compile(rule.when.cel);
-      return compiled.ok ? [] : [{ path: `spec.rules[${index}].when.cel`, message: `does not compile: ${compiled.error}` }];
+      return compiled.ok
+        ? []
+        : [{ path: `spec.rules[${index}].when.cel`, message: `does not compile: ${compiled.error}` }];
     });
   const packProblems = (catalog: OperationCatalog): FieldProblem[] =>
     catalog.packs.flatMap((pack, index) => {
@@ -57,11 +67,15 @@ export function createObjectParser(): ObjectParser {
       case "AccessPolicy":
       case "ClusterAccessPolicy": {
         const parsed = typed(parseAccessPolicy(object), (value) => ({ kind, value }));
-        return (parsed.ok && parsed.value.kind === kind && refused(celProblems(parsed.value.value))) || parsed;
+        return (
+          (parsed.ok && parsed.value.kind === kind && refused(celProblems(parsed.value.value))) || parsed
+        );
       }
       case "OperationCatalog": {
         const parsed = typed(parseOperationCatalog(object), (value) => ({ kind, value }));
-        return (parsed.ok && parsed.value.kind === kind && refused(packProblems(parsed.value.value))) || parsed;
+        return (
+          (parsed.ok && parsed.value.kind === kind && refused(packProblems(parsed.value.value))) || parsed
+        );
       }
       case "AccessGrant":
         return typed(parseAccessGrant(object, acceptedAtMs), (value) => ({ kind, value }));

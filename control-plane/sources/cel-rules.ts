@@ -19,7 +19,10 @@ export function createCelEnvironment(): Environment {
   const env = new Environment({ limits: { maxAstNodes: 500, maxDepth: 24 } })
     .registerVariable("self", "dyn")
     .registerVariable("oldSelf", "dyn")
-    .registerFunction("string.re2(string): bool", (text: string, pattern: string) => compiled.get(pattern)?.test(text) === true);
+    .registerFunction(
+      "string.re2(string): bool",
+      (text: string, pattern: string) => compiled.get(pattern)?.test(text) === true,
+    );
   patterns.set(env, compiled);
   return env;
 }
@@ -43,7 +46,8 @@ export function compileCelRule(env: Environment, rule: string, message: string):
       if (node.op === "id" && node.args === "oldSelf") transition = true;
       if (node.op === "rcall" && node.args[0] === "matches") {
         const pattern = node.args[2][0];
-        if (pattern?.op !== "value" || typeof pattern.args !== "string") throw new Error("the pattern of `matches` must be a literal");
+        if (pattern?.op !== "value" || typeof pattern.args !== "string")
+          throw new Error("the pattern of `matches` must be a literal");
         patterns.get(env)?.set(pattern.args, RE2JS.compile(pattern.args));
         node.args[0] = "re2";
       }
@@ -62,6 +66,8 @@ export function compileCelRule(env: Environment, rule: string, message: string):
       },
     };
   } catch (error) {
-    throw new MeshError("bad_object", `CRD rule \`${rule}\` does not compile: ${messageOf(error)}`, { cause: error });
+    throw new MeshError("bad_object", `CRD rule \`${rule}\` does not compile: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 }

@@ -13,8 +13,16 @@ export function editDistance(left: string, right: string): number {
     const row = [i];
     for (let j = 1; j <= b.length; j++) {
       const same = a.charCodeAt(i - 1) === b.charCodeAt(j - 1);
-      let best = Math.min((previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1, (previous[j - 1] ?? 0) + (same ? 0 : 1));
-      const swapped = i > 1 && j > 1 && a.charCodeAt(i - 1) === b.charCodeAt(j - 2) && a.charCodeAt(i - 2) === b.charCodeAt(j - 1);
+      let best = Math.min(
+        (previous[j] ?? 0) + 1,
+        (row[j - 1] ?? 0) + 1,
+        (previous[j - 1] ?? 0) + (same ? 0 : 1),
+      );
+      const swapped =
+        i > 1 &&
+        j > 1 &&
+        a.charCodeAt(i - 1) === b.charCodeAt(j - 2) &&
+        a.charCodeAt(i - 2) === b.charCodeAt(j - 1);
       if (swapped) best = Math.min(best, (beforePrevious[j - 2] ?? 0) + 1);
       row.push(best);
     }
@@ -40,7 +48,8 @@ export function closestName(word: string, candidates: Iterable<string>): string 
     let distance = editDistance(word, candidate);
     const [short, long] = word.length < candidate.length ? [word, candidate] : [candidate, word];
     // `role` for `roles`, `serving.infer` below `serving`: a shared beginning of three letters counts as near.
-    if (distance > 1 && short.length >= 3 && long.toLowerCase().startsWith(short.toLowerCase())) distance = Math.min(distance, 1.5);
+    if (distance > 1 && short.length >= 3 && long.toLowerCase().startsWith(short.toLowerCase()))
+      distance = Math.min(distance, 1.5);
     if (distance < bestDistance) {
       best = candidate;
       bestDistance = distance;

@@ -21,7 +21,10 @@ export const MAX_PROBLEMS = 20;
 
 /** `file:line: Kind ns/name: path: message; hint` on one line. */
 export function formatProblem(problem: FieldProblem): string {
-  const where = problem.file === undefined ? "" : `${problem.file}${problem.line === undefined ? "" : `:${problem.line}`}: `;
+  const where =
+    problem.file === undefined
+      ? ""
+      : `${problem.file}${problem.line === undefined ? "" : `:${problem.line}`}: `;
   const object = problem.object === undefined ? "" : `${problem.object}: `;
   const path = problem.path === "" ? "" : `${problem.path}: `;
   return `${where}${object}${path}${problem.message}${problem.hint === undefined ? "" : `; ${problem.hint}`}`;

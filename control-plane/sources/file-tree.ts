@@ -30,7 +30,13 @@ export interface TreeReading {
 
 /** Names that editors, Git and Kubernetes volumes use for themselves; everything without a YAML suffix is skipped too. */
 export function isSkipped(name: string): boolean {
-  return name.startsWith(".") || name.startsWith("#") || name.endsWith("~") || name.endsWith("___jb_tmp___") || name.endsWith("___jb_old___");
+  return (
+    name.startsWith(".") ||
+    name.startsWith("#") ||
+    name.endsWith("~") ||
+    name.endsWith("___jb_tmp___") ||
+    name.endsWith("___jb_old___")
+  );
 }
 
 const isYaml = (name: string): boolean => /\.ya?ml$/.test(name);
@@ -71,7 +77,12 @@ function walkDirectory(walk: Walk, directory: string, relative: string, depth: n
     const absolute = join(directory, entry.name);
     try {
       if (entry.isDirectory()) {
-        if (depth >= MAX_DIRECTORY_DEPTH) walk.problems.push({ file: path, path: "", message: `directories are at most ${MAX_DIRECTORY_DEPTH} levels deep` });
+        if (depth >= MAX_DIRECTORY_DEPTH)
+          walk.problems.push({
+            file: path,
+            path: "",
+            message: `directories are at most ${MAX_DIRECTORY_DEPTH} levels deep`,
+          });
         else walkDirectory(walk, absolute, path, depth + 1);
       } else if (isYaml(entry.name)) {
         addFile(walk, entry.isSymbolicLink(), path, absolute);
@@ -90,17 +101,34 @@ function walkDirectory(walk: Walk, directory: string, relative: string, depth: n
 function addFile(walk: Walk, isLink: boolean, path: string, absolute: string): void {
   if (isLink && !realpathSync(absolute).startsWith(walk.realRoot + sep)) {
     walk.unreadable.push(path);
-    walk.problems.push({ file: path, path: "", message: "is a link that leads out of the directory", hint: "put the file itself here" });
+    walk.problems.push({
+      file: path,
+      path: "",
+      message: "is a link that leads out of the directory",
+      hint: "put the file itself here",
+    });
     return;
   }
   const stat = statSync(absolute);
   if (!stat.isFile()) return;
   if (walk.files.length >= MAX_FILES) {
     walk.unreadable.push(path);
-    if (walk.files.length === MAX_FILES) walk.problems.push({ file: path, path: "", message: `there are more than ${MAX_FILES} files; this one and those after it are not read` });
+    if (walk.files.length === MAX_FILES)
+      walk.problems.push({
+        file: path,
+        path: "",
+        message: `there are more than ${MAX_FILES} files; this one and those after it are not read`,
+      });
     return;
   }
-  walk.files.push({ path, absolute, size: stat.size, mtimeMs: stat.mtimeMs, ctimeMs: stat.ctimeMs, ino: stat.ino });
+  walk.files.push({
+    path,
+    absolute,
+    size: stat.size,
+    mtimeMs: stat.mtimeMs,
+    ctimeMs: stat.ctimeMs,
+    ino: stat.ino,
+  });
 }
 
 export interface FileText {
@@ -111,16 +139,28 @@ export interface FileText {
 
 /** Reads a file of at most 1 MiB as UTF-8. @returns what is wrong, in words; `ENOENT` when it is gone. */
 export function readFileText(entry: FileEntry): Result<FileText, string> {
-  if (entry.size > MAX_FILE_BYTES) return { ok: false, error: `is larger than ${MAX_FILE_BYTES} bytes; split it` };
+  if (entry.size > MAX_FILE_BYTES)
+    return { ok: false, error: `is larger than ${MAX_FILE_BYTES} bytes; split it` };
   let handle: number | undefined;
   try {
     handle = openSync(entry.absolute, "r");
     const buffer = Buffer.allocUnsafe(entry.size + 1);
     let length = 0;
-    for (let read = 1; read > 0 && length < buffer.length; length += read) read = readSync(handle, buffer, length, buffer.length - length, null);
+    for (let read = 1; read > 0 && length < buffer.length; length += read)
+      read = readSync(handle, buffer, length, buffer.length - length, null);
     const after = fstatSync(handle);
-    const stable = length === entry.size && after.size === entry.size && after.mtimeMs === entry.mtimeMs && after.ino === entry.ino;
-    return { ok: true, value: { text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(buffer.subarray(0, length)), stable } };
+    const stable =
+      length === entry.size &&
+      after.size === entry.size &&
+      after.mtimeMs === entry.mtimeMs &&
+      after.ino === entry.ino;
+    return {
+      ok: true,
+      value: {
+        text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(buffer.subarray(0, length)),
+        stable,
+      },
+    };
   } catch (error) {
     if (codeOf(error) === "ENOENT") return { ok: false, error: "ENOENT" };
     if (error instanceof TypeError) return { ok: false, error: "is not UTF-8 text" };

@@ -23,7 +23,12 @@ export function fieldPath(pointer: string): string {
 }
 
 const TYPE_WORDS: Readonly<Record<string, string>> = {
-  object: "an object with fields", array: "a list", string: "a string", integer: "a whole number", number: "a number", boolean: "`true` or `false`",
+  object: "an object with fields",
+  array: "a list",
+  string: "a string",
+  integer: "a whole number",
+  number: "a number",
+  boolean: "`true` or `false`",
 };
 
 function typeOf(value: unknown): string {
@@ -50,7 +55,10 @@ function describe(error: ErrorObject): Described {
       const at = fieldPath(`${error.instancePath}/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`);
       const known = Object.keys((schema["properties"] ?? {}) as object);
       const closest = closestName(name, known);
-      const hint = closest === undefined ? `fields here are ${known.map(quote).join(", ")}` : `did you mean \`${closest}\`?`;
+      const hint =
+        closest === undefined
+          ? `fields here are ${known.map(quote).join(", ")}`
+          : `did you mean \`${closest}\`?`;
       return { path: at, message: `unknown field \`${at.replaceAll("`", "")}\``, hint };
     }
     case "required": {
@@ -60,19 +68,36 @@ function describe(error: ErrorObject): Described {
     case "enum": {
       const allowed = (schema["enum"] ?? []) as readonly unknown[];
       const closest = typeof data === "string" ? closestName(data, allowed.map(String)) : undefined;
-      const words = allowed.length === 1 ? `can only be ${quote(allowed[0])}` : `must be one of ${allowed.map(quote).join(", ")}`;
-      return { path, message: `${quote(data)} is not valid: it ${words}`, ...(closest === undefined ? {} : { hint: `did you mean \`${closest}\`?` }) };
+      const words =
+        allowed.length === 1
+          ? `can only be ${quote(allowed[0])}`
+          : `must be one of ${allowed.map(quote).join(", ")}`;
+      return {
+        path,
+        message: `${quote(data)} is not valid: it ${words}`,
+        ...(closest === undefined ? {} : { hint: `did you mean \`${closest}\`?` }),
+      };
     }
     case "type":
-      return { path, message: `must be ${TYPE_WORDS[String(schema["type"])] ?? String(schema["type"])}, but is ${typeOf(data)}` };
+      return {
+        path,
+        message: `must be ${TYPE_WORDS[String(schema["type"])] ?? String(schema["type"])}, but is ${typeOf(data)}`,
+      };
     case "minItems":
-      return { path, message: "is an empty list, which would match nothing", hint: "leave the field out, or list at least one entry" };
+      return {
+        path,
+        message: "is an empty list, which would match nothing",
+        hint: "leave the field out, or list at least one entry",
+      };
     case "minProperties":
       return { path, message: "is an empty object", hint: "leave it out, or set at least one of its fields" };
     case "minLength":
       return { path, message: data === "" ? "is an empty string" : `${quote(data)} is too short` };
     case "maxItems":
-      return { path, message: `has ${Array.isArray(data) ? data.length : "too many"} entries; at most ${limit}` };
+      return {
+        path,
+        message: `has ${Array.isArray(data) ? data.length : "too many"} entries; at most ${limit}`,
+      };
     case "maxProperties":
       return { path, message: `has too many fields; at most ${limit}` };
     case "maxLength":
@@ -82,12 +107,28 @@ function describe(error: ErrorObject): Described {
     case "maximum":
       return { path, message: `${quote(data)} is too large; at most ${limit}` };
     case "pattern":
-      return { path, message: `${quote(data)} is not valid`, hint: typeof schema["description"] === "string" ? `write ${lowerFirst(schema["description"])}` : `it must match \`${String(schema["pattern"])}\`` };
+      return {
+        path,
+        message: `${quote(data)} is not valid`,
+        hint:
+          typeof schema["description"] === "string"
+            ? `write ${lowerFirst(schema["description"])}`
+            : `it must match \`${String(schema["pattern"])}\``,
+      };
     case "format":
-      return { path, message: `${quote(data)} is not a time`, hint: "write one such as `2027-01-01T00:00:00Z`" };
+      return {
+        path,
+        message: `${quote(data)} is not a time`,
+        hint: "write one such as `2027-01-01T00:00:00Z`",
+      };
     case "x-kubernetes-list-type": {
       const keys = schema["x-kubernetes-list-map-keys"];
-      return { path, message: Array.isArray(keys) ? `two entries have the same \`${keys.join("`, `")}\`` : "an entry is listed twice" };
+      return {
+        path,
+        message: Array.isArray(keys)
+          ? `two entries have the same \`${keys.join("`, `")}\``
+          : "an entry is listed twice",
+      };
     }
     default:
       return { path, message: error.message ?? "is not valid" };
@@ -101,7 +142,8 @@ export function describeErrors(errors: readonly ErrorObject[]): FieldProblem[] {
     const described = describe(error);
     const known = byPath.get(described.path);
     // A wrong type or an empty text fails the pattern or enum beside it too: the more basic message says more.
-    if (known === undefined || error.keyword === "type" || error.keyword === "minLength") byPath.set(described.path, described);
+    if (known === undefined || error.keyword === "type" || error.keyword === "minLength")
+      byPath.set(described.path, described);
     if (byPath.size >= MAX_PROBLEMS) break;
   }
   return [...byPath.values()];

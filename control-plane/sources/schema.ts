@@ -1,8 +1,8 @@
 // Checks objects with the CRDs' own schemas: structure by ajv, rules by CEL, so that what is accepted here is accepted
 // by a Kubernetes API server too (which only prunes unknown fields, where this refuses them).
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { Ajv, type ValidateFunction } from "ajv";
 import type { Environment } from "@marcbachmann/cel-js";
+import { Ajv, type ValidateFunction } from "ajv";
 import { parse as parseYaml } from "yaml";
 import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
 import { type CelRule, compileCelRule, createCelEnvironment } from "./cel-rules.ts";
@@ -83,7 +83,8 @@ interface KindSchema {
 const MAX_DEPTH = 32;
 
 type Plain = Record<string, unknown>;
-const isPlain = (value: unknown): value is Plain => typeof value === "object" && value !== null && !Array.isArray(value);
+const isPlain = (value: unknown): value is Plain =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** Copies and drops `null` of properties, as an API server does; a `null` in a list stays and fails. */
 function copyWithoutNulls(value: unknown, depth: number): unknown {
@@ -102,20 +103,40 @@ function copyWithoutNulls(value: unknown, depth: number): unknown {
 
 /** RFC 3339 date-time, as an API server takes it. */
 export function isDateTime(text: string): boolean {
-  const match = /^(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:\.\d{1,9})?(?:[Zz]|[+-](\d{2}):(\d{2}))$/.exec(text);
+  const match =
+    /^(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:\.\d{1,9})?(?:[Zz]|[+-](\d{2}):(\d{2}))$/.exec(
+      text,
+    );
   if (match === null) return false;
-  const [year, month, day, hour, minute, second, zoneHour, zoneMinute] = match.slice(1).map((part) => Number(part ?? 0));
+  const [year, month, day, hour, minute, second, zoneHour, zoneMinute] = match
+    .slice(1)
+    .map((part) => Number(part ?? 0));
   const days = new Date(Date.UTC(year ?? 0, month ?? 0, 0)).getUTCDate();
   return (
-    (month ?? 0) >= 1 && (month ?? 0) <= 12 && (day ?? 0) >= 1 && (day ?? 0) <= days && (hour ?? 24) <= 23 && (minute ?? 60) <= 59 &&
-    (second ?? 60) <= 59 && (zoneHour ?? 0) <= 23 && (zoneMinute ?? 0) <= 59
+    (month ?? 0) >= 1 &&
+    (month ?? 0) <= 12 &&
+    (day ?? 0) >= 1 &&
+    (day ?? 0) <= days &&
+    (hour ?? 24) <= 23 &&
+    (minute ?? 60) <= 59 &&
+    (second ?? 60) <= 59 &&
+    (zoneHour ?? 0) <= 23 &&
+    (zoneMinute ?? 0) <= 59
   );
 }
 
 function createAjv(): Ajv {
   const ajv = new Ajv({
-    strict: true, strictTypes: false, strictRequired: false, allowUnionTypes: true, useDefaults: true, coerceTypes: false,
-    ownProperties: true, allErrors: true, verbose: true, logger: false,
+    strict: true,
+    strictTypes: false,
+    strictRequired: false,
+    allowUnionTypes: true,
+    useDefaults: true,
+    coerceTypes: false,
+    ownProperties: true,
+    allErrors: true,
+    verbose: true,
+    logger: false,
   });
   ajv.addFormat("int64", { type: "number", validate: Number.isSafeInteger });
   ajv.addFormat("date-time", isDateTime);
@@ -128,7 +149,8 @@ function createAjv(): Ajv {
       const keys: unknown = schema["x-kubernetes-list-map-keys"];
       const keyOf = (item: unknown): unknown =>
         type === "map" && isPlain(item) && Array.isArray(keys) ? keys.map((key: string) => item[key]) : item;
-      return (list: readonly unknown[]) => list.length < 2 || new Set(list.map((item) => JSON.stringify(keyOf(item)))).size === list.length;
+      return (list: readonly unknown[]) =>
+        list.length < 2 || new Set(list.map((item) => JSON.stringify(keyOf(item)))).size === list.length;
     },
   });
   return ajv;
@@ -141,14 +163,18 @@ function forAjv(node: SchemaNode): Plain {
   if (items) out["items"] = forAjv(items);
   if (additionalProperties) out["additionalProperties"] = forAjv(additionalProperties);
   if (properties) {
-    out["properties"] = Object.fromEntries(Object.entries(properties).map(([name, child]) => [name, forAjv(child)]));
+    out["properties"] = Object.fromEntries(
+      Object.entries(properties).map(([name, child]) => [name, forAjv(child)]),
+    );
     out["additionalProperties"] = false;
   }
   return out;
 }
 
 function compileRules(env: Environment, node: SchemaNode): RuleNode | undefined {
-  const rules = (node["x-kubernetes-validations"] ?? []).map((entry) => compileCelRule(env, entry.rule, entry.message));
+  const rules = (node["x-kubernetes-validations"] ?? []).map((entry) =>
+    compileCelRule(env, entry.rule, entry.message),
+  );
   const properties: [string, RuleNode][] = [];
   for (const [name, child] of Object.entries(node.properties ?? {})) {
     const compiled = compileRules(env, child);
@@ -165,11 +191,18 @@ function toCelValue(value: unknown, schema: SchemaNode | undefined): unknown {
   if (Array.isArray(value)) return value.map((item) => toCelValue(item, schema?.items));
   if (!isPlain(value)) return value;
   const out: Plain = {};
-  for (const [key, item] of Object.entries(value)) out[key] = toCelValue(item, schema?.properties?.[key] ?? schema?.additionalProperties);
+  for (const [key, item] of Object.entries(value))
+    out[key] = toCelValue(item, schema?.properties?.[key] ?? schema?.additionalProperties);
   return out;
 }
 
-function runRules(node: RuleNode, self: unknown, oldSelf: unknown, path: string, problems: FieldProblem[]): void {
+function runRules(
+  node: RuleNode,
+  self: unknown,
+  oldSelf: unknown,
+  path: string,
+  problems: FieldProblem[],
+): void {
   for (const rule of node.rules) {
     if (rule.transition && oldSelf === undefined) continue;
     if (!rule.holds(self, oldSelf)) problems.push({ path, message: rule.message });
@@ -178,17 +211,25 @@ function runRules(node: RuleNode, self: unknown, oldSelf: unknown, path: string,
     const before = isPlain(oldSelf) ? oldSelf : undefined;
     for (const [name, child] of node.properties) {
       const value = self[name];
-      if (value !== undefined) runRules(child, value, before?.[name], path === "" ? name : `${path}.${name}`, problems);
+      if (value !== undefined)
+        runRules(child, value, before?.[name], path === "" ? name : `${path}.${name}`, problems);
     }
   }
   if (node.items && Array.isArray(self)) {
-    for (const [index, item] of self.entries()) runRules(node.items, item, undefined, `${path}[${index}]`, problems);
+    for (const [index, item] of self.entries())
+      runRules(node.items, item, undefined, `${path}[${index}]`, problems);
   }
 }
 
 const NAMESPACE_SCHEMA: SchemaNode = {
   type: "object",
-  properties: { apiVersion: { type: "string" }, kind: { type: "string" }, metadata: { type: "object" }, spec: { type: "object" }, status: { type: "object" } },
+  properties: {
+    apiVersion: { type: "string" },
+    kind: { type: "string" },
+    metadata: { type: "object" },
+    spec: { type: "object" },
+    status: { type: "object" },
+  },
 };
 
 /** `crds/` lies beside `control-plane/`, or two levels up in the compiled package. */
@@ -229,10 +270,19 @@ export function loadSchemas(): SchemaSet {
 
 function readCrd(file: string, crd: unknown): { kind: Kind; namespaced: boolean; schema: SchemaNode } {
   // A CRD is ours and covered by tests; a wrong one fails below, so the shape is asserted rather than parsed.
-  const spec = (crd as { spec: { scope: string; names: { kind: string }; versions: { schema: { openAPIV3Schema: SchemaNode } }[] } }).spec;
+  const spec = (
+    crd as {
+      spec: {
+        scope: string;
+        names: { kind: string };
+        versions: { schema: { openAPIV3Schema: SchemaNode } }[];
+      };
+    }
+  ).spec;
   const kind = KINDS.find((known) => known === spec.names.kind);
   const schema = spec.versions[0]?.schema.openAPIV3Schema;
-  if (kind === undefined || schema === undefined) throw new MeshError("bad_object", `\`${file}\` defines no kind that this build knows`);
+  if (kind === undefined || schema === undefined)
+    throw new MeshError("bad_object", `\`${file}\` defines no kind that this build knows`);
   return { kind, namespaced: spec.scope === "Namespaced", schema };
 }
 
@@ -245,24 +295,46 @@ function didYouMean(word: string, candidates: Iterable<string>): { hint?: string
   return closest === undefined ? {} : { hint: `did you mean \`${closest}\`?` };
 }
 
-function findKind(kinds: ReadonlyMap<string, KindSchema>, object: Plain): Result<KindSchema, readonly FieldProblem[]> {
+function findKind(
+  kinds: ReadonlyMap<string, KindSchema>,
+  object: Plain,
+): Result<KindSchema, readonly FieldProblem[]> {
   const { kind, apiVersion } = object;
-  if (typeof kind !== "string") return fail({ path: "kind", message: "is missing", ...(typeof object["Kind"] === "string" ? { hint: "did you mean `kind`?" } : {}) });
+  if (typeof kind !== "string")
+    return fail({
+      path: "kind",
+      message: "is missing",
+      ...(typeof object["Kind"] === "string" ? { hint: "did you mean `kind`?" } : {}),
+    });
   const schema = kinds.get(kind);
   if (schema === undefined) {
-    if (LATER_KINDS.includes(kind)) return fail({ path: "kind", message: `this build does not support ${quote(kind)} yet`, hint: "remove the object" });
+    if (LATER_KINDS.includes(kind))
+      return fail({
+        path: "kind",
+        message: `this build does not support ${quote(kind)} yet`,
+        hint: "remove the object",
+      });
     return fail({ path: "kind", message: `unknown kind ${quote(kind)}`, ...didYouMean(kind, kinds.keys()) });
   }
   const expected = kind === "Namespace" ? "v1" : API_VERSION;
   if (apiVersion !== expected) {
-    const message = apiVersion === undefined ? "is missing" : `${quote(apiVersion)} is not the version of \`${kind}\``;
+    const message =
+      apiVersion === undefined ? "is missing" : `${quote(apiVersion)} is not the version of \`${kind}\``;
     return fail({ path: "apiVersion", message, hint: `write \`${expected}\`` });
   }
   return { ok: true, value: schema };
 }
 
-function validateObject(kinds: ReadonlyMap<string, KindSchema>, object: unknown, old: ValidObject | undefined): Result<ValidObject, readonly FieldProblem[]> {
-  if (!isPlain(object)) return fail({ path: "", message: "an object with `apiVersion`, `kind`, `metadata` and `spec` is expected" });
+function validateObject(
+  kinds: ReadonlyMap<string, KindSchema>,
+  object: unknown,
+  old: ValidObject | undefined,
+): Result<ValidObject, readonly FieldProblem[]> {
+  if (!isPlain(object))
+    return fail({
+      path: "",
+      message: "an object with `apiVersion`, `kind`, `metadata` and `spec` is expected",
+    });
   const found = findKind(kinds, object);
   if (!found.ok) return found;
   const { schema, check, rules, kind, namespaced } = found.value;
@@ -277,9 +349,27 @@ function validateObject(kinds: ReadonlyMap<string, KindSchema>, object: unknown,
   if (!isPlain(copy)) return fail({ path: "", message: "an object is expected" });
   const metadata = checkMetadata(copy["metadata"], kind, namespaced, problems);
   if (problems.length === 0 && rules) {
-    const before = old && toCelValue({ metadata: { name: old.name }, spec: old.spec, ...(old.status === undefined ? {} : { status: old.status }) }, schema);
+    const before =
+      old &&
+      toCelValue(
+        {
+          metadata: { name: old.name },
+          spec: old.spec,
+          ...(old.status === undefined ? {} : { status: old.status }),
+        },
+        schema,
+      );
     runRules(rules, toCelValue({ ...copy, metadata: { name: metadata.name } }, schema), before, "", problems);
   }
   if (problems.length > 0) return fail(...problems);
-  return { ok: true, value: { kind, ...metadata, generation: old?.generation ?? 1, spec: copy["spec"] ?? {}, status: copy["status"] } };
+  return {
+    ok: true,
+    value: {
+      kind,
+      ...metadata,
+      generation: old?.generation ?? 1,
+      spec: copy["spec"] ?? {},
+      status: copy["status"],
+    },
+  };
 }

@@ -1,7 +1,7 @@
 // The state of the cluster as the compiler sees it: one readonly value per change, whichever source it came from.
-import type { OperationClause } from "../../sidecar/core/policy/rule.ts";
-import type { ProgramPort } from "../../sidecar/core/policy/rule.ts";
+
 import type { WorkloadKind } from "../../sidecar/core/policy/call.ts";
+import type { OperationClause, ProgramPort } from "../../sidecar/core/policy/rule.ts";
 import type { AccessPolicy, LabelSelector, TargetMatch } from "../policy/access-policy.ts";
 
 export interface Workload {
@@ -49,7 +49,10 @@ export interface MeshConfig {
 export interface MeshRole {
   readonly name: string;
   /** Role-carried Allow rules; empty for a role that is only a label. */
-  readonly rules: readonly { readonly operations: readonly OperationClause[]; readonly targets: readonly TargetMatch[] | undefined }[];
+  readonly rules: readonly {
+    readonly operations: readonly OperationClause[];
+    readonly targets: readonly TargetMatch[] | undefined;
+  }[];
 }
 
 export interface MeshRoleBinding {

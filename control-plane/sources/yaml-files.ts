@@ -71,7 +71,11 @@ function oldBooleans(text: string, document: Document): YamlProblem[] {
     Scalar(_key, node) {
       if (node.type !== "PLAIN" || !OLD_BOOLEAN.test(node.source ?? "")) return;
       const word = node.source ?? "";
-      problems.push({ line: lineAt(text, node.range?.[0] ?? 0), message: `\`${word}\` without quotes is a boolean for kubectl and a word here`, hint: `write \`"${word}"\`, \`true\` or \`false\`` });
+      problems.push({
+        line: lineAt(text, node.range?.[0] ?? 0),
+        message: `\`${word}\` without quotes is a boolean for kubectl and a word here`,
+        hint: `write \`"${word}"\`, \`true\` or \`false\``,
+      });
     },
   });
   return problems;
@@ -96,12 +100,23 @@ function firstLine(message: string): string {
 }
 
 function parseTree(text: string): Document.Parsed {
-  return parseDocument(text, { version: "1.2", schema: "core", merge: false, uniqueKeys: true, prettyErrors: false, stringKeys: true, logLevel: "silent" });
+  return parseDocument(text, {
+    version: "1.2",
+    schema: "core",
+    merge: false,
+    uniqueKeys: true,
+    prettyErrors: false,
+    stringKeys: true,
+    logLevel: "silent",
+  });
 }
 
 /** @returns the plain value of the document, or everything that is wrong with its syntax. */
 export function parseYamlText(text: string): Result<unknown, readonly YamlProblem[]> {
-  const one = (message: string, hint?: string): Result<never, readonly YamlProblem[]> => ({ ok: false, error: [{ line: 1, message, ...(hint === undefined ? {} : { hint }) }] });
+  const one = (message: string, hint?: string): Result<never, readonly YamlProblem[]> => ({
+    ok: false,
+    error: [{ line: 1, message, ...(hint === undefined ? {} : { hint }) }],
+  });
   if (/^%/.test(text)) return one("directives such as `%YAML` are not supported", "remove the line");
   if (nestsTooDeep(text)) return one("is nested too deeply");
   try {
@@ -112,7 +127,10 @@ export function parseYamlText(text: string): Result<unknown, readonly YamlProble
         ok: false,
         error: found.slice(0, 5).map((error) => ({
           line: lineAt(text, error.pos[0]),
-          message: error.code === "DUPLICATE_KEY" ? "a field is given twice" : `is not YAML: ${firstLine(error.message)}`,
+          message:
+            error.code === "DUPLICATE_KEY"
+              ? "a field is given twice"
+              : `is not YAML: ${firstLine(error.message)}`,
         })),
       };
     }
@@ -120,7 +138,8 @@ export function parseYamlText(text: string): Result<unknown, readonly YamlProble
     if (booleans.length > 0) return { ok: false, error: booleans.slice(0, 5) };
     return { ok: true, value: document.toJS({ maxAliasCount: MAX_ALIASES }) };
   } catch (error) {
-    if (error instanceof ReferenceError) return one("uses aliases (`*name`) too often", "write the values out");
+    if (error instanceof ReferenceError)
+      return one("uses aliases (`*name`) too often", "write the values out");
     // The parser is recursive; nothing else throws.
     return one("cannot be read as YAML: it is nested too deeply or broken");
   }
@@ -161,5 +180,7 @@ export function lineOfField(text: string, path: string): number {
 
 function rangeStart(node: unknown): number | undefined {
   // Every node that the parser makes has a range; anything else has no start.
-  return typeof node === "object" && node !== null && "range" in node ? ((node as Node).range?.[0] ?? undefined) : undefined;
+  return typeof node === "object" && node !== null && "range" in node
+    ? ((node as Node).range?.[0] ?? undefined)
+    : undefined;
 }
