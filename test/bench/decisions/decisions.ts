@@ -1,0 +1,148 @@
+// Decisions per second beside cedar (WebAssembly) and casbin on the same policies and calls; growth from 10 to 10 000
+// policies; and the compiler. No verdicts are cached: calls are random, medians are of batches.
+import { preparsePolicySet, statefulIsAuthorized } from "@cedar-policy/cedar-wasm/nodejs";
+import { newEnforcer, newModelFromString } from "casbin";
+import { decide } from "../../../sidecar/core/policy/decide.ts";
+import { type BenchRow, median, row } from "../measure.ts";
+import { benchCompile } from "./compile.ts";
+import {
+  type CallFacts,
+  callsOf,
+  type Layout,
+  ownCalls,
+  ownPrograms,
+  type PolicyFacts,
+  policiesOf,
+} from "./worlds.ts";
+
+const SIZES = [10, 100, 1_000, 10_000];
+
+/** One decision on call `index`. */
+type Decider = (index: number) => boolean;
+
+function ours(policies: readonly PolicyFacts[], calls: readonly CallFacts[]): Decider {
+  const programs = ownPrograms(policies);
+  const prepared = ownCalls(calls).map(({ target, call }) => {
+    const program = programs.get(target);
+    if (program === undefined) throw new Error(`no program of ${target}`);
+    return { program, call };
+  });
+  return (index) => {
+    const one = prepared[index];
+    return one !== undefined && decide(one.program, one.call).allowed;
+  };
+}
+
+function cedar(policies: readonly PolicyFacts[], calls: readonly CallFacts[], id: string): Decider {
+  const text = policies
+    .map(
+      (policy) =>
+        `permit(principal == Workload::"${policy.namespace}/${policy.caller}", action == Action::"${policy.operation}", resource == Target::"${policy.target}");`,
+    )
+    .join("\n");
+  const parsed = preparsePolicySet(id, { staticPolicies: text });
+  if (parsed.type !== "success") throw new Error(`cedar refuses the policies: ${JSON.stringify(parsed)}`);
+  const prepared = calls.map((call) => ({
+    principal: { type: "Workload", id: `${call.namespace}/${call.caller}` },
+    action: { type: "Action", id: call.operation },
+    resource: { type: "Target", id: call.target },
+    context: {},
+    entities: [],
+    preparsedPolicySetId: id,
+  }));
+  return (index) => {
+    const one = prepared[index];
+    if (one === undefined) return false;
+    const answer = statefulIsAuthorized(one);
+    return answer.type === "success" && answer.response.decision === "allow";
+  };
+}
+
+async function casbin(policies: readonly PolicyFacts[], calls: readonly CallFacts[]): Promise<Decider> {
+  const enforcer = await newEnforcer(
+    newModelFromString(`[request_definition]
+r = sub, obj, act
+[policy_definition]
+p = sub, obj, act
+[policy_effect]
+e = some(where (p.eft == allow))
+[matchers]
+m = r.sub == p.sub && r.obj == p.obj && r.act == p.act
+`),
+  );
+  await enforcer.addPolicies(
+    policies.map((policy) => [`${policy.namespace}/${policy.caller}`, policy.target, policy.operation]),
+  );
+  return (index) => {
+    const one = calls[index];
+    return (
+      one !== undefined && enforcer.enforceSync(`${one.namespace}/${one.caller}`, one.target, one.operation)
+    );
+  };
+}
+
+/** Median nanoseconds of one decision over batches; checks every answer of one pass first. */
+function measure(
+  name: string,
+  decider: Decider,
+  calls: readonly CallFacts[],
+  batch: number,
+  batches: number,
+): number {
+  for (const [index, call] of calls.slice(0, batch).entries())
+    if (decider(index) !== call.allowed) throw new Error(`${name} is wrong on ${JSON.stringify(call)}`);
+  const times: number[] = [];
+  let allowed = 0;
+  for (let round = 0; round < batches; round++) {
+    const first = (round * batch) % Math.max(1, calls.length - batch + 1);
+    const started = process.hrtime.bigint();
+    for (let index = first; index < first + batch; index++) if (decider(index)) allowed += 1;
+    times.push(Number(process.hrtime.bigint() - started) / batch);
+  }
+  if (allowed === 0) throw new Error(`${name} allowed nothing`);
+  return median(times);
+}
+
+export async function benchDecisions(options: {
+  readonly rounds: number;
+  readonly say: (text: string) => void;
+}): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for (const layout of ["one target", "spread"] satisfies Layout[]) {
+    const own = new Map<number, number>();
+    for (const size of SIZES) {
+      const policies = policiesOf(size, layout);
+      const calls = callsOf(policies, 20_000);
+      const deciders: [string, Decider, number, number][] = [
+        ["countersign", ours(policies, calls), 1000, 60],
+        ["cedar", cedar(policies, calls, `${layout} ${size}`), size >= 10_000 ? 10 : 100, 6],
+        ["casbin", await casbin(policies, calls), size >= 10_000 ? 4 : 40, 6],
+      ];
+      measure("countersign (warm-up)", ours(policies, calls), calls, 10_000, 20);
+      const samples = new Map<string, number[]>(deciders.map(([name]) => [name, []]));
+      for (let round = 0; round < options.rounds; round++)
+        for (const [name, decider, batch, batches] of deciders)
+          samples.get(name)?.push(measure(name, decider, calls, batch, batches));
+      const of = (name: string) => median(samples.get(name) ?? []) / 1000;
+      own.set(size, of("countersign"));
+      for (const peer of ["cedar", "casbin"])
+        rows.push(
+          row("decisions", `${size} policies, ${layout}: decision p50`, of("countersign"), "µs", {
+            name: peer,
+            value: of(peer),
+          }),
+        );
+      options.say(
+        `${layout}, ${size} policies: countersign ${of("countersign").toFixed(3)} µs, cedar ${of("cedar").toFixed(1)} µs, casbin ${of("casbin").toFixed(1)} µs`,
+      );
+    }
+    rows.push(
+      row("decisions", `${layout}: p50 at 10 000 policies beside 10`, own.get(10_000) ?? Number.NaN, "µs", {
+        name: "countersign at 10 policies",
+        value: own.get(10) ?? Number.NaN,
+      }),
+    );
+  }
+  rows.push(...benchCompile(options));
+  return rows;
+}
