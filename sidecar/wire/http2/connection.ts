@@ -64,7 +64,9 @@ export interface Http2Handler<T> {
   onTrailers(stream: Http2Stream<T>, fields: readonly Field[]): void;
   /**
    * The stream ended early: reset by the peer, by us because the peer broke a rule, or with the connection. After
-   * REFUSED_STREAM the request was not processed and may be sent again. Not called for the owner's own `resetStream`.
+   * REFUSED_STREAM the request was not processed and may be sent again; with NO_ERROR after a whole response the server
+   * wants no more of the request's body. Not called for the owner's own `resetStream`, nor for a client's stream without
+   * headers yet.
    */
   onReset(stream: Http2Stream<T>, code: number): void;
   /** There is room again after `sendData` answered false. */

@@ -1,4 +1,5 @@
 // Gathers the frames of one turn of the event loop into one buffer and hands it over whole: one write, one TLS record.
+import { MeshError } from "../../core/runtime/errors.ts";
 import { FRAME_HEADER_BYTES, FrameFlag, FrameType, writeFrameHeader, writeUint32 } from "./frames.ts";
 
 const LEAST_BYTES = 1024;
@@ -45,6 +46,8 @@ export class FrameOutput {
 
   /** Writes a frame header with room for its payload; returns where the payload goes. */
   frame(type: number, flags: number, streamId: number, payloadBytes: number): number {
+    if (this.#blockStart >= 0)
+      throw new MeshError("protocol_error", "a frame was written within a header block");
     this.reserve(FRAME_HEADER_BYTES + payloadBytes);
     const at = this.length;
     writeFrameHeader(this.buffer, at, payloadBytes, type, flags, streamId);
@@ -100,6 +103,11 @@ export class FrameOutput {
   /** Writes what was gathered; an unfinished header block stays. */
   flush(): void {
     this.#requested = false;
+    this.#writeOut();
+    if (this.length > 0) this.requestFlush();
+  }
+
+  #writeOut(): void {
     const end = this.#blockStart < 0 ? this.length : this.#blockStart;
     if (end === 0) return;
     const bytes = this.buffer.subarray(0, end);
@@ -112,7 +120,6 @@ export class FrameOutput {
       rest.copy(this.buffer);
       this.length = rest.length;
       this.#blockStart = 0;
-      this.requestFlush();
     }
     this.#write(bytes);
   }
@@ -122,9 +129,7 @@ export class FrameOutput {
       this.length + bytes > MOST_BYTES &&
       (this.#blockStart > 0 || (this.#blockStart < 0 && this.length > 0))
     ) {
-      const requested = this.#requested;
-      this.flush();
-      this.#requested = requested || this.#requested;
+      this.#writeOut();
     }
     if (this.buffer.length - this.length >= bytes) return;
     let size = Math.max(this.#nextBytes, this.buffer.length * 2);

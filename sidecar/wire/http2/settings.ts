@@ -18,7 +18,7 @@ export interface Http2Settings {
   readonly headerTableSize: number;
   /** Streams a client may have open with us; as a client, the most we open whatever the server allows. */
   readonly maxConcurrentStreams: number;
-  /** Receive window of a new stream, at most 2^31-1. */
+  /** Receive window of a new stream, 65535 to 2^31-1: a peer may send that much before it has read our SETTINGS. */
   readonly initialWindowSize: number;
   /** What a stream's receive window grows to while its consumer keeps up. */
   readonly maxStreamWindow: number;

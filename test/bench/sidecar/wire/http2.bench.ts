@@ -91,8 +91,8 @@ function measureRequests(requests: number): Record<string, number> {
       const stream = client.openStream(undefined);
       if (stream === undefined) throw new Error("no stream");
       client.beginHeaders(stream);
-      for (const field of fields) client.putField(field);
       client.putPair(":path", path++ % 2 === 0 ? "/v1/models/fraud" : "/v1/models/chat");
+      for (const field of fields) client.putField(field);
       client.endHeaders(true);
     }
     client.flush();
