@@ -57,10 +57,11 @@ function parseAbsolute(method: string, text: string): Target | Http1ProblemCode 
  * a port from 1 to 65535 without leading zeros. Percent-encoding, zone identifiers and empty ports are refused.
  */
 export function authorityProblem(text: string): Http1ProblemCode | undefined {
+  if (text.includes("@")) return "userinfo";
   if (text.length === 0 || text.length > 261) return "bad_authority";
   const isV6 = text.charCodeAt(0) === 91;
   const hostEnd = isV6 ? ipv6End(text) : nameEnd(text);
-  if (hostEnd <= 0) return text.includes("@") ? "userinfo" : "bad_authority";
+  if (hostEnd <= 0) return "bad_authority";
   if (hostEnd === text.length) return undefined;
   return text.charCodeAt(hostEnd) === 58 && isPort(text, hostEnd + 1) ? undefined : "bad_authority";
 }
