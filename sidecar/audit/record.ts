@@ -1,0 +1,147 @@
+// PURE. From a decided call to its audit event: CloudEvents 1.0 envelope, body like a Databricks audit row. Built by
+// concatenation, because JSON.stringify of this shape costs 4-5 µs and this runs for every request; parts that repeat
+// (caller, decision, operation) come in as JSON text that was escaped once.
+
+/** JSON text of a string. */
+export function jsonString(text: string): string {
+  return JSON.stringify(text);
+}
+
+/** JSON text of a string, or `null`. */
+export function jsonOrNull(text: string | undefined): string {
+  return text === undefined ? "null" : JSON.stringify(text);
+}
+
+/** What is the same in every event of this process. */
+export interface AuditSource {
+  /** Own SPIFFE ID. */
+  readonly spiffeId: string;
+  readonly cluster: string;
+}
+
+/** What is the same for every call from one place to one operation; each part is JSON text. */
+export interface AuditEdge {
+  /** From `,"subject"` up to and including the opening of `data`, see `auditEdge`. */
+  readonly head: string;
+  /** `identityMetadata` of the caller. */
+  readonly identity: string;
+}
+
+export interface AuditEdgeInput {
+  readonly source: AuditSource;
+  /** `kind/name` of the callee. */
+  readonly target: string;
+  readonly targetNamespace: string;
+  readonly targetKind: string;
+  readonly operation: string;
+  /** `kind/name` of the caller, undefined without one. */
+  readonly caller: string | undefined;
+  readonly callerSpiffeId: string | undefined;
+  /** Earlier hops, oldest first. */
+  readonly via: readonly { readonly kind: string; readonly name: string; readonly operation: string }[];
+}
+
+/** The parts of an event that do not change from call to call; keep it as long as its inputs stay the same. */
+export function auditEdge(input: AuditEdgeInput): AuditEdge {
+  const { source, via } = input;
+  const chain = via.map((hop) => ({ s: `${hop.kind}/${hop.name}`, o: hop.operation }));
+  const origin = chain[0]?.s ?? input.caller;
+  const identity = {
+    caller: input.caller ?? null,
+    callerSpiffeId: input.callerSpiffeId ?? null,
+    runAs: null,
+    origin: origin ?? null,
+    hops: input.caller === undefined ? 0 : via.length + 1,
+    chain: input.caller === undefined ? chain : [...chain, { s: input.caller, o: input.operation }],
+  };
+  return {
+    head:
+      `,"source":${jsonString(source.spiffeId)},"type":"dev.countersign.invocation.v1","subject":${jsonString(input.target)},"datacontenttype":"application/json",` +
+      `"data":{"version":"1","cluster":${jsonString(source.cluster)},"namespace":${jsonString(input.targetNamespace)},"serviceName":${jsonString(input.targetKind)},"actionName":${jsonString(input.operation)}`,
+    identity: JSON.stringify(identity),
+  };
+}
+
+export interface AuditDecision {
+  readonly allowed: boolean;
+  readonly reason: string;
+  readonly policy: string | undefined;
+  readonly rule: string | undefined;
+  readonly would:
+    | {
+        readonly allowed: boolean;
+        readonly reason: string;
+        readonly policy: string | undefined;
+        readonly rule: string | undefined;
+      }
+    | undefined;
+}
+
+/** `decision` as JSON text; keep it per decision object. */
+export function auditDecision(decision: AuditDecision, revision: number): string {
+  const effect = (allowed: boolean): string => (allowed ? "Allow" : "Deny");
+  return JSON.stringify({
+    effect: effect(decision.allowed),
+    reason: decision.reason,
+    policy: decision.policy ?? null,
+    rule: decision.rule ?? null,
+    revision,
+    would:
+      decision.would === undefined
+        ? null
+        : {
+            effect: effect(decision.would.allowed),
+            reason: decision.would.reason,
+            policy: decision.would.policy ?? null,
+            rule: decision.would.rule ?? null,
+          },
+  });
+}
+
+export interface AuditCall {
+  readonly id: string;
+  /** RFC 3339 with milliseconds, UTC, control plane's clock. */
+  readonly time: string;
+  readonly traceparent: string | undefined;
+  readonly edge: AuditEdge;
+  /** JSON text of `auditDecision`. */
+  readonly decision: string;
+  readonly decisionId: string;
+  readonly requestId: string | undefined;
+  readonly resourceType: string | undefined;
+  /** undefined with a type: it could not be determined. */
+  readonly resourceName: string | undefined;
+  readonly method: string;
+  /** Template of the operation, or the path without query when no template matched. */
+  readonly pathTemplate: string;
+  readonly requestBytes: number;
+  readonly contentType: string | undefined;
+  readonly sourceIp: string | undefined;
+  readonly userAgent: string | undefined;
+  /** 0: no answer was sent. */
+  readonly statusCode: number;
+  readonly responseBytes: number;
+  readonly durationMs: number;
+  /** -1: the application was not asked. */
+  readonly upstreamMs: number;
+  readonly errorMessage: string | undefined;
+  readonly proxySeq: number;
+}
+
+const rounded = (ms: number): number => Math.round(ms * 100) / 100;
+
+/** One event as one line of JSON. */
+export function auditEvent(call: AuditCall): string {
+  const resource =
+    call.resourceType === undefined
+      ? "null"
+      : `{"type":${jsonString(call.resourceType)},"name":${jsonOrNull(call.resourceName)}}`;
+  return (
+    `{"specversion":"1.0","id":"${call.id}","time":"${call.time}","traceparent":${jsonOrNull(call.traceparent)}${call.edge.head}` +
+    `,"resource":${resource},"userIdentity":null,"identityMetadata":${call.edge.identity},"txn":null,"requestId":${jsonOrNull(call.requestId)},"decisionId":"${call.decisionId}"` +
+    `,"decision":${call.decision},"request":{"method":${jsonString(call.method)},"pathTemplate":${jsonString(call.pathTemplate)},"bytes":${call.requestBytes}` +
+    `,"contentType":${jsonOrNull(call.contentType)},"sourceIp":${jsonOrNull(call.sourceIp)},"userAgent":${jsonOrNull(call.userAgent)}}` +
+    `,"response":{"statusCode":${call.statusCode === 0 ? "null" : call.statusCode},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
+    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${jsonOrNull(call.errorMessage)}},"payload":null,"integrity":{"proxySeq":${call.proxySeq}}}}`
+  );
+}

@@ -1,0 +1,111 @@
+// The audit trail of one sidecar: numbers the events, decides which are kept, hands them to the file, and remembers
+// the latest denials so that an operator can ask about a decision id.
+import type { Call } from "../core/policy/call.ts";
+import type { AuditSetting } from "../core/policy/rule.ts";
+import type { RandomIds } from "../telemetry/random-ids.ts";
+import { type AuditCall, auditEvent } from "./record.ts";
+
+/** A denial that can still be explained. */
+export interface RecentDenial {
+  readonly decisionId: string;
+  readonly timeMs: number;
+  readonly reason: string;
+  readonly policy: string | undefined;
+  readonly rule: string | undefined;
+  /** undefined when the call was refused before it was understood. */
+  readonly call: Call | undefined;
+  readonly detail: string | undefined;
+}
+
+/** Where lines go; `LineFile` is the real one. */
+export interface LineSink {
+  append(line: string, keep: boolean): void;
+  readonly hasRoom: boolean;
+}
+
+export interface AuditTrailOptions {
+  readonly sink: LineSink | undefined;
+  readonly ids: RandomIds;
+  /** In [0, 1). */
+  readonly random: () => number;
+  /** Calls that no Audit rule names. */
+  readonly recordAllows: boolean;
+}
+
+/** An event without what the trail itself adds. */
+export type AuditInput = Omit<AuditCall, "id" | "time" | "proxySeq"> & { readonly timeMs: number };
+
+const KEPT_DENIALS = 1_000;
+
+export class AuditTrail {
+  readonly #options: AuditTrailOptions;
+  readonly #denials = new Map<string, RecentDenial>();
+  #sequence = 0;
+  #second = -1;
+  #secondText = "";
+  recorded = 0;
+
+  constructor(options: AuditTrailOptions) {
+    this.#options = options;
+  }
+
+  /** A new decision id, for example `d-5f0c9a…`. */
+  decisionId(): string {
+    return `d-${this.#options.ids.hex(8)}`;
+  }
+
+  /** Whether a call with this outcome is to be recorded; denials always are. */
+  wants(allowed: boolean, setting: AuditSetting | undefined): boolean {
+    if (this.#options.sink === undefined) return false;
+    if (!allowed) return true;
+    if (setting === undefined) return this.#options.recordAllows;
+    return setting.level !== "None" && (setting.sample >= 1 || this.#options.random() < setting.sample);
+  }
+
+  /** False when an event that must be recorded would find no room. */
+  get hasRoom(): boolean {
+    return this.#options.sink?.hasRoom ?? false;
+  }
+
+  record(input: AuditInput, allowed: boolean): void {
+    this.#sequence++;
+    this.recorded++;
+    const line = auditEvent({
+      ...input,
+      id: this.#options.ids.hex(16),
+      time: this.#time(input.timeMs),
+      proxySeq: this.#sequence,
+    });
+    this.#options.sink?.append(line, !allowed);
+  }
+
+  remember(denial: RecentDenial): void {
+    this.#denials.set(denial.decisionId, denial);
+    if (this.#denials.size > KEPT_DENIALS) {
+      for (const oldest of this.#denials.keys()) {
+        this.#denials.delete(oldest);
+        break;
+      }
+    }
+  }
+
+  denial(decisionId: string): RecentDenial | undefined {
+    return this.#denials.get(decisionId);
+  }
+
+  /** Latest first. */
+  denials(): readonly RecentDenial[] {
+    return [...this.#denials.values()].reverse();
+  }
+
+  // Requests of one second share its text: toISOString costs 0.4 µs.
+  #time(timeMs: number): string {
+    const second = Math.floor(timeMs / 1_000);
+    if (second !== this.#second) {
+      this.#second = second;
+      this.#secondText = new Date(second * 1_000).toISOString().slice(0, 20);
+    }
+    const ms = Math.floor(timeMs) - second * 1_000;
+    return `${this.#secondText}${ms < 10 ? "00" : ms < 100 ? "0" : ""}${ms}Z`;
+  }
+}

@@ -1,0 +1,315 @@
+// The data path as one object: both sides, their shared parts, and the swap of identity and table. Knows nothing of
+// discovery or of the process, so that tests run it with a table and an identity of their own.
+import { createRequire } from "node:module";
+import { AuditTrail } from "./audit/trail.ts";
+import { createRateLimiter } from "./balance/limits.ts";
+import { serverTlsOptions } from "./certs/tls-contexts.ts";
+import type { SidecarConfig, SocketAddress } from "./config.ts";
+import { ProofVerifier } from "./core/identity/proofs.ts";
+import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
+import { type WorkloadIdentity, withBundle } from "./core/identity/workload-identity.ts";
+import type { CelCompiler } from "./core/policy/condition.ts";
+import { needsCel } from "./core/policy/decide.ts";
+import type { Clock } from "./core/runtime/clock.ts";
+import type { Result } from "./core/runtime/errors.ts";
+import type { Logger } from "./core/runtime/log.ts";
+import type { Resolution } from "./discovery/resolver.ts";
+import type { SidecarTable } from "./discovery/table.ts";
+import { createEnforcement, type Enforcement, parsePacks } from "./inbound/authorize.ts";
+import { AppPool } from "./inbound/forward.ts";
+import { InboundListener } from "./inbound/listener.ts";
+import { SidecarMetrics } from "./metrics.ts";
+import { OutboundListener } from "./outbound/listener.ts";
+import { UpstreamPool } from "./outbound/pool.ts";
+import { Directory } from "./outbound/resolve.ts";
+import { AccessLog } from "./telemetry/access-log.ts";
+import { Correlation } from "./telemetry/correlation.ts";
+import { LineFile } from "./telemetry/line-file.ts";
+import { RandomIds } from "./telemetry/random-ids.ts";
+import { FieldCache } from "./wire/field-cache.ts";
+
+export interface DataPlaneDeps {
+  readonly log: Logger;
+  readonly clock: Clock;
+  /** In [0, 1). */
+  readonly random: () => number;
+  /** Control plane's time, Unix milliseconds. */
+  readonly meshNowMs: () => number;
+  readonly resolve: (host: string, port: number) => Promise<Resolution>;
+}
+
+export interface DataPlanePorts {
+  readonly mesh: number | undefined;
+  readonly outbound: number | undefined;
+  readonly local: readonly (number | undefined)[];
+}
+
+const SWEEP_MS = 500;
+const AUDIT_QUEUE_CHARS = 8 * 1024 * 1024;
+const LINE_DELAY_MS = 100;
+
+export class DataPlane {
+  readonly metrics = new SidecarMetrics();
+  readonly trail: AuditTrail;
+  readonly inbound: InboundListener;
+  readonly outbound: OutboundListener;
+  readonly upstreams: UpstreamPool;
+  readonly #config: SidecarConfig;
+  readonly #deps: DataPlaneDeps;
+  readonly #files: LineFile[] = [];
+  readonly #apps = new Map<number, AppPool>();
+  readonly #cache = new FieldCache();
+  readonly #ids = new RandomIds();
+  readonly #state = {
+    enforcement: undefined as Enforcement | undefined,
+    directory: undefined as Directory | undefined,
+    identityUntilMs: 0,
+    bundleEpoch: "",
+  };
+  #identity: WorkloadIdentity | undefined;
+  #cel: CelCompiler | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #meshPort: number | undefined;
+  #listening: Promise<number> | undefined;
+
+  /** @throws the system's error when a log file cannot be opened. */
+  constructor(config: SidecarConfig, deps: DataPlaneDeps) {
+    this.#config = config;
+    this.#deps = deps;
+    const { clock, log, random, meshNowMs } = deps;
+    const file = (path: string | undefined): LineFile | undefined => {
+      if (path === undefined) return undefined;
+      const opened = new LineFile({ path, log, maxHeldChars: AUDIT_QUEUE_CHARS, delayMs: LINE_DELAY_MS });
+      this.#files.push(opened);
+      return opened;
+    };
+    const audit = file(config.auditFile);
+    const access = file(config.accessLog);
+    const ids = this.#ids;
+    this.trail = new AuditTrail({ sink: audit, ids, random, recordAllows: config.audit === "allow" });
+    const shared = {
+      state: this.#state,
+      cache: this.#cache,
+      clock,
+      meshNowMs,
+      metrics: this.metrics,
+      trail: this.trail,
+      accessLog: access === undefined ? undefined : new AccessLog(access),
+      ids,
+      correlation:
+        config.outboundProxy === undefined && config.localServices.length === 0
+          ? undefined
+          : new Correlation(),
+      timeouts: config.timeouts,
+      limits: config.limits,
+    };
+    const verifier = new ProofVerifier({
+      bundleOf: (trustDomain) =>
+        this.#identity?.trustDomain === trustDomain ? this.#identity.bundle : undefined,
+    });
+    this.inbound = new InboundListener({
+      services: {
+        ...shared,
+        limiter: createRateLimiter({ maxKeys: 10_000 }),
+        pool: (port) => this.#pool(port),
+      },
+      verifier: { verifier, trustDomain: () => this.#identity?.trustDomain ?? "" },
+      ownSpiffeId: () => this.#identity?.spiffeId ?? "",
+      log,
+    });
+    this.upstreams = new UpstreamPool({
+      cache: this.#cache,
+      clock,
+      meshNowMs,
+      timeouts: config.timeouts,
+      limits: config.limits,
+      metrics: this.metrics,
+      log,
+      random,
+      randomId: () => ids.hex(16),
+    });
+    this.outbound = new OutboundListener({ services: { ...shared, resolve: deps.resolve }, log });
+    this.#gauges(audit, verifier);
+  }
+
+  get identity(): WorkloadIdentity | undefined {
+    return this.#identity;
+  }
+
+  get table(): SidecarTable | undefined {
+    return this.#state.enforcement?.table;
+  }
+
+  get enforcement(): Enforcement | undefined {
+    return this.#state.enforcement;
+  }
+
+  /** The mesh port once it is bound, which needs an identity. */
+  get meshPort(): number | undefined {
+    return this.#meshPort;
+  }
+
+  /** Binds the application's side; the mesh port follows with the first identity. */
+  async start(): Promise<DataPlanePorts> {
+    const { outboundProxy, localServices } = this.#config;
+    const outbound =
+      outboundProxy === undefined ? undefined : await this.outbound.listen(outboundProxy, undefined);
+    const local: (number | undefined)[] = [];
+    for (const { listen, service, port } of localServices)
+      local.push(await this.outbound.listen(listen, { service, port }));
+    this.#timer = setInterval(() => this.sweep(this.#deps.clock.monotonicMs()), SWEEP_MS).unref();
+    return { mesh: this.#meshPort, outbound, local };
+  }
+
+  /**
+   * Puts an identity in force: new connections use it, open ones stay.
+   *
+   * @throws MeshError `io_failed` when the mesh port cannot be bound; OpenSSL's error when it refuses the material.
+   */
+  async setIdentity(identity: WorkloadIdentity): Promise<number> {
+    const options = serverTlsOptions(identity);
+    if (this.#listening === undefined) {
+      this.#listening = this.inbound.listen(this.#config.meshListen, options);
+    } else this.inbound.setTlsOptions(options);
+    this.#adopt(identity);
+    this.#meshPort = await this.#listening;
+    this.metrics.rotations.add(this.metrics.rotations.series("identity", "accepted"));
+    return this.#meshPort;
+  }
+
+  #adopt(identity: WorkloadIdentity): void {
+    this.#identity = identity;
+    this.#state.identityUntilMs = identity.notAfterMs;
+    this.#state.bundleEpoch = identity.bundle.epoch;
+    this.upstreams.setIdentity(identity);
+  }
+
+  /** Puts a table in force whole, or says why it cannot be used and keeps the one before. */
+  setTable(table: SidecarTable): Result<void, string> {
+    const result = this.#prepare(table);
+    this.metrics.rotations.add(this.metrics.rotations.series("table", result.ok ? "accepted" : "refused"));
+    return result;
+  }
+
+  #prepare(table: SidecarTable): Result<void, string> {
+    const packs = parsePacks(table);
+    if (!packs.ok) return packs;
+    const cel = needsCel(table.program) ? this.#celCompiler() : undefined;
+    const enforcement = createEnforcement(table, packs.value, this.metrics, cel);
+    if (!enforcement.ok) return enforcement;
+    const before = this.#identity;
+    if (before !== undefined && table.trustBundle !== "" && table.trustBundle !== before.bundle.json) {
+      const bundle = parseTrustBundle(table.trustBundle, before.trustDomain);
+      if (!bundle.ok) return { ok: false, error: `trust bundle: ${bundle.error}` };
+      if (bundle.value.epoch !== before.bundle.epoch) {
+        const identity = withBundle(before, bundle.value);
+        this.inbound.setTlsOptions(serverTlsOptions(identity));
+        this.#adopt(identity);
+      }
+    }
+    this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics);
+    this.#state.enforcement = enforcement.value;
+    this.upstreams.keep([...table.endpoints.values()].flat());
+    return { ok: true, value: undefined };
+  }
+
+  /** CEL costs memory and start-up time, so it is loaded with the first policy that has a condition. */
+  #celCompiler(): CelCompiler {
+    if (this.#cel === undefined) {
+      const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
+      const loaded: unknown = createRequire(import.meta.url)(`./core/policy/cel.${extension}`);
+      // The module is ours: its one export of that name is the factory.
+      this.#cel = (loaded as { readonly createCelCompiler: () => CelCompiler }).createCelCompiler();
+    }
+    return this.#cel;
+  }
+
+  #pool(port: number): AppPool {
+    let pool = this.#apps.get(port);
+    if (pool === undefined) {
+      const { appHost, appPorts, timeouts, limits } = this.#config;
+      const address: SocketAddress = appPorts.get(port) ?? { kind: "tcp", host: appHost, port };
+      pool = new AppPool(address, { cache: this.#cache, clock: this.#deps.clock, timeouts, limits });
+      this.#apps.set(port, pool);
+    }
+    return pool;
+  }
+
+  /** Ends what took too long; called twice a second. */
+  sweep(nowMs: number): void {
+    this.inbound.sweep(nowMs);
+    this.outbound.sweep(nowMs);
+    this.upstreams.sweep(nowMs);
+    for (const pool of this.#apps.values()) pool.sweep(nowMs);
+  }
+
+  /** Accepts nothing more, lets open requests finish for `drainMs`, then ends everything and writes the last lines. */
+  async close(drainMs: number = this.#config.timeouts.drainMs): Promise<void> {
+    const { clock } = this.#deps;
+    const untilMs = clock.monotonicMs() + drainMs;
+    this.inbound.drain();
+    this.outbound.drain();
+    let turns = 0;
+    while (
+      clock.monotonicMs() < untilMs &&
+      (this.outbound.busy > 0 || this.inbound.openExchanges > 0 || turns < 2)
+    ) {
+      turns++;
+      await clock.sleep(20);
+    }
+    this.outbound.drainIdle();
+    this.upstreams.retire();
+    await clock.sleep(20);
+    clearInterval(this.#timer);
+    this.inbound.destroy();
+    this.outbound.destroy();
+    this.upstreams.destroy();
+    for (const pool of this.#apps.values()) pool.close();
+    for (const file of this.#files) await file.close();
+  }
+
+  #gauges(audit: LineFile | undefined, verifier: ProofVerifier): void {
+    const { metrics } = this;
+    const { meshNowMs } = this.#deps;
+    const one = (name: string, help: string, read: () => number): void =>
+      metrics.addGauge({ name, help, labels: [], read: () => [[[], read()]] });
+    one("countersign_svid_expiry_seconds", "seconds until the own certificate expires", () =>
+      Math.max(0, (this.#state.identityUntilMs - meshNowMs()) / 1_000),
+    );
+    one(
+      "countersign_bundle_sequence",
+      "sequence of the trust bundle in force",
+      () => this.#identity?.bundle.sequence ?? 0,
+    );
+    one("countersign_config_revision", "revision of the table in force", () => this.table?.revision ?? 0);
+    one("countersign_mesh_connections", "accepted mesh connections", () => this.inbound.connections.size);
+    one(
+      "countersign_application_connections",
+      "accepted application-side connections",
+      () => this.outbound.connections,
+    );
+    one("countersign_audit_events", "audit events recorded", () => this.trail.recorded);
+    one("countersign_audit_queue", "audit events that wait to be written", () => audit?.queued ?? 0);
+    one("countersign_audit_dropped", "audit events that were lost", () => audit?.dropped ?? 0);
+    one("process_resident_memory_bytes", "resident memory", () => process.memoryUsage.rss());
+    one(
+      "process_cpu_seconds",
+      "processor time used",
+      () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
+    );
+    metrics.addGauge({
+      name: "countersign_token_work",
+      help: "proofs signed and verified, and how often a cache answered",
+      labels: ["work", "cache"],
+      read: () => {
+        const signer = this.upstreams.signing?.signer.stats;
+        return [
+          [["sign", "hit"], signer?.hits ?? 0],
+          [["sign", "miss"], signer?.signed ?? 0],
+          [["verify", "hit"], verifier.stats.hits],
+          [["verify", "miss"], verifier.stats.misses],
+        ];
+      },
+    });
+  }
+}

@@ -1,0 +1,791 @@
+// One request that another workload sends to ours: checked, identified, classified, decided, forwarded, recorded. One
+// object per stream; every way out ends in `#finish`, once.
+import type { AuditTrail } from "../audit/trail.ts";
+import type { LimitVerdict, RateLimiter } from "../balance/limits.ts";
+import type { Limits, Timeouts } from "../config.ts";
+import { jsonRpcProblem, problemJson, proxyStatus } from "../core/http/problem.ts";
+import { checkChain, checkOperation } from "../core/identity/chain.ts";
+import {
+  COUNTERSIGN_PORT,
+  TXN_TOKEN,
+  WORKLOAD_IDENTITY_TOKEN,
+  WORKLOAD_PROOF_TOKEN,
+} from "../core/identity/claims.ts";
+import type { Call } from "../core/policy/call.ts";
+import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import type { Classified } from "../core/policy/operations.ts";
+import type { Reason } from "../core/policy/reason.ts";
+import type { Clock } from "../core/runtime/clock.ts";
+import type { SidecarMetrics } from "../metrics.ts";
+import type { AccessLog } from "../telemetry/access-log.ts";
+import type { Correlation } from "../telemetry/correlation.ts";
+import type { RandomIds } from "../telemetry/random-ids.ts";
+import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
+import { type Field, FieldFlag } from "../wire/field.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import { isToken } from "../wire/field-syntax.ts";
+import type { ResponseHead } from "../wire/http1/parser.ts";
+import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
+import { authorityProblem, isTarget, sameAuthority } from "../wire/http1/target.ts";
+import type { Http2Stream } from "../wire/http2/connection.ts";
+import { HIGH_WATER_BYTES } from "../wire/socket.ts";
+import {
+  type EnforcedPort,
+  type Enforcement,
+  type InboundEdge,
+  operationLabel,
+  proofOperation,
+  refusalDecision,
+} from "./authorize.ts";
+import type { AppConnection, AppExchange, AppFailure, AppPool } from "./forward.ts";
+import type { PeerConnection } from "./peer-connection.ts";
+import { IdentifiedCaller } from "./verify.ts";
+
+/** What is in force; swapped by the data plane between requests. */
+export interface InboundState {
+  readonly enforcement: Enforcement | undefined;
+  /** Own certificate, Unix milliseconds. */
+  readonly identityUntilMs: number;
+  /** Epoch of the bundle of a trust domain. */
+  readonly bundleEpoch: string;
+}
+
+export interface InboundServices {
+  readonly state: InboundState;
+  readonly cache: FieldCache;
+  readonly clock: Clock;
+  /** Control plane's time, Unix milliseconds: what decisions are made on. */
+  readonly meshNowMs: () => number;
+  readonly metrics: SidecarMetrics;
+  readonly trail: AuditTrail;
+  readonly accessLog: AccessLog | undefined;
+  readonly ids: RandomIds;
+  /** undefined when the workload calls nobody or does not propagate by trace id. */
+  readonly correlation: Correlation | undefined;
+  readonly limiter: RateLimiter;
+  readonly timeouts: Timeouts;
+  readonly limits: Limits;
+  readonly pool: (port: number) => AppPool;
+}
+
+const NO_ERROR = 0x0;
+const INTERNAL_ERROR = 0x2;
+const CANCEL = 0x8;
+const MAX_BUFFERED_BODY = 65_536;
+const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
+/** Fields that never go on as they came, in either direction. */
+const STRIPPED =
+  FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.methodOverride | FieldFlag.pseudo;
+const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
+
+export class InboundExchange implements AppExchange {
+  readonly #services: InboundServices;
+  readonly #peer: PeerConnection;
+  readonly #stream: Http2Stream<InboundExchange | undefined>;
+  readonly #startedMs: number;
+  readonly #nowMs: number;
+  // Facts of the request.
+  method = "";
+  #target = "";
+  #authority = "";
+  #fields: readonly Field[] = [];
+  /** Fields that go on to the application, as HTTP/1.1 lines. */
+  #lines = "";
+  #contentLength = -1;
+  #traceparent: string | undefined;
+  #bodyless = false;
+  // What was found out.
+  #enforcement: Enforcement | undefined;
+  #port: EnforcedPort | undefined;
+  #identified: IdentifiedCaller | undefined;
+  #classified: Classified | undefined;
+  #isMcp = false;
+  #call: Call | undefined;
+  #decision: Decision | undefined;
+  #decisionId = "";
+  #traceId: string | undefined;
+  // Progress.
+  #body: Buffer[] | undefined;
+  #bodyBytes = 0;
+  #trailers: readonly Field[] | undefined;
+  #held = 0;
+  #requestBytes = 0;
+  #requestEnded = false;
+  #requestSent = false;
+  #app: AppConnection | undefined;
+  #retried = false;
+  #waiting = false;
+  #upstreamAtMs = -1;
+  #upstreamMs = -1;
+  #status = 0;
+  #answerHead = false;
+  #answerEnded = false;
+  #responseBytes = 0;
+  #responseLength = -1;
+  #error: string | undefined;
+  #over = false;
+
+  constructor(
+    services: InboundServices,
+    peer: PeerConnection,
+    stream: Http2Stream<InboundExchange | undefined>,
+  ) {
+    this.#services = services;
+    this.#peer = peer;
+    this.#stream = stream;
+    this.#startedMs = services.clock.monotonicMs();
+    this.#nowMs = services.meshNowMs();
+  }
+
+  /** Takes the request's head through every check up to forwarding, or answers it. */
+  start(fields: readonly Field[], endStream: boolean): void {
+    this.#fields = fields;
+    this.#bodyless = endStream;
+    this.#requestEnded = endStream;
+    const shown = { wit: undefined, wpt: undefined, authorization: undefined, txnToken: undefined } as {
+      wit: Field | undefined;
+      wpt: Field | undefined;
+      authorization: string | undefined;
+      txnToken: string | undefined;
+    };
+    let portText: string | undefined;
+    let scheme = "";
+    let host: string | undefined;
+    let cookies = "";
+    let lines = "";
+    let twice = "";
+    let malformed = "";
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field === undefined) continue;
+      const { flags, name, value } = field;
+      if (flags === 0) lines += field.line;
+      else if ((flags & FieldFlag.pseudo) !== 0) {
+        if (name === ":method") this.method = value;
+        else if (name === ":path") this.#target = value;
+        else if (name === ":authority") this.#authority = value;
+        else if (name === ":scheme") scheme = value;
+      } else if ((flags & FieldFlag.identity) !== 0) {
+        if (name === WORKLOAD_PROOF_TOKEN) {
+          if (shown.wpt !== undefined) twice = name;
+          shown.wpt = field;
+        } else if (name === WORKLOAD_IDENTITY_TOKEN) {
+          if (shown.wit !== undefined) twice = name;
+          shown.wit = field;
+        } else if (name === TXN_TOKEN) {
+          if (shown.txnToken !== undefined) twice = name;
+          shown.txnToken = value;
+        } else if (name === COUNTERSIGN_PORT) {
+          if (portText !== undefined) malformed = "`countersign-port` came twice";
+          portText = value;
+        }
+      } else if ((flags & FieldFlag.framing) !== 0) {
+        if (name === "host") {
+          if (host !== undefined) malformed = "there is more than one Host field";
+          host = value;
+        } else if (name === "content-length") {
+          if (this.#contentLength >= 0 || !/^(?:0|[1-9][0-9]{0,15})$/.test(value))
+            malformed = "the Content-Length is malformed";
+          else this.#contentLength = Number(value);
+        }
+      } else if ((flags & STRIPPED) !== 0) {
+        // Hop by hop, or an attempt to override the method: ends here.
+      } else if (name === "authorization") {
+        if (shown.authorization !== undefined) malformed = "there is more than one Authorization field";
+        shown.authorization = value;
+        lines += field.line;
+      } else if (name === "cookie") cookies += cookies === "" ? value : `; ${value}`;
+      else if (name === "traceparent") {
+        // Two of them, or a broken one: none (W3C Trace Context section 3.2).
+        if (this.#traceparent === undefined && isTraceparent(value)) {
+          this.#traceparent = value;
+          lines += field.line;
+        }
+      } else lines += field.line;
+    }
+    if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
+    this.#lines = lines;
+    if (this.#traceparent === undefined) {
+      this.#traceparent = createTraceparent(this.#services.ids);
+      this.#lines += `traceparent: ${this.#traceparent}\r\n`;
+    }
+    const { enforcement, identityUntilMs, bundleEpoch } = this.#services.state;
+    this.#enforcement = enforcement;
+    if (enforcement === undefined) return this.#refuse("NOT_READY", "no policy yet");
+    if (this.#nowMs >= identityUntilMs)
+      return this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+    if (host !== undefined) {
+      if (this.#authority === "") this.#authority = host;
+      else if (!sameAuthority(host, this.#authority)) malformed = "the Host field differs from :authority";
+    }
+    if (malformed === "") malformed = this.#malformedHead(scheme);
+    if (malformed !== "") return this.#refuse("REQ_MALFORMED", malformed);
+    if (this.method === "CONNECT") return this.#refuse("UNSUPPORTED", "CONNECT is not carried yet");
+    // V1 to V4.
+    const identified =
+      twice === ""
+        ? this.#peer.verifier.identify(shown, bundleEpoch, this.#nowMs)
+        : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${twice}\` came twice` };
+    if (!(identified instanceof IdentifiedCaller))
+      return this.#refuseIdentity(identified.reason, identified.detail);
+    this.#identified = identified;
+    if (identified.verified.kind === "mtls" && enforcement.table.settings.proofs === "Required") {
+      return this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
+    }
+    const port =
+      portText === undefined
+        ? enforcement.onlyPort
+        : /^[1-9][0-9]{0,4}$/.test(portText)
+          ? enforcement.ports.get(Number(portText))
+          : undefined;
+    if (port === undefined) {
+      return this.#refuse(
+        "REQ_MALFORMED",
+        portText === undefined
+          ? "`countersign-port` is missing and more than one port is declared"
+          : `port \`${portText.slice(0, 8)}\` is not declared by this workload`,
+      );
+    }
+    this.#port = port;
+    if (port.protocol !== "http")
+      return this.#refuse("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
+    this.#classify(enforcement, port, identified);
+  }
+
+  #malformedHead(scheme: string): string {
+    if (scheme !== "http" && scheme !== "https") return "the scheme is neither http nor https";
+    if (!isToken(this.method) || this.method.length > 32) return "the method is malformed";
+    if (
+      this.method !== "CONNECT" &&
+      (!isTarget(this.#target) ||
+        !(this.#target.startsWith("/") || (this.#target === "*" && this.method === "OPTIONS")))
+    ) {
+      return "the request target is malformed";
+    }
+    if (this.#target.length > 8_192) return "the request target is too long";
+    if (this.#authority === "" || authorityProblem(this.#authority) !== undefined)
+      return "the authority is missing or malformed";
+    return "";
+  }
+
+  #classify(enforcement: Enforcement, port: EnforcedPort, identified: IdentifiedCaller): void {
+    const classified = port.classifier.classify({
+      method: this.method,
+      target: this.#target,
+      contentType: this.header("content-type"),
+      hasBody: !this.#bodyless,
+      header: this.header,
+      corsMethod:
+        this.method === "OPTIONS" && this.header("origin") !== undefined
+          ? this.header("access-control-request-method")
+          : undefined,
+    });
+    if (!classified.ok) return this.#refuse("REQ_MALFORMED", classified.error);
+    this.#classified = classified.value;
+    this.#isMcp = classified.value.pending?.kind === "mcp";
+    // V6 and V8.
+    const { hop, via, peer } = identified.verified;
+    if (hop !== undefined) {
+      const outcome = checkOperation(hop, proofOperation(classified.value), port.packsDigest);
+      if (outcome === "skew") this.#services.metrics.proofSkew.add(this.#services.metrics.skew);
+      else if (outcome !== "match") return this.#refuseIdentity(outcome, "the proof names another operation");
+    }
+    const chain = checkChain(via, peer.spiffeId, hop?.n ?? 1, enforcement.table.program.maxHops);
+    if (!chain.ok) return this.#refuse(chain.error, "the call chain is too deep or loops");
+    const { pending, operation } = classified.value;
+    const wantsBody =
+      pending !== undefined && (pending.kind === "mcp" || needsResource(enforcement.program, operation));
+    if (!wantsBody) return this.#decide();
+    if (this.#requestEnded) return this.#withBody(false);
+    this.#body = [];
+    // The client waits for this before it sends what the decision needs.
+    if (this.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
+  }
+
+  /** Value of a request field; bound, because the classifier takes it as a function. */
+  readonly header = (name: string): string | undefined => {
+    for (const field of this.#fields) if (field.name === name) return field.value;
+    return undefined;
+  };
+
+  #withBody(truncated: boolean): void {
+    const { classifier } = this.#port ?? {};
+    const before = this.#classified;
+    if (classifier === undefined || before === undefined) return;
+    const classified = classifier.withBody(before, Buffer.concat(this.#body ?? []), {
+      contentType: this.header("content-type"),
+      contentEncoding: this.header("content-encoding"),
+      truncated,
+      header: this.header,
+    });
+    if (!classified.ok) return this.#refuse("REQ_MALFORMED", classified.error);
+    this.#classified = classified.value;
+    this.#decide();
+  }
+
+  #decide(): void {
+    const enforcement = this.#enforcement;
+    const identified = this.#identified;
+    const classified = this.#classified;
+    const port = this.#port;
+    if (
+      enforcement === undefined ||
+      identified === undefined ||
+      classified === undefined ||
+      port === undefined
+    )
+      return;
+    const call: Call = {
+      caller: identified.caller,
+      user: undefined,
+      via: identified.via,
+      port: port.port,
+      request: { ...classified.request, host: this.#authority },
+      operation: classified.operation,
+      resource: classified.resource,
+      folded: classified.folded,
+      sourceIp: this.#peer.remoteAddress,
+      scope: undefined,
+      nowMs: this.#nowMs,
+    };
+    this.#call = call;
+    const decision = decide(enforcement.program, call);
+    this.#decision = decision;
+    if (decision.would !== undefined) this.#countDryRun(decision.would);
+    if (!decision.allowed) return this.#deny(decision, undefined);
+    if (decision.winners.length > 0) {
+      const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#nowMs);
+      if (!admitted.allowed) {
+        const { metrics } = this.#services;
+        metrics.limited.add(metrics.limited.series(admitted.policy, admitted.rule, "requests"));
+        return this.#deny(refusalDecision("RATE_LIMITED", admitted.policy, admitted.rule), admitted);
+      }
+    }
+    if (decision.audit?.mode === "Required" && !this.#services.trail.hasRoom) {
+      return this.#deny(refusalDecision("AUDIT_UNAVAILABLE", decision.policy, decision.rule), undefined);
+    }
+    this.#forward(port, identified, classified);
+  }
+
+  #countDryRun(would: NonNullable<Decision["would"]>): void {
+    const { dryRun } = this.#services.metrics;
+    dryRun.add(dryRun.series(would.policy ?? "", would.rule ?? "", would.allowed ? "Allow" : "Deny"));
+  }
+
+  #forward(port: EnforcedPort, identified: IdentifiedCaller, classified: Classified): void {
+    const { correlation, metrics } = this.#services;
+    if (correlation !== undefined && this.#traceparent !== undefined) {
+      this.#traceId = traceIdOf(this.#traceparent);
+      correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), this.#nowMs);
+    }
+    metrics.forwarded.add(metrics.allowedAndForwarded);
+    this.#upstreamAtMs = this.#services.clock.monotonicMs();
+    this.#take(port, false);
+  }
+
+  #take(port: EnforcedPort, fresh: boolean): void {
+    this.#waiting = true;
+    this.#app = this.#services.pool(port.port).take(this, fresh);
+    if (this.#app === undefined) this.#fail("OVERLOADED", "too many connections to the application");
+  }
+
+  // --- from the application's side -------------------------------------------------------------------------------
+
+  onAppReady(connection: AppConnection): void {
+    this.#app = connection;
+    this.#waiting = false;
+    const { metrics } = this.#services;
+    metrics.forwarded.add(metrics.attempts);
+    let head = `${requestLine(this.method, this.#target)}host: ${this.#authority}\r\n${this.#lines}`;
+    if (this.#contentLength >= 0) head += `content-length: ${this.#contentLength}\r\n`;
+    else if (!this.#bodyless) head += CHUNKED_LINE;
+    head += this.#identityLines();
+    connection.socket.write(`${head}\r\n`);
+    const body = this.#body;
+    this.#body = undefined;
+    if (body !== undefined) for (const chunk of body) this.#sendToApp(chunk);
+    if (this.#held > 0) this.#giveCredit();
+    if (this.#requestEnded) this.#endRequest();
+  }
+
+  #identityLines(): string {
+    const decision = this.#decision;
+    const caller = this.#identified?.caller;
+    if (decision === undefined || caller === undefined || decision.identityHeaders.length === 0) return "";
+    let lines = "";
+    for (const header of decision.identityHeaders) {
+      if (header === "caller") lines += `x-mesh-caller: ${caller.kind}/${caller.name}\r\n`;
+      else if (header === "xfcc") {
+        const hash = Buffer.from(this.#peer.verifier.peer.leafThumbprint, "base64url").toString("hex");
+        lines += `x-forwarded-client-cert: By=${this.#enforcement?.table.program.spiffeId ?? ""};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
+      }
+    }
+    return lines;
+  }
+
+  onAppInformational(head: ResponseHead): void {
+    if (this.#over || this.#answerHead) return;
+    const { h2 } = this.#peer;
+    h2.beginHeaders(this.#stream);
+    h2.putStatus(head.status);
+    for (const field of head.fields)
+      if ((field.flags & STRIPPED_RESPONSE) === 0 && !head.connectionNames.includes(field.name))
+        h2.putField(field);
+    h2.endHeaders(false);
+  }
+
+  onAppHead(head: ResponseHead): void {
+    if (this.#over) return;
+    this.#upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
+    this.#status = head.status;
+    this.#answerHead = true;
+    const { h2 } = this.#peer;
+    h2.beginHeaders(this.#stream);
+    h2.putStatus(head.status);
+    const { fields, connectionNames } = head;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field === undefined) continue;
+      if ((field.flags & STRIPPED_RESPONSE) !== 0) {
+        if (head.contentLength >= 0 && field.name === "content-length") h2.putField(field);
+      } else if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
+    }
+    const empty =
+      this.method === "HEAD" || head.status === 204 || head.status === 304 || head.contentLength === 0;
+    this.#responseLength = head.contentLength;
+    this.#answerEnded = empty;
+    h2.endHeaders(empty);
+  }
+
+  onAppBody(chunk: Buffer): void {
+    if (this.#over) return;
+    this.#responseBytes += chunk.length;
+    // The last piece carries END_STREAM itself: a frame less per answer.
+    this.#answerEnded = this.#responseBytes === this.#responseLength;
+    if (!this.#peer.h2.sendData(this.#stream, chunk, this.#answerEnded) && !this.#answerEnded)
+      this.#app?.pauseResponse();
+  }
+
+  onAppEnd(trailers: readonly Field[]): void {
+    const app = this.#app;
+    this.#app = undefined;
+    app?.release(this.#requestSent);
+    if (this.#over) return;
+    if (!this.#answerEnded) {
+      this.#answerEnded = true;
+      const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
+      if (kept.length === 0) this.#peer.h2.sendData(this.#stream, EMPTY, true);
+      else {
+        this.#peer.h2.beginHeaders(this.#stream);
+        for (const field of kept) this.#peer.h2.putField(field);
+        this.#peer.h2.endHeaders(true);
+      }
+    }
+    // The answer came before the whole request: tell the client to stop sending (RFC 9113 section 8.1).
+    if (!this.#requestEnded) this.#peer.h2.resetStream(this.#stream, NO_ERROR);
+    this.#finish();
+  }
+
+  onAppDrain(): void {
+    if (!this.#over) this.#giveCredit();
+  }
+
+  onAppFailed(kind: AppFailure, detail: string, silent: boolean): void {
+    const app = this.#app;
+    this.#app = undefined;
+    if (this.#over) return;
+    // The application closed a kept connection just as we used it: it has not looked at this request. Only what may be
+    // done twice is tried again, and only once (RFC 9110 section 9.2.2).
+    if (
+      kind === "closed" &&
+      silent &&
+      app?.reused === true &&
+      !this.#retried &&
+      this.#bodyless &&
+      IDEMPOTENT.has(this.method) &&
+      this.#port !== undefined
+    ) {
+      this.#retried = true;
+      this.#requestSent = false;
+      this.#take(this.#port, true);
+      return;
+    }
+    this.#fail(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+  }
+
+  // --- from the caller's side ------------------------------------------------------------------------------------
+
+  onRequestBody(chunk: Buffer, endStream: boolean): void {
+    this.#requestBytes += chunk.length;
+    this.#held += chunk.length;
+    if (endStream) this.#requestEnded = true;
+    if (this.#over || this.#answerEnded) return this.#giveCredit();
+    if (
+      this.#contentLength >= 0 &&
+      (this.#requestBytes > this.#contentLength || (endStream && this.#requestBytes < this.#contentLength))
+    ) {
+      return this.#breakOff("the body does not have the announced length");
+    }
+    if (this.#body !== undefined || this.#waiting || this.#app === undefined)
+      this.#keepBody(chunk, endStream);
+    else {
+      this.#sendToApp(chunk);
+      this.#app.touch();
+      this.#giveCredit();
+      if (endStream) this.#endRequest();
+    }
+  }
+
+  /** Body that cannot go on yet: the decision needs it, or the application's connection does not stand. */
+  #keepBody(chunk: Buffer, endStream: boolean): void {
+    const deciding = this.#decision === undefined;
+    // A copy: the view would keep the whole received buffer alive.
+    this.#body ??= [];
+    this.#body.push(Buffer.from(chunk));
+    this.#bodyBytes += chunk.length;
+    if (!deciding) return;
+    // Credit at once, or a window of exactly 64 KiB would end before the limit is seen.
+    this.#peer.h2.consumed(this.#stream, this.#held);
+    this.#held = 0;
+    if (this.#bodyBytes > MAX_BUFFERED_BODY) this.#withBody(true);
+    else if (endStream) this.#withBody(false);
+  }
+
+  onRequestTrailers(fields: readonly Field[]): void {
+    this.#requestEnded = true;
+    this.#trailers = fields;
+    if (this.#over || this.#answerEnded) return;
+    if (this.#contentLength >= 0 && this.#requestBytes !== this.#contentLength)
+      return this.#breakOff("the body does not have the announced length");
+    if (this.#body !== undefined && this.#decision === undefined) this.#withBody(false);
+    else if (!this.#waiting && this.#app !== undefined) this.#endRequest();
+  }
+
+  onPeerWritable(): void {
+    this.#app?.resumeResponse();
+  }
+
+  /** The caller reset the stream or its connection is gone. */
+  onPeerGone(): void {
+    if (this.#over) return;
+    this.#error = "the caller went away";
+    this.#app?.abandon();
+    this.#app = undefined;
+    this.#finish();
+  }
+
+  // --- shared ----------------------------------------------------------------------------------------------------
+
+  #sendToApp(chunk: Buffer): void {
+    const socket = this.#app?.socket;
+    if (socket === undefined || chunk.length === 0) return;
+    if (this.#contentLength >= 0) socket.write(chunk);
+    else {
+      socket.write(chunkHeader(chunk.length));
+      socket.write(chunk);
+      socket.write(CHUNK_END);
+    }
+  }
+
+  #endRequest(): void {
+    if (this.#requestSent) return;
+    this.#requestSent = true;
+    if (!this.#bodyless && this.#contentLength < 0) this.#app?.socket.write(lastChunk(this.#trailers ?? []));
+  }
+
+  /** Lets the caller send more, unless the application does not keep up. */
+  #giveCredit(): void {
+    if (this.#held === 0) return;
+    if (!this.#over && this.#app !== undefined && this.#app.socket.bufferedBytes >= HIGH_WATER_BYTES) return;
+    this.#peer.h2.consumed(this.#stream, this.#held);
+    this.#held = 0;
+  }
+
+  #sendContinue(): void {
+    const { h2 } = this.#peer;
+    h2.beginHeaders(this.#stream);
+    h2.putStatus(100);
+    h2.endHeaders(false);
+  }
+
+  #breakOff(detail: string): void {
+    if (this.#answerHead) {
+      this.#error = detail;
+      this.#app?.abandon();
+      this.#app = undefined;
+      this.#peer.h2.resetStream(this.#stream, 0x1);
+      this.#finish();
+      return;
+    }
+    this.#app?.abandon();
+    this.#app = undefined;
+    this.#refuse("REQ_MALFORMED", detail);
+  }
+
+  #refuseIdentity(reason: Reason, detail: string): void {
+    const { authnFailures } = this.#services.metrics;
+    authnFailures.add(authnFailures.series(this.#enforcement?.self.name ?? "", reason));
+    this.#refuse(reason, detail);
+    this.#peer.countBadProof();
+  }
+
+  /** The request ends before, or instead of, a decision by policy. */
+  #refuse(reason: Reason, detail: string): void {
+    this.#error = detail;
+    this.#deny(refusalDecision(reason), undefined);
+  }
+
+  #deny(decision: Decision, limited: Extract<LimitVerdict, { allowed: false }> | undefined): void {
+    this.#decision = decision;
+    this.#answer(decision.reason, limited);
+  }
+
+  /** Something behind the decision failed: answer if none has begun, else break the stream. */
+  #fail(reason: Reason, detail: string): void {
+    this.#error = detail;
+    if (!this.#answerHead) return this.#answer(reason, undefined);
+    this.#peer.h2.resetStream(this.#stream, INTERNAL_ERROR);
+    this.#finish();
+  }
+
+  #answer(reason: Reason, limited: Extract<LimitVerdict, { allowed: false }> | undefined): void {
+    const { trail } = this.#services;
+    this.#decisionId = trail.decisionId();
+    const table = this.#enforcement?.table;
+    const caller = this.#identified?.caller ?? this.#peer.verifier.byCertificate(this.#nowMs)?.caller;
+    const problem = (this.#isMcp ? jsonRpcProblem : problemJson)({
+      reason,
+      operation: this.#classified === undefined ? undefined : operationLabel(this.#classified),
+      target: this.#enforcement?.target,
+      caller: caller === undefined ? undefined : `${caller.kind}/${caller.name}`,
+      decisionId: this.#decisionId,
+      detail: this.#error,
+      policy: table?.settings.explainDenials === true ? this.#decision?.policy : undefined,
+      rule: table?.settings.explainDenials === true ? this.#decision?.rule : undefined,
+    });
+    this.#status = problem.status;
+    this.#answerHead = true;
+    this.#answerEnded = true;
+    const { h2 } = this.#peer;
+    const body = Buffer.from(problem.body);
+    this.#responseBytes = body.length;
+    h2.beginHeaders(this.#stream);
+    h2.putStatus(problem.status);
+    h2.putField(this.#services.cache.get("content-type", problem.contentType));
+    h2.putPair("content-length", String(body.length));
+    h2.putPair("proxy-status", proxyStatus(reason, this.#decisionId, this.#error));
+    if (limited !== undefined) {
+      const seconds = Math.max(1, Math.ceil(limited.retryAfterMs / 1_000));
+      const name = limited.limit.key.join("+");
+      h2.putPair("retry-after", String(seconds));
+      h2.putPair(
+        "ratelimit-policy",
+        `"${name}";q=${limited.limit.requests};w=${Math.ceil(limited.limit.perMs / 1_000)}`,
+      );
+      h2.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
+    } else if (problem.status === 503) h2.putPair("retry-after", "1");
+    const bodyless = this.method === "HEAD";
+    h2.endHeaders(bodyless);
+    if (!bodyless) h2.sendData(this.#stream, body, true);
+    if (!this.#requestEnded) h2.resetStream(this.#stream, NO_ERROR);
+    this.#finish();
+  }
+
+  #finish(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#giveCredit();
+    this.#body = undefined;
+    if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
+    this.#stream.context = undefined;
+    this.#record();
+    this.#peer.finished(this);
+  }
+
+  #record(): void {
+    const enforcement = this.#enforcement;
+    const { metrics, trail, clock, accessLog } = this.#services;
+    const durationMs = clock.monotonicMs() - this.#startedMs;
+    const decision = this.#decision;
+    if (enforcement === undefined || decision === undefined) return;
+    const operation = this.#classified === undefined ? "unknown" : operationLabel(this.#classified);
+    const edge: InboundEdge =
+      (this.#identified ?? this.#peer.verifier.byCertificate(this.#nowMs))?.edge(enforcement, operation) ??
+      enforcement.edge(undefined, [], "", operation);
+    const outcome = enforcement.outcome(edge, decision);
+    metrics.decisions.add(outcome.series);
+    edge.counters.count(this.#status, decision.allowed ? "allow" : "deny", durationMs / 1_000);
+    if (this.#upstreamMs >= 0)
+      metrics.overhead.observe(metrics.overheadInbound, Math.max(0, durationMs - this.#upstreamMs) / 1_000);
+    metrics.chainHops.observe(edge.chainSeries, (this.#identified?.via.length ?? 0) + 1);
+    if (!decision.allowed) {
+      trail.remember({
+        decisionId: this.#decisionId,
+        timeMs: this.#nowMs,
+        reason: decision.reason,
+        policy: decision.policy,
+        rule: decision.rule,
+        call: this.#call,
+        detail: this.#error,
+      });
+    }
+    if (trail.wants(decision.allowed, decision.audit)) {
+      const { resource } = this.#classified ?? { resource: { kind: "none" as const } };
+      trail.record(
+        {
+          timeMs: this.#nowMs,
+          traceparent: this.#traceparent,
+          edge: edge.audit,
+          decision: outcome.auditDecision,
+          decisionId: this.#decisionId === "" ? trail.decisionId() : this.#decisionId,
+          requestId: this.header("x-request-id"),
+          resourceType: resource.kind === "none" ? undefined : resource.type,
+          resourceName: resource.kind === "known" ? resource.value : undefined,
+          method: this.method,
+          pathTemplate: this.#classified?.template || this.#path(),
+          requestBytes: this.#requestBytes,
+          contentType: this.header("content-type"),
+          sourceIp: this.#peer.remoteAddress,
+          userAgent: this.header("user-agent"),
+          statusCode: this.#status,
+          responseBytes: this.#responseBytes,
+          durationMs,
+          upstreamMs: this.#upstreamMs,
+          errorMessage: this.#error,
+        },
+        decision.allowed,
+      );
+    }
+    if (accessLog !== undefined) {
+      accessLog.write({
+        timeMs: this.#nowMs,
+        direction: "inbound",
+        peer: this.#peer.verifier.peer.spiffeId,
+        method: this.method,
+        path: this.#path(),
+        operation,
+        status: this.#status,
+        reason: decision.reason,
+        requestBytes: this.#requestBytes,
+        responseBytes: this.#responseBytes,
+        durationMs,
+        traceparent: this.#traceparent,
+      });
+    }
+  }
+
+  /** Without query: its values are never recorded. */
+  #path(): string {
+    const query = this.#target.indexOf("?");
+    return query < 0 ? this.#target : this.#target.slice(0, query);
+  }
+
+  /** Ends the exchange because the sidecar does. */
+  cancel(): void {
+    if (this.#over) return;
+    this.#peer.h2.resetStream(this.#stream, CANCEL);
+    this.onPeerGone();
+  }
+}
+
+const EMPTY = Buffer.alloc(0);

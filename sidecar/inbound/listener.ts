@@ -1,0 +1,149 @@
+// The mesh port: mutual TLS 1.3, ALPN `h2`. Certificate and trust bundle are swapped without ending a connection.
+import type { AddressInfo } from "node:net";
+import { createServer, type Server, type TLSSocket, type TlsOptions } from "node:tls";
+import type { SocketAddress } from "../config.ts";
+import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
+import { MeshError, messageOf } from "../core/runtime/errors.ts";
+import type { Logger } from "../core/runtime/log.ts";
+import { MeshSocket } from "../wire/socket.ts";
+import type { InboundServices } from "./exchange.ts";
+import { PeerConnection } from "./peer-connection.ts";
+import { PeerVerifier, type VerifierDeps } from "./verify.ts";
+
+export interface InboundListenerDeps {
+  readonly services: InboundServices;
+  readonly verifier: VerifierDeps;
+  readonly ownSpiffeId: () => string;
+  readonly log: Logger;
+}
+
+export class InboundListener {
+  readonly #deps: InboundListenerDeps;
+  readonly #connections = new Set<PeerConnection>();
+  #server: Server | undefined;
+  #draining = false;
+
+  constructor(deps: InboundListenerDeps) {
+    this.#deps = deps;
+  }
+
+  get connections(): ReadonlySet<PeerConnection> {
+    return this.#connections;
+  }
+
+  /**
+   * Binds the port.
+   *
+   * @throws MeshError `io_failed` when it cannot be bound.
+   */
+  listen(address: SocketAddress & { readonly kind: "tcp" }, options: TlsOptions): Promise<number> {
+    const { timeouts } = this.#deps.services;
+    const server = createServer({
+      ...options,
+      handshakeTimeout: timeouts.handshakeMs,
+      pauseOnConnect: false,
+    });
+    this.#server = server;
+    server.maxConnections = this.#deps.services.limits.connections;
+    server.on("secureConnection", (socket) => this.#accept(socket));
+    server.on("tlsClientError", (error, socket) => {
+      // Node only tells; it is ours to close (a silent client would stay for ever).
+      this.#refuse(
+        socket.authorizationError === undefined || socket.authorizationError === null
+          ? messageOf(error)
+          : String(socket.authorizationError),
+      );
+      socket.destroy();
+    });
+    server.on("drop", () => this.#refuse("too many connections"));
+    return new Promise((resolve, reject) => {
+      server.once("error", (error) =>
+        reject(
+          new MeshError(
+            "io_failed",
+            `cannot listen on mesh port \`${address.host}:${address.port}\`: ${error.message}`,
+            { cause: error },
+          ),
+        ),
+      );
+      server.listen(address.port, address.host, () => {
+        // A TCP server's address is an object once it listens.
+        resolve((server.address() as AddressInfo).port);
+      });
+    });
+  }
+
+  /** New connections get the new certificate and bundle; open ones stay. */
+  setTlsOptions(options: TlsOptions): void {
+    this.#server?.setSecureContext(options);
+  }
+
+  #refuse(detail: string): void {
+    const { connections } = this.#deps.services.metrics;
+    connections.add(connections.series("mesh", "refused"));
+    this.#deps.log.debug("mesh connection refused", { detail });
+  }
+
+  #accept(socket: TLSSocket): void {
+    // INVARIANT: rejectUnauthorized is set, so the chain was verified against the bundle in force at the handshake.
+    const der = socket.getPeerX509Certificate()?.raw;
+    const facts = der === undefined ? undefined : parseSvid(der);
+    if (
+      !socket.authorized ||
+      socket.alpnProtocol !== "h2" ||
+      facts === undefined ||
+      !facts.ok ||
+      this.#draining
+    ) {
+      const detail =
+        facts !== undefined && !facts.ok
+          ? SVID_PROBLEMS[facts.error]
+          : socket.alpnProtocol === "h2"
+            ? "no usable certificate"
+            : "the client does not speak HTTP/2 (ALPN `h2`)";
+      this.#refuse(detail);
+      socket.on("error", () => {});
+      socket.destroy();
+      return;
+    }
+    const { services, verifier, log } = this.#deps;
+    services.metrics.connections.add(services.metrics.connections.series("mesh", "accepted"));
+    const connection = new PeerConnection(
+      new MeshSocket(socket),
+      new PeerVerifier(facts.value, this.#deps.ownSpiffeId(), verifier),
+      {
+        services,
+        log,
+        onClosed: (closed) => this.#connections.delete(closed),
+      },
+    );
+    this.#connections.add(connection);
+  }
+
+  /** Closes connections that have been quiet for too long. */
+  sweep(nowMs: number): void {
+    const { idleMs } = this.#deps.services.timeouts;
+    for (const connection of this.#connections) {
+      if (connection.openExchanges === 0 && nowMs - connection.activeAtMs >= idleMs) connection.drain();
+    }
+  }
+
+  /** Accepts nothing more and lets every connection finish what it has. */
+  drain(): void {
+    this.#draining = true;
+    this.#server?.close();
+    for (const connection of this.#connections) connection.drain();
+  }
+
+  get openExchanges(): number {
+    let open = 0;
+    for (const connection of this.#connections) open += connection.openExchanges;
+    return open;
+  }
+
+  destroy(): void {
+    this.#draining = true;
+    this.#server?.close();
+    for (const connection of this.#connections) connection.destroy();
+  }
+}

@@ -1,0 +1,178 @@
+// One mesh connection from another sidecar (or any HTTP/2 client with an SVID): HTTP/2 over mutual TLS, an exchange per
+// stream. Ends itself after ten requests whose identity does not verify.
+import type { Logger } from "../core/runtime/log.ts";
+import type { Field } from "../wire/field.ts";
+import {
+  Http2Connection,
+  type Http2Error,
+  type Http2Handler,
+  type Http2Stream,
+} from "../wire/http2/connection.ts";
+import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import { InboundExchange, type InboundServices } from "./exchange.ts";
+import type { PeerVerifier } from "./verify.ts";
+
+const NO_ERROR = 0x0;
+const ENHANCE_YOUR_CALM = 0xb;
+const MAX_BAD_PROOFS = 10;
+
+export interface PeerConnectionDeps {
+  readonly services: InboundServices;
+  readonly log: Logger;
+  readonly onClosed: (connection: PeerConnection) => void;
+}
+
+export class PeerConnection implements Http2Handler<InboundExchange | undefined> {
+  readonly h2: Http2Connection<InboundExchange | undefined>;
+  readonly verifier: PeerVerifier;
+  readonly remoteAddress: string | undefined;
+  readonly #socket: MeshSocket;
+  readonly #deps: PeerConnectionDeps;
+  readonly #exchanges = new Set<InboundExchange>();
+  readonly #flush = (): void => {
+    this.h2.flush();
+    this.#socket.flush();
+    if (this.#ending && this.#exchanges.size === 0) this.#socket.end();
+    else if (!this.#dataPaused && this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
+      this.#dataPaused = true;
+      this.h2.pauseData();
+    }
+  };
+  #badProofs = 0;
+  #ending = false;
+  #dataPaused = false;
+  /** Monotonic milliseconds of the last request or answer. */
+  activeAtMs: number;
+
+  constructor(socket: MeshSocket, verifier: PeerVerifier, deps: PeerConnectionDeps) {
+    this.#socket = socket;
+    this.verifier = verifier;
+    this.#deps = deps;
+    this.remoteAddress = socket.remoteAddress;
+    this.activeAtMs = deps.services.clock.monotonicMs();
+    this.h2 = new Http2Connection({
+      role: "server",
+      handler: this,
+      cache: deps.services.cache,
+      write: (bytes) => this.#socket.write(bytes),
+      requestFlush: () => setImmediate(this.#flush),
+      nowMs: () => deps.services.clock.monotonicMs(),
+    });
+    socket.attach({
+      onData: (chunk) => this.h2.receive(chunk),
+      onEnd: () => this.#onSocketEnd(),
+      onDrain: () => this.#onDrain(),
+      onClose: () => this.#onSocketClose(),
+    });
+  }
+
+  get openExchanges(): number {
+    return this.#exchanges.size;
+  }
+
+  onHeaders(
+    stream: Http2Stream<InboundExchange | undefined>,
+    fields: readonly Field[],
+    endStream: boolean,
+  ): void {
+    const exchange = new InboundExchange(this.#deps.services, this, stream);
+    stream.context = exchange;
+    this.#exchanges.add(exchange);
+    exchange.start(fields, endStream);
+  }
+
+  onInformational(stream: Http2Stream<InboundExchange | undefined>): void {
+    this.h2.resetStream(stream, 0x1);
+  }
+
+  onData(stream: Http2Stream<InboundExchange | undefined>, chunk: Buffer, endStream: boolean): void {
+    if (stream.context === undefined) this.h2.consumed(stream, chunk.length);
+    else stream.context.onRequestBody(chunk, endStream);
+  }
+
+  onTrailers(stream: Http2Stream<InboundExchange | undefined>, fields: readonly Field[]): void {
+    stream.context?.onRequestTrailers(fields);
+  }
+
+  onReset(stream: Http2Stream<InboundExchange | undefined>): void {
+    stream.context?.onPeerGone();
+  }
+
+  onWritable(stream: Http2Stream<InboundExchange | undefined>): void {
+    stream.context?.onPeerWritable();
+  }
+
+  onGoaway(): void {
+    // The client opens no more streams; it closes when it has its answers.
+  }
+
+  onClosed(error: Http2Error | undefined): void {
+    if (error !== undefined) {
+      const { metrics } = this.#deps.services;
+      metrics.problems.add(metrics.problems.series("mesh", "http2"));
+      this.#deps.log.debug("mesh connection broke the protocol", {
+        peer: this.verifier.peer.spiffeId,
+        code: error.code,
+        detail: error.message,
+      });
+    }
+    this.h2.flush();
+    this.#socket.end();
+    this.#failAll();
+  }
+
+  /** Called by an exchange that is over. */
+  finished(exchange: InboundExchange): void {
+    this.#exchanges.delete(exchange);
+    this.activeAtMs = this.#deps.services.clock.monotonicMs();
+    if (this.#ending && this.#exchanges.size === 0) setImmediate(this.#flush);
+  }
+
+  /** A request's identity did not verify; ten of them end the connection. */
+  countBadProof(): void {
+    this.#badProofs++;
+    if (this.#badProofs === MAX_BAD_PROOFS) {
+      this.#deps.log.warn("mesh connection ended after ten requests with a bad identity", {
+        peer: this.verifier.peer.spiffeId,
+      });
+      this.#goaway(ENHANCE_YOUR_CALM);
+    }
+  }
+
+  /** Takes no new streams, finishes those that are open, closes. */
+  drain(): void {
+    this.#goaway(NO_ERROR);
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  #onSocketEnd(): void {
+    this.h2.eof();
+    this.#socket.end();
+  }
+
+  #onDrain(): void {
+    if (!this.#dataPaused) return;
+    this.#dataPaused = false;
+    this.h2.resumeData();
+  }
+
+  #onSocketClose(): void {
+    this.#failAll();
+    this.#deps.onClosed(this);
+  }
+
+  #goaway(code: number): void {
+    if (this.#ending) return;
+    this.#ending = true;
+    this.h2.goaway(code);
+    setImmediate(this.#flush);
+  }
+
+  #failAll(): void {
+    for (const exchange of this.#exchanges) exchange.onPeerGone();
+    this.#exchanges.clear();
+  }
+}

@@ -1,0 +1,161 @@
+// Who calls: the peer of a mesh connection from its certificate (once per connection), and each request's tokens, whose
+// verified form hangs on the field object, so that a repeated proof costs comparisons, not signatures (DOMAIN 2.5).
+import type { ProofVerifier, VerifiedCaller, VerifyInput } from "../core/identity/proofs.ts";
+import { parseSpiffeId, workloadOf } from "../core/identity/spiffe-id.ts";
+import type { PeerFacts } from "../core/identity/svid.ts";
+import type { Caller, Hop } from "../core/policy/call.ts";
+import { createCaller } from "../core/policy/caller.ts";
+import type { Reason } from "../core/policy/reason.ts";
+import type { CallChain } from "../telemetry/correlation.ts";
+import type { Field } from "../wire/field.ts";
+import type { Enforcement, InboundEdge } from "./authorize.ts";
+
+/** A caller in the form that decisions, audit and the hop list of the next call need; made once per proof. */
+export class IdentifiedCaller {
+  readonly verified: VerifiedCaller;
+  readonly caller: Caller;
+  readonly via: readonly Hop[];
+  readonly viaKey: string;
+  readonly #chains = new Map<string, CallChain>();
+  #edges = new Map<string, InboundEdge>();
+  #edgesOf: Enforcement | undefined;
+
+  constructor(verified: VerifiedCaller, ownTrustDomain: string) {
+    this.verified = verified;
+    this.caller = callerOf(verified, ownTrustDomain);
+    this.via = verified.via.map((hop) => hopOf(hop.s, hop.o));
+    this.viaKey = verified.via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
+  }
+
+  /** The edge of this caller to an operation, kept as long as the enforcement is in force. */
+  edge(enforcement: Enforcement, operation: string): InboundEdge {
+    if (this.#edgesOf !== enforcement) {
+      this.#edgesOf = enforcement;
+      this.#edges = new Map();
+    }
+    let edge = this.#edges.get(operation);
+    if (edge === undefined) {
+      edge = enforcement.edge(this.caller, this.via, this.viaKey, operation);
+      this.#edges.set(operation, edge);
+    }
+    return edge;
+  }
+
+  /** The hop list that calls of this workload continue while it serves `operation` for this caller. */
+  chain(operation: string): CallChain {
+    let chain = this.#chains.get(operation);
+    if (chain === undefined) {
+      const via = [...this.verified.via, { s: this.verified.peer.spiffeId, o: operation }];
+      chain = { via, key: via.map((hop) => `${hop.s} ${hop.o}`).join("\n") };
+      this.#chains.set(operation, chain);
+    }
+    return chain;
+  }
+}
+
+const EMPTY_LABELS: ReadonlyMap<string, string> = new Map();
+
+function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {
+  const { peer, wit } = verified;
+  const path = workloadOf(peer.spiffeId);
+  return createCaller({
+    spiffeId: peer.spiffeId,
+    trustDomain: peer.trustDomain,
+    local: peer.trustDomain === ownTrustDomain,
+    namespace: path?.namespace ?? "",
+    serviceAccount: path?.serviceAccount ?? "",
+    kind: path?.kind ?? "",
+    name: path?.name ?? "",
+    labels: EMPTY_LABELS,
+    owner: wit?.workload?.owner,
+    env: wit?.workload?.env,
+  });
+}
+
+function hopOf(spiffeId: string, operation: string): Hop {
+  const id = parseSpiffeId(spiffeId);
+  const path = id.ok ? workloadOf(id.value) : undefined;
+  return {
+    spiffeId,
+    kind: path?.kind ?? "",
+    name: path?.name ?? "",
+    namespace: path?.namespace ?? "",
+    serviceAccount: path?.serviceAccount ?? "",
+    operation,
+  };
+}
+
+export interface VerifierDeps {
+  readonly verifier: ProofVerifier;
+  readonly trustDomain: () => string;
+}
+
+/** What one request showed; fields that came twice were refused before. */
+export interface ShownTokens {
+  readonly wit: Field | undefined;
+  readonly wpt: Field | undefined;
+  readonly authorization: string | undefined;
+  readonly txnToken: string | undefined;
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+export interface IdentityRefusal {
+  readonly reason: Reason;
+  readonly detail: string;
+}
+
+/** The peer of one connection, and what its requests prove. */
+export class PeerVerifier {
+  readonly peer: PeerFacts;
+  readonly #deps: VerifierDeps;
+  readonly #question: Mutable<VerifyInput>;
+  #byCertificate: IdentifiedCaller | undefined;
+
+  constructor(peer: PeerFacts, ownSpiffeId: string, deps: VerifierDeps) {
+    this.peer = peer;
+    this.#deps = deps;
+    this.#question = {
+      wit: undefined,
+      wpt: undefined,
+      authorization: undefined,
+      txnToken: undefined,
+      peer,
+      ownSpiffeId,
+      nowMs: 0,
+    };
+  }
+
+  /** The peer by its certificate alone, for denials that come before or instead of a verified proof. */
+  byCertificate(nowMs: number): IdentifiedCaller | undefined {
+    if (this.#byCertificate === undefined) {
+      const result = this.identify(
+        { wit: undefined, wpt: undefined, authorization: undefined, txnToken: undefined },
+        "",
+        nowMs,
+      );
+      return result instanceof IdentifiedCaller ? result : undefined;
+    }
+    return this.#byCertificate;
+  }
+
+  /** @param bundleEpoch of the bundle in force for the peer's trust domain. */
+  identify(shown: ShownTokens, bundleEpoch: string, nowMs: number): IdentifiedCaller | IdentityRefusal {
+    const question = this.#question;
+    question.wit = shown.wit?.value;
+    question.wpt = shown.wpt?.value;
+    question.authorization = shown.authorization;
+    question.txnToken = shown.txnToken;
+    question.nowMs = nowMs;
+    const known = shown.wpt === undefined ? this.#byCertificate : shown.wpt.attachment;
+    if (known instanceof IdentifiedCaller && known.verified.isCurrent(question, bundleEpoch)) return known;
+    // The verifier keeps its input, so it gets one of its own.
+    const result = this.#deps.verifier.verify({ ...question });
+    if (!result.ok) return { reason: result.error, detail: result.detail };
+    if (known instanceof IdentifiedCaller && known.verified === result.value) return known;
+    const identified = new IdentifiedCaller(result.value, this.#deps.trustDomain());
+    if (shown.wpt !== undefined) shown.wpt.attachment = identified;
+    else this.#byCertificate = identified;
+    return identified;
+  }
+}

@@ -1,0 +1,166 @@
+// The metrics of the sidecar: what is counted, under which names. Kept as typed arrays (telemetry/counters.ts); turned
+// into text by `metrics-text.ts` when scraped.
+import { Counters, type Gauge, Histograms } from "./telemetry/counters.ts";
+
+/** Seconds; classic buckets of request durations. */
+const DURATION_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
+const OVERHEAD_BOUNDS = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05];
+
+const EDGE_LABELS = ["reporter", "caller_kind", "caller", "callee_kind", "callee", "op", "code"];
+
+/** One end of a call as metrics name it. */
+export interface Party {
+  readonly kind: string;
+  readonly name: string;
+}
+
+export const UNKNOWN_PARTY: Party = { kind: "unknown", name: "unknown" };
+
+export class SidecarMetrics {
+  readonly requests = new Counters("countersign_requests_total", "requests by caller, callee and operation", [
+    ...EDGE_LABELS,
+    "decision",
+  ]);
+  readonly duration = new Histograms(
+    "countersign_request_duration_seconds",
+    "from the first byte of a request to the last of its answer",
+    EDGE_LABELS,
+    DURATION_BOUNDS,
+  );
+  readonly overhead = new Histograms(
+    "countersign_proxy_overhead_seconds",
+    "time inside this sidecar alone",
+    ["direction"],
+    OVERHEAD_BOUNDS,
+  );
+  readonly decisions = new Counters("countersign_decisions_total", "decisions on calls to this workload", [
+    "callee",
+    "op",
+    "decision",
+    "reason",
+    "policy",
+    "rule",
+  ]);
+  readonly dryRun = new Counters(
+    "countersign_policy_dryrun_total",
+    "calls that a policy in dry run would have decided otherwise",
+    ["policy", "rule", "would"],
+  );
+  readonly authnFailures = new Counters(
+    "countersign_authn_failures_total",
+    "calls whose identity did not verify",
+    ["callee", "reason"],
+  );
+  readonly limited = new Counters("countersign_limited_total", "calls refused by a limit", [
+    "policy",
+    "rule",
+    "limit",
+  ]);
+  readonly chainHops = new Histograms(
+    "countersign_chain_hops",
+    "length of the call chain, the caller counted",
+    ["callee_kind"],
+    [1, 2, 3, 4, 5, 6, 7, 8],
+  );
+  readonly tokens = new Counters("countersign_token_total", "tokens signed and verified by the caches", [
+    "work",
+    "cache",
+  ]);
+  readonly proofSkew = new Counters(
+    "countersign_proof_skew_total",
+    "proofs made with another catalog than ours",
+    [],
+  );
+  readonly forwarded = new Counters(
+    "countersign_forwarded_total",
+    "requests written to the application (attempts) and the decisions behind them",
+    ["kind"],
+  );
+  readonly connections = new Counters("countersign_connections_total", "connections opened and refused", [
+    "side",
+    "result",
+  ]);
+  readonly problems = new Counters(
+    "countersign_protocol_errors_total",
+    "requests refused before a decision",
+    ["side", "code"],
+  );
+  readonly rotations = new Counters(
+    "countersign_identity_swaps_total",
+    "certificates and tables swapped in",
+    ["what", "result"],
+  );
+
+  readonly overheadInbound = this.overhead.series("inbound");
+  readonly overheadOutbound = this.overhead.series("outbound");
+  readonly skew = this.proofSkew.series();
+  readonly allowedAndForwarded = this.forwarded.series("decision");
+  readonly attempts = this.forwarded.series("attempt");
+
+  readonly #gauges: Gauge[] = [];
+
+  addGauge(gauge: Gauge): void {
+    this.#gauges.push(gauge);
+  }
+
+  gauges(): readonly Gauge[] {
+    return this.#gauges;
+  }
+
+  counters(): readonly Counters[] {
+    return [
+      this.requests,
+      this.decisions,
+      this.dryRun,
+      this.authnFailures,
+      this.limited,
+      this.tokens,
+      this.proofSkew,
+      this.forwarded,
+      this.connections,
+      this.problems,
+      this.rotations,
+    ];
+  }
+
+  histograms(): readonly Histograms[] {
+    return [this.duration, this.overhead, this.chainHops];
+  }
+}
+
+/** Counts the calls of one (caller, callee, operation); indexes per status are kept after their first use. */
+export class EdgeCounters {
+  readonly #metrics: SidecarMetrics;
+  readonly #labels: readonly string[];
+  readonly #indexes = new Map<number, { readonly requests: number; readonly duration: number }>();
+
+  constructor(
+    metrics: SidecarMetrics,
+    reporter: "source" | "destination",
+    caller: Party,
+    callee: Party,
+    op: string,
+  ) {
+    this.#metrics = metrics;
+    this.#labels = [reporter, caller.kind, caller.name, callee.kind, callee.name, op];
+  }
+
+  /**
+   * @param status HTTP status; 0: no answer could be sent.
+   * @param decision `allow` or `deny`; of the source: what it decided itself.
+   */
+  count(status: number, decision: "allow" | "deny", seconds: number): void {
+    const key = decision === "allow" ? status : -status - 1;
+    let index = this.#indexes.get(key);
+    if (index === undefined) {
+      const code = status === 0 ? "none" : String(status);
+      index = {
+        requests: this.#metrics.requests.series(...this.#labels, code, decision),
+        duration: this.#metrics.duration.series(...this.#labels, code),
+      };
+      this.#indexes.set(key, index);
+    }
+    this.#metrics.requests.add(index.requests);
+    this.#metrics.duration.observe(index.duration, seconds);
+  }
+}

@@ -1,0 +1,191 @@
+// One connection from the application: requests are read one at a time (pipelined ones wait), each by an exchange.
+
+import { problemJson, proxyStatus } from "../core/http/problem.ts";
+import type { Clock } from "../core/runtime/clock.ts";
+import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
+import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
+import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
+import { OutboundExchange, type OutboundServices } from "./exchange.ts";
+
+/** Bytes of later requests that may wait in the parser before the socket is paused. */
+const MAX_HELD_BYTES = 65_536;
+
+export interface AppSideDeps {
+  readonly services: OutboundServices;
+  /** What a local listener means; undefined on the proxy port. */
+  readonly fixed: { readonly service: string; readonly port: number } | undefined;
+  readonly isDraining: () => boolean;
+  readonly onClosed: (connection: AppSideConnection) => void;
+}
+
+export class AppSideConnection implements SocketHandler {
+  readonly socket: MeshSocket;
+  readonly #deps: AppSideDeps;
+  readonly #clock: Clock;
+  readonly #parser: RequestParser;
+  #exchange: OutboundExchange | undefined;
+  #requestEnded = true;
+  #closing = false;
+  #keepAlive = true;
+  #socketPaused = false;
+  /** Set while a head is incomplete or no request is open; the exchange has its own while one is. */
+  #deadlineMs: number;
+
+  constructor(socket: MeshSocket, deps: AppSideDeps) {
+    this.socket = socket;
+    this.#deps = deps;
+    this.#clock = deps.services.clock;
+    this.#deadlineMs = this.#clock.monotonicMs() + deps.services.timeouts.idleMs;
+    this.#parser = new RequestParser(
+      {
+        onHead: (head) => this.#onHead(head),
+        onBody: (chunk) => this.#exchange?.onRequestBody(chunk),
+        onEnd: (trailers) => {
+          this.#requestEnded = true;
+          if (this.#exchange === undefined) this.#next();
+          else this.#exchange.onRequestEnd(trailers);
+        },
+        onProblem: (problem) => this.#onProblem(problem),
+      },
+      deps.services.cache,
+    );
+    socket.attach(this);
+  }
+
+  get mustClose(): boolean {
+    return this.#closing || !this.#keepAlive || this.#deps.isDraining();
+  }
+
+  get busy(): boolean {
+    return this.#exchange !== undefined;
+  }
+
+  /** The answer under way is the last one of this connection. */
+  closeAfterAnswer(): void {
+    this.#closing = true;
+  }
+
+  pauseRequest(): void {
+    this.#parser.pause();
+    this.socket.pause();
+    this.#socketPaused = true;
+  }
+
+  resumeRequest(): void {
+    if (this.#socketPaused) {
+      this.#socketPaused = false;
+      this.socket.resume();
+    }
+    this.#parser.resume();
+  }
+
+  destroy(): void {
+    this.#closing = true;
+    this.#parser.close();
+    this.socket.destroy();
+  }
+
+  /** Called by the exchange when it is over. */
+  exchangeOver(exchange: OutboundExchange, requestEnded: boolean): void {
+    if (this.#exchange !== exchange) return;
+    this.#exchange = undefined;
+    if (this.mustClose || !requestEnded) {
+      this.#closing = true;
+      this.#parser.close();
+      this.socket.end();
+      return;
+    }
+    if (this.#requestEnded) this.#next();
+  }
+
+  onData(chunk: Buffer): void {
+    if (this.#closing && this.#exchange === undefined) return;
+    // The first bytes of a request start the clock for its head.
+    if (this.#exchange === undefined && this.#parser.idle)
+      this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.headerMs;
+    this.#parser.push(chunk);
+    if (!this.#socketPaused && this.#parser.heldBytes > MAX_HELD_BYTES) {
+      this.#socketPaused = true;
+      this.socket.pause();
+    }
+  }
+
+  onEnd(): void {
+    // The application closed its side: like every server we take that as having gone away.
+    this.#parser.eof();
+    this.#closing = true;
+    this.#exchange?.onAppGone("the application closed the connection");
+    this.socket.end();
+  }
+
+  onDrain(): void {
+    this.#exchange?.onAppDrain();
+  }
+
+  onClose(): void {
+    this.#closing = true;
+    this.#parser.close();
+    this.#exchange?.onAppGone("the application closed the connection");
+    this.#deps.onClosed(this);
+  }
+
+  sweep(nowMs: number): void {
+    if (this.#exchange !== undefined) {
+      if (nowMs >= this.#exchange.deadlineMs) this.#exchange.timeOut();
+    } else if (nowMs >= this.#deadlineMs) this.destroy();
+  }
+
+  /** Ends an idle connection; one with a request ends after its answer. */
+  drain(): void {
+    if (this.#exchange === undefined && this.#parser.idle) {
+      this.#closing = true;
+      this.socket.end();
+    }
+  }
+
+  #onHead(head: RequestHead): void {
+    this.#requestEnded = false;
+    this.#keepAlive = head.keepAlive;
+    const exchange = new OutboundExchange(this.#deps.services, this, head);
+    this.#exchange = exchange;
+    exchange.start(this.#deps.fixed);
+  }
+
+  /** The next request of a pipeline, or waiting for one. */
+  #next(): void {
+    this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.idleMs;
+    if (this.#socketPaused) {
+      this.#socketPaused = false;
+      this.socket.resume();
+    }
+    this.#parser.resume();
+  }
+
+  #onProblem(problem: Http1Problem): void {
+    const { metrics, trail } = this.#deps.services;
+    metrics.problems.add(metrics.problems.series("application", problem.code));
+    if (this.#exchange !== undefined) {
+      // In the middle of a body: whatever was sent of it must not look complete.
+      this.#exchange.onAppGone(problem.message);
+      this.destroy();
+      return;
+    }
+    this.#closing = true;
+    if (problem.code === "truncated" || problem.code === "closed_before_response") {
+      this.socket.end();
+      return;
+    }
+    const id = trail.decisionId();
+    const answer = problemJson({
+      reason: "REQ_MALFORMED",
+      decisionId: id,
+      detail: problem.message,
+      status: problem.status,
+    });
+    this.socket.write(
+      `${statusLine(problem.status)}content-type: ${answer.contentType}\r\ncontent-length: ${answer.body.length}\r\n` +
+        `proxy-status: ${proxyStatus("REQ_MALFORMED", id, problem.message)}\r\n${CLOSE_LINE}\r\n${answer.body}`,
+    );
+    this.socket.end();
+  }
+}

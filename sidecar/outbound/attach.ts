@@ -1,0 +1,80 @@
+// Countersigning: the WIT and WPT fields of a call. A slot per (callee, operation, packs, hop list, bearer token) keeps
+// the fields as objects, so that on a warm connection HPACK writes each of them in one or two bytes.
+import { WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN } from "../core/identity/claims.ts";
+import type { Proof, ProofSigner, ProofSlot } from "../core/identity/proofs.ts";
+import type { SpiffeId } from "../core/identity/spiffe-id.ts";
+import type { CallChain } from "../telemetry/correlation.ts";
+import type { Field } from "../wire/field.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+
+export interface ProofFields {
+  readonly wit: Field;
+  readonly wpt: Field;
+}
+
+class FieldSlot {
+  readonly slot: ProofSlot;
+  #proof: Proof | undefined;
+  #fields: ProofFields | undefined;
+
+  constructor(slot: ProofSlot) {
+    this.slot = slot;
+  }
+
+  fields(nowMs: number, cache: FieldCache): ProofFields {
+    const proof = this.slot.current(nowMs);
+    if (proof !== this.#proof || this.#fields === undefined) {
+      this.#proof = proof;
+      this.#fields = {
+        wit: cache.get(WORKLOAD_IDENTITY_TOKEN, proof.wit),
+        wpt: cache.get(WORKLOAD_PROOF_TOKEN, proof.wpt),
+      };
+    }
+    return this.#fields;
+  }
+}
+
+const MAX_SLOTS = 4_096;
+
+/** The proofs of one identity towards one callee; a renewed identity gets new ones. */
+export class Countersigner {
+  readonly #signer: ProofSigner;
+  readonly #audience: string;
+  readonly #cache: FieldCache;
+  readonly #slots = new Map<string, FieldSlot>();
+
+  constructor(signer: ProofSigner, audience: string, cache: FieldCache) {
+    this.#signer = signer;
+    this.#audience = audience;
+    this.#cache = cache;
+  }
+
+  /** The fields to send with a call now. */
+  fields(
+    operation: string,
+    packsDigest: string,
+    chain: CallChain | undefined,
+    authorization: string | undefined,
+    nowMs: number,
+  ): ProofFields {
+    let key = operation === "" ? packsDigest : `${operation}\n${packsDigest}`;
+    if (chain !== undefined) key += `\n${chain.key}`;
+    if (authorization !== undefined) key += `\n\n${authorization}`;
+    let slot = this.#slots.get(key);
+    if (slot === undefined) {
+      if (this.#slots.size >= MAX_SLOTS) this.#slots.clear();
+      slot = new FieldSlot(
+        this.#signer.slot({
+          audience: this.#audience,
+          operation,
+          packsDigest,
+          // The hops come from a verified proof, whose IDs were parsed (claims.ts).
+          via: (chain?.via ?? []) as readonly { readonly s: SpiffeId; readonly o: string }[],
+          authorization,
+        }),
+      );
+      this.#slots.set(key, slot);
+    }
+    return slot.fields(nowMs, this.#cache);
+  }
+}

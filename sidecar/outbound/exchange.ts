@@ -1,0 +1,652 @@
+// One request of the application to another workload: resolved, classified, countersigned, sent over the mesh, answered.
+// One object per request; every way out ends in `#finish`, once.
+
+import { auditDecision } from "../audit/record.ts";
+import type { AuditTrail } from "../audit/trail.ts";
+import { pickLeastRequest } from "../balance/pick.ts";
+import type { Limits, Timeouts } from "../config.ts";
+import { problemJson, proxyStatus } from "../core/http/problem.ts";
+import { COUNTERSIGN_PORT } from "../core/identity/claims.ts";
+import type { Classified } from "../core/policy/operations.ts";
+import { REASONS, type Reason } from "../core/policy/reason.ts";
+import type { Clock } from "../core/runtime/clock.ts";
+import type { Resolution } from "../discovery/resolver.ts";
+import type { SidecarMetrics } from "../metrics.ts";
+import type { AccessLog } from "../telemetry/access-log.ts";
+import type { CallChain, Correlation } from "../telemetry/correlation.ts";
+import type { RandomIds } from "../telemetry/random-ids.ts";
+import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
+import { createField, type Field, FieldFlag } from "../wire/field.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import type { RequestHead } from "../wire/http1/parser.ts";
+import {
+  CHUNK_END,
+  CHUNKED_LINE,
+  CLOSE_LINE,
+  chunkHeader,
+  lastChunk,
+  statusLine,
+} from "../wire/http1/serializer.ts";
+import type { Http2Stream } from "../wire/http2/connection.ts";
+import { HIGH_WATER_BYTES } from "../wire/socket.ts";
+import type { AppSideConnection } from "./app-side-connection.ts";
+import type { Upstream, UpstreamConnection, UpstreamExchange } from "./pool.ts";
+import type { Destination, Directory } from "./resolve.ts";
+
+export interface OutboundState {
+  readonly directory: Directory | undefined;
+  /** Own certificate, Unix milliseconds; 0 without an identity. */
+  readonly identityUntilMs: number;
+}
+
+export interface OutboundServices {
+  readonly state: OutboundState;
+  readonly cache: FieldCache;
+  readonly clock: Clock;
+  readonly meshNowMs: () => number;
+  readonly metrics: SidecarMetrics;
+  readonly trail: AuditTrail;
+  readonly accessLog: AccessLog | undefined;
+  readonly ids: RandomIds;
+  readonly correlation: Correlation | undefined;
+  readonly timeouts: Timeouts;
+  readonly limits: Limits;
+  /** Asks the control plane for a name that the table does not hold. */
+  readonly resolve: (host: string, port: number) => Promise<Resolution>;
+}
+
+const NO_ERROR = 0x0;
+const CANCEL = 0x8;
+const STRIPPED = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
+const MAX_ATTEMPTS = 4;
+const EMPTY = Buffer.alloc(0);
+const SCHEME: Field = createField(":scheme", "http");
+
+/** Label of an operation in a proof: both sides put `mcp` on a port with that pack (DOMAIN V6). */
+function labelOf(classified: Classified): string {
+  if (classified.pending?.kind === "mcp") return "mcp";
+  return classified.operation.kind === "known"
+    ? classified.operation.name
+    : classified.operation.kind === "unknown"
+      ? "unknown"
+      : "undetermined";
+}
+
+export class OutboundExchange implements UpstreamExchange {
+  readonly head: RequestHead;
+  readonly #services: OutboundServices;
+  readonly #app: AppSideConnection;
+  readonly #startedMs: number;
+  readonly #nowMs: number;
+  #destination: Destination | undefined;
+  #classified: Classified | undefined;
+  #operation = "unknown";
+  #chain: CallChain | undefined;
+  #authorization: string | undefined;
+  #traceparent: string | undefined;
+  #createdTrace = false;
+  #upstream: Upstream | undefined;
+  #tried: Set<Upstream> | undefined;
+  #attempts = 0;
+  #connection: UpstreamConnection | undefined;
+  #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
+  #sentAtMs = -1;
+  #requestBytes = 0;
+  /** Body bytes handed to the mesh: from the first one on the request cannot be sent again. */
+  #bodySent = 0;
+  #requestEnded = false;
+  #pausedRequest = false;
+  #status = 0;
+  #answerHead = false;
+  #answerEnded = false;
+  #chunked = false;
+  #bodyless = false;
+  #responseLength = -1;
+  #responseBytes = 0;
+  #held = 0;
+  #upstreamMs = -1;
+  #reason: Reason = "ALLOWED";
+  #error: string | undefined;
+  #decisionId = "";
+  #over = false;
+  /** Monotonic milliseconds after which the answer comes too late. */
+  deadlineMs: number;
+
+  constructor(services: OutboundServices, app: AppSideConnection, head: RequestHead) {
+    this.#services = services;
+    this.#app = app;
+    this.head = head;
+    this.#startedMs = services.clock.monotonicMs();
+    this.#nowMs = services.meshNowMs();
+    this.deadlineMs = this.#startedMs + services.timeouts.responseMs;
+  }
+
+  get over(): boolean {
+    return this.#over;
+  }
+
+  /** @param fixed the service of a local listener; undefined on the proxy port. */
+  start(fixed: { readonly service: string; readonly port: number } | undefined): void {
+    const { directory, identityUntilMs } = this.#services.state;
+    const { head } = this;
+    if (head.method === "CONNECT") {
+      return this.#refuse(
+        "UNSUPPORTED",
+        "CONNECT is not carried: send http requests in absolute form (http_proxy), the mesh encrypts them",
+      );
+    }
+    if (head.upgrade !== undefined && head.upgrade.toLowerCase() !== "h2c")
+      return this.#refuse("UNSUPPORTED", "protocol upgrades are not carried yet");
+    if (directory === undefined || identityUntilMs === 0)
+      return this.#refuse("NOT_READY", "no policy or identity yet");
+    if (this.#nowMs >= identityUntilMs)
+      return this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+    if (fixed !== undefined) {
+      const destination = directory.ofService(fixed.service, fixed.port);
+      if (destination === undefined) return this.#resolve(fixed.service, fixed.port, fixed);
+      return this.#classify(destination);
+    }
+    if (head.authority === "") return this.#refuse("UNKNOWN_DESTINATION", "the request names no host");
+    const found = directory.find(head.authority);
+    if (found.kind === "destination") this.#classify(found.destination);
+    else if (found.kind === "bad") this.#refuse("REQ_MALFORMED", found.detail);
+    else this.#resolve(found.host, found.port, undefined);
+  }
+
+  #resolve(
+    host: string,
+    port: number,
+    fixed: { readonly service: string; readonly port: number } | undefined,
+  ): void {
+    this.#pauseRequest();
+    this.#services.resolve(host, port).then(
+      (resolution) => {
+        if (this.#over) return;
+        if (resolution.kind === "refused") {
+          const reason = Object.hasOwn(REASONS, resolution.reason)
+            ? (resolution.reason as Reason)
+            : "UNKNOWN_DESTINATION"; // a key of REASONS
+          return this.#refuse(reason, `\`${host}:${port}\` cannot be called from this workload`);
+        }
+        const { directory } = this.#services.state;
+        const destination =
+          directory?.ofService(fixed?.service ?? resolution.service.id, port) ?? this.#found(directory);
+        if (destination === undefined)
+          return this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
+        this.#classify(destination);
+      },
+      () => {
+        if (!this.#over) this.#refuse("NOT_READY", "the control plane cannot be asked");
+      },
+    );
+  }
+
+  #found(directory: Directory | undefined): Destination | undefined {
+    const found = directory?.find(this.head.authority);
+    return found?.kind === "destination" ? found.destination : undefined;
+  }
+
+  #classify(destination: Destination): void {
+    this.#destination = destination;
+    const { head } = this;
+    for (const field of head.fields) {
+      if ((field.flags & FieldFlag.neverIndex) === 0) continue;
+      if (field.name === "authorization") {
+        if (this.#authorization !== undefined)
+          return this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
+        this.#authorization = field.value;
+      } else if (
+        field.name === "traceparent" &&
+        this.#traceparent === undefined &&
+        isTraceparent(field.value)
+      )
+        this.#traceparent = field.value;
+    }
+    if (this.#traceparent === undefined) {
+      this.#traceparent = createTraceparent(this.#services.ids);
+      this.#createdTrace = true;
+    } else this.#chain = this.#services.correlation?.find(traceIdOf(this.#traceparent), this.#nowMs);
+    if (destination.port.protocol !== "http")
+      return this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
+    const classified = destination.classifier.classify({
+      method: head.method,
+      target: head.target,
+      contentType: this.header("content-type"),
+      header: this.header,
+      corsMethod:
+        head.method === "OPTIONS" && this.header("origin") !== undefined
+          ? this.header("access-control-request-method")
+          : undefined,
+    });
+    if (!classified.ok) return this.#refuse("REQ_MALFORMED", classified.error);
+    this.#classified = classified.value;
+    this.#operation = labelOf(classified.value);
+    this.#route();
+  }
+
+  /** Value of a request field; bound, because the classifier takes it as a function. */
+  readonly header = (name: string): string | undefined => {
+    for (const field of this.head.fields) if (field.name === name) return field.value;
+    return undefined;
+  };
+
+  #route(): void {
+    const destination = this.#destination;
+    if (destination === undefined) return;
+    if (destination.upstreams.length === 0)
+      return this.#refuse("NO_ENDPOINTS", "no running workload serves it");
+    if (this.#attempts >= MAX_ATTEMPTS)
+      return this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint could be reached");
+    this.#attempts++;
+    const upstream =
+      pickLeastRequest(destination.upstreams, this.#tried, this.#attempts) ??
+      pickLeastRequest(destination.upstreams, undefined, 0);
+    if (upstream === undefined)
+      return this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint can be reached at the moment");
+    this.#upstream = upstream;
+    if (!upstream.request(this)) return this.#refuse("OVERLOADED", "too many requests wait for a connection");
+    if (this.#stream === undefined && !this.#over) this.#pauseRequest();
+  }
+
+  // --- from the mesh ---------------------------------------------------------------------------------------------
+
+  onUpstreamReady(connection: UpstreamConnection): void {
+    const destination = this.#destination;
+    if (this.#over || destination === undefined) return;
+    const stream = connection.open(this);
+    if (stream === undefined) {
+      if (this.#upstream?.wait(this) === true) this.#pauseRequest();
+      else this.#refuse("OVERLOADED", "too many requests wait for a connection");
+      return;
+    }
+    this.#connection = connection;
+    this.#stream = stream;
+    this.#sentAtMs = this.#services.clock.monotonicMs();
+    this.deadlineMs = this.#sentAtMs + this.#services.timeouts.responseMs;
+    this.#sendHead(connection, stream, destination);
+    this.#resumeRequest();
+  }
+
+  #sendHead(
+    connection: UpstreamConnection,
+    stream: Http2Stream<UpstreamExchange | undefined>,
+    destination: Destination,
+  ): void {
+    const { h2 } = connection;
+    const { head } = this;
+    const { cache } = this.#services;
+    const { method, target, fields, connectionNames } = head;
+    h2.beginHeaders(stream);
+    h2.putField(cache.get(":method", method));
+    h2.putField(SCHEME);
+    // Query strings differ from call to call and may hold secrets: never in a table.
+    if (target.includes("?")) h2.putPair(":path", target);
+    else h2.putField(cache.get(":path", target));
+    h2.putField(
+      cache.get(
+        ":authority",
+        head.authority === "" ? destination.service.id.replace("/", ".") : head.authority,
+      ),
+    );
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field === undefined) continue;
+      if ((field.flags & STRIPPED) === 0) {
+        if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
+      } else if (field.name === "content-length") h2.putField(field);
+    }
+    const proof = connection.countersigner.fields(
+      this.#operation,
+      destination.packsDigest,
+      this.#chain,
+      this.#authorization,
+      this.#nowMs,
+    );
+    h2.putField(proof.wit);
+    h2.putField(proof.wpt);
+    h2.putField(cache.get(COUNTERSIGN_PORT, String(destination.port.port)));
+    if (this.#createdTrace && this.#traceparent !== undefined) h2.putPair("traceparent", this.#traceparent);
+    h2.endHeaders(this.#hasNoBody);
+  }
+
+  get #hasNoBody(): boolean {
+    return !this.head.chunked && this.head.contentLength <= 0;
+  }
+
+  onUpstreamInformational(fields: readonly Field[]): void {
+    if (this.#over || this.#answerHead || this.head.minor === 0) return;
+    let text = statusLine(Number(fields[0]?.value));
+    for (const field of fields) if ((field.flags & STRIPPED) === 0) text += field.line;
+    this.#app.socket.write(`${text}\r\n`);
+  }
+
+  onUpstreamHead(fields: readonly Field[], endStream: boolean): void {
+    if (this.#over) return;
+    const { clock, timeouts } = this.#services;
+    const nowMs = clock.monotonicMs();
+    this.#upstreamMs = nowMs - this.#sentAtMs;
+    this.deadlineMs = nowMs + timeouts.responseMs;
+    const { head } = this;
+    // INVARIANT: the codec refuses a response whose first field is not a :status of three digits.
+    const status = Number(fields[0]?.value);
+    this.#status = status;
+    this.#answerHead = true;
+    this.#bodyless = head.method === "HEAD" || status === 204 || status === 304;
+    let text = statusLine(status);
+    let length = -1;
+    for (let i = 1; i < fields.length; i++) {
+      const field = fields[i];
+      if (field === undefined) continue;
+      if ((field.flags & STRIPPED) === 0) text += field.line;
+      else if (field.name === "content-length" && length < 0) {
+        length = Number(field.value);
+        if (status !== 204) text += field.line;
+      }
+    }
+    this.#responseLength = this.#bodyless ? -1 : length;
+    if (!this.#bodyless && length < 0) {
+      if (endStream) text += "content-length: 0\r\n";
+      else if (head.minor === 1) {
+        this.#chunked = true;
+        text += CHUNKED_LINE;
+      } else this.#app.closeAfterAnswer();
+    }
+    if (this.#app.mustClose) text += CLOSE_LINE;
+    else if (head.minor === 0) text += "connection: keep-alive\r\n";
+    this.#app.socket.write(`${text}\r\n`);
+    if (endStream) this.#endAnswer([]);
+  }
+
+  onUpstreamData(chunk: Buffer, endStream: boolean): void {
+    if (this.#over) return;
+    const { socket } = this.#app;
+    this.#responseBytes += chunk.length;
+    this.#held += chunk.length;
+    if (chunk.length > 0 && !this.#bodyless) {
+      // More than announced would be read as the next answer: never written.
+      if (this.#responseLength >= 0 && this.#responseBytes > this.#responseLength)
+        return this.#breakAnswer("the answer is longer than announced");
+      if (this.#chunked) {
+        socket.write(chunkHeader(chunk.length));
+        socket.write(chunk);
+        socket.write(CHUNK_END);
+      } else socket.write(chunk);
+    }
+    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    this.#giveCredit();
+    if (endStream) this.#endAnswer([]);
+  }
+
+  onUpstreamTrailers(fields: readonly Field[]): void {
+    if (!this.#over) this.#endAnswer(fields);
+  }
+
+  onUpstreamWritable(): void {
+    this.#resumeRequest();
+  }
+
+  onUpstreamFailed(
+    kind: "connect" | "closed" | "reset" | "timeout",
+    detail: string,
+    untouched: boolean,
+    code: number,
+  ): void {
+    if (this.#over) return;
+    this.#connection = undefined;
+    this.#stream = undefined;
+    this.#error = detail;
+    if (this.#answerHead) {
+      // RST_STREAM(NO_ERROR) after a whole answer only says that the rest of the request is not wanted.
+      if (this.#answerEnded && code === NO_ERROR) return;
+      return this.#breakAnswer(detail);
+    }
+    if (untouched && this.#bodySent === 0) {
+      if (this.#upstream !== undefined) {
+        this.#tried ??= new Set();
+        this.#tried.add(this.#upstream);
+      }
+      this.#route();
+      return;
+    }
+    this.#refuse(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+  }
+
+  // --- from the application --------------------------------------------------------------------------------------
+
+  onRequestBody(chunk: Buffer): void {
+    this.#requestBytes += chunk.length;
+    const stream = this.#stream;
+    const connection = this.#connection;
+    if (this.#over || this.#answerEnded || stream === undefined || connection === undefined) return;
+    this.#bodySent += chunk.length;
+    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    const last = this.#requestBytes === this.head.contentLength;
+    if (last) this.#requestEnded = true;
+    if (!connection.h2.sendData(stream, chunk, last) && !last) this.#pauseRequest();
+  }
+
+  /** The request is complete. */
+  onRequestEnd(trailers: readonly Field[]): void {
+    const stream = this.#stream;
+    const connection = this.#connection;
+    const already = this.#requestEnded || this.#hasNoBody;
+    this.#requestEnded = true;
+    if (already || this.#over || this.#answerEnded || stream === undefined || connection === undefined)
+      return;
+    const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
+    if (kept.length === 0) connection.h2.sendData(stream, EMPTY, true);
+    else {
+      connection.h2.beginHeaders(stream);
+      for (const field of kept) connection.h2.putField(field);
+      connection.h2.endHeaders(true);
+    }
+  }
+
+  /** The application's socket takes bytes again. */
+  onAppDrain(): void {
+    this.#giveCredit();
+  }
+
+  /** The application went away, or broke the protocol in the middle of its request. */
+  onAppGone(detail: string): void {
+    if (this.#over) return;
+    this.#error = detail;
+    this.#upstream?.cancel(this);
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#finish(true);
+  }
+
+  timeOut(): void {
+    if (this.#over) return;
+    this.#upstream?.cancel(this);
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    if (this.#answerHead) this.#breakAnswer("the answer stopped");
+    else this.#refuse("UPSTREAM_TIMEOUT", "the target did not answer in time");
+  }
+
+  // --- shared ----------------------------------------------------------------------------------------------------
+
+  #pauseRequest(): void {
+    if (this.#pausedRequest || this.#requestEnded) return;
+    this.#pausedRequest = true;
+    this.#app.pauseRequest();
+  }
+
+  #resumeRequest(): void {
+    if (!this.#pausedRequest) return;
+    this.#pausedRequest = false;
+    this.#app.resumeRequest();
+  }
+
+  #giveCredit(): void {
+    const stream = this.#stream;
+    if (this.#held === 0 || stream === undefined) return;
+    if (!this.#over && this.#app.socket.bufferedBytes >= HIGH_WATER_BYTES) return;
+    this.#connection?.h2.consumed(stream, this.#held);
+    this.#held = 0;
+  }
+
+  #endAnswer(trailers: readonly Field[]): void {
+    if (this.#responseLength >= 0 && this.#responseBytes !== this.#responseLength)
+      return this.#breakAnswer("the answer is shorter than announced");
+    this.#answerEnded = true;
+    if (this.#chunked) this.#app.socket.write(lastChunk(trailers));
+    this.#finish(false);
+  }
+
+  /** The answer cannot be completed: only a broken connection says so in HTTP/1.1. */
+  #breakAnswer(detail: string): void {
+    this.#error = detail;
+    this.#reason = "UPSTREAM_FAILED";
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#finish(true);
+    this.#app.destroy();
+  }
+
+  #refuse(reason: Reason, detail: string): void {
+    this.#error = detail;
+    this.#reason = reason;
+    const { head } = this;
+    const { trail } = this.#services;
+    const program = this.#services.state.directory?.table.program;
+    this.#decisionId = trail.decisionId();
+    const problem = problemJson({
+      reason,
+      operation: this.#classified === undefined ? undefined : this.#operation,
+      target:
+        this.#destination === undefined
+          ? head.authority
+          : `${this.#destination.callee.kind}/${this.#destination.callee.name}`,
+      caller: program === undefined ? undefined : `${program.kind}/${program.name}`,
+      decisionId: this.#decisionId,
+      detail,
+    });
+    this.#status = problem.status;
+    this.#answerHead = true;
+    this.#answerEnded = true;
+    // A body that nobody will read: the connection cannot be used again without reading it.
+    if (!this.#requestEnded && !this.#hasNoBody) this.#app.closeAfterAnswer();
+    const close = this.#app.mustClose ? CLOSE_LINE : "";
+    const retry = problem.status === 503 ? "retry-after: 1\r\n" : "";
+    const body = head.method === "HEAD" ? "" : problem.body;
+    this.#responseBytes = body.length;
+    this.#app.socket.write(
+      `${statusLine(problem.status)}content-type: ${problem.contentType}\r\ncontent-length: ${problem.body.length}\r\n` +
+        `proxy-status: ${proxyStatus(reason, this.#decisionId, detail)}\r\n${retry}${close}\r\n${body}`,
+    );
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#finish(false);
+  }
+
+  #finish(broken: boolean): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#giveCredit();
+    const connection = this.#connection;
+    const stream = this.#stream;
+    this.#connection = undefined;
+    this.#stream = undefined;
+    if (connection !== undefined && stream !== undefined) {
+      // The answer came before the whole request was sent: nothing more of it will follow.
+      if (!broken && !this.#requestEnded && !this.#hasNoBody && this.#reason === "ALLOWED") {
+        connection.h2.resetStream(stream, NO_ERROR);
+        this.#app.closeAfterAnswer();
+      }
+      connection.finished(this, stream);
+    }
+    this.#record();
+    this.#pausedRequest = false;
+    this.#app.exchangeOver(this, this.#requestEnded || this.#hasNoBody);
+  }
+
+  #record(): void {
+    const { metrics, clock, accessLog, state } = this.#services;
+    const durationMs = clock.monotonicMs() - this.#startedMs;
+    const { directory } = state;
+    if (directory !== undefined) {
+      const edge = this.#destination?.edge(this.#operation) ?? directory.stranger(this.#reason);
+      edge.counters.count(
+        this.#status,
+        REASONS[this.#reason].http === 403 ? "deny" : "allow",
+        durationMs / 1_000,
+      );
+      if (this.#upstreamMs >= 0)
+        metrics.overhead.observe(
+          metrics.overheadOutbound,
+          Math.max(0, durationMs - this.#upstreamMs) / 1_000,
+        );
+      // The callee records what it decided; what never got there is recorded here.
+      if (this.#reason !== "ALLOWED") this.#recordFailure(directory, edge.audit, durationMs);
+    }
+    if (accessLog !== undefined) {
+      accessLog.write({
+        timeMs: this.#nowMs,
+        direction: "outbound",
+        peer: this.#upstream?.endpoint.spiffeId ?? this.head.authority,
+        method: this.head.method,
+        path: this.#path(),
+        operation: this.#operation,
+        status: this.#status,
+        reason: this.#reason,
+        requestBytes: this.#requestBytes,
+        responseBytes: this.#responseBytes,
+        durationMs,
+        traceparent: this.#traceparent,
+      });
+    }
+  }
+
+  #recordFailure(
+    directory: Directory,
+    edge: Parameters<AuditTrail["record"]>[0]["edge"],
+    durationMs: number,
+  ): void {
+    const { trail } = this.#services;
+    if (this.#decisionId === "") this.#decisionId = trail.decisionId();
+    trail.remember({
+      decisionId: this.#decisionId,
+      timeMs: this.#nowMs,
+      reason: this.#reason,
+      policy: undefined,
+      rule: undefined,
+      call: undefined,
+      detail: `${this.head.method} ${this.head.authority}: ${this.#error ?? ""}`,
+    });
+    if (!trail.wants(false, undefined)) return;
+    const resource = this.#classified?.resource ?? { kind: "none" as const };
+    trail.record(
+      {
+        timeMs: this.#nowMs,
+        traceparent: this.#traceparent,
+        edge,
+        decision: auditDecision(
+          { allowed: false, reason: this.#reason, policy: undefined, rule: undefined, would: undefined },
+          directory.table.revision,
+        ),
+        decisionId: this.#decisionId,
+        requestId: this.header("x-request-id"),
+        resourceType: resource.kind === "none" ? undefined : resource.type,
+        resourceName: resource.kind === "known" ? resource.value : undefined,
+        method: this.head.method,
+        pathTemplate: this.#classified?.template || this.#path(),
+        requestBytes: this.#requestBytes,
+        contentType: this.header("content-type"),
+        sourceIp: undefined,
+        userAgent: this.header("user-agent"),
+        statusCode: this.#status,
+        responseBytes: this.#responseBytes,
+        durationMs,
+        upstreamMs: this.#upstreamMs,
+        errorMessage: this.#error,
+      },
+      false,
+    );
+  }
+
+  /** Without query: its values are never recorded. */
+  #path(): string {
+    const { target } = this.head;
+    const query = target.indexOf("?");
+    return query < 0 ? target : target.slice(0, query);
+  }
+}

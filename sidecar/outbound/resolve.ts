@@ -1,0 +1,158 @@
+// From the authority of a request to the service it means, with everything that is the same for every call to it. Made
+// anew from each table; names that are not in it are asked for once (`DiscoveryClient.resolve` keeps the negative cache).
+import { type AuditEdge, auditEdge } from "../audit/record.ts";
+import { parseAuthority } from "../core/http/authority.ts";
+import { type Pack, packsDigest } from "../core/policy/catalog.ts";
+import { type Classifier, createClassifier } from "../core/policy/operations.ts";
+import type { ProgramPort } from "../core/policy/rule.ts";
+import type { MeshService, SidecarTable } from "../discovery/table.ts";
+import { EdgeCounters, type Party, type SidecarMetrics } from "../metrics.ts";
+import type { Upstream, UpstreamPool } from "./pool.ts";
+
+export interface OutboundEdge {
+  readonly counters: EdgeCounters;
+  readonly audit: AuditEdge;
+}
+
+/** One port of one service. */
+export class Destination {
+  readonly service: MeshService;
+  readonly port: ProgramPort;
+  readonly packsDigest: string;
+  readonly upstreams: readonly Upstream[];
+  readonly callee: Party;
+  readonly #directory: Directory;
+  readonly #packs: readonly Pack[];
+  readonly #edges = new Map<string, OutboundEdge>();
+  #classifier: Classifier | undefined;
+
+  constructor(directory: Directory, service: MeshService, port: ProgramPort, upstreams: readonly Upstream[]) {
+    this.#directory = directory;
+    this.service = service;
+    this.port = port;
+    this.upstreams = upstreams;
+    const { table, packs } = directory;
+    this.#packs = port.packs.flatMap((name) => packs.get(name) ?? []);
+    this.packsDigest = packsDigest(port.packs.map((name) => table.packs.get(name)?.text ?? ""));
+    const [, , , , , , , kind, name] = upstreams[0]?.endpoint.spiffeId.split("/") ?? [];
+    this.callee = { kind: kind ?? "service", name: name ?? service.id.slice(service.id.indexOf("/") + 1) };
+  }
+
+  /** Made at the first call: a table may name many services of which few are called. */
+  get classifier(): Classifier {
+    this.#classifier ??= createClassifier({ packs: this.#packs, selfName: this.callee.name });
+    return this.#classifier;
+  }
+
+  edge(operation: string): OutboundEdge {
+    let edge = this.#edges.get(operation);
+    if (edge === undefined) {
+      edge = this.#directory.edge(this.callee, this.service.id, operation);
+      this.#edges.set(operation, edge);
+    }
+    return edge;
+  }
+}
+
+export type Lookup =
+  | { readonly kind: "destination"; readonly destination: Destination }
+  | { readonly kind: "unknown"; readonly host: string; readonly port: number }
+  | { readonly kind: "bad"; readonly detail: string };
+
+const MAX_CACHED_AUTHORITIES = 4_096;
+
+export class Directory {
+  readonly table: SidecarTable;
+  readonly packs: ReadonlyMap<string, Pack>;
+  readonly #pool: UpstreamPool;
+  readonly #metrics: SidecarMetrics;
+  readonly #self: Party;
+  readonly #destinations = new Map<string, Destination>();
+  readonly #authorities = new Map<string, Destination>();
+  readonly #strangers = new Map<string, OutboundEdge>();
+
+  constructor(
+    table: SidecarTable,
+    packs: ReadonlyMap<string, Pack>,
+    pool: UpstreamPool,
+    metrics: SidecarMetrics,
+  ) {
+    this.table = table;
+    this.packs = packs;
+    this.#pool = pool;
+    this.#metrics = metrics;
+    this.#self = { kind: table.program.kind, name: table.program.name };
+  }
+
+  /** The destination of an authority such as `fraud-scorer.ml-serving:8080`. */
+  find(authority: string): Lookup {
+    const known = this.#authorities.get(authority);
+    if (known !== undefined) return { kind: "destination", destination: known };
+    const parsed = parseAuthority(authority, 80);
+    if (!parsed.ok) return { kind: "bad", detail: parsed.error };
+    const { host, port } = parsed.value;
+    const service = this.table.servicesByHost.get(host);
+    if (service === undefined) return { kind: "unknown", host, port };
+    const explicit = /:[0-9]+$/.test(authority);
+    const [only, second] = service.ports;
+    const found =
+      service.ports.find((candidate) => candidate.port === port) ??
+      (!explicit && second === undefined ? only : undefined);
+    if (found === undefined) return { kind: "unknown", host, port };
+    const destination = this.#destination(service, found);
+    if (this.#authorities.size >= MAX_CACHED_AUTHORITIES) this.#authorities.clear();
+    this.#authorities.set(authority, destination);
+    return { kind: "destination", destination };
+  }
+
+  /** The destination of a local listener. */
+  ofService(id: string, port: number): Destination | undefined {
+    const service = this.table.services.get(id);
+    const found = service?.ports.find((candidate) => candidate.port === port);
+    return service === undefined || found === undefined ? undefined : this.#destination(service, found);
+  }
+
+  /** Edge of calls to a name that is no service, by the reason of the refusal. */
+  stranger(target: string): OutboundEdge {
+    let edge = this.#strangers.get(target);
+    if (edge === undefined) {
+      if (this.#strangers.size >= 1_000) this.#strangers.clear();
+      edge = this.edge({ kind: "unknown", name: "unknown" }, target, "unknown");
+      this.#strangers.set(target, edge);
+    }
+    return edge;
+  }
+
+  edge(callee: Party, serviceId: string, operation: string): OutboundEdge {
+    const { program, settings } = this.table;
+    return {
+      counters: new EdgeCounters(this.#metrics, "source", this.#self, callee, operation),
+      audit: auditEdge({
+        source: { spiffeId: program.spiffeId, cluster: settings.cluster },
+        target: callee.kind === "unknown" ? serviceId : `${callee.kind}/${callee.name}`,
+        targetNamespace: serviceId.includes("/") ? serviceId.slice(0, serviceId.indexOf("/")) : "",
+        targetKind: callee.kind,
+        operation,
+        caller: `${program.kind}/${program.name}`,
+        callerSpiffeId: program.spiffeId,
+        via: [],
+      }),
+    };
+  }
+
+  #destination(service: MeshService, port: ProgramPort): Destination {
+    const key = `${service.id}:${port.port}`;
+    let destination = this.#destinations.get(key);
+    if (destination === undefined) {
+      const endpoints = this.table.endpoints.get(service.id) ?? [];
+      destination = new Destination(
+        this,
+        service,
+        port,
+        endpoints.map((endpoint) => this.#pool.upstream(endpoint)),
+      );
+      this.#destinations.set(key, destination);
+    }
+    return destination;
+  }
+}
