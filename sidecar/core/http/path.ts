@@ -107,6 +107,7 @@ function unescapeBytes(text: string): Buffer | undefined {
 
 /** Percent-decodes once and strictly; undefined for bad escapes and for what is not UTF-8. Latin-1 characters above 0x7F count as bytes. */
 export function percentDecode(text: string): string | undefined {
+  if (!text.includes("%") && isAscii(text)) return text;
   const bytes = unescapeBytes(text);
   return bytes !== undefined && isUtf8(bytes) ? bytes.toString("utf8") : undefined;
 }

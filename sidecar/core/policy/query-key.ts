@@ -10,8 +10,10 @@ export type QueryValue =
 
 const ABSENT: Result<QueryValue, string> = { ok: true, value: { kind: "absent" } };
 
-const decode = (text: string): string | undefined =>
-  percentDecode(text.includes("+") ? text.replaceAll("+", " ") : text);
+const decode = (text: string): string | undefined => {
+  if (!text.includes("+")) return percentDecode(text);
+  return percentDecode(text.replaceAll("+", " "));
+};
 
 /**
  * The value of a key. `+` and percent-escapes are decoded once. Other keys are not looked at: their bad escapes do not

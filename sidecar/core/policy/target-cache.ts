@@ -10,6 +10,7 @@ export class TargetCache<T> {
   #young: Map<string, T>[];
   #old: Map<string, T>[];
   #size = 0;
+  readonly #scratch = Buffer.allocUnsafeSlow(MAX_TARGET_CHARS);
 
   /** @param groups number of separate key spaces; @param limit entries per generation over all of them. */
   constructor(groups: number, limit = 1024) {
@@ -40,6 +41,7 @@ export class TargetCache<T> {
     }
     this.#size++;
     // A copy: the text given is a slice of a whole request head, which it would keep alive.
-    this.#young[group]?.set(Buffer.from(target, "latin1").toString("latin1"), value);
+    const length = this.#scratch.write(target, 0, "latin1");
+    this.#young[group]?.set(this.#scratch.toString("latin1", 0, length), value);
   }
 }

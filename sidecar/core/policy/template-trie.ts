@@ -63,13 +63,21 @@ export class TemplateTrie {
   readonly #exact = createNode();
   readonly #folded = createNode();
   #best: Leaf[] = [];
+  #foldable = false;
+
+  /** True when folding changes a template, so that a path which it leaves alone can still match only folded. */
+  get foldable(): boolean {
+    return this.#foldable;
+  }
 
   add(row: PackRow, segments: readonly Segment[]): void {
     const leaf = createLeaf(row, segments);
     insert(this.#exact, segments, leaf);
     const last = segments[segments.length - 1];
     const slash = segments.length > 1 && last?.kind === "literal" && last.text === "";
-    insert(this.#folded, (slash ? segments.slice(0, -1) : segments).map(foldSegment), leaf);
+    const folded = (slash ? segments.slice(0, -1) : segments).map(foldSegment);
+    this.#foldable ||= slash || folded.some((each, at) => !sameText(each, segments[at]));
+    insert(this.#folded, folded, leaf);
   }
 
   /** The most specific template; ties were excluded when the pack was parsed. */
@@ -113,6 +121,11 @@ export class TemplateTrie {
     if (node.param !== undefined) this.#search(node.param, segments, at + 1);
     if (node.tails.length > 0 && segments[segments.length - 1] !== "") this.#offer(node.tails);
   }
+}
+
+function sameText(a: Segment, b: Segment | undefined): boolean {
+  if (a.kind === "literal") return b?.kind === "literal" && a.text === b.text;
+  return a.kind === "tail" || (b?.kind === "param" && a.prefix === b.prefix && a.suffix === b.suffix);
 }
 
 function foldSegment(segment: Segment): Segment {
