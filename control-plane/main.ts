@@ -1,15 +1,68 @@
 // The control-plane process in directory mode: directory -> compile -> resources -> discovery, with its certificate
 // authority, status, history and management API. Start-up and shutdown order are written here and nowhere else.
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
-import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import { MeshError, messageOf } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
-import type { ControlPlaneConfig, ControlPlanePorts } from "./config.ts";
+import { writePrivateFile } from "./ca/files.ts";
+import { openCertificateAuthority } from "./ca/root.ts";
+import { runServerIdentity, type ServerIdentity } from "./ca/server-identity.ts";
+import { type ControlPlaneConfig, type ControlPlanePorts, managementSocketPath } from "./config.ts";
+import { createBootstrapServer } from "./discovery/bootstrap.ts";
+import { LiveCredentials, type ServerMaterial } from "./discovery/credentials.ts";
+import { createDiscoveryServer } from "./discovery/server.ts";
+import { createIssuer } from "./issuer.ts";
+import { openHistory } from "./management/history.ts";
+import { createManagementServer } from "./management/server.ts";
+import { createMetrics, createMetricsServer } from "./metrics.ts";
+import { loadBuiltInPacks } from "./policy/packs.ts";
+import { Publisher } from "./publisher.ts";
+import { spiffeIdOf } from "./resources/build.ts";
+import { resolveDestination } from "./resources/resolve.ts";
+import { runDirectorySource } from "./sources/directory.ts";
+import { loadSchemas } from "./sources/schema.ts";
+import { lockStateDir } from "./state-lock.ts";
+import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
+
+export const SOFTWARE_VERSION = "0.1.0";
+/** Streams get this long to end by themselves at shutdown. */
+const GRACE_MS = 1_000;
 
 export interface ControlPlaneHandle {
   readonly ports: ControlPlanePorts;
   readonly managementSocket: string;
   /** Resolves when everything is closed after the signal aborted; rejects when a part failed for good. */
   readonly done: Promise<void>;
+}
+
+interface Deps {
+  readonly log: Logger;
+  readonly clock: Clock;
+}
+
+/** Things to undo, in reverse order; each is undone even when another fails. */
+class Closers {
+  readonly #steps: (() => Promise<unknown>)[] = [];
+  readonly #log: Logger;
+
+  constructor(log: Logger) {
+    this.#log = log;
+  }
+
+  add(step: () => Promise<unknown>): void {
+    this.#steps.push(step);
+  }
+
+  async close(): Promise<void> {
+    for (const step of this.#steps.splice(0).reverse()) {
+      try {
+        await step();
+      } catch (error) {
+        this.#log.warn("shutdown step failed", { error: messageOf(error) });
+      }
+    }
+  }
 }
 
 /**
@@ -19,11 +72,250 @@ export interface ControlPlaneHandle {
  */
 export async function runControlPlane(
   config: ControlPlaneConfig,
-  deps: { readonly log: Logger; readonly clock: Clock },
+  deps: Deps,
   signal: AbortSignal,
 ): Promise<ControlPlaneHandle> {
-  void config;
-  void deps;
-  void signal;
-  throw new MeshError("unsupported", "control plane is not written yet");
+  const closers = new Closers(deps.log);
+  try {
+    return await start(config, deps, signal, closers);
+  } catch (error) {
+    await closers.close();
+    throw error;
+  }
+}
+
+async function checkConfigDir(dir: string): Promise<void> {
+  const isDirectory = await stat(dir).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isDirectory)
+    throw new MeshError(
+      "bad_config",
+      `\`${dir}\` is not a directory; give \`--config-dir\` the one with the mesh's YAML files`,
+    );
+}
+
+async function start(
+  config: ControlPlaneConfig,
+  deps: Deps,
+  signal: AbortSignal,
+  closers: Closers,
+): Promise<ControlPlaneHandle> {
+  const { log, clock } = deps;
+  const { stateDir } = config;
+  await checkConfigDir(config.configDir);
+  closers.add(await lockStateDir(stateDir));
+  const stop = new AbortController();
+  const failed = Promise.withResolvers<never>();
+  failed.promise.catch(() => {});
+
+  const history = await openHistory(stateDir, log);
+  closers.add(() => history.flush());
+  const publisher = new Publisher({
+    history,
+    packs: loadBuiltInPacks(),
+    cluster: config.cluster,
+    clock,
+    log,
+  });
+
+  // The source runs first: the trust domain stands in the configuration.
+  const source = runDirectorySource(
+    {
+      dir: config.configDir,
+      stateDir,
+      clock,
+      schemas: loadSchemas(),
+      log,
+      onState: (state, report) => publisher.take(state, report),
+    },
+    stop.signal,
+  );
+  source.catch((error: unknown) => failed.reject(error));
+  closers.add(() => source);
+  const trustDomain = await Promise.race([publisher.firstState, failed.promise]);
+  const ca = await openCertificateAuthority({ stateDir, trustDomain, clock });
+  await publisher.begin(ca);
+
+  const metrics = createMetrics({
+    proxies: () => publisher.proxies(),
+    revision: () => publisher.revision,
+    pinned: () => history.pinned,
+    objects: () => publisher.counts(),
+    authority: () => ca,
+  });
+  closers.add(async () => metrics.close());
+  publisher.onPushed = (seconds) => metrics.pushed(seconds);
+  publisher.onCompiled = (seconds) => metrics.compiled(seconds);
+
+  const tls = await startServerIdentity(ca, deps, stop.signal, failed.reject);
+  const issuer = createIssuer({
+    ca,
+    stateDir,
+    cluster: config.cluster,
+    clock,
+    state: () => publisher.state,
+    metrics,
+  });
+  const { compiled, cache } = publisher;
+
+  const statusWorld: StatusWorld = {
+    compiled: () => publisher.compiledNow,
+    proxies: () => publisher.proxies(),
+    refused: () => publisher.refused(),
+    problems: () => publisher.problems(),
+    revision: () => publisher.revision,
+    pinned: () => history.pinned,
+  };
+  const status = runStatusWriter({ stateDir, world: statusWorld, clock, log }, stop.signal);
+  closers.add(() => status.done);
+  publisher.onPublished = () => status.changed();
+
+  const discovery = await createDiscoveryServer({
+    host: config.listen,
+    port: config.ports.discovery,
+    credentials: tls.discovery,
+    trustDomain: ca.trustDomain,
+    softwareVersion: SOFTWARE_VERSION,
+    heartbeatMs: config.heartbeatMs,
+    tables: {
+      revision: () => publisher.revision,
+      table: (workload) => cache.table(workload),
+      tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
+      spiffeId: (id) => {
+        const workload = publisher.state.workloads.get(id);
+        return workload && spiffeIdOf(workload, ca.trustDomain);
+      },
+      resolve: (workload, host, port) => resolveDestination(compiled(), cache, workload, host, port),
+    },
+    issue: issuer.renew,
+    clock,
+    log,
+    onProxy: (workload, event) => {
+      if (event === "refused") metrics.nack();
+      publisher.proxyEvent(workload, event);
+      status.changed();
+    },
+  });
+  closers.add(() => discovery.close(GRACE_MS));
+  publisher.attach(discovery);
+  const bootstrap = await createBootstrapServer({
+    host: config.listen,
+    port: config.ports.bootstrap,
+    credentials: tls.bootstrap,
+    join: issuer.join,
+    clock,
+    log,
+  });
+  closers.add(() => bootstrap.close(GRACE_MS));
+  const metricsServer = await createMetricsServer(
+    config.metricsListen,
+    config.ports.metrics,
+    metrics.registry,
+    () => !stop.signal.aborted,
+  );
+  closers.add(() => metricsServer.close());
+
+  const managementSocket = managementSocketPath(stateDir);
+  const management = await createManagementServer({
+    stateDir,
+    socketPath: managementSocket,
+    clock,
+    log,
+    actions: {
+      status: () => meshStatus(statusWorld),
+      history: () => ({
+        pinned: history.pinned ?? null,
+        revision: publisher.revision,
+        revisions: history.list(),
+      }),
+      diff: async (from, to) => ({ from, to, objects: await history.diff(from, to) }),
+      state: () => ({ pinned: history.pinned ?? null, ...publisher.state }),
+      rollback: (revision) => publisher.rollback(revision),
+      release: () => publisher.release(),
+      createJoinToken: issuer.createToken,
+      exportIdentity: issuer.exportIdentity,
+      explain: async () => {
+        throw new MeshError(
+          "unsupported",
+          "explain over the socket is not there yet; `countersign explain` reads the directory",
+        );
+      },
+    },
+  });
+  closers.add(() => management.close());
+
+  const ports: ControlPlanePorts = {
+    bootstrap: bootstrap.port,
+    discovery: discovery.port,
+    metrics: metricsServer.port,
+  };
+  await writePrivateFile(
+    join(stateDir, "ports.json"),
+    `${JSON.stringify({ ...ports, pid: process.pid, managementSocket })}\n`,
+  );
+  log.info("control plane serves", {
+    ...ports,
+    revision: publisher.revision,
+    trustDomain: ca.trustDomain,
+    pinned: history.pinned ?? null,
+  });
+  return { ports, managementSocket, done: finish(signal, stop, failed.promise, closers) };
+}
+
+/** Waits for the end and closes everything: the API first, then streams, then what writes to disk, the lock last. */
+async function finish(
+  signal: AbortSignal,
+  stop: AbortController,
+  failed: Promise<never>,
+  closers: Closers,
+): Promise<void> {
+  let problem: unknown;
+  const aborted = new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+  try {
+    await Promise.race([aborted, failed]);
+  } catch (error) {
+    problem = error;
+  }
+  stop.abort();
+  await closers.close();
+  if (problem !== undefined) throw problem;
+}
+
+/** Certificates of both ports, renewed while they serve. */
+async function startServerIdentity(
+  ca: Parameters<typeof runServerIdentity>[0]["ca"],
+  deps: Deps,
+  signal: AbortSignal,
+  fail: (error: unknown) => void,
+): Promise<{ readonly discovery: LiveCredentials; readonly bootstrap: LiveCredentials }> {
+  const { clock, log } = deps;
+  const first = Promise.withResolvers<{
+    readonly discovery: LiveCredentials;
+    readonly bootstrap: LiveCredentials;
+  }>();
+  let live: { readonly discovery: LiveCredentials; readonly bootstrap: LiveCredentials } | undefined;
+  const onIdentity = ({ certificateChainPem, keyPem, caPem }: ServerIdentity): void => {
+    const material: ServerMaterial = { certificateChainPem, keyPem, rootsPem: caPem };
+    if (live) {
+      live.discovery.rotate(material);
+      live.bootstrap.rotate(material);
+      log.info("server certificate renewed");
+      return;
+    }
+    live = {
+      discovery: new LiveCredentials(material, true),
+      bootstrap: new LiveCredentials(material, false),
+    };
+    first.resolve(live);
+  };
+  runServerIdentity({ ca, clock, log, random: Math.random, onIdentity }, signal).catch((error: unknown) => {
+    first.reject(error);
+    fail(error);
+  });
+  return first.promise;
 }

@@ -48,12 +48,9 @@ export function tableDigest(resources: Iterable<ResourceDigest>): string {
   return createHash("sha256").update(lines.sort().join("")).digest("hex");
 }
 
-/**
- * SPIFFE ID of the control plane's server certificates. No workload can be declared with this kind, so no join token
- * or attestation ever yields this identity.
- */
+/** SPIFFE ID of the control plane's server certificates; never issued to a workload, even if one is declared so. */
 export function controlPlaneSpiffeId(trustDomain: string): string {
-  return `spiffe://${trustDomain}/ns/countersign-system/sa/countersign/control-plane/countersign`;
+  return `spiffe://${trustDomain}/ns/countersign-system/sa/control-plane/service/control-plane`;
 }
 
 /** Server name that clients send (SNI) to the control plane; certificates are checked by SPIFFE ID instead. */

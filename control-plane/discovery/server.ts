@@ -23,7 +23,11 @@ export interface DiscoveryTables {
   readonly tableByDigest: (workloadId: string, digest: string) => WorkloadTable | undefined;
   /** The SPIFFE ID that the workload must have now; undefined: not declared. */
   readonly spiffeId: (workloadId: string) => string | undefined;
-  readonly resolve: (workloadId: string, host: string, port: number) => { readonly service: string } | { readonly reason: string };
+  readonly resolve: (
+    workloadId: string,
+    host: string,
+    port: number,
+  ) => { readonly service: string } | { readonly reason: string };
 }
 
 /** Where a sidecar stands; read by status and metrics. */
@@ -50,11 +54,18 @@ export interface DiscoveryServerOptions {
   readonly heartbeatMs: number;
   readonly tables: DiscoveryTables;
   /** Renews an identity for the holder of the SVID that the stream was opened with. */
-  readonly issue: (workloadId: string, spiffeId: string, request: CertificateRequest__Output) => Promise<Result<Identity, string>>;
+  readonly issue: (
+    workloadId: string,
+    spiffeId: string,
+    request: CertificateRequest__Output,
+  ) => Promise<Result<Identity, string>>;
   readonly clock: Clock;
   readonly log: Logger;
   /** A sidecar connected, left, acknowledged or refused. */
-  readonly onProxy: (workloadId: string, event: "connected" | "disconnected" | "acknowledged" | "refused") => void;
+  readonly onProxy: (
+    workloadId: string,
+    event: "connected" | "disconnected" | "acknowledged" | "refused",
+  ) => void;
 }
 
 export interface DiscoveryServer {
@@ -98,17 +109,29 @@ function serviceWithBuffers(): ServiceDefinition {
   const method = service["Stream"];
   if (!method) throw new Error("discovery.proto has no method Stream");
   // Encoded once by us; the same bytes go to every stream.
-  const responseSerialize = (value: ControlPlaneMessage | Buffer): Buffer => (Buffer.isBuffer(value) ? value : messageOut.encode(value));
+  const responseSerialize = (value: ControlPlaneMessage | Buffer): Buffer =>
+    Buffer.isBuffer(value) ? value : messageOut.encode(value);
   // proto-loader's definition has all that grpc-js asks of one; the two packages name the type separately.
   return { Stream: { ...method, responseSerialize } } as unknown as ServiceDefinition;
 }
 
 /** Opens a port; used by the bootstrap service too. @throws MeshError `bad_config` when the port is taken. */
-export function bindServer(server: Server, host: string, port: number, credentials: LiveCredentials): Promise<number> {
+export function bindServer(
+  server: Server,
+  host: string,
+  port: number,
+  credentials: LiveCredentials,
+): Promise<number> {
   const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
   return new Promise((resolve, reject) => {
     server.bindAsync(address, credentials, (error, bound) => {
-      if (error) reject(new MeshError("bad_config", `cannot listen on \`${address}\`: ${error.message}; is another control plane running?`));
+      if (error)
+        reject(
+          new MeshError(
+            "bad_config",
+            `cannot listen on \`${address}\`: ${error.message}; is another control plane running?`,
+          ),
+        );
       else resolve(bound);
     });
   });
@@ -164,13 +187,16 @@ class Discovery {
     if (!svid?.ok) return { ok: false, error: "the client certificate is not an SVID" };
     const { spiffeId, notAfterMs } = svid.value;
     const parts = workloadOf(spiffeId);
-    if (parts?.trustDomain !== trustDomain) return { ok: false, error: `\`${spiffeId}\` is not of this mesh` };
+    if (parts?.trustDomain !== trustDomain)
+      return { ok: false, error: `\`${spiffeId}\` is not of this mesh` };
     const workload = `${parts.namespace}/${parts.name}`;
     const expected = tables.spiffeId(workload);
     if (expected === undefined) return { ok: false, error: `workload \`${workload}\` is not declared` };
-    if (expected !== spiffeId) return { ok: false, error: `workload \`${workload}\` is \`${expected}\` now, join again` };
+    if (expected !== spiffeId)
+      return { ok: false, error: `workload \`${workload}\` is \`${expected}\` now, join again` };
     if (notAfterMs <= clock.nowMs()) return { ok: false, error: "the client certificate has expired" };
-    if (this.#streams.size >= MAX_STREAMS) return { ok: false, error: "this control plane serves as many sidecars as it can" };
+    if (this.#streams.size >= MAX_STREAMS)
+      return { ok: false, error: "this control plane serves as many sidecars as it can" };
     if ((this.#byWorkload.get(workload)?.size ?? 0) >= MAX_STREAMS_PER_WORKLOAD) {
       return { ok: false, error: `workload \`${workload}\` has too many streams` };
     }
@@ -207,12 +233,19 @@ class Discovery {
     if (isHello && hello) {
       // The same process on a new connection: the old one is dead even if TCP does not know yet.
       for (const other of this.#byWorkload.get(stream.workload) ?? []) {
-        const same = other !== stream && hello.instance !== "" && other.session.status.hello?.instance === hello.instance;
+        const same =
+          other !== stream &&
+          hello.instance !== "" &&
+          other.session.status.hello?.instance === hello.instance;
         if (same) this.#act(other, other.session.end("replaced", "the same sidecar opened another stream"));
       }
       this.#left.delete(`${stream.workload}/${hello.instance}`);
       for (const [key, status] of this.#left) if (status.workload === stream.workload) this.#left.delete(key);
-      this.#options.log.info("sidecar connected", { workload: stream.workload, node: hello.node, version: hello.softwareVersion });
+      this.#options.log.info("sidecar connected", {
+        workload: stream.workload,
+        node: hello.node,
+        version: hello.softwareVersion,
+      });
       this.#options.onProxy(stream.workload, "connected");
     }
     this.#act(stream, actions);
@@ -227,7 +260,11 @@ class Discovery {
           this.#write(stream, messageOut.encode(action.message));
           break;
         case "delta":
-          log.debug("delta sent", { workload: stream.workload, revision: action.revision, upsert: action.changes.upsert.length });
+          log.debug("delta sent", {
+            workload: stream.workload,
+            revision: action.revision,
+            upsert: action.changes.upsert.length,
+          });
           for (const chunk of encodeDelta(action, action.changes)) this.#write(stream, chunk);
           break;
         case "issue":
@@ -249,16 +286,22 @@ class Discovery {
   }
 
   async #issue(stream: Stream, request: CertificateRequest__Output): Promise<void> {
-    const refuse = (error: string): void => this.#write(stream, messageOut.encode({ identity: { id: request.id, error } }));
-    if (stream.issuing || stream.issueCredit < 1) return refuse("too many certificate requests, wait a few seconds");
+    const refuse = (error: string): void =>
+      this.#write(stream, messageOut.encode({ identity: { id: request.id, error } }));
+    if (stream.issuing || stream.issueCredit < 1)
+      return refuse("too many certificate requests, wait a few seconds");
     stream.issuing = true;
     stream.issueCredit -= 1;
     try {
       const issued = await this.#options.issue(stream.workload, stream.spiffeId, request);
-      if (issued.ok) this.#write(stream, messageOut.encode({ identity: { ...issued.value, id: request.id } }));
+      if (issued.ok)
+        this.#write(stream, messageOut.encode({ identity: { ...issued.value, id: request.id } }));
       else refuse(issued.error);
     } catch (error) {
-      this.#options.log.error("certificate not issued", { workload: stream.workload, error: messageOf(error) });
+      this.#options.log.error("certificate not issued", {
+        workload: stream.workload,
+        error: messageOf(error),
+      });
       refuse("the certificate authority failed, try again");
     } finally {
       stream.issuing = false;
@@ -309,7 +352,11 @@ class Discovery {
       this.#byWorkload.delete(stream.workload);
       if (stream.session.status.hello) {
         const nowMs = this.#options.clock.nowMs();
-        this.#left.set(`${stream.workload}/${stream.session.status.hello.instance}`, { ...this.#statusOf(stream), state: "disconnected", sinceMs: nowMs });
+        this.#left.set(`${stream.workload}/${stream.session.status.hello.instance}`, {
+          ...this.#statusOf(stream),
+          state: "disconnected",
+          sinceMs: nowMs,
+        });
       }
     }
     if (!stream.session.status.hello) return;
@@ -321,16 +368,23 @@ class Discovery {
     const nowMs = this.#options.clock.nowMs();
     for (const key of this.#left.keys()) {
       const workload = this.#left.get(key)?.workload;
-      if (workload !== undefined && this.#options.tables.table(workload) === undefined) this.#left.delete(key);
+      if (workload !== undefined && this.#options.tables.table(workload) === undefined)
+        this.#left.delete(key);
     }
     for (const workload of workloads) {
       const expected = this.#options.tables.spiffeId(workload);
       for (const stream of [...(this.#byWorkload.get(workload) ?? [])]) {
         const isSame = expected === stream.spiffeId;
-        this.#act(stream, isSame ? stream.session.changed(nowMs) : stream.session.end("identity", "the workload has another identity now"));
+        this.#act(
+          stream,
+          isSame
+            ? stream.session.changed(nowMs)
+            : stream.session.end("identity", "the workload has another identity now"),
+        );
       }
     }
-    for (const stream of [...this.#streams]) if (stream.session.status.phase === "waiting") this.#act(stream, stream.session.changed(nowMs));
+    for (const stream of [...this.#streams])
+      if (stream.session.status.phase === "waiting") this.#act(stream, stream.session.changed(nowMs));
   }
 
   tick(): void {
@@ -338,7 +392,10 @@ class Discovery {
     for (const stream of [...this.#streams]) {
       stream.issueCredit = Math.min(ISSUE_BURST, stream.issueCredit + 1);
       if (nowMs >= stream.notAfterMs) {
-        this.#act(stream, stream.session.end("identity", "the certificate of this connection has expired, connect again"));
+        this.#act(
+          stream,
+          stream.session.end("identity", "the certificate of this connection has expired, connect again"),
+        );
       } else if (stream.writingSinceMs !== undefined && nowMs - stream.writingSinceMs > WRITE_TIMEOUT_MS) {
         this.#options.log.warn("stream cut, the sidecar does not read", { workload: stream.workload });
         this.#cut(stream);
@@ -349,7 +406,12 @@ class Discovery {
   }
 
   proxies(): ProxyStatus[] {
-    return [...[...this.#streams].filter((stream) => stream.session.status.hello).map((stream) => this.#statusOf(stream)), ...this.#left.values()];
+    return [
+      ...[...this.#streams]
+        .filter((stream) => stream.session.status.hello)
+        .map((stream) => this.#statusOf(stream)),
+      ...this.#left.values(),
+    ];
   }
 
   #statusOf(stream: Stream): ProxyStatus {
@@ -369,7 +431,8 @@ class Discovery {
   }
 
   endAll(): void {
-    for (const stream of [...this.#streams]) this.#act(stream, stream.session.end("shutdown", "the control plane stops"));
+    for (const stream of [...this.#streams])
+      this.#act(stream, stream.session.end("shutdown", "the control plane stops"));
   }
 }
 

@@ -10,7 +10,14 @@ import type { TableDelta, WorkloadTable } from "../resources/build.ts";
 import { tableDelta } from "../resources/build.ts";
 
 /** Why the control plane ends a stream; `code` of a Refused. */
-export type RefusalCode = "version" | "identity" | "protocol" | "timeout" | "overload" | "shutdown" | "replaced";
+export type RefusalCode =
+  | "version"
+  | "identity"
+  | "protocol"
+  | "timeout"
+  | "overload"
+  | "shutdown"
+  | "replaced";
 
 export type SessionAction =
   | { readonly kind: "send"; readonly message: ControlPlaneMessage }
@@ -35,7 +42,10 @@ export interface SessionWorld {
   readonly table: () => WorkloadTable | undefined;
   readonly tableByDigest: (digest: string) => WorkloadTable | undefined;
   /** Service id, or the reason of the denial. */
-  readonly resolve: (host: string, port: number) => { readonly service: string } | { readonly reason: string };
+  readonly resolve: (
+    host: string,
+    port: number,
+  ) => { readonly service: string } | { readonly reason: string };
 }
 
 export interface SessionOptions {
@@ -73,7 +83,14 @@ export class Session {
   /** What the sidecar has active; undefined: nothing, or something this replica does not know. */
   #active: WorkloadTable | undefined;
   #activeDigest = "";
-  #inFlight: { readonly nonce: number; readonly table: WorkloadTable; readonly sentAtMs: number; readonly full: boolean } | undefined;
+  #inFlight:
+    | {
+        readonly nonce: number;
+        readonly table: WorkloadTable;
+        readonly sentAtMs: number;
+        readonly full: boolean;
+      }
+    | undefined;
   #nack: SessionStatus["nack"];
   #lastNonce = 0;
   #startedAtMs: number;
@@ -88,24 +105,36 @@ export class Session {
   }
 
   get status(): SessionStatus {
-    return { phase: this.#phase, hello: this.#hello, digest: this.#activeDigest, nack: this.#nack, inFlight: this.#inFlight !== undefined };
+    return {
+      phase: this.#phase,
+      hello: this.#hello,
+      digest: this.#activeDigest,
+      nack: this.#nack,
+      inFlight: this.#inFlight !== undefined,
+    };
   }
 
   /** A message arrived. */
   receive(message: SidecarMessage__Output, nowMs: number): SessionAction[] {
     if (this.#phase === "closed") return [];
-    this.#credit = Math.min(MESSAGE_BURST, this.#credit + ((nowMs - this.#creditAtMs) / 1000) * MESSAGES_PER_SECOND);
+    this.#credit = Math.min(
+      MESSAGE_BURST,
+      this.#credit + ((nowMs - this.#creditAtMs) / 1000) * MESSAGES_PER_SECOND,
+    );
     this.#creditAtMs = nowMs;
     this.#credit -= 1;
     if (this.#credit < 0) return this.#close("overload", "too many messages");
     if (this.#phase === "hello") {
-      return message.hello ? this.#greet(message.hello, nowMs) : this.#close("protocol", "the first message must be a hello");
+      return message.hello
+        ? this.#greet(message.hello, nowMs)
+        : this.#close("protocol", "the first message must be a hello");
     }
     if (message.ack) return this.#acknowledge(message.ack.nonce, hexOf(message.ack.digest), nowMs);
     if (message.nack) return this.#refusal(message.nack, nowMs);
     if (message.resolve) return [this.#answer(message.resolve)];
     if (message.certificateRequest) return [{ kind: "issue", request: message.certificateRequest }];
-    if (message.subscribe) return this.#subscribe(message.subscribe.add.length + message.subscribe.remove.length);
+    if (message.subscribe)
+      return this.#subscribe(message.subscribe.add.length + message.subscribe.remove.length);
     if (message.hello) return this.#close("protocol", "a second hello");
     // Reports, and messages of a later version of the protocol.
     return [];
@@ -113,7 +142,11 @@ export class Session {
 
   /** There may be a newer table or revision. */
   changed(nowMs: number): SessionAction[] {
-    if (this.#phase === "waiting" && this.#hello && this.#options.world.revision() >= this.#hello.tableRevision) {
+    if (
+      this.#phase === "waiting" &&
+      this.#hello &&
+      this.#options.world.revision() >= this.#hello.tableRevision
+    ) {
       this.#phase = "open";
       return [this.#heartbeat(nowMs), ...this.#push(nowMs)];
     }
@@ -127,7 +160,8 @@ export class Session {
     if (this.#phase === "hello") {
       return nowMs - this.#startedAtMs > helloTimeoutMs ? this.#close("timeout", "no hello") : [];
     }
-    if (this.#inFlight && nowMs - this.#inFlight.sentAtMs > ackTimeoutMs) return this.#close("timeout", "a delta was not acknowledged in time");
+    if (this.#inFlight && nowMs - this.#inFlight.sentAtMs > ackTimeoutMs)
+      return this.#close("timeout", "a delta was not acknowledged in time");
     return nowMs >= this.#nextHeartbeatMs ? [this.#heartbeat(nowMs)] : [];
   }
 
@@ -140,9 +174,17 @@ export class Session {
     const { world, softwareVersion, heartbeatMs } = this.#options;
     // Versions N and N-1 work together; there is no version before the first yet.
     if (hello.protocolVersion !== PROTOCOL_VERSION && hello.protocolVersion !== PROTOCOL_VERSION + 1) {
-      return this.#close("version", `protocol version ${hello.protocolVersion} is not served, use ${PROTOCOL_VERSION}`);
+      return this.#close(
+        "version",
+        `protocol version ${hello.protocolVersion} is not served, use ${PROTOCOL_VERSION}`,
+      );
     }
-    if (hello.node.length > 253 || hello.instance.length > 64 || hello.softwareVersion.length > 64 || hello.features.length > 256) {
+    if (
+      hello.node.length > 253 ||
+      hello.instance.length > 64 ||
+      hello.softwareVersion.length > 64 ||
+      hello.features.length > 256
+    ) {
       return this.#close("protocol", "hello is out of bounds");
     }
     this.#hello = hello;
@@ -170,7 +212,8 @@ export class Session {
     const { world } = this.#options;
     const table = world.table();
     if (!table) return this.#close("identity", "this workload is not declared any more");
-    if (this.#inFlight || table.digest === this.#activeDigest || table.digest === this.#nack?.digest) return [];
+    if (this.#inFlight || table.digest === this.#activeDigest || table.digest === this.#nack?.digest)
+      return [];
     const base = full ? undefined : this.#active;
     this.#lastNonce += 1;
     this.#inFlight = { nonce: this.#lastNonce, table, sentAtMs: nowMs, full: base === undefined };
@@ -188,13 +231,16 @@ export class Session {
 
   #acknowledge(nonce: number, digest: string, nowMs: number): SessionAction[] {
     const sent = this.#inFlight;
-    if (!sent || sent.nonce !== nonce) return this.#close("protocol", "acknowledgement of a delta that is not under way");
+    if (!sent || sent.nonce !== nonce)
+      return this.#close("protocol", "acknowledgement of a delta that is not under way");
     this.#inFlight = undefined;
     this.#activeDigest = digest;
     if (digest !== sent.table.digest) {
       // The sidecar has something else than what it was told: once more in full, then it is broken.
       this.#active = undefined;
-      return sent.full ? this.#close("protocol", "the acknowledged digest is not the one that was sent") : this.#push(nowMs, true);
+      return sent.full
+        ? this.#close("protocol", "the acknowledged digest is not the one that was sent")
+        : this.#push(nowMs, true);
     }
     this.#active = sent.table;
     this.#nack = undefined;
@@ -203,14 +249,16 @@ export class Session {
 
   #refusal(nack: Nack__Output, nowMs: number): SessionAction[] {
     const sent = this.#inFlight;
-    if (!sent || sent.nonce !== nack.nonce) return this.#close("protocol", "refusal of a delta that is not under way");
+    if (!sent || sent.nonce !== nack.nonce)
+      return this.#close("protocol", "refusal of a delta that is not under way");
     this.#inFlight = undefined;
     const digest = hexOf(nack.digest);
     const disagrees = digest !== this.#activeDigest;
     this.#activeDigest = digest;
     if (disagrees) this.#active = digest === "" ? undefined : this.#options.world.tableByDigest(digest);
     if (disagrees && !sent.full) return this.#push(nowMs, true);
-    const resource = nack.resourceType === "" ? "" : `${nack.resourceType}/${nack.resourceName}`.slice(0, 300);
+    const resource =
+      nack.resourceType === "" ? "" : `${nack.resourceType}/${nack.resourceName}`.slice(0, 300);
     const reason = nack.reason.slice(0, 500);
     this.#nack = { reason, resource, digest: sent.table.digest };
     return [{ kind: "refused-by-sidecar", reason }, ...this.#push(nowMs)];
@@ -218,7 +266,9 @@ export class Session {
 
   #answer(question: { readonly id: number; readonly host: string; readonly port: number }): SessionAction {
     const answer =
-      question.host.length > 253 ? { reason: "UNKNOWN_DESTINATION" } : this.#options.world.resolve(question.host, question.port);
+      question.host.length > 253
+        ? { reason: "UNKNOWN_DESTINATION" }
+        : this.#options.world.resolve(question.host, question.port);
     const resolved =
       "service" in answer
         ? { id: question.id, service: answer.service }
@@ -236,7 +286,10 @@ export class Session {
 
   #heartbeat(nowMs: number): SessionAction {
     this.#nextHeartbeatMs = nowMs + this.#options.heartbeatMs;
-    return { kind: "send", message: { heartbeat: { serverTimeUnixMs: nowMs, revision: this.#options.world.revision() } } };
+    return {
+      kind: "send",
+      message: { heartbeat: { serverTimeUnixMs: nowMs, revision: this.#options.world.revision() } },
+    };
   }
 
   #close(code: RefusalCode, message: string): SessionAction[] {

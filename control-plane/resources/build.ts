@@ -4,6 +4,7 @@ import type { Service } from "../../proto/gen/countersign/mesh/v1/Service.ts";
 import type { Settings } from "../../proto/gen/countersign/mesh/v1/Settings.ts";
 import { messageCodec } from "../../proto/load.ts";
 import { hashBody, type ResourceType, resourceKey, tableDigest } from "../../proto/protocol.ts";
+import { formatSpiffeId, type SpiffeId } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { ProgramPort, WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { encodeProgram } from "../../sidecar/core/policy/wire.ts";
 import type { ClusterState, MeshConfig, Workload } from "../sources/store.ts";
@@ -60,10 +61,22 @@ export function lengthDelimited(field: number, content: Buffer): Buffer {
 const UPSERT_FIELD = 5;
 
 /** Wraps an encoded body. */
-export function createResource(type: ResourceType, name: string, body: Buffer, features: readonly string[] = []): BuiltResource {
+export function createResource(
+  type: ResourceType,
+  name: string,
+  body: Buffer,
+  features: readonly string[] = [],
+): BuiltResource {
   const hash = hashBody(body);
   const message = resourceCodec.encode({ type, name, hash: Buffer.from(hash, "hex"), body, features });
-  return { key: resourceKey(type, name), type, name, hash, features, encoded: lengthDelimited(UPSERT_FIELD, message) };
+  return {
+    key: resourceKey(type, name),
+    type,
+    name,
+    hash,
+    features,
+    encoded: lengthDelimited(UPSERT_FIELD, message),
+  };
 }
 
 export function buildProgram(program: WorkloadProgram): BuiltResource {
@@ -95,11 +108,19 @@ export function buildService(serviceId: string, members: readonly Workload[]): B
   for (const member of sortedMembers(members)) {
     for (const port of member.ports) if (!ports.has(port.port)) ports.set(port.port, port);
   }
-  const body = serviceCodec.encode({ id: serviceId, hosts: serviceHosts(serviceId), ports: portMessages([...ports.values()].sort((a, b) => a.port - b.port)) });
+  const body = serviceCodec.encode({
+    id: serviceId,
+    hosts: serviceHosts(serviceId),
+    ports: portMessages([...ports.values()].sort((a, b) => a.port - b.port)),
+  });
   return createResource("service", serviceId, body);
 }
 
-export function buildEndpoints(serviceId: string, members: readonly Workload[], trustDomain: string): BuiltResource {
+export function buildEndpoints(
+  serviceId: string,
+  members: readonly Workload[],
+  trustDomain: string,
+): BuiltResource {
   const endpoints = sortedMembers(members).flatMap((member) =>
     member.addresses.map((address) => ({
       address,
@@ -112,8 +133,9 @@ export function buildEndpoints(serviceId: string, members: readonly Workload[], 
 }
 
 /** SPIFFE ID of a workload (DESIGN section 1). */
-export function spiffeIdOf(workload: Workload, trustDomain: string): string {
-  return `spiffe://${trustDomain}/ns/${workload.namespace}/sa/${workload.serviceAccount}/${workload.kind}/${workload.name}`;
+export function spiffeIdOf(workload: Workload, trustDomain: string): SpiffeId {
+  const { namespace, serviceAccount, kind, name } = workload;
+  return formatSpiffeId({ trustDomain, namespace, serviceAccount, kind, name });
 }
 
 export function buildTrustBundle(trustDomain: string, json: string): BuiltResource {
@@ -124,15 +146,21 @@ export function buildPack(name: string, text: string): BuiltResource {
   return createResource("operation-pack", name, packCodec.encode({ name, text }));
 }
 
-function matchesLabels(selector: MeshConfig["namespaces"][number]["selector"], labels: ReadonlyMap<string, string>): boolean {
+function matchesLabels(
+  selector: MeshConfig["namespaces"][number]["selector"],
+  labels: ReadonlyMap<string, string>,
+): boolean {
   for (const [key, value] of selector.matchLabels ?? []) if (labels.get(key) !== value) return false;
   for (const { key, operator, values } of selector.matchExpressions ?? []) {
     const value = labels.get(key);
     const holds =
-      operator === "Exists" ? value !== undefined
-      : operator === "DoesNotExist" ? value === undefined
-      : operator === "In" ? value !== undefined && values.includes(value)
-      : value === undefined || !values.includes(value);
+      operator === "Exists"
+        ? value !== undefined
+        : operator === "DoesNotExist"
+          ? value === undefined
+          : operator === "In"
+            ? value !== undefined && values.includes(value)
+            : value === undefined || !values.includes(value);
     if (!holds) return false;
   }
   return true;
@@ -143,7 +171,9 @@ function mtlsOf(state: ClusterState, namespace: string): "Strict" | "Permissive"
   const labels = state.namespaces.get(namespace) ?? new Map<string, string>();
   for (const override of state.config.namespaces) {
     if (override.mtls === undefined) continue;
-    const selected = override.names ? override.names.includes(namespace) : matchesLabels(override.selector, labels);
+    const selected = override.names
+      ? override.names.includes(namespace)
+      : matchesLabels(override.selector, labels);
     if (selected) return override.mtls;
   }
   return state.config.mtls;
@@ -183,6 +213,7 @@ export function tableDelta(from: WorkloadTable | undefined, to: WorkloadTable): 
   for (const resource of to.resources.values()) {
     if (from?.resources.get(resource.key)?.hash !== resource.hash) upsert.push(resource);
   }
-  for (const { key, type, name } of from?.resources.values() ?? []) if (!to.resources.has(key)) remove.push({ type, name });
+  for (const { key, type, name } of from?.resources.values() ?? [])
+    if (!to.resources.has(key)) remove.push({ type, name });
   return { upsert, remove };
 }

@@ -85,7 +85,9 @@ export class ResourceCache {
   tableByDigest(workloadId: string, digest: string): WorkloadTable | undefined {
     const entry = this.#entries.get(workloadId);
     if (!entry) return undefined;
-    return entry.table.digest === digest ? entry.table : entry.earlier.find((table) => table.digest === digest);
+    return entry.table.digest === digest
+      ? entry.table
+      : entry.earlier.find((table) => table.digest === digest);
   }
 
   workloads(): IterableIterator<string> {
@@ -107,7 +109,9 @@ export class ResourceCache {
       const old = this.#resources.get(resource.key);
       if (old?.hash === resource.hash) return;
       if (resource.encoded.length > MAX_RESOURCE_BYTES) {
-        problems.push(`${resource.key} has ${resource.encoded.length} bytes, at most ${MAX_RESOURCE_BYTES} can be sent`);
+        problems.push(
+          `${resource.key} has ${resource.encoded.length} bytes, at most ${MAX_RESOURCE_BYTES} can be sent`,
+        );
         return;
       }
       this.#resources.set(resource.key, resource);
@@ -122,7 +126,8 @@ export class ResourceCache {
     for (const [name, text] of input.packs) if (before?.packs.get(name) !== text) put(buildPack(name, text));
     for (const name of before?.packs.keys() ?? []) if (!input.packs.has(name)) drop(`operation-pack/${name}`);
     const domainBefore = before?.compiled.state.config.trustDomain;
-    if (before?.trustBundle !== input.trustBundle || domainBefore !== state.config.trustDomain) put(buildTrustBundle(state.config.trustDomain, input.trustBundle));
+    if (before?.trustBundle !== input.trustBundle || domainBefore !== state.config.trustDomain)
+      put(buildTrustBundle(state.config.trustDomain, input.trustBundle));
     if (before && before.compiled.state.config !== state.config) {
       // Settings hold the configuration: forget them, those that are needed are built again below.
       for (const key of [...this.#resources.keys()]) if (key.startsWith("settings/")) drop(key);
@@ -176,7 +181,8 @@ export class ResourceCache {
     }
     for (const [service, list] of members) {
       const earlier = this.#members.get(service);
-      if (sameDomain && earlier?.length === list.length && list.every((member, at) => member === earlier[at])) continue;
+      if (sameDomain && earlier?.length === list.length && list.every((member, at) => member === earlier[at]))
+        continue;
       put(buildService(service, list));
       put(buildEndpoints(service, list, state.config.trustDomain));
     }
@@ -233,7 +239,11 @@ export class ResourceCache {
   /** All that one workload needs; what does not exist (an undeclared pack) is left out. */
   #needs(workload: Workload, id: string, callees: ReadonlySet<string>, settings: string): BuiltResource[] {
     const state = this.#input?.compiled.state;
-    const keys = new Set<string>([`workload-program/${id}`, settings, `trust-bundle/${state?.config.trustDomain ?? ""}`]);
+    const keys = new Set<string>([
+      `workload-program/${id}`,
+      settings,
+      `trust-bundle/${state?.config.trustDomain ?? ""}`,
+    ]);
     for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
     for (const callee of callees) {
       const target = state?.workloads.get(callee);

@@ -110,7 +110,8 @@ class Client implements DiscoveryClient {
 
   async requestCertificate(request: CertificateRequestInput, signal?: AbortSignal): Promise<IdentityMessage> {
     const stream = this.#stream;
-    if (!this.#connected || !stream) throw new MeshError("not_ready", "not connected to the control plane, certificate not renewed");
+    if (!this.#connected || !stream)
+      throw new MeshError("not_ready", "not connected to the control plane, certificate not renewed");
     this.#lastRequestId += 1;
     const id = this.#lastRequestId;
     const timer = new AbortController();
@@ -119,10 +120,19 @@ class Client implements DiscoveryClient {
     try {
       return await new Promise<IdentityMessage>((resolve, reject) => {
         this.#certificates.set(id, { resolve, reject });
-        stream.send({ certificateRequest: { id, csrDer: request.csrDer, tokenJwk: request.tokenJwk, tokenKeyProof: request.tokenKeyProof } });
+        stream.send({
+          certificateRequest: {
+            id,
+            csrDer: request.csrDer,
+            tokenJwk: request.tokenJwk,
+            tokenKeyProof: request.tokenKeyProof,
+          },
+        });
         void this.#deps.clock
           .sleep(CERTIFICATE_TIMEOUT_MS, timer.signal)
-          .then(() => reject(new MeshError("timeout", "the control plane did not answer the certificate request")));
+          .then(() =>
+            reject(new MeshError("timeout", "the control plane did not answer the certificate request")),
+          );
       });
     } finally {
       this.#certificates.delete(id);
@@ -141,7 +151,11 @@ class Client implements DiscoveryClient {
       if (clock.monotonicMs() - startedMs > GOOD_STREAM_MS) attempt = 0;
       const delayMs = backoffMs(attempt, RECONNECT, random());
       attempt += 1;
-      log.info("discovery stream lost", { address: this.#config.address, reason, retryInMs: Math.round(delayMs) });
+      log.info("discovery stream lost", {
+        address: this.#config.address,
+        reason,
+        retryInMs: Math.round(delayMs),
+      });
       await clock.sleep(delayMs, signal);
     }
   }
@@ -210,7 +224,10 @@ class Client implements DiscoveryClient {
       this.#offsetMs = message.welcome.serverTimeUnixMs - clock.nowMs();
       this.#heartbeatMs = Math.min(600_000, Math.max(50, message.welcome.heartbeatIntervalMs));
       this.#connected = true;
-      log.info("discovery stream established", { address: this.#config.address, revision: message.welcome.revision });
+      log.info("discovery stream established", {
+        address: this.#config.address,
+        revision: message.welcome.revision,
+      });
       this.#deps.onConnection?.(true);
     } else if (message.heartbeat) {
       this.#offsetMs = message.heartbeat.serverTimeUnixMs - clock.nowMs();
@@ -231,7 +248,8 @@ class Client implements DiscoveryClient {
     const wasConnected = this.#connected;
     this.#connected = false;
     this.#stream = undefined;
-    for (const waiting of this.#certificates.values()) waiting.reject(new MeshError("not_ready", "the discovery stream was lost"));
+    for (const waiting of this.#certificates.values())
+      waiting.reject(new MeshError("not_ready", "the discovery stream was lost"));
     this.#certificates.clear();
     this.#resolver.disconnected();
     if (wasConnected) this.#deps.onConnection?.(false);
@@ -239,6 +257,10 @@ class Client implements DiscoveryClient {
 }
 
 /** Keeps a stream to the control plane until `signal` aborts. */
-export function runDiscoveryClient(config: DiscoveryClientConfig, deps: DiscoveryClientDeps, signal: AbortSignal): DiscoveryClient {
+export function runDiscoveryClient(
+  config: DiscoveryClientConfig,
+  deps: DiscoveryClientDeps,
+  signal: AbortSignal,
+): DiscoveryClient {
   return new Client(config, deps, signal);
 }

@@ -8,6 +8,7 @@ import type { Settings__Output } from "../../proto/gen/countersign/mesh/v1/Setti
 import type { TrustBundle__Output } from "../../proto/gen/countersign/mesh/v1/TrustBundle.ts";
 import { messageCodec } from "../../proto/load.ts";
 import { RESOURCE_TYPES } from "../../proto/protocol.ts";
+import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
 import { decodeProgram } from "../core/policy/wire.ts";
 import { messageOf, type Result } from "../core/runtime/errors.ts";
@@ -48,7 +49,11 @@ function decodePorts(ports: readonly ResourcePort__Output[]): ProgramPort[] {
   return ports.map((port) => {
     if (seen.has(port.port)) throw new Error(`port \`${port.port}\` is listed twice`);
     seen.add(port.port);
-    return { port: portNumber(port.port, "port"), protocol: oneOf(PROTOCOLS, port.protocol, "protocol"), packs: port.packs };
+    return {
+      port: portNumber(port.port, "port"),
+      protocol: oneOf(PROTOCOLS, port.protocol, "protocol"),
+      packs: port.packs,
+    };
   });
 }
 
@@ -60,7 +65,8 @@ function decodeService(name: string, body: Buffer): DecodedResource {
   const message = serviceCodec.decode(body);
   named(name, message.id);
   if (message.hosts.length === 0) throw new Error("service has no host");
-  for (const host of message.hosts) if (!HOST.test(host)) throw new Error(`host \`${host.slice(0, 128)}\` is not a lower-case host name`);
+  for (const host of message.hosts)
+    if (!HOST.test(host)) throw new Error(`host \`${host.slice(0, 128)}\` is not a lower-case host name`);
   return { kind: "service", value: { id: name, hosts: message.hosts, ports: decodePorts(message.ports) } };
 }
 
@@ -106,10 +112,10 @@ function decodeWorkloadProgram(name: string, body: Buffer): DecodedResource {
   return { kind: "workload-program", value: program.value };
 }
 
-function decodeBundle(body: Buffer): DecodedResource {
+function decodeBundle(name: string, body: Buffer): DecodedResource {
   const { json } = bundleCodec.decode(body);
-  const parsed: unknown = JSON.parse(json);
-  if (typeof parsed !== "object" || parsed === null || !("keys" in parsed)) throw new Error("trust bundle is not a JWKS document");
+  const parsed = parseTrustBundle(json, name);
+  if (!parsed.ok) throw new Error(parsed.error);
   return { kind: "trust-bundle", value: json };
 }
 
@@ -137,7 +143,7 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
       case "settings":
         return { ok: true, value: decodeSettings(body) };
       case "trust-bundle":
-        return { ok: true, value: decodeBundle(body) };
+        return { ok: true, value: decodeBundle(name, body) };
       case "operation-pack":
         return { ok: true, value: decodePack(name, body) };
       default:
@@ -150,7 +156,11 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
 }
 
 /** Puts decoded resources together; they must be complete and must not contradict each other. */
-export function assembleTable(resources: Iterable<DecodedResource>, revision: number, digest: string): Result<SidecarTable, string> {
+export function assembleTable(
+  resources: Iterable<DecodedResource>,
+  revision: number,
+  digest: string,
+): Result<SidecarTable, string> {
   let program: WorkloadProgram | undefined;
   let settings: MeshSettings | undefined;
   let trustBundle: string | undefined;
@@ -176,7 +186,8 @@ export function assembleTable(resources: Iterable<DecodedResource>, revision: nu
         services.set(resource.value.id, resource.value);
         for (const host of resource.value.hosts) {
           const other = servicesByHost.get(host);
-          if (other && other !== resource.value) return { ok: false, error: `host \`${host}\` means two services` };
+          if (other && other !== resource.value)
+            return { ok: false, error: `host \`${host}\` means two services` };
           servicesByHost.set(host, resource.value);
         }
         break;
@@ -191,6 +202,10 @@ export function assembleTable(resources: Iterable<DecodedResource>, revision: nu
   if (!program) return { ok: false, error: "table holds no program" };
   if (!settings) return { ok: false, error: "table holds no settings" };
   if (trustBundle === undefined) return { ok: false, error: "table holds no trust bundle" };
-  if (settings.trustDomain !== program.trustDomain) return { ok: false, error: "settings and program name different trust domains" };
-  return { ok: true, value: { revision, digest, program, services, servicesByHost, endpoints, packs, trustBundle, settings } };
+  if (settings.trustDomain !== program.trustDomain)
+    return { ok: false, error: "settings and program name different trust domains" };
+  return {
+    ok: true,
+    value: { revision, digest, program, services, servicesByHost, endpoints, packs, trustBundle, settings },
+  };
 }

@@ -28,7 +28,8 @@ export interface IdentityMessage {
 /** @returns the identity, or why it was refused. */
 export function decodeIdentity(message: Identity__Output): Result<IdentityMessage, string> {
   if (message.error !== "") return { ok: false, error: message.error.slice(0, 500) };
-  if (message.certificateChainDer.length === 0) return { ok: false, error: "the control plane sent no certificate" };
+  if (message.certificateChainDer.length === 0)
+    return { ok: false, error: "the control plane sent no certificate" };
   return {
     ok: true,
     value: {

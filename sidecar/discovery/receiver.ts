@@ -75,7 +75,8 @@ export class Receiver {
   #commit(nonce: number, isCommit: boolean): SidecarMessage | undefined {
     const held = this.#held;
     this.#held = undefined;
-    if (held?.nonce !== nonce) return this.#nack(nonce, { reason: "nothing was prepared under this nonce", type: "", name: "" });
+    if (held?.nonce !== nonce)
+      return this.#nack(nonce, { reason: "nothing was prepared under this nonce", type: "", name: "" });
     return isCommit ? this.#apply(nonce, held.candidate) : undefined;
   }
 
@@ -96,10 +97,20 @@ export class Receiver {
   }
 
   #nack(nonce: number, problem: DeltaProblem): SidecarMessage {
-    this.#deps.log.warn("table refused, the last good one stays", { reason: problem.reason, type: problem.type, name: problem.name });
+    this.#deps.log.warn("table refused, the last good one stays", {
+      reason: problem.reason,
+      type: problem.type,
+      name: problem.name,
+    });
     const { digest } = this.#active();
     return {
-      nack: { nonce, reason: problem.reason.slice(0, 500), resourceType: problem.type.slice(0, 64), resourceName: problem.name.slice(0, 256), digest },
+      nack: {
+        nonce,
+        reason: problem.reason.slice(0, 500),
+        resourceType: problem.type.slice(0, 64),
+        resourceName: problem.name.slice(0, 256),
+        digest,
+      },
     };
   }
 

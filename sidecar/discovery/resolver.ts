@@ -58,7 +58,12 @@ export class Resolver {
   }
 
   /** An answer came. */
-  answered(answer: { readonly id: number; readonly service: string; readonly reason: string; readonly ttlMs: number }): void {
+  answered(answer: {
+    readonly id: number;
+    readonly service: string;
+    readonly reason: string;
+    readonly ttlMs: number;
+  }): void {
     const pending = this.#pending.get(answer.id);
     if (!pending) return;
     if (answer.service !== "") {
@@ -67,7 +72,10 @@ export class Resolver {
       else pending.service = answer.service;
       return;
     }
-    const resolution: Resolution = { kind: "refused", reason: answer.reason === "" ? "UNKNOWN_DESTINATION" : answer.reason };
+    const resolution: Resolution = {
+      kind: "refused",
+      reason: answer.reason === "" ? "UNKNOWN_DESTINATION" : answer.reason,
+    };
     const ttlMs = Math.min(MAX_TTL_MS, answer.ttlMs);
     if (ttlMs > 0) {
       const oldest = this.#negative.size >= MAX_NEGATIVE ? this.#negative.keys().next().value : undefined;

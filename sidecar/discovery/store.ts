@@ -58,7 +58,10 @@ const MAX_FILE_BYTES = 512 * 1024 * 1024;
 
 const deltaCodec = messageCodec<Delta, Delta__Output>("countersign.mesh.v1.Delta");
 
-function problem(reason: string, resource?: { readonly type: string; readonly name: string }): Result<never, DeltaProblem> {
+function problem(
+  reason: string,
+  resource?: { readonly type: string; readonly name: string },
+): Result<never, DeltaProblem> {
   return { ok: false, error: { reason, type: resource?.type ?? "", name: resource?.name ?? "" } };
 }
 
@@ -98,7 +101,14 @@ export class ResourceStore {
    */
   receive(chunk: Delta__Output, chunkBytes: number): Result<Candidate | undefined, DeltaProblem> {
     const base = chunk.baseDigest.toString("hex");
-    this.#gathering ??= { nonce: chunk.nonce, revision: chunk.revision, base, upsert: [], remove: [], bytes: 0 };
+    this.#gathering ??= {
+      nonce: chunk.nonce,
+      revision: chunk.revision,
+      base,
+      upsert: [],
+      remove: [],
+      bytes: 0,
+    };
     const gathering = this.#gathering;
     if (gathering.nonce !== chunk.nonce || gathering.base !== base || gathering.revision !== chunk.revision) {
       this.#gathering = undefined;
@@ -129,10 +139,12 @@ export class ResourceStore {
   }
 
   #build(delta: Gathering, digest: string): Result<Candidate, DeltaProblem> {
-    if (delta.base !== "" && delta.base !== this.digest) return problem("delta is for another table than the one in force");
+    if (delta.base !== "" && delta.base !== this.digest)
+      return problem("delta is for another table than the one in force");
     const resources = new Map(delta.base === "" ? [] : this.#resources);
     for (const { type, name } of delta.remove) {
-      if (!resources.delete(resourceKey(type, name))) return problem("delta removes what is not there", { type, name });
+      if (!resources.delete(resourceKey(type, name)))
+        return problem("delta removes what is not there", { type, name });
     }
     const seen = new Set<string>();
     for (const resource of delta.upsert) {
@@ -154,16 +166,21 @@ export class ResourceStore {
   #decode(resource: Delta__Output["upsert"][number], key: string): Result<StoredResource, string> {
     const { type, name, features } = resource;
     const lacking = features.find((feature) => !this.#options.features.includes(feature));
-    if (lacking !== undefined) return { ok: false, error: `needs feature \`${lacking.slice(0, 64)}\`, which this build lacks` };
+    if (lacking !== undefined)
+      return { ok: false, error: `needs feature \`${lacking.slice(0, 64)}\`, which this build lacks` };
     const hash = hashBody(resource.body);
-    if (hash !== resource.hash.toString("hex")) return { ok: false, error: "body does not have the announced hash" };
+    if (hash !== resource.hash.toString("hex"))
+      return { ok: false, error: "body does not have the announced hash" };
     // The same bytes decode to the same value: keep the object, so that whoever holds it need not compile it again.
     const known = this.#resources.get(key);
     if (known?.hash === hash) return { ok: true, value: { ...known, features } };
     const decoded = decodeResource(type, name, resource.body);
     if (!decoded.ok) return decoded;
     // Copied, because the body is a view into the whole received message.
-    return { ok: true, value: { type, name, hash, features, body: Buffer.from(resource.body), decoded: decoded.value } };
+    return {
+      ok: true,
+      value: { type, name, hash, features, body: Buffer.from(resource.body), decoded: decoded.value },
+    };
   }
 
   #save(stateDir: string): void {
@@ -172,7 +189,9 @@ export class ResourceStore {
       return;
     }
     this.#writing = this.#write(stateDir)
-      .catch((error: unknown) => this.#options.log.warn("last good table not saved", { error: messageOf(error) }))
+      .catch((error: unknown) =>
+        this.#options.log.warn("last good table not saved", { error: messageOf(error) }),
+      )
       .then(() => {
         this.#writing = undefined;
         if (!this.#writeAgain) return;
@@ -191,7 +210,12 @@ export class ResourceStore {
       body,
       features: [...features],
     }));
-    const content = deltaCodec.encode({ revision: table.revision, digest: Buffer.from(table.digest, "hex"), upsert, last: true });
+    const content = deltaCodec.encode({
+      revision: table.revision,
+      digest: Buffer.from(table.digest, "hex"),
+      upsert,
+      last: true,
+    });
     const path = join(stateDir, FILE_NAME);
     const file = await open(`${path}.new`, "w", 0o600);
     try {
@@ -225,23 +249,30 @@ export class ResourceStore {
     }
     this.#resources = loaded.value.resources;
     this.#table = loaded.value.table;
-    log.info("last good table loaded", { revision: loaded.value.table.revision, digest: loaded.value.table.digest });
+    log.info("last good table loaded", {
+      revision: loaded.value.table.revision,
+      digest: loaded.value.table.digest,
+    });
   }
 
   #parseFile(bytes: Buffer): Result<Candidate, string> {
     if (bytes.length > MAX_FILE_BYTES) return { ok: false, error: "file is too large" };
     const start = MAGIC.length + 32;
-    if (bytes.length < start || !bytes.subarray(0, MAGIC.length).equals(MAGIC)) return { ok: false, error: "file has another format" };
+    if (bytes.length < start || !bytes.subarray(0, MAGIC.length).equals(MAGIC))
+      return { ok: false, error: "file has another format" };
     const content = bytes.subarray(start);
     const sum = createHash("sha256").update(content).digest();
-    if (!sum.equals(bytes.subarray(MAGIC.length, start))) return { ok: false, error: "checksum does not match" };
+    if (!sum.equals(bytes.subarray(MAGIC.length, start)))
+      return { ok: false, error: "checksum does not match" };
     try {
       const delta = deltaCodec.decode(content);
       const built = this.#build(
         { nonce: 0, revision: delta.revision, base: "", upsert: delta.upsert, remove: [], bytes: 0 },
         delta.digest.toString("hex"),
       );
-      return built.ok ? built : { ok: false, error: `${built.error.reason} (${built.error.type} ${built.error.name})` };
+      return built.ok
+        ? built
+        : { ok: false, error: `${built.error.reason} (${built.error.type} ${built.error.name})` };
     } catch (error) {
       return { ok: false, error: messageOf(error) };
     }

@@ -31,7 +31,9 @@ export interface StreamHandle {
 }
 
 /** Checks that a server certificate is the control plane's of this trust domain; host names do not matter. */
-export function checkControlPlane(trustDomain: string): (host: string, certificate: PeerCertificate) => Error | undefined {
+export function checkControlPlane(
+  trustDomain: string,
+): (host: string, certificate: PeerCertificate) => Error | undefined {
   return (_host, certificate) => {
     const svid = parseSvid(certificate.raw);
     const isControlPlane = svid.ok && svid.value.spiffeId === controlPlaneSpiffeId(trustDomain);
@@ -52,7 +54,11 @@ export const CHANNEL_OPTIONS: ChannelOptions = {
 };
 
 /** Opens a stream; its failure to connect is told through `onEnd`. */
-export async function openStream(address: string, credentials: ClientCredentials, handler: StreamHandler): Promise<StreamHandle> {
+export async function openStream(
+  address: string,
+  credentials: ClientCredentials,
+  handler: StreamHandler,
+): Promise<StreamHandle> {
   const grpc = await import("@grpc/grpc-js");
   const context = createSecureContext({
     key: credentials.tlsKey.export({ type: "pkcs8", format: "pem" }),
@@ -64,7 +70,10 @@ export async function openStream(address: string, credentials: ClientCredentials
     checkServerIdentity: checkControlPlane(credentials.trustDomain),
   });
   // proto-loader's definition has all that grpc-js asks of one; the generated type belongs to this service.
-  const Discovery = grpc.makeGenericClientConstructor(serviceDefinition("countersign.mesh.v1.Discovery") as never, "Discovery");
+  const Discovery = grpc.makeGenericClientConstructor(
+    serviceDefinition("countersign.mesh.v1.Discovery") as never,
+    "Discovery",
+  );
   const client = new Discovery(address, channel, CHANNEL_OPTIONS) as unknown as GrpcDiscovery;
   const call = client.stream();
   let closed = false;

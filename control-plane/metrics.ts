@@ -1,0 +1,205 @@
+// Metrics of the control-plane process, and its health page: /metrics, /livez, /readyz on port 16014.
+import { createServer, type Server } from "node:http";
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import type { CertificateAuthority } from "./ca/root.ts";
+import type { ProxyStatus } from "./discovery/server.ts";
+
+export interface ControlPlaneMetrics {
+  readonly registry: Registry;
+  nack(): void;
+  /** Seconds from reading a change to the last affected sidecar's acknowledgement. */
+  pushed(seconds: number): void;
+  compiled(seconds: number): void;
+  joined(result: "ok" | "rejected"): void;
+  issued(result: "ok" | "rejected"): void;
+}
+
+/** What is read when scraped. */
+export interface MetricSources {
+  readonly proxies: () => readonly ProxyStatus[];
+  readonly revision: () => number;
+  readonly pinned: () => number | undefined;
+  readonly objects: () => {
+    readonly policies: number;
+    readonly workloads: number;
+    readonly problems: number;
+  };
+  readonly authority: () => CertificateAuthority | undefined;
+}
+
+export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { close(): void } {
+  const registry = new Registry();
+  const registers = [registry];
+  const delay = monitorEventLoopDelay({ resolution: 20 });
+  delay.enable();
+  new Gauge({
+    name: "countersign_proxies",
+    help: "sidecars by state: synced (has the expected table), stale, disconnected",
+    labelNames: ["state"],
+    registers,
+    collect() {
+      const counts = { synced: 0, stale: 0, disconnected: 0 };
+      for (const { state } of sources.proxies()) counts[state] += 1;
+      for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
+    },
+  });
+  new Gauge({
+    name: "countersign_config_revision_info",
+    help: "the revision in force as a label; value 1",
+    labelNames: ["revision", "pinned"],
+    registers,
+    collect() {
+      this.reset();
+      this.set({ revision: String(sources.revision()), pinned: String(sources.pinned() ?? "") }, 1);
+    },
+  });
+  new Gauge({
+    name: "countersign_config_objects",
+    help: "objects in force and problems found in the source",
+    labelNames: ["kind"],
+    registers,
+    collect() {
+      for (const [kind, count] of Object.entries(sources.objects())) this.set({ kind }, count);
+    },
+  });
+  new Gauge({
+    name: "countersign_event_loop_lag_seconds",
+    help: "event loop delay since the last scrape",
+    labelNames: ["quantile"],
+    registers,
+    collect() {
+      for (const quantile of [50, 99])
+        this.set(
+          { quantile: `0.${quantile}` },
+          Number.isFinite(delay.mean) ? delay.percentile(quantile) / 1e9 : 0,
+        );
+      delay.reset();
+    },
+  });
+  new Gauge({
+    name: "countersign_process_memory_bytes",
+    help: "memory of this process",
+    labelNames: ["kind"],
+    registers,
+    collect() {
+      const { rss, heapUsed } = process.memoryUsage();
+      this.set({ kind: "resident" }, rss);
+      this.set({ kind: "heap_used" }, heapUsed);
+    },
+  });
+  new Gauge({
+    name: "countersign_issuing_certificate_expiry_seconds",
+    help: "seconds until the issuing certificate expires",
+    registers,
+    collect() {
+      const authority = sources.authority();
+      if (authority) this.set((authority.issuing.notAfterMs - Date.now()) / 1000);
+    },
+  });
+  const nacks = new Counter({
+    name: "countersign_proxy_nacks_total",
+    help: "configurations that a sidecar refused",
+    registers,
+  });
+  const push = new Histogram({
+    name: "countersign_config_push_seconds",
+    help: "from a change being read to the acknowledgement of the last sidecar it affects",
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+    registers,
+  });
+  const compile = new Histogram({
+    name: "countersign_compile_seconds",
+    help: "compiling a state and building its resources",
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
+    registers,
+  });
+  const joins = new Counter({
+    name: "countersign_joins_total",
+    help: "join tokens redeemed",
+    labelNames: ["result"],
+    registers,
+  });
+  const issues = new Counter({
+    name: "countersign_identities_issued_total",
+    help: "identities issued",
+    labelNames: ["result"],
+    registers,
+  });
+  return {
+    registry,
+    nack: () => nacks.inc(),
+    pushed: (seconds) => push.observe(seconds),
+    compiled: (seconds) => compile.observe(seconds),
+    joined: (result) => joins.inc({ result }),
+    issued: (result) => issues.inc({ result }),
+    close: () => delay.disable(),
+  };
+}
+
+export interface MetricsServer {
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** Opens the port. @throws MeshError `bad_config` when it is taken. */
+export async function createMetricsServer(
+  host: string,
+  port: number,
+  registry: Registry,
+  isReady: () => boolean,
+): Promise<MetricsServer> {
+  const server: Server = createServer(
+    { requestTimeout: 10_000, headersTimeout: 5_000, maxHeaderSize: 8_192 },
+    (request, response) => {
+      const answer = (status: number, type: string, body: string): void => {
+        response
+          .writeHead(status, { "content-type": type, "cache-control": "no-store" })
+          .end(request.method === "HEAD" ? "" : body);
+      };
+      if (request.method !== "GET" && request.method !== "HEAD")
+        return answer(405, "text/plain", "only GET\n");
+      const path = (request.url ?? "").split("?")[0];
+      if (path === "/livez") return answer(200, "text/plain", "ok\n");
+      if (path === "/readyz")
+        return isReady()
+          ? answer(200, "text/plain", "ok\n")
+          : answer(503, "text/plain", "no configuration yet\n");
+      if (path !== "/metrics") return answer(404, "text/plain", "try /metrics, /livez or /readyz\n");
+      registry.metrics().then(
+        (text) => answer(200, registry.contentType, text),
+        () => answer(500, "text/plain", "metrics cannot be collected\n"),
+      );
+    },
+  );
+  server.maxConnections = 64;
+  await listen(server, { host, port }, `${host}:${port}`);
+  const address = server.address();
+  return {
+    port: typeof address === "object" && address !== null ? address.port : port,
+    close: () => closeHttp(server),
+  };
+}
+
+/** Waits until a server listens. @throws MeshError `bad_config`. */
+export function listen(
+  server: Server,
+  where: { host: string; port: number } | { path: string },
+  name: string,
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", (cause) =>
+      reject(new MeshError("bad_config", `cannot listen on \`${name}\`: ${cause.message}`, { cause })),
+    );
+    server.listen(where, () => resolve());
+  });
+}
+
+/** Closes a server and the connections that are open. */
+export function closeHttp(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeAllConnections();
+  });
+}

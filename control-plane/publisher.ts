@@ -1,0 +1,266 @@
+// The one place where a state of the source becomes what the mesh runs on: takes states, lays a pinned revision over
+// them, gives them their number, compiles, builds resources, and tells discovery whose table changed.
+import type { Clock } from "../sidecar/core/runtime/clock.ts";
+import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import type { Logger } from "../sidecar/core/runtime/log.ts";
+import { trustBundleJson } from "./ca/jwks.ts";
+import type { CertificateAuthority } from "./ca/root.ts";
+import type { DiscoveryServer, ProxyStatus } from "./discovery/server.ts";
+import type { History, RevisionReason, RevisionSummary } from "./management/history.ts";
+import { Overlay, restoredContent } from "./management/revision-content.ts";
+import { type Compiled, compile, recompile } from "./policy/compile.ts";
+import { ResourceCache } from "./resources/cache.ts";
+import type { DirectoryReport } from "./sources/directory.ts";
+import { formatProblem } from "./sources/field-problem.ts";
+import type { ClusterState, MeshConfig } from "./sources/store.ts";
+import type { RefusedObject } from "./status/writer.ts";
+
+export interface PublisherOptions {
+  readonly history: History;
+  /** Text of the built-in operation packs by name. */
+  readonly packs: ReadonlyMap<string, string>;
+  readonly cluster: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+interface Push {
+  readonly startedMs: number;
+  readonly waiting: Set<string>;
+}
+
+/** Pushes whose duration is measured at a time; older ones are given up. */
+const MAX_PUSHES = 100;
+
+export class Publisher {
+  readonly cache = new ResourceCache();
+  /** Trust domain of the first state. */
+  readonly firstState: Promise<string>;
+  onPushed: (seconds: number) => void = () => {};
+  onCompiled: (seconds: number) => void = () => {};
+  onPublished: () => void = () => {};
+  readonly #options: PublisherOptions;
+  readonly #first = Promise.withResolvers<string>();
+  #live: ClusterState | undefined;
+  #report: DirectoryReport | undefined;
+  #ca: CertificateAuthority | undefined;
+  #overlay: Overlay | undefined;
+  #compiled: Compiled | undefined;
+  #discovery: DiscoveryServer | undefined;
+  #packs:
+    | { readonly catalogs: ClusterState["catalogs"]; readonly all: ReadonlyMap<string, string> }
+    | undefined;
+  #config: { readonly from: MeshConfig; readonly to: MeshConfig } | undefined;
+  #pushes: Push[] = [];
+  /** Rollback and release one after the other. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+    this.firstState = this.#first.promise;
+  }
+
+  get revision(): number {
+    return this.#compiled?.state.revision ?? 0;
+  }
+
+  /** State in force. @throws MeshError `not_ready` before the first. */
+  get state(): ClusterState {
+    return this.compiled().state;
+  }
+
+  get compiledNow(): Compiled | undefined {
+    return this.#compiled;
+  }
+
+  readonly compiled = (): Compiled => {
+    if (!this.#compiled) throw new MeshError("not_ready", "no configuration yet");
+    return this.#compiled;
+  };
+
+  /** A state from the source. Before `begin` it is only kept. */
+  take(state: ClusterState, report: DirectoryReport): void {
+    this.#live = state;
+    this.#report = report;
+    for (const problem of report.problems)
+      this.#options.log.warn("object refused", { problem: formatProblem(problem) });
+    if (this.#ca) this.#publish("edit");
+    this.#first.resolve(state.config.trustDomain);
+  }
+
+  /** Publishes the first state, under the pinned revision if there is one. @throws MeshError when that cannot be read. */
+  async begin(ca: CertificateAuthority): Promise<void> {
+    const { history, log } = this.#options;
+    if (history.pinned !== undefined) {
+      this.#overlay = new Overlay(restoredContent(await history.objects(history.pinned, this.#live)));
+      log.warn("mesh is pinned to an earlier revision", {
+        revision: history.pinned,
+        release: "countersign rollback --release",
+      });
+    }
+    this.#ca = ca;
+    this.#publish("start");
+  }
+
+  attach(discovery: DiscoveryServer): void {
+    this.#discovery = discovery;
+  }
+
+  proxies(): readonly ProxyStatus[] {
+    return this.#discovery?.proxies() ?? [];
+  }
+
+  problems(): readonly string[] {
+    const domain = this.#live?.config.trustDomain;
+    const moved =
+      this.#ca && domain !== this.#ca.trustDomain
+        ? [
+            `MeshConfig default: trustDomain: \`${domain}\` is not that of this state directory (\`${this.#ca.trustDomain}\`); it stays as it was`,
+          ]
+        : [];
+    return [...moved, ...(this.#report?.problems.map(formatProblem) ?? [])];
+  }
+
+  refused(): readonly RefusedObject[] {
+    const found = new Map<string, string[]>();
+    for (const problem of this.#report?.problems ?? []) {
+      if (problem.object === undefined) continue;
+      const key = problem.object.replace(" ", "/");
+      const text = formatProblem({
+        path: problem.path,
+        message: problem.message,
+        ...(problem.hint === undefined ? {} : { hint: problem.hint }),
+      });
+      const list = found.get(key);
+      if (list) list.push(text);
+      else found.set(key, [text]);
+    }
+    return [...found].map(([object, messages]) => ({ object, messages }));
+  }
+
+  counts(): { policies: number; workloads: number; problems: number } {
+    const state = this.#compiled?.state;
+    return {
+      policies: state?.policies.size ?? 0,
+      workloads: state?.workloads.size ?? 0,
+      problems: this.problems().length,
+    };
+  }
+
+  /**
+   * Publishes an earlier revision again and pins the mesh to it.
+   *
+   * @throws MeshError `not_found`, `io_failed`.
+   */
+  rollback(revision: number): Promise<RevisionSummary> {
+    return this.#inTurn(async () => {
+      const { history, log } = this.#options;
+      const overlay = new Overlay(restoredContent(await history.objects(revision, this.#live)));
+      // On disk before it is in force: a crash in between leaves the mesh as the operator asked.
+      await history.pin(revision);
+      this.#overlay = overlay;
+      const summary = this.#publish("rollback", revision);
+      await history.flush();
+      log.warn("rolled back", { to: revision, revision: summary.sequence });
+      return summary;
+    });
+  }
+
+  /** Ends a rollback: the source is in force again. @throws MeshError `bad_config` when the mesh is not pinned. */
+  release(): Promise<RevisionSummary> {
+    return this.#inTurn(async () => {
+      const { history, log } = this.#options;
+      if (history.pinned === undefined)
+        throw new MeshError("bad_config", "the mesh is not pinned, there is nothing to release");
+      await history.pin(undefined);
+      this.#overlay = undefined;
+      const summary = this.#publish("release");
+      await history.flush();
+      log.info("rollback released", { revision: summary.sequence });
+      return summary;
+    });
+  }
+
+  /** A sidecar did something: how long did the push take? */
+  proxyEvent(workload: string, event: "connected" | "disconnected" | "acknowledged" | "refused"): void {
+    if (event === "connected") return;
+    const nowMs = this.#options.clock.monotonicMs();
+    this.#pushes = this.#pushes.filter((push) => {
+      if (!push.waiting.delete(workload) || push.waiting.size > 0) return true;
+      if (event === "acknowledged") this.onPushed((nowMs - push.startedMs) / 1000);
+      return false;
+    });
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#turn.then(work, work);
+    this.#turn = run.catch(() => {});
+    return run;
+  }
+
+  #publish(reason: RevisionReason, rollbackTo?: number): RevisionSummary {
+    const { history, clock, cluster, log } = this.#options;
+    const startedMs = clock.monotonicMs();
+    const [live, ca] = [this.#live, this.#ca];
+    if (!live || !ca) throw new MeshError("not_ready", "no configuration yet");
+    const own = this.#ownDomain(live, ca);
+    const state = this.#overlay ? this.#overlay.apply(own) : own;
+    const applied = reason !== "edit" && reason !== "start" ? true : this.#overlay === undefined;
+    const last = history.list()[0];
+    // Started again with what was there before: the same revision, so that nobody has to learn anything.
+    const isSame = reason === "start" && last !== undefined && history.isUnchanged(own);
+    const summary = isSame
+      ? last
+      : history.record(reason === "rollback" ? state : own, { reason, rollbackTo, applied }, clock.nowMs());
+    const numbered: ClusterState = { ...state, revision: summary.sequence };
+    this.#compiled = this.#compiled
+      ? recompile(this.#compiled, numbered)
+      : compile(numbered, this.#options.packs);
+    const update = this.cache.update({
+      compiled: this.#compiled,
+      packs: this.#allPacks(numbered),
+      trustBundle: trustBundleJson(ca),
+      cluster,
+    });
+    for (const problem of update.problems) log.error("resource not published", { problem });
+    const endedMs = clock.monotonicMs();
+    this.onCompiled((endedMs - startedMs) / 1000);
+    log.info("revision published", {
+      revision: summary.sequence,
+      reason,
+      changes: summary.changeCount,
+      tables: update.changed.size,
+    });
+    this.#measure(update.changed, startedMs);
+    this.#discovery?.changed(update.changed);
+    this.onPublished();
+    return summary;
+  }
+
+  #measure(changed: ReadonlySet<string>, startedMs: number): void {
+    const connected = new Set(
+      this.proxies()
+        .filter(({ state }) => state !== "disconnected")
+        .map(({ workload }) => workload),
+    );
+    const waiting = new Set([...changed].filter((workload) => connected.has(workload)));
+    if (waiting.size > 0) this.#pushes = [...this.#pushes.slice(1 - MAX_PUSHES), { startedMs, waiting }];
+  }
+
+  /** The trust domain is that of the certificate authority: changing it means another mesh, not another revision. */
+  #ownDomain(live: ClusterState, ca: CertificateAuthority): ClusterState {
+    if (live.config.trustDomain === ca.trustDomain) return live;
+    if (this.#config?.from !== live.config)
+      this.#config = { from: live.config, to: { ...live.config, trustDomain: ca.trustDomain } };
+    return { ...live, config: this.#config.to };
+  }
+
+  #allPacks(state: ClusterState): ReadonlyMap<string, string> {
+    if (this.#packs?.catalogs === state.catalogs) return this.#packs.all;
+    const all = new Map(this.#options.packs);
+    for (const catalog of state.catalogs.values())
+      for (const pack of catalog.packs) if (!all.has(pack.name)) all.set(pack.name, pack.text);
+    this.#packs = { catalogs: state.catalogs, all };
+    return all;
+  }
+}

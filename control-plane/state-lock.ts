@@ -1,0 +1,76 @@
+// Keeps two control planes from using one state directory: a lock file that names its process, taken over when that
+// process is gone.
+import { mkdir, open, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { MeshError } from "../sidecar/core/runtime/errors.ts";
+
+/** Start time of a process in clock ticks since boot; tells a process from a later one with the same id. */
+async function startTime(pid: number): Promise<string | undefined> {
+  try {
+    const stat = await readFile(`/proc/${pid}/stat`, "utf8");
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+  } catch {
+    return undefined;
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "EPERM";
+  }
+}
+
+async function holder(path: string): Promise<number | undefined> {
+  try {
+    const [pid = "", started = ""] = (await readFile(path, "utf8")).trim().split(" ");
+    if (!/^\d+$/.test(pid) || !isRunning(Number(pid))) return undefined;
+    const actual = await startTime(Number(pid));
+    return actual === undefined || started === "" || actual === started ? Number(pid) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Takes the lock of a state directory (made with mode 0700 when missing).
+ *
+ * @returns a function that gives it back.
+ * @throws MeshError `bad_config` when another process holds it, `io_failed`.
+ */
+export async function lockStateDir(stateDir: string): Promise<() => Promise<void>> {
+  const path = join(stateDir, "lock");
+  try {
+    await mkdir(stateDir, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new MeshError("bad_config", `cannot make \`${stateDir}\`; use another \`--state-dir\``, { cause });
+  }
+  for (let attempt = 0; attempt < 2; attempt++) {
+    try {
+      const file = await open(path, "wx", 0o600);
+      await file.writeFile(`${process.pid} ${(await startTime(process.pid)) ?? ""}\n`);
+      await file.close();
+      return () => rm(path, { force: true });
+    } catch (error) {
+      if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) {
+        throw new MeshError("bad_config", `cannot write to \`${stateDir}\`; use another \`--state-dir\``, {
+          cause: error,
+        });
+      }
+      const pid = await holder(path);
+      if (pid !== undefined) {
+        throw new MeshError(
+          "bad_config",
+          `process ${pid} uses \`${stateDir}\` already; stop it or use another \`--state-dir\``,
+        );
+      }
+      await rm(path, { force: true });
+    }
+  }
+  throw new MeshError(
+    "bad_config",
+    `another process took \`${stateDir}\` just now; use another \`--state-dir\``,
+  );
+}

@@ -1,0 +1,127 @@
+// The status of one policy in the shape that Kubernetes would show (DOMAIN 3.6). PURE.
+import type { ProxyStatus } from "../discovery/server.ts";
+import type { AccessPolicy } from "../policy/access-policy.ts";
+import type { PolicyReport } from "../policy/compile.ts";
+
+export interface Condition {
+  readonly type: "Accepted" | "ResolvedRefs" | "Programmed";
+  readonly status: "True" | "False";
+  readonly observedGeneration: number;
+  readonly reason: string;
+  readonly message?: string;
+  readonly lastTransitionTime: string;
+}
+
+export interface PolicyStatus {
+  readonly observedGeneration: number;
+  readonly conditions: readonly Condition[];
+  readonly targets: { readonly workloads: number; readonly externals: number };
+  readonly proxies: {
+    readonly total: number;
+    readonly programmed: number;
+    readonly nacked: number;
+    readonly revision: number;
+    /** At most 10: `namespace/name` of workloads, with the node where it is known. */
+    readonly lagging: readonly string[];
+    /** At most 10 refusals in the sidecars' words. */
+    readonly nacks?: readonly string[];
+  };
+}
+
+export interface StatusInput {
+  readonly generation: number;
+  /** undefined: the object was never in force. */
+  readonly policy: AccessPolicy | undefined;
+  readonly report: PolicyReport | undefined;
+  /** Problems that the source found in the present version of the object; the last accepted one stays in force. */
+  readonly refusals: readonly string[];
+  /** Connected sidecars of the targets. */
+  readonly proxies: readonly ProxyStatus[];
+  readonly revision: number;
+  readonly nowMs: number;
+  readonly previous: PolicyStatus | undefined;
+}
+
+const LISTED = 10;
+
+function firstProblem(
+  report: PolicyReport | undefined,
+  type: "Accepted" | "ResolvedRefs",
+): { reason: string; message: string; isError: boolean } | undefined {
+  const problems = report?.problems.filter((problem) => problem.type === type) ?? [];
+  const problem = problems.find(({ severity }) => severity === "error") ?? problems[0];
+  if (!problem) return undefined;
+  const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : "";
+  const where = problem.path === "" ? "" : `${problem.path}: `;
+  return {
+    reason: problem.reason,
+    message: `${where}${problem.message}${more}`,
+    isError: problem.severity === "error",
+  };
+}
+
+/** Makes the status; `lastTransitionTime` is kept from `previous` while a condition's status stays. */
+export function buildStatus(input: StatusInput): PolicyStatus {
+  const { generation, report, refusals, proxies, previous, nowMs, revision } = input;
+  const condition = (
+    type: Condition["type"],
+    isTrue: boolean,
+    reason: string,
+    message: string,
+  ): Condition => {
+    const status = isTrue ? "True" : "False";
+    const before = previous?.conditions.find((one) => one.type === type && one.status === status);
+    return {
+      type,
+      status,
+      observedGeneration: generation,
+      reason,
+      ...(message === "" ? {} : { message }),
+      lastTransitionTime: before?.lastTransitionTime ?? new Date(nowMs).toISOString(),
+    };
+  };
+  const accepted = firstProblem(report, "Accepted");
+  const refs = firstProblem(report, "ResolvedRefs");
+  const kept = input.policy ? "; the last accepted version stays in force" : "";
+  const isAccepted = refusals.length === 0 && accepted?.isError !== true;
+  const acceptedReason = refusals.length > 0 ? "Invalid" : (accepted?.reason ?? "Accepted");
+  const acceptedMessage =
+    refusals.length > 0 ? `${refusals.slice(0, 3).join("; ")}${kept}` : (accepted?.message ?? "");
+  const programmed = proxies.filter((proxy) => proxy.state === "synced");
+  const nacked = proxies.filter((proxy) => proxy.nack !== undefined);
+  const lagging = proxies
+    .filter((proxy) => proxy.state !== "synced")
+    .map((proxy) => (proxy.node === "" ? proxy.workload : `${proxy.workload}@${proxy.node}`));
+  const isProgrammed = input.policy !== undefined && isAccepted && programmed.length === proxies.length;
+  const programmedReason = isProgrammed
+    ? "Programmed"
+    : !isAccepted
+      ? "NotAccepted"
+      : nacked.length > 0
+        ? "Refused"
+        : "Propagating";
+  const workloads = report?.targets.filter((target) => !target.startsWith("external:")).length ?? 0;
+  const nacks = nacked.slice(0, LISTED).map((proxy) => `${proxy.workload}: ${proxy.nack ?? ""}`);
+  return {
+    observedGeneration: generation,
+    conditions: [
+      condition("Accepted", isAccepted, acceptedReason, acceptedMessage),
+      condition("ResolvedRefs", refs?.isError !== true, refs?.reason ?? "ResolvedRefs", refs?.message ?? ""),
+      condition(
+        "Programmed",
+        isProgrammed,
+        programmedReason,
+        `${programmed.length}/${proxies.length} proxies`,
+      ),
+    ],
+    targets: { workloads, externals: (report?.targets.length ?? 0) - workloads },
+    proxies: {
+      total: proxies.length,
+      programmed: programmed.length,
+      nacked: nacked.length,
+      revision,
+      lagging: lagging.slice(0, LISTED),
+      ...(nacks.length > 0 ? { nacks } : {}),
+    },
+  };
+}
