@@ -14,6 +14,7 @@ import { createCertificateRequest, createCsr, createKeys } from "../../../sideca
 import { DerTag, der, derBitString, derOid, Oid } from "../../../sidecar/core/identity/der.ts";
 import { parseSvid } from "../../../sidecar/core/identity/svid.ts";
 import { createTestAuthority, must, type TestAuthority, testId } from "../../fakes/authority.ts";
+import { run as fuzz } from "../../fuzz/control-plane/ca/csr.fuzz.ts";
 
 const run = promisify(execFile);
 const NOW = Date.parse("2026-11-20T10:00:00Z");
@@ -210,6 +211,10 @@ describe("issueIdentity", () => {
 });
 
 describe("parseCsr", () => {
+  test("holds against random and mutated bytes", async () => {
+    expect((await fuzz({ seconds: 0.5, seed: 1 })).cases).toBeGreaterThan(100);
+  });
+
   test("reads our own request and one of openssl, whatever names that asks for", async () => {
     const keys = createKeys();
     expect(parseCsr(createCsr(keys.tlsKey)).ok).toBe(true);
