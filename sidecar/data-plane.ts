@@ -235,6 +235,11 @@ export class DataPlane {
     return pool;
   }
 
+  /** Writes the lines of audit and access log that wait. */
+  async flush(): Promise<void> {
+    for (const file of this.#files) await file.flush();
+  }
+
   /** Ends what took too long; called twice a second. */
   sweep(nowMs: number): void {
     this.inbound.sweep(nowMs);

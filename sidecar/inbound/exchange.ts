@@ -211,26 +211,40 @@ export class InboundExchange implements AppExchange {
     }
     const { enforcement, identityUntilMs, bundleEpoch } = this.#services.state;
     this.#enforcement = enforcement;
-    if (enforcement === undefined) return this.#refuse("NOT_READY", "no policy yet");
-    if (this.#nowMs >= identityUntilMs)
-      return this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+    if (enforcement === undefined) {
+      this.#refuse("NOT_READY", "no policy yet");
+      return;
+    }
+    if (this.#nowMs >= identityUntilMs) {
+      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+      return;
+    }
     if (host !== undefined) {
       if (this.#authority === "") this.#authority = host;
       else if (!sameAuthority(host, this.#authority)) malformed = "the Host field differs from :authority";
     }
     if (malformed === "") malformed = this.#malformedHead(scheme);
-    if (malformed !== "") return this.#refuse("REQ_MALFORMED", malformed);
-    if (this.method === "CONNECT") return this.#refuse("UNSUPPORTED", "CONNECT is not carried yet");
+    if (malformed !== "") {
+      this.#refuse("REQ_MALFORMED", malformed);
+      return;
+    }
+    if (this.method === "CONNECT") {
+      this.#refuse("UNSUPPORTED", "CONNECT is not carried yet");
+      return;
+    }
     // V1 to V4.
     const identified =
       twice === ""
         ? this.#peer.verifier.identify(shown, bundleEpoch, this.#nowMs)
         : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${twice}\` came twice` };
-    if (!(identified instanceof IdentifiedCaller))
-      return this.#refuseIdentity(identified.reason, identified.detail);
+    if (!(identified instanceof IdentifiedCaller)) {
+      this.#refuseIdentity(identified.reason, identified.detail);
+      return;
+    }
     this.#identified = identified;
     if (identified.verified.kind === "mtls" && enforcement.table.settings.proofs === "Required") {
-      return this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
+      this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
+      return;
     }
     const port =
       portText === undefined
@@ -239,16 +253,19 @@ export class InboundExchange implements AppExchange {
           ? enforcement.ports.get(Number(portText))
           : undefined;
     if (port === undefined) {
-      return this.#refuse(
+      this.#refuse(
         "REQ_MALFORMED",
         portText === undefined
           ? "`countersign-port` is missing and more than one port is declared"
           : `port \`${portText.slice(0, 8)}\` is not declared by this workload`,
       );
+      return;
     }
     this.#port = port;
-    if (port.protocol !== "http")
-      return this.#refuse("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
+    if (port.protocol !== "http") {
+      this.#refuse("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
+      return;
+    }
     this.#classify(enforcement, port, identified);
   }
 
@@ -280,7 +297,10 @@ export class InboundExchange implements AppExchange {
           ? this.header("access-control-request-method")
           : undefined,
     });
-    if (!classified.ok) return this.#refuse("REQ_MALFORMED", classified.error);
+    if (!classified.ok) {
+      this.#refuse("REQ_MALFORMED", classified.error);
+      return;
+    }
     this.#classified = classified.value;
     this.#isMcp = classified.value.pending?.kind === "mcp";
     // V6 and V8.
@@ -288,15 +308,27 @@ export class InboundExchange implements AppExchange {
     if (hop !== undefined) {
       const outcome = checkOperation(hop, proofOperation(classified.value), port.packsDigest);
       if (outcome === "skew") this.#services.metrics.proofSkew.add(this.#services.metrics.skew);
-      else if (outcome !== "match") return this.#refuseIdentity(outcome, "the proof names another operation");
+      else if (outcome !== "match") {
+        this.#refuseIdentity(outcome, "the proof names another operation");
+        return;
+      }
     }
     const chain = checkChain(via, peer.spiffeId, hop?.n ?? 1, enforcement.table.program.maxHops);
-    if (!chain.ok) return this.#refuse(chain.error, "the call chain is too deep or loops");
+    if (!chain.ok) {
+      this.#refuse(chain.error, "the call chain is too deep or loops");
+      return;
+    }
     const { pending, operation } = classified.value;
     const wantsBody =
       pending !== undefined && (pending.kind === "mcp" || needsResource(enforcement.program, operation));
-    if (!wantsBody) return this.#decide();
-    if (this.#requestEnded) return this.#withBody(false);
+    if (!wantsBody) {
+      this.#decide();
+      return;
+    }
+    if (this.#requestEnded) {
+      this.#withBody(false);
+      return;
+    }
     this.#body = [];
     // The client waits for this before it sends what the decision needs.
     if (this.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
@@ -318,7 +350,10 @@ export class InboundExchange implements AppExchange {
       truncated,
       header: this.header,
     });
-    if (!classified.ok) return this.#refuse("REQ_MALFORMED", classified.error);
+    if (!classified.ok) {
+      this.#refuse("REQ_MALFORMED", classified.error);
+      return;
+    }
     this.#classified = classified.value;
     this.#decide();
   }
@@ -352,17 +387,22 @@ export class InboundExchange implements AppExchange {
     const decision = decide(enforcement.program, call);
     this.#decision = decision;
     if (decision.would !== undefined) this.#countDryRun(decision.would);
-    if (!decision.allowed) return this.#deny(decision, undefined);
+    if (!decision.allowed) {
+      this.#deny(decision, undefined);
+      return;
+    }
     if (decision.winners.length > 0) {
       const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#nowMs);
       if (!admitted.allowed) {
         const { metrics } = this.#services;
         metrics.limited.add(metrics.limited.series(admitted.policy, admitted.rule, "requests"));
-        return this.#deny(refusalDecision("RATE_LIMITED", admitted.policy, admitted.rule), admitted);
+        this.#deny(refusalDecision("RATE_LIMITED", admitted.policy, admitted.rule), admitted);
+        return;
       }
     }
     if (decision.audit?.mode === "Required" && !this.#services.trail.hasRoom) {
-      return this.#deny(refusalDecision("AUDIT_UNAVAILABLE", decision.policy, decision.rule), undefined);
+      this.#deny(refusalDecision("AUDIT_UNAVAILABLE", decision.policy, decision.rule), undefined);
+      return;
     }
     this.#forward(port, identified, classified);
   }
@@ -519,12 +559,16 @@ export class InboundExchange implements AppExchange {
     this.#requestBytes += chunk.length;
     this.#held += chunk.length;
     if (endStream) this.#requestEnded = true;
-    if (this.#over || this.#answerEnded) return this.#giveCredit();
+    if (this.#over || this.#answerEnded) {
+      this.#giveCredit();
+      return;
+    }
     if (
       this.#contentLength >= 0 &&
       (this.#requestBytes > this.#contentLength || (endStream && this.#requestBytes < this.#contentLength))
     ) {
-      return this.#breakOff("the body does not have the announced length");
+      this.#breakOff("the body does not have the announced length");
+      return;
     }
     if (this.#body !== undefined || this.#waiting || this.#app === undefined)
       this.#keepBody(chunk, endStream);
@@ -555,8 +599,10 @@ export class InboundExchange implements AppExchange {
     this.#requestEnded = true;
     this.#trailers = fields;
     if (this.#over || this.#answerEnded) return;
-    if (this.#contentLength >= 0 && this.#requestBytes !== this.#contentLength)
-      return this.#breakOff("the body does not have the announced length");
+    if (this.#contentLength >= 0 && this.#requestBytes !== this.#contentLength) {
+      this.#breakOff("the body does not have the announced length");
+      return;
+    }
     if (this.#body !== undefined && this.#decision === undefined) this.#withBody(false);
     else if (!this.#waiting && this.#app !== undefined) this.#endRequest();
   }
@@ -643,7 +689,10 @@ export class InboundExchange implements AppExchange {
   /** Something behind the decision failed: answer if none has begun, else break the stream. */
   #fail(reason: Reason, detail: string): void {
     this.#error = detail;
-    if (!this.#answerHead) return this.#answer(reason, undefined);
+    if (!this.#answerHead) {
+      this.#answer(reason, undefined);
+      return;
+    }
     this.#peer.h2.resetStream(this.#stream, INTERNAL_ERROR);
     this.#finish();
   }

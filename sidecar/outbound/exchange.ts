@@ -130,23 +130,37 @@ export class OutboundExchange implements UpstreamExchange {
     const { directory, identityUntilMs } = this.#services.state;
     const { head } = this;
     if (head.method === "CONNECT") {
-      return this.#refuse(
+      this.#refuse(
         "UNSUPPORTED",
         "CONNECT is not carried: send http requests in absolute form (http_proxy), the mesh encrypts them",
       );
+      return;
     }
-    if (head.upgrade !== undefined && head.upgrade.toLowerCase() !== "h2c")
-      return this.#refuse("UNSUPPORTED", "protocol upgrades are not carried yet");
-    if (directory === undefined || identityUntilMs === 0)
-      return this.#refuse("NOT_READY", "no policy or identity yet");
-    if (this.#nowMs >= identityUntilMs)
-      return this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+    if (head.upgrade !== undefined && head.upgrade.toLowerCase() !== "h2c") {
+      this.#refuse("UNSUPPORTED", "protocol upgrades are not carried yet");
+      return;
+    }
+    if (directory === undefined || identityUntilMs === 0) {
+      this.#refuse("NOT_READY", "no policy or identity yet");
+      return;
+    }
+    if (this.#nowMs >= identityUntilMs) {
+      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+      return;
+    }
     if (fixed !== undefined) {
       const destination = directory.ofService(fixed.service, fixed.port);
-      if (destination === undefined) return this.#resolve(fixed.service, fixed.port, fixed);
-      return this.#classify(destination);
+      if (destination === undefined) {
+        this.#resolve(fixed.service, fixed.port, fixed);
+        return;
+      }
+      this.#classify(destination);
+      return;
     }
-    if (head.authority === "") return this.#refuse("UNKNOWN_DESTINATION", "the request names no host");
+    if (head.authority === "") {
+      this.#refuse("UNKNOWN_DESTINATION", "the request names no host");
+      return;
+    }
     const found = directory.find(head.authority);
     if (found.kind === "destination") this.#classify(found.destination);
     else if (found.kind === "bad") this.#refuse("REQ_MALFORMED", found.detail);
@@ -166,13 +180,16 @@ export class OutboundExchange implements UpstreamExchange {
           const reason = Object.hasOwn(REASONS, resolution.reason)
             ? (resolution.reason as Reason)
             : "UNKNOWN_DESTINATION"; // a key of REASONS
-          return this.#refuse(reason, `\`${host}:${port}\` cannot be called from this workload`);
+          this.#refuse(reason, `\`${host}:${port}\` cannot be called from this workload`);
+          return;
         }
         const { directory } = this.#services.state;
         const destination =
           directory?.ofService(fixed?.service ?? resolution.service.id, port) ?? this.#found(directory);
-        if (destination === undefined)
-          return this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
+        if (destination === undefined) {
+          this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
+          return;
+        }
         this.#classify(destination);
       },
       () => {
@@ -192,8 +209,10 @@ export class OutboundExchange implements UpstreamExchange {
     for (const field of head.fields) {
       if ((field.flags & FieldFlag.neverIndex) === 0) continue;
       if (field.name === "authorization") {
-        if (this.#authorization !== undefined)
-          return this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
+        if (this.#authorization !== undefined) {
+          this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
+          return;
+        }
         this.#authorization = field.value;
       } else if (
         field.name === "traceparent" &&
@@ -206,8 +225,10 @@ export class OutboundExchange implements UpstreamExchange {
       this.#traceparent = createTraceparent(this.#services.ids);
       this.#createdTrace = true;
     } else this.#chain = this.#services.correlation?.find(traceIdOf(this.#traceparent), this.#nowMs);
-    if (destination.port.protocol !== "http")
-      return this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
+    if (destination.port.protocol !== "http") {
+      this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
+      return;
+    }
     const classified = destination.classifier.classify({
       method: head.method,
       target: head.target,
@@ -218,7 +239,10 @@ export class OutboundExchange implements UpstreamExchange {
           ? this.header("access-control-request-method")
           : undefined,
     });
-    if (!classified.ok) return this.#refuse("REQ_MALFORMED", classified.error);
+    if (!classified.ok) {
+      this.#refuse("REQ_MALFORMED", classified.error);
+      return;
+    }
     this.#classified = classified.value;
     this.#operation = labelOf(classified.value);
     this.#route();
@@ -233,18 +257,27 @@ export class OutboundExchange implements UpstreamExchange {
   #route(): void {
     const destination = this.#destination;
     if (destination === undefined) return;
-    if (destination.upstreams.length === 0)
-      return this.#refuse("NO_ENDPOINTS", "no running workload serves it");
-    if (this.#attempts >= MAX_ATTEMPTS)
-      return this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint could be reached");
+    if (destination.upstreams.length === 0) {
+      this.#refuse("NO_ENDPOINTS", "no running workload serves it");
+      return;
+    }
+    if (this.#attempts >= MAX_ATTEMPTS) {
+      this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint could be reached");
+      return;
+    }
     this.#attempts++;
     const upstream =
       pickLeastRequest(destination.upstreams, this.#tried, this.#attempts) ??
       pickLeastRequest(destination.upstreams, undefined, 0);
-    if (upstream === undefined)
-      return this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint can be reached at the moment");
+    if (upstream === undefined) {
+      this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint can be reached at the moment");
+      return;
+    }
     this.#upstream = upstream;
-    if (!upstream.request(this)) return this.#refuse("OVERLOADED", "too many requests wait for a connection");
+    if (!upstream.request(this)) {
+      this.#refuse("OVERLOADED", "too many requests wait for a connection");
+      return;
+    }
     if (this.#stream === undefined && !this.#over) this.#pauseRequest();
   }
 
@@ -364,8 +397,10 @@ export class OutboundExchange implements UpstreamExchange {
     this.#held += chunk.length;
     if (chunk.length > 0 && !this.#bodyless) {
       // More than announced would be read as the next answer: never written.
-      if (this.#responseLength >= 0 && this.#responseBytes > this.#responseLength)
-        return this.#breakAnswer("the answer is longer than announced");
+      if (this.#responseLength >= 0 && this.#responseBytes > this.#responseLength) {
+        this.#breakAnswer("the answer is longer than announced");
+        return;
+      }
       if (this.#chunked) {
         socket.write(chunkHeader(chunk.length));
         socket.write(chunk);
@@ -398,7 +433,8 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#answerHead) {
       // RST_STREAM(NO_ERROR) after a whole answer only says that the rest of the request is not wanted.
       if (this.#answerEnded && code === NO_ERROR) return;
-      return this.#breakAnswer(detail);
+      this.#breakAnswer(detail);
+      return;
     }
     if (untouched && this.#bodySent === 0) {
       if (this.#upstream !== undefined) {
@@ -487,8 +523,10 @@ export class OutboundExchange implements UpstreamExchange {
   }
 
   #endAnswer(trailers: readonly Field[]): void {
-    if (this.#responseLength >= 0 && this.#responseBytes !== this.#responseLength)
-      return this.#breakAnswer("the answer is shorter than announced");
+    if (this.#responseLength >= 0 && this.#responseBytes !== this.#responseLength) {
+      this.#breakAnswer("the answer is shorter than announced");
+      return;
+    }
     this.#answerEnded = true;
     if (this.#chunked) this.#app.socket.write(lastChunk(trailers));
     this.#finish(false);
