@@ -100,3 +100,35 @@ const UNDROPPABLE: ReadonlySet<string> = new Set([
   "authorization",
   "cookie",
 ]);
+
+/** What is read of a field here; wire fields are such. */
+interface NamedValue {
+  readonly name: string;
+  readonly value: string;
+}
+
+/**
+ * All that was sent under a name: undefined, the value, or every value in order when the field came more than once. This
+ * is what the classifier must see: taking the first of two would let the application take the second.
+ *
+ * @param name lower case.
+ */
+export function lookupField(
+  fields: readonly NamedValue[],
+  name: string,
+): string | readonly string[] | undefined {
+  let found: string | string[] | undefined;
+  for (const field of fields) {
+    if (field.name !== name) continue;
+    if (found === undefined) found = field.value;
+    else if (typeof found === "string") found = [found, field.value];
+    else found.push(field.value);
+  }
+  return found;
+}
+
+/** The values under a name joined by `, ` (RFC 9110 section 5.3): two content types make none that is known. */
+export function joinedField(fields: readonly NamedValue[], name: string): string | undefined {
+  const found = lookupField(fields, name);
+  return found === undefined || typeof found === "string" ? found : found.join(", ");
+}

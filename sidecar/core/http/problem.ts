@@ -41,7 +41,7 @@ function bounded(value: string | undefined): string | undefined {
 
 const TYPE_BASE = "https://countersign.dev/errors/";
 
-/** The fifth of `type` that groups reasons: documentation has one page for each. */
+/** The `type` of a reason: every denial shares one page of the documentation, other reasons have one each. */
 function typeOf(reason: Reason): string {
   const status = REASONS[reason].http;
   return TYPE_BASE + (status === 403 ? "denied" : reason.toLowerCase().replaceAll("_", "-"));

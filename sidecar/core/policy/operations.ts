@@ -42,11 +42,13 @@ export interface ClassifyInput {
   readonly method: string;
   /** Path and query as received, Latin-1 characters. */
   readonly target: string;
+  /** All values joined (`joinedField`), so that two content types are none that is known. */
   readonly contentType?: string | undefined;
   /** An upgrade to WebSocket (HTTP/1.1) or extended CONNECT. */
   readonly websocket?: boolean | undefined;
   /** The request has a body; then a resource of the query must not stand in the body too. */
   readonly hasBody?: boolean | undefined;
+  /** `lookupField` of the request: a repeated field must come as a list. */
   readonly header: HeaderLookup;
   /** `Access-Control-Request-Method` of an OPTIONS request that also has `Origin`: a CORS preflight. */
   readonly corsMethod?: string | undefined;
@@ -590,8 +592,8 @@ function sameView(a: Call["folded"][number], b: Call["folded"][number]): boolean
  * A classifier for one port.
  *
  * @param port its packs in order; `selfName` is the resource of `self` sources (the workload's name); `prefix` such as
- *   `/user/{name}` may stand before every path, beside what packs say themselves. A prefix that does not parse is ignored
- *   by nobody: it throws, because it comes from code and not from a request.
+ *   `/user/{name}` may stand before every path, beside the prefixes that packs define themselves.
+ * @throws TypeError when `prefix` does not parse; it comes from code or configuration, never from a request.
  */
 export function createClassifier(port: {
   packs: readonly Pack[];

@@ -5,6 +5,8 @@ import {
   HOP_BY_HOP_FIELDS,
   IDENTITY_FIELDS,
   isStripped,
+  joinedField,
+  lookupField,
   MESH_HOP_FIELDS,
   METHOD_OVERRIDE_FIELDS,
 } from "../../../../sidecar/core/http/headers.ts";
@@ -52,4 +54,19 @@ test.each([
   ["workload-proof-token", undefined],
 ])("connection options of %j", (value, expected) => {
   expect(connectionOptions(value)).toEqual(expected);
+});
+
+test("a field sent twice is never read as its first value", () => {
+  const fields = ["a", "b", "c"].map((value) => ({ name: "content-type", value }));
+  expect([0, 1, 2, 3].map((count) => lookupField(fields.slice(0, count), "content-type"))).toEqual([
+    undefined,
+    "a",
+    ["a", "b"],
+    ["a", "b", "c"],
+  ]);
+  expect([0, 1, 2].map((count) => joinedField(fields.slice(0, count), "content-type"))).toEqual([
+    undefined,
+    "a",
+    "a, b",
+  ]);
 });
