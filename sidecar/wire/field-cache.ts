@@ -42,8 +42,8 @@ function costOfLine(parsed: ParsedLine): number {
   return ENTRY_BYTES + 3 * parsed.text.length;
 }
 
-/** A string of its own: V8 keeps the whole head alive for a slice of it, up to 16 KiB per cached line. */
-function ownCopy(text: string): string {
+/** A string of its own (Latin-1): V8 keeps a whole head alive for a slice of it, up to 16 KiB per cached line. */
+export function ownCopy(text: string): string {
   return Buffer.from(text, "latin1").toString("latin1");
 }
 
@@ -83,15 +83,17 @@ export class FieldCache {
     if (hit !== undefined) return hit;
     const colon = line.indexOf(":");
     if (colon <= 0) return undefined;
-    const short = line.length <= MAX_CACHED_LENGTH;
-    const own = short ? ownCopy(line) : line;
-    const rawName = own.slice(0, colon);
-    const value = trimSpaces(own, colon + 1);
-    if (!isToken(rawName) || !isFieldValue(value)) return undefined;
-    const field = this.get(rawName.toLowerCase(), value);
-    if (!short || ALWAYS_DIFFERENT.has(field.name)) return { text: "", field, lasting: false };
-    const parsed = { text: ownCopy(`${own}\r\n`), field, lasting: true };
-    this.#byLine.set(own, parsed, costOfLine(parsed));
+    // A slice of 13 characters or more would keep the line alive, hence the copy; `toLowerCase` may return its input.
+    const name = ownCopy(line.slice(0, colon)).toLowerCase();
+    if (!isToken(name)) return undefined;
+    if (line.length > MAX_CACHED_LENGTH || ALWAYS_DIFFERENT.has(name)) {
+      const value = trimSpaces(line, colon + 1);
+      return isFieldValue(value) ? { text: "", field: createField(name, value), lasting: false } : undefined;
+    }
+    const value = ownCopy(trimSpaces(line, colon + 1));
+    if (!isFieldValue(value)) return undefined;
+    const parsed = { text: ownCopy(`${line}\r\n`), field: this.get(name, value), lasting: true };
+    this.#byLine.set(ownCopy(line), parsed, costOfLine(parsed));
     return parsed;
   }
 

@@ -1,11 +1,12 @@
 // PURE. Reads the field lines of a head or trailer section and finds what they say about framing, connection and host.
 import { type Field, FieldFlag, fieldFlags } from "../field.ts";
-import type { FieldCache, ParsedLine } from "../field-cache.ts";
+import { type FieldCache, ownCopy, type ParsedLine } from "../field-cache.ts";
 import { isToken } from "../field-syntax.ts";
 import type { Http1ProblemCode } from "./problem.ts";
 
 const RECENT_PLACES = 32;
 const RECENT_LENGTH = 2048;
+const MAX_BLOCK = 4096;
 const NO_NAMES: readonly string[] = [];
 /** Flags of the fields that `FieldReader` has to look at. */
 const SPEAKS = FieldFlag.framing | FieldFlag.hopByHop;
@@ -62,6 +63,8 @@ export class FieldReader {
   readonly #recent: (ParsedLine | undefined)[] = [];
   fields: Field[] = [];
   host: string | undefined;
+  /** The last Host value that was found well-formed; kept from head to head by the request parser. */
+  checkedHost: string | undefined;
   /** -1: none. */
   contentLength = -1;
   chunked = false;
@@ -72,6 +75,8 @@ export class FieldReader {
   connectionNames: readonly string[] = NO_NAMES;
   #upgradeNamed = false;
   #expectations = 0;
+  /** All field lines of the last head, if that one repeated the head before; only a valid head is ever kept here. */
+  #block = "";
 
   constructor(cache: FieldCache) {
     this.#cache = cache;
@@ -83,9 +88,18 @@ export class FieldReader {
    * @returns the first rule that is broken, or undefined.
    */
   read(text: string, start: number, maxFields: number): Http1ProblemCode | undefined {
+    // The same block as before: everything read from it still stands (saves about two thirds of a head's cost).
+    if (
+      this.#block !== "" &&
+      text.length - start === this.#block.length &&
+      text.substring(start) === this.#block
+    ) {
+      return undefined;
+    }
     this.#reset();
     const fields = this.fields;
     const recent = this.#recent;
+    let repeated = true;
     let at = start;
     while (at < text.length) {
       const index = fields.length;
@@ -95,6 +109,7 @@ export class FieldReader {
       if (parsed !== undefined && text.substring(at, at + parsed.text.length) === parsed.text) {
         at += parsed.text.length;
       } else {
+        repeated = false;
         const end = text.indexOf("\r\n", at);
         const line = text.slice(at, end);
         parsed = this.#cache.parseLine(line);
@@ -111,6 +126,8 @@ export class FieldReader {
     }
     if (!this.#upgradeNamed) this.upgrade = undefined;
     if (this.chunked && this.contentLength >= 0) return "both_length_and_chunked";
+    // Copied at its second coming only, so a head with an ever different line costs no copy.
+    if (repeated && text.length - start <= MAX_BLOCK) this.#block = ownCopy(text.slice(start));
     return undefined;
   }
 
@@ -132,6 +149,7 @@ export class FieldReader {
   }
 
   #reset(): void {
+    this.#block = "";
     this.fields = [];
     this.host = undefined;
     this.contentLength = -1;

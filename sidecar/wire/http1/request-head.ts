@@ -40,7 +40,7 @@ export function parseRequestHead(
   const { method, minor } = line;
   const problem = reader.read(text, lineEnd + 2, limits.fields) ?? framingProblem(method, minor, reader);
   if (problem !== undefined) return problem;
-  const authority = authorityOf(line, reader.host);
+  const authority = authorityOf(line, reader);
   if (typeof authority !== "string") return authority.problem;
   return {
     method,
@@ -103,11 +103,15 @@ function framingProblem(method: string, minor: 0 | 1, reader: FieldReader): Http
 }
 
 /** The one authority of a request: Host, which must say the same as an absolute-form or CONNECT target (RFC 9112 section 3.2). */
-function authorityOf(line: RequestLine, host: string | undefined): string | { problem: Http1ProblemCode } {
+function authorityOf(line: RequestLine, reader: FieldReader): string | { problem: Http1ProblemCode } {
   const named = line.target.authority;
+  const host = reader.host;
   if (host === undefined) return line.minor === 1 ? { problem: "missing_host" } : (named ?? "");
-  const problem = authorityProblem(host);
-  if (problem !== undefined) return { problem };
+  if (host !== reader.checkedHost) {
+    const problem = authorityProblem(host);
+    if (problem !== undefined) return { problem };
+    reader.checkedHost = host;
+  }
   if (named === undefined) return host;
   if (line.method !== "CONNECT") return sameAuthority(named, host) ? named : { problem: "host_mismatch" };
   const full = hasPort(host) ? host : host + named.slice(named.lastIndexOf(":"));

@@ -68,5 +68,8 @@ for (const row of ROWS) {
   const bytes = row.request(0).length;
   if (process.argv.includes("--json")) {
     console.log(JSON.stringify({ bench: "http1-parse", row: row.row, ours, unit: "ns/request", bytes }));
-  } else console.log(`${row.row}: ${ours} ns per request of ${bytes} bytes`);
+  } else
+    console.log(
+      `${row.row}: ${ours} ns per request of ${bytes} bytes (best round ${Math.round(samples[0] ?? 0)})`,
+    );
 }

@@ -167,6 +167,51 @@ describe("request heads", () => {
 });
 
 describe("messages", () => {
+  test("give the same events each time they are repeated on a connection, and change nothing for the next", () => {
+    fc.assert(
+      fc.property(validRequest, validRequest, (one, other) => {
+        const alone = [one, other].map((m) => runRequests([latin1(m.wire)]));
+        const [a, b] = [alone[0] ?? [], alone[1] ?? []];
+        const { wire } = one;
+        const events = runRequests([latin1(wire + wire + wire + wire + other.wire + wire + other.wire)]);
+        expect(events).toEqual([...a, ...a, ...a, ...a, ...b, ...a, ...b]);
+      }),
+    );
+  });
+
+  test.each([
+    {
+      name: "the version",
+      next: `POST / HTTP/1.0\r\n${H}Transfer-Encoding: chunked\r\n\r\n`,
+      code: "transfer_encoding_in_http10",
+    },
+    {
+      name: "the method",
+      next: `CONNECT a.example:80 HTTP/1.1\r\n${H}Transfer-Encoding: chunked\r\n\r\n`,
+      code: "unexpected_framing",
+    },
+    {
+      name: "the target's host",
+      next: `GET http://b/ HTTP/1.1\r\n${H}Transfer-Encoding: chunked\r\n\r\n`,
+      code: "host_mismatch",
+    },
+    {
+      name: "one character",
+      next: `POST / HTTP/1.1\r\n${H}Transfer-Encoding: chunkeD, \r\n\r\n`,
+      code: "bad_transfer_encoding",
+    },
+    {
+      name: "a further field",
+      next: `POST / HTTP/1.1\r\n${H}Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n`,
+      code: "both_length_and_chunked",
+    },
+  ])("a repeated field block does not hide that $name differs", ({ next, code }) => {
+    const chunked = `POST / HTTP/1.1\r\n${H}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n`;
+    const events = runRequests([latin1(chunked.repeat(4) + next)]);
+    expect(events.filter((event) => event.kind === "end")).toHaveLength(4);
+    expect(events.at(-1)).toMatchObject({ kind: "problem", code });
+  });
+
   test("requests give the same events however they are cut", () => {
     fc.assert(
       fc.property(

@@ -64,9 +64,15 @@ function mutate(text: string, mutations: readonly Mutation[]): string {
   return out;
 }
 
+/** The first message comes up to four times, since a parser remembers what repeats. */
+const repeated = <M>(message: fc.Arbitrary<M>): fc.Arbitrary<M[]> =>
+  fc
+    .tuple(message, fc.nat(3), fc.array(message, { maxLength: 2 }))
+    .map(([first, times, rest]) => [...Array.from({ length: times + 1 }, () => first), ...rest]);
+
 const mutated = (message: fc.Arbitrary<{ wire: string }>): fc.Arbitrary<string> =>
   fc
-    .tuple(fc.array(message, { minLength: 1, maxLength: 3 }), fc.array(mutation, { maxLength: 4 }))
+    .tuple(repeated(message), fc.array(mutation, { maxLength: 4 }))
     .map(([messages, mutations]) => mutate(messages.map((m) => m.wire).join(""), mutations));
 
 /** What may not depend on how the bytes were cut: which of two problems is met first may, so only its presence counts. */
