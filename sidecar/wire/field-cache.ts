@@ -83,13 +83,13 @@ export class FieldCache {
     if (hit !== undefined) return hit;
     const colon = line.indexOf(":");
     if (colon <= 0) return undefined;
-    // A slice of 13 characters or more would keep the line alive, hence the copy; `toLowerCase` may return its input.
-    const name = ownCopy(line.slice(0, colon)).toLowerCase();
-    if (!isToken(name)) return undefined;
-    if (line.length > MAX_CACHED_LENGTH || ALWAYS_DIFFERENT.has(name)) {
+    const folded = line.slice(0, colon).toLowerCase();
+    if (!isToken(folded)) return undefined;
+    if (line.length > MAX_CACHED_LENGTH || ALWAYS_DIFFERENT.has(folded)) {
       const value = trimSpaces(line, colon + 1);
-      return isFieldValue(value) ? { text: "", field: createField(name, value), lasting: false } : undefined;
+      return isFieldValue(value) ? { text: "", field: createField(folded, value), lasting: false } : undefined;
     }
+    const name = ownCopy(folded);
     const value = ownCopy(trimSpaces(line, colon + 1));
     if (!isFieldValue(value)) return undefined;
     const parsed = { text: ownCopy(`${line}\r\n`), field: this.get(name, value), lasting: true };
