@@ -359,13 +359,3 @@ function appPort(text: string): [number, SocketAddress] {
     address("--app-port-map", text.slice(equals + 1)),
   ];
 }
-
-/** The settings as `countersign sidecar --help` shows them. */
-export function sidecarHelp(): string {
-  return Object.entries(SIDECAR_FLAGS)
-    .map(
-      ([flag, { value, help, repeat }]) =>
-        `  ${`${flag} ${value}`.padEnd(48)} ${help}${repeat ? " (repeatable)" : ""}`,
-    )
-    .join("\n");
-}

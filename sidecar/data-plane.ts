@@ -144,6 +144,11 @@ export class DataPlane {
     return this.#state.enforcement;
   }
 
+  /** Present when a policy in force has a CEL condition. */
+  get cel(): CelCompiler | undefined {
+    return this.#cel;
+  }
+
   /** The mesh port once it is bound, which needs an identity. */
   get meshPort(): number | undefined {
     return this.#meshPort;

@@ -1,0 +1,108 @@
+// What an operator may ask a running sidecar, over its Unix socket: what is in force, who was denied lately, and why a
+// certain call was (by the code that decided). Also health and metrics. Nothing here changes anything.
+import { jsonPage, type Page, type PageHandler, textPage } from "./core/runtime/metrics-server.ts";
+import type { DataPlane } from "./data-plane.ts";
+
+export interface AdminState {
+  readonly plane: DataPlane;
+  readonly meshNowMs: () => number;
+  readonly isDraining: () => boolean;
+  readonly isConnected: () => boolean;
+}
+
+/** Why a sidecar is not ready; undefined when it is. */
+export function unreadyReason(state: AdminState): string | undefined {
+  const { identity, table } = state.plane;
+  if (state.isDraining()) return "draining";
+  if (identity === undefined) return "no identity yet";
+  if (state.meshNowMs() >= identity.notAfterMs) return "the certificate has expired";
+  return table === undefined ? "no policy yet" : undefined;
+}
+
+/** /metrics, /livez and /readyz. */
+export function healthPages(state: AdminState): PageHandler {
+  return async (path) => {
+    if (path === "/livez") return textPage(200, "ok\n");
+    if (path === "/readyz") {
+      const reason = unreadyReason(state);
+      return reason === undefined ? textPage(200, "ok\n") : textPage(503, `${reason}\n`);
+    }
+    if (path !== "/metrics") return undefined;
+    const { exposition } = await import("./telemetry/exposition.ts");
+    return { status: 200, ...(await exposition(state.plane.metrics)) };
+  };
+}
+
+/** The pages of the admin socket: `/v1/state`, `/v1/denials`, `/v1/decisions/ID`, and those of `healthPages`. */
+export function adminPages(state: AdminState): PageHandler {
+  const health = healthPages(state);
+  return (path, query) => {
+    if (path === "/v1/state") return statePage(state);
+    if (path === "/v1/denials")
+      return jsonPage(200, { denials: state.plane.trail.denials().slice(0, 100).map(withoutCall) });
+    if (path.startsWith("/v1/decisions/")) return decisionPage(state, path.slice("/v1/decisions/".length));
+    return health(path, query);
+  };
+}
+
+function withoutCall({ call: _call, ...denial }: ReturnType<DataPlane["trail"]["denials"]>[number]): object {
+  return denial;
+}
+
+function statePage(state: AdminState): Page {
+  const { identity, table, upstreams, inbound } = state.plane;
+  return jsonPage(200, {
+    ready: unreadyReason(state) ?? true,
+    connected: state.isConnected(),
+    identity:
+      identity === undefined
+        ? null
+        : {
+            spiffeId: identity.spiffeId,
+            notAfter: new Date(identity.notAfterMs).toISOString(),
+            bundleSequence: identity.bundle.sequence,
+          },
+    table:
+      table === undefined
+        ? null
+        : {
+            revision: table.revision,
+            digest: table.digest,
+            policies: table.program.policies.map((policy) => policy.id),
+            services: [...table.services.keys()],
+          },
+    upstreams: [...upstreams.upstreams].map((upstream) => ({
+      spiffeId: upstream.endpoint.spiffeId,
+      address: `${upstream.endpoint.address}:${upstream.endpoint.meshPort}`,
+      state: upstream.state,
+      requests: upstream.load,
+    })),
+    meshConnections: inbound.connections.size,
+    openRequests: inbound.openExchanges,
+  });
+}
+
+async function decisionPage(state: AdminState, id: string): Promise<Page> {
+  const { enforcement, trail } = state.plane;
+  const denial = trail.denial(id);
+  if (denial === undefined) {
+    return jsonPage(404, {
+      error: `no decision \`${id.slice(0, 64)}\` among the latest denials of this sidecar; ask the audit log`,
+    });
+  }
+  const { call, ...rest } = denial;
+  const { explain } = await import("./core/policy/explain.ts");
+  const explanation =
+    call === undefined || enforcement === undefined
+      ? null
+      : explain(enforcement.program, call, { cel: state.plane.cel });
+  return jsonPage(200, {
+    ...rest,
+    call:
+      call === undefined
+        ? null
+        : { ...call, caller: { ...call.caller, labels: Object.fromEntries(call.caller.labels) } },
+    revision: state.plane.table?.revision ?? null,
+    explanation,
+  });
+}
