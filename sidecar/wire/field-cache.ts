@@ -87,7 +87,9 @@ export class FieldCache {
     if (!isToken(folded)) return undefined;
     if (line.length > MAX_CACHED_LENGTH || ALWAYS_DIFFERENT.has(folded)) {
       const value = trimSpaces(line, colon + 1);
-      return isFieldValue(value) ? { text: "", field: createField(folded, value), lasting: false } : undefined;
+      return isFieldValue(value)
+        ? { text: "", field: createField(folded, value), lasting: false }
+        : undefined;
     }
     const name = ownCopy(folded);
     const value = ownCopy(trimSpaces(line, colon + 1));
