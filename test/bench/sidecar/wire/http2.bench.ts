@@ -3,7 +3,11 @@
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { FieldCache } from "../../../../sidecar/wire/field-cache.ts";
-import { Http2Connection, type Http2Handler, type Http2Stream } from "../../../../sidecar/wire/http2/connection.ts";
+import {
+  Http2Connection,
+  type Http2Handler,
+  type Http2Stream,
+} from "../../../../sidecar/wire/http2/connection.ts";
 
 const BATCH = 20;
 const FIELDS: readonly [string, string][] = [
@@ -83,7 +87,12 @@ function measureRequests(requests: number): Record<string, number> {
   const fields = FIELDS.map(([name, value]) => cache.get(name, value));
   const type = cache.get("content-type", "application/json");
   const body = Buffer.alloc(1024, "x");
-  const spent = { "encode request": 0, "decode request": 0, "answer of 1 KB, encode": 0, "answer, decode": 0 };
+  const spent = {
+    "encode request": 0,
+    "decode request": 0,
+    "answer of 1 KB, encode": 0,
+    "answer, decode": 0,
+  };
   let path = 0;
   for (let done = 0; done < requests; done += BATCH) {
     const start = performance.now();

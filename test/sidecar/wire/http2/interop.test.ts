@@ -176,7 +176,9 @@ describe("our client and the server of node:http2", () => {
   }
 
   test("sends requests with indexed fields again and again", async () => {
-    const { end, until } = await connect((request, response) => void response.end(String(request.headers["x-proof"])));
+    const { end, until } = await connect(
+      (request, response) => void response.end(String(request.headers["x-proof"])),
+    );
     const field = new FieldCache().get("x-proof", "p".repeat(900));
     for (let n = 0; n < 50; n++) {
       const stream = end.connection.openStream(end.newExchange())!;
