@@ -163,7 +163,8 @@ export function readFileText(entry: FileEntry): Result<FileText, string> {
     };
   } catch (error) {
     if (codeOf(error) === "ENOENT") return { ok: false, error: "ENOENT" };
-    if (error instanceof TypeError) return { ok: false, error: "is not UTF-8 text" };
+    if (codeOf(error) === "ERR_ENCODING_INVALID_ENCODED_DATA")
+      return { ok: false, error: "is not UTF-8 text" };
     return { ok: false, error: `cannot be read: ${messageOf(error)}` };
   } finally {
     if (handle !== undefined) closeSync(handle);
