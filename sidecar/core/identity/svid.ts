@@ -59,6 +59,7 @@ interface Extensions {
   isCa: boolean;
   keyUsage: boolean;
   extendedKeyUsage: boolean;
+  unknownCritical: boolean;
 }
 
 class SvidError extends Error {
@@ -123,14 +124,20 @@ function readExtension(oid: string, critical: boolean, value: Buffer, facts: Ext
       break;
     }
     default:
-      if (critical && oid !== Oid.certificatePolicies) throw new SvidError("unknown_critical_extension");
+      if (critical && oid !== Oid.certificatePolicies) facts.unknownCritical = true;
       return;
   }
   reader.finish();
 }
 
 function readExtensions(list: DerReader): Extensions {
-  const facts: Extensions = { uris: [], isCa: false, keyUsage: false, extendedKeyUsage: false };
+  const facts: Extensions = {
+    uris: [],
+    isCa: false,
+    keyUsage: false,
+    extendedKeyUsage: false,
+    unknownCritical: false,
+  };
   const seen = new Set<string>();
   while (!list.atEnd) {
     const extension = list.enter(DerTag.sequence);
@@ -170,12 +177,13 @@ function walk(bytes: Buffer): SvidFacts {
   const facts = readExtensions(wrapper.enter(DerTag.sequence));
   wrapper.finish();
 
+  if (facts.isCa) throw new SvidError("is_ca");
   const [uri] = facts.uris;
   if (uri === undefined) throw new SvidError("no_uri_san");
   if (facts.uris.length > 1) throw new SvidError("several_uri_sans");
-  if (facts.isCa) throw new SvidError("is_ca");
   if (!facts.keyUsage) throw new SvidError("bad_key_usage");
   if (!facts.extendedKeyUsage) throw new SvidError("bad_extended_key_usage");
+  if (facts.unknownCritical) throw new SvidError("unknown_critical_extension");
   const parsed = parseSpiffeId(uri);
   if (!parsed.ok) throw new SvidError("bad_spiffe_id");
   const leafThumbprint = hash("sha256", bytes, "base64url");
