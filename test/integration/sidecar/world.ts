@@ -32,7 +32,7 @@ thing.read          GET     /things/{thing}                thing<path:thing    r
 thing.write         POST    /things/{thing}                thing<path:thing    write   -
 thing.stream        GET     /stream/{name}                 -                   read    -
 thing.upload        PUT     /upload                        -                   write   -
-thing.chat          POST    /chat                          model<body:model    execute -
+model.chat          POST    /chat                          model<body:model    execute -
 health.probe        GET     /health                        -                   read    -
 `;
 
