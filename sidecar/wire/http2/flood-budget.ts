@@ -2,7 +2,7 @@
 // are made to reset), floods of PING, SETTINGS, empty frames, PRIORITY and WINDOW_UPDATE (CVE-2019-9511 to 9518).
 
 /** What is counted, each with its own token bucket: [burst, refill per second]. */
-export const FloodBudgets = {
+const FloodBudgets = {
   /** Streams the peer resets, or makes us reset by breaking a rule. A client may drop all 256 of its streams at once. */
   reset: [512, 200],
   /** gRPC estimates bandwidth with a ping a round trip. */

@@ -3,8 +3,11 @@ import { MeshError } from "../../core/runtime/errors.ts";
 import { FRAME_HEADER_BYTES, FrameFlag, FrameType, writeFrameHeader, writeUint32 } from "./frames.ts";
 
 const LEAST_BYTES = 1024;
-/** A full buffer of this size is written at once, so a turn that sends much does not grow without bound. */
-const MOST_BYTES = 65_536;
+/**
+ * A full buffer of this size is written at once, so a turn that sends much does not grow without bound. Holds seven full
+ * frames; bulk DATA through both ends: 1.5 GB/s at 64 KiB, 1.9 at 128, 2.0 at 256.
+ */
+const MOST_BYTES = 131_072;
 const EMPTY = Buffer.alloc(0);
 
 /**

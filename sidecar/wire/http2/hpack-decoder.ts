@@ -13,7 +13,7 @@ const EMPTY = Buffer.alloc(0);
 /** Larger integers than any length or index we could use. */
 const MAX_INTEGER = 0x0fff_ffff;
 
-export interface HpackLimits {
+interface HpackLimits {
   /** SETTINGS_HEADER_TABLE_SIZE that we announced. */
   readonly tableSize: number;
   readonly maxListSize: number;

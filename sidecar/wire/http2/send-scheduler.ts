@@ -5,7 +5,7 @@ import type { FrameOutput } from "./frame-output.ts";
 import { FrameFlag, FrameType, MAX_FRAME_BYTES, MAX_WINDOW } from "./frames.ts";
 import type { StreamState } from "./stream.ts";
 
-export interface SendOwner<T> {
+interface SendOwner<T> {
   /** The stream's END_STREAM was written. */
   onLocalEnd(stream: StreamState<T>): void;
   /** The stream that was told to wait has room again. */

@@ -2,7 +2,7 @@
 import { ErrorCode, MAX_FRAME_BYTES, MAX_WINDOW, readUint32, writeUint32 } from "./frames.ts";
 
 /** Setting identifiers (RFC 9113 section 6.5.2, RFC 8441 section 3). */
-export const SettingId = {
+const SettingId = {
   headerTableSize: 1,
   enablePush: 2,
   maxConcurrentStreams: 3,
@@ -51,7 +51,7 @@ export function completeSettings(
 }
 
 /** What the peer announced; starts with the defaults of RFC 9113 section 6.5.2. */
-export interface PeerSettings {
+interface PeerSettings {
   headerTableSize: number;
   /** The smallest table size since the encoder last looked: it must pass through it (RFC 7541 section 4.2). */
   leastHeaderTableSize: number;
@@ -99,12 +99,7 @@ export function encodeSettings(role: "client" | "server", settings: Http2Setting
  *
  * @returns 0, or the error code of the connection error (RFC 9113 section 6.5.2).
  */
-export function applySetting(
-  role: "client" | "server",
-  peer: PeerSettings,
-  id: number,
-  value: number,
-): number {
+function applySetting(role: "client" | "server", peer: PeerSettings, id: number, value: number): number {
   switch (id) {
     case SettingId.headerTableSize:
       peer.headerTableSize = value;
