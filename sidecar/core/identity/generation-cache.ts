@@ -37,7 +37,10 @@ export class GenerationCache<V> {
 
   /** @param weight counted against `maxWeight`; an entry heavier than half of it is not kept. */
   set(key: string, value: V, weight: number): void {
-    if (weight > this.#maxWeight) return;
+    if (weight > this.#maxWeight) {
+      this.#delete(key);
+      return;
+    }
     if (this.#young.size >= this.#maxEntries || this.#weight + weight > this.#maxWeight) {
       this.#old = this.#young;
       this.#young = new Map();
@@ -47,6 +50,12 @@ export class GenerationCache<V> {
     const previous = this.#young.get(key);
     this.#weight += weight - (previous?.weight ?? 0);
     this.#young.set(key, { value, weight });
+  }
+
+  #delete(key: string): void {
+    this.#old.delete(key);
+    this.#weight -= this.#young.get(key)?.weight ?? 0;
+    this.#young.delete(key);
   }
 
   clear(): void {

@@ -1,6 +1,6 @@
 // Compact JWS tokens of the mesh: strict splitting, ES256 with synchronous node:crypto, and the checks V2 to V5 of the
 // verification order (WIT and WPT). jose is the tests' second opinion; it accepts forms that are refused here.
-import { createPublicKey, hash, type KeyObject, sign, verify } from "node:crypto";
+import { createPublicKey, hash, type KeyObject } from "node:crypto";
 import type { Reason } from "../policy/reason.ts";
 import type { Result } from "../runtime/errors.ts";
 import {
@@ -15,6 +15,7 @@ import {
   type WitClaims,
   type WptClaims,
 } from "./claims.ts";
+import { signEs256, verifyEs256 } from "./ecdsa.ts";
 import { type SpiffeId, trustDomainOf } from "./spiffe-id.ts";
 import type { TrustBundle } from "./trust-bundle.ts";
 
@@ -107,8 +108,7 @@ export function signToken(
 ): string {
   const head = Buffer.from(JSON.stringify({ alg: TOKEN_ALGORITHM, ...header })).toString("base64url");
   const signed = `${head}.${Buffer.from(JSON.stringify(claims)).toString("base64url")}`;
-  const signature = sign("sha256", Buffer.from(signed), { key, dsaEncoding: "ieee-p1363" });
-  return `${signed}.${signature.toString("base64url")}`;
+  return `${signed}.${signEs256(Buffer.from(signed), key).toString("base64url")}`;
 }
 
 /** Step V2 for one token: shape, size, header members, `typ` and `alg` from the fixed list. */
@@ -128,8 +128,7 @@ function openToken(text: string, typ: TokenType): Verified<{ parts: TokenParts; 
 }
 
 function isSigned(parts: TokenParts, key: KeyObject): boolean {
-  const signature = Buffer.from(parts.signature, "base64url");
-  return verify("sha256", Buffer.from(parts.signed), { key, dsaEncoding: "ieee-p1363" }, signature);
+  return verifyEs256(Buffer.from(parts.signed), key, Buffer.from(parts.signature, "base64url"));
 }
 
 /** The first rule of time that the claims break, in words. */
