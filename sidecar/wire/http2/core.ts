@@ -161,9 +161,17 @@ export class Core<T> {
 
   /** The peer broke a rule of a stream (RFC 9113 section 5.4.2): it is reset and the owner told. */
   streamError(stream: StreamState<T>, code: number): void {
-    if (!stream.alive || !this.spendReset()) return;
+    if (!stream.alive || !this.mayReset(stream)) return;
     this.reset(stream, code);
     this.handler.onReset(stream, code);
+  }
+
+  /**
+   * Counts a reset of what may be a stream. A server's resets of a client's streams are free: they are as many as our
+   * requests at most, and a server that denies uploads answers early and resets each.
+   */
+  mayReset(stream: StreamState<T> | undefined): boolean {
+    return (this.role === "client" && stream !== undefined) || this.spendReset();
   }
 
   /** Counts a reset that the peer caused; false: the connection has ended. */

@@ -108,9 +108,8 @@ export class Receiver<T> implements FrameSink {
       core.fail(ErrorCode.protocolError, "RST_STREAM on an idle stream");
       return;
     }
-    if (!core.spendReset()) return;
     const stream = core.streams.get(id);
-    if (stream === undefined) return;
+    if (!core.mayReset(stream) || stream === undefined) return;
     core.abandon(stream);
     core.handler.onReset(stream, readUint32(buffer, start));
   }

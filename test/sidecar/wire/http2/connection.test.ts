@@ -416,6 +416,23 @@ describe("a client", () => {
     expect(end.connection.openStream(undefined)).toBeUndefined();
   });
 
+  test("stays connected to a server that answers early and resets each of a thousand uploads", () => {
+    const end = new End("client");
+    end.connection.receive(SETTINGS);
+    for (let n = 0; n < 1000; n++) {
+      const { id } = end.request(POST_FIELDS, false);
+      end.connection.receive(Buffer.concat([headers([[":status", "403"]], id), frame(3, 0, id, "00000000")]));
+    }
+    expect(end.connection.closed).toBe(false);
+    expect(end.connection.openStreams).toBe(0);
+  });
+
+  test("ends a connection whose server resets closed streams without end", () => {
+    expect(call("GET", ...Array.from({ length: 1000 }, () => frame(3, 0, 1, "00000000"))).goaway).toBe(
+      enhanceYourCalm,
+    );
+  });
+
   test("honours the peer's limit of streams", () => {
     const end = new End("client");
     end.connection.receive(frame(4, 0, 0, "000300000002"));
