@@ -76,9 +76,11 @@ export async function runControlPlane(
   signal: AbortSignal,
 ): Promise<ControlPlaneHandle> {
   const closers = new Closers(deps.log);
+  const stop = new AbortController();
   try {
-    return await start(config, deps, signal, closers);
+    return await start(config, deps, { signal, stop, closers });
   } catch (error) {
+    stop.abort();
     await closers.close();
     throw error;
   }
@@ -96,17 +98,20 @@ async function checkConfigDir(dir: string): Promise<void> {
     );
 }
 
-async function start(
-  config: ControlPlaneConfig,
-  deps: Deps,
-  signal: AbortSignal,
-  closers: Closers,
-): Promise<ControlPlaneHandle> {
+interface Lifetime {
+  /** From outside: end. */
+  readonly signal: AbortSignal;
+  /** What the parts listen to. */
+  readonly stop: AbortController;
+  readonly closers: Closers;
+}
+
+async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Promise<ControlPlaneHandle> {
   const { log, clock } = deps;
+  const { signal, stop, closers } = life;
   const { stateDir } = config;
   await checkConfigDir(config.configDir);
   closers.add(await lockStateDir(stateDir));
-  const stop = new AbortController();
   const failed = Promise.withResolvers<never>();
   failed.promise.catch(() => {});
 
@@ -225,6 +230,7 @@ async function start(
     log,
     actions: {
       status: () => meshStatus(statusWorld),
+      policies: () => ({ policies: status.policies() }),
       history: () => ({
         pinned: history.pinned ?? null,
         revision: publisher.revision,

@@ -12,6 +12,7 @@ import type { Logger } from "../../sidecar/core/runtime/log.ts";
 /** What the API can do; implemented by main.ts. Errors are MeshErrors and become problem documents. */
 export interface ManagementActions {
   readonly status: () => unknown;
+  readonly policies: () => unknown;
   readonly history: () => unknown;
   readonly diff: (from: number, to: number) => Promise<unknown>;
   readonly state: () => unknown;
@@ -85,6 +86,7 @@ function routesOf(actions: ManagementActions): readonly Route[] {
   };
   return [
     { method: "GET", path: "/v1/status", run: actions.status },
+    { method: "GET", path: "/v1/policies", run: actions.policies },
     { method: "GET", path: "/v1/history", run: actions.history },
     { method: "GET", path: "/v1/state", run: actions.state },
     {

@@ -263,7 +263,7 @@ export function createBench(world: VectorWorld, deps: RunDeps): VectorBench {
   };
   const callOf = (vector: Vector): Result<{ program: CompiledProgram; call: Call }, string> => {
     const program = programOf(world.targetOf(vector));
-    const classified = classify(vector, classifierOf(program), program);
+    const classified = classifyRequest(vector, classifierOf(program), program);
     return classified.ok
       ? { ok: true, value: { program, call: assembleCall(vector, world, program, classified.value) } }
       : classified;
@@ -322,6 +322,12 @@ function outcomeOf(decision: Decision, used: number): VectorOutcome {
   return { allowed: decision.allowed, reason: decision.reason, by, ...shared };
 }
 
+/** A request in the words of a table's row. */
+export type DescribedRequest = Pick<
+  Vector,
+  "req" | "body" | "rawBody" | "bodyBytes" | "bodyName" | "headers"
+>;
+
 interface Request {
   readonly method: string;
   readonly target: string;
@@ -333,7 +339,7 @@ interface Request {
 
 const MCP_VERSION = "2026-07-28";
 
-function requestOf(vector: Vector): Request {
+function requestOf(vector: DescribedRequest): Request {
   const [verb = "", target = "", name] = vector.req.split(" ");
   const headers = new Map(
     Object.entries(vector.headers ?? {}).map(([key, value]) => [key.toLowerCase(), value]),
@@ -375,8 +381,9 @@ function requestOf(vector: Vector): Request {
   };
 }
 
-function classify(
-  vector: Vector,
+/** What a described request is to a target: as in its sidecar, body included where a policy needs it. */
+export function classifyRequest(
+  vector: DescribedRequest,
   classifier: Classifier,
   program: CompiledProgram,
 ): Result<Classified, string> {

@@ -3,6 +3,7 @@
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { stringify } from "yaml";
+import type { Enforcement, PolicyAction } from "../../sidecar/core/policy/rule.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
@@ -35,7 +36,19 @@ export interface StatusWriterOptions {
   readonly log: Logger;
 }
 
+/** A policy with its status as of now. */
+export interface PolicyRow {
+  /** `Kind/namespace/name` or `Kind/name`. */
+  readonly object: string;
+  /** undefined: no version of it was ever accepted. */
+  readonly action: PolicyAction | undefined;
+  readonly enforcement: Enforcement | undefined;
+  readonly status: PolicyStatus;
+}
+
 export interface StatusWriter {
+  /** Policies in force or refused, by name, computed now (files may be two seconds behind). */
+  policies(): readonly PolicyRow[];
   /** Something may have changed. */
   changed(): void;
   /** Resolves when the writer has ended after its signal aborted (what changed last is written first). */
@@ -109,6 +122,17 @@ class Writer implements StatusWriter {
     this.#wake.abort();
   }
 
+  policies(): readonly PolicyRow[] {
+    const { state } = this.#options.world.compiled() ?? {};
+    return [...this.#statuses()]
+      .filter(([object]) => /^(?:Cluster)?AccessPolicy\//.test(object))
+      .map(([object, status]) => {
+        const policy = state?.policies.get(object);
+        return { object, action: policy?.action, enforcement: policy?.enforcement, status };
+      })
+      .sort((a, b) => (a.object < b.object ? -1 : 1));
+  }
+
   async #run(signal: AbortSignal): Promise<void> {
     const { clock } = this.#options;
     while (!signal.aborted) {
@@ -139,10 +163,11 @@ class Writer implements StatusWriter {
     }
   }
 
-  #render(): Map<string, string> {
+  /** Status of every object that has one, as of now. */
+  #statuses(): Map<string, PolicyStatus> {
     const { world, clock } = this.#options;
     const compiled = world.compiled();
-    const files = new Map<string, string>();
+    const statuses = new Map<string, PolicyStatus>();
     const byWorkload = new Map<string, ProxyStatus[]>();
     for (const proxy of world.proxies()) {
       if (proxy.state === "disconnected") continue;
@@ -165,10 +190,20 @@ class Writer implements StatusWriter {
         nowMs: clock.nowMs(),
         previous: this.#last.get(key),
       });
-      this.#last.set(key, this.#steady(key, status));
-      files.set(fileOf(key), stringify({ status: this.#last.get(key) }, { lineWidth: 0 }));
+      statuses.set(key, this.#steady(key, status));
     }
-    for (const key of [...this.#last.keys()]) if (!keys.has(key)) this.#last.delete(key);
+    return statuses;
+  }
+
+  #render(): Map<string, string> {
+    const { world } = this.#options;
+    const files = new Map<string, string>();
+    const statuses = this.#statuses();
+    for (const [key, status] of statuses) {
+      this.#last.set(key, status);
+      files.set(fileOf(key), stringify({ status }, { lineWidth: 0 }));
+    }
+    for (const key of [...this.#last.keys()]) if (!statuses.has(key)) this.#last.delete(key);
     files.set("summary.json", `${JSON.stringify(meshStatus(world), null, 2)}\n`);
     return files;
   }
