@@ -82,8 +82,6 @@ export class Publisher {
   take(state: ClusterState, report: DirectoryReport): void {
     this.#live = state;
     this.#report = report;
-    for (const problem of report.problems)
-      this.#options.log.warn("object refused", { problem: formatProblem(problem) });
     if (this.#ca) this.#publish("edit");
     this.#first.resolve(state.config.trustDomain);
   }

@@ -2,7 +2,7 @@
 // process is gone.
 import { mkdir, open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import { MeshError, systemCodeOf } from "../sidecar/core/runtime/errors.ts";
 
 /** Start time of a process in clock ticks since boot; tells a process from a later one with the same id. */
 async function startTime(pid: number): Promise<string | undefined> {
@@ -19,7 +19,7 @@ function isRunning(pid: number): boolean {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    return error instanceof Error && "code" in error && error.code === "EPERM";
+    return systemCodeOf(error) === "EPERM";
   }
 }
 
@@ -54,7 +54,7 @@ export async function lockStateDir(stateDir: string): Promise<() => Promise<void
       await file.close();
       return () => rm(path, { force: true });
     } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) {
+      if (systemCodeOf(error) !== "EEXIST") {
         throw new MeshError("bad_config", `cannot write to \`${stateDir}\`; use another \`--state-dir\``, {
           cause: error,
         });

@@ -3,7 +3,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { MeshError, messageOf, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { ClusterState } from "../sources/store.ts";
 import { type FieldChange, fieldDiff, ObjectHasher, parseObject, stateObjects } from "./revision-content.ts";
@@ -333,7 +333,7 @@ export class History {
     try {
       text = await readFile(path, "utf8");
     } catch (error) {
-      if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+      if (systemCodeOf(error) === "ENOENT") return undefined;
       throw new MeshError("io_failed", `cannot read \`${path}\``, { cause: error });
     }
     try {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Delta, Delta__Output } from "../../proto/gen/countersign/mesh/v1/Delta.ts";
 import { messageCodec } from "../../proto/load.ts";
 import { hashBody, resourceKey, tableDigest } from "../../proto/protocol.ts";
-import { messageOf, type Result } from "../core/runtime/errors.ts";
+import { messageOf, type Result, systemCodeOf } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { assembleTable, type DecodedResource, decodeResource } from "./decode.ts";
 import type { SidecarTable } from "./table.ts";
@@ -237,7 +237,7 @@ export class ResourceStore {
     try {
       bytes = await readFile(join(stateDir, FILE_NAME));
     } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) {
+      if (systemCodeOf(error) !== "ENOENT") {
         log.warn("last good table not readable", { error: messageOf(error) });
       }
       return;
