@@ -49,11 +49,8 @@ export function createServerIdentity(
   return { ...made, certificateChainPem: made.certificateChainPem + made.caPem };
 }
 
-/**
- * Issues a certificate together with its key, for those who cannot ask with a request of their own: the control plane
- * itself, and `countersign identity export`. Chain without the root.
- */
-export function createKeyedIdentity(
+/** Issues a certificate together with its key; chain without the root. */
+function createKeyedIdentity(
   ca: CertificateAuthority,
   input: {
     readonly spiffeId: SpiffeId;

@@ -14,7 +14,7 @@ import { MeshError, type Result } from "../core/runtime/errors.ts";
 
 const HANDSHAKE_TIMEOUT_MS = 5_000;
 /** Protocols of the mesh port, best first. */
-export const MESH_ALPN: readonly string[] = ["h2", "http/1.1"];
+const MESH_ALPN: readonly string[] = ["h2", "http/1.1"];
 
 /**
  * Key, chain, bundle and the settings that Node forgets on each `setSecureContext`. Resumption would skip the check of
@@ -86,12 +86,8 @@ export function clientTlsOptions(
   };
 }
 
-/** Compares a server's leaf with the SPIFFE ID that it must have; for `checkServerIdentity`, also that of grpc-js. */
-export function checkExpectedPeer(
-  leafDer: Buffer,
-  expectedSpiffeId: string,
-  nowMs: number,
-): Error | undefined {
+/** Compares a server's leaf with the SPIFFE ID that it must have. */
+function checkExpectedPeer(leafDer: Buffer, expectedSpiffeId: string, nowMs: number): Error | undefined {
   const expected = parseSpiffeId(expectedSpiffeId);
   if (!expected.ok) return new MeshError("protocol_error", `\`${expectedSpiffeId}\` is not a SPIFFE ID`);
   const facts = parseSvid(leafDer);

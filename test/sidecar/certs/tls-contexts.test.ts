@@ -2,11 +2,8 @@ import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import tls from "node:tls";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/globals";
-import { controlPlaneId, createServerIdentity } from "../../../control-plane/ca/server-identity.ts";
-import { fetchPinnedRoot } from "../../../sidecar/certs/root-pin.ts";
 import {
   acceptPeer,
-  checkExpectedPeer,
   clientTlsOptions,
   serverTlsOptions,
   swapServerContext,
@@ -171,49 +168,5 @@ describe("mutual TLS between workloads", () => {
     const others = must(parseTrustBundle(foreign.bundle.json));
     swapServerContext(listening, withBundle(renewed, others));
     expect((await talk({ ...options(client), session: fresh.getSession() }, port)).answer).not.toBe("x");
-  });
-});
-
-describe("first contact", () => {
-  async function controlPlane(): Promise<number> {
-    const identity = createServerIdentity(authority.ca, NOW);
-    const listening = tls.createServer(
-      {
-        key: identity.keyPem,
-        cert: identity.certificateChainPem,
-        minVersion: "TLSv1.3",
-        ALPNProtocols: ["h2"],
-      },
-      (socket) => socket.pipe(socket),
-    );
-    listening.on("tlsClientError", () => undefined);
-    listening.listen(0, "127.0.0.1");
-    await once(listening, "listening");
-    closers.push(() => listening.close());
-    return (listening.address() as AddressInfo).port;
-  }
-  const pin = (port: number, rootSpkiSha256: string) =>
-    fetchPinnedRoot({ host: "127.0.0.1", port, rootSpkiSha256, timeoutMs: 5_000 });
-
-  test("finds the pinned root, with which the control plane then verifies", async () => {
-    const port = await controlPlane();
-    const root = await pin(port, authority.ca.rootSpkiSha256);
-    expect(root).toBe(authority.ca.roots[0]!.toString());
-    const expected = controlPlaneId("lake.example");
-    const verified = await talk(
-      {
-        ca: root,
-        ALPNProtocols: ["h2"],
-        checkServerIdentity: (_host, cert) => checkExpectedPeer(cert.raw, expected, Date.now()),
-      },
-      port,
-    );
-    expect(verified.answer).toBe("x");
-  });
-
-  test("stops at another root, and where nothing listens", async () => {
-    const port = await controlPlane();
-    await expect(pin(port, foreign.ca.rootSpkiSha256)).rejects.toMatchObject({ code: "join_rejected" });
-    await expect(pin(1, authority.ca.rootSpkiSha256)).rejects.toMatchObject({ code: "io_failed" });
   });
 });
