@@ -8,7 +8,6 @@ export const WORKLOAD_IDENTITY_TOKEN = "workload-identity-token";
 export const WORKLOAD_PROOF_TOKEN = "workload-proof-token";
 export const TXN_TOKEN = "txn-token";
 export const COUNTERSIGN_PORT = "countersign-port";
-export const X_MESH_CALLER = "x-mesh-caller";
 
 export const WORKLOAD_CLAIM = "countersign.dev/wl";
 export const HOP_CLAIM = "countersign.dev/hop";
