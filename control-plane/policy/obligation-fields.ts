@@ -89,7 +89,7 @@ function readSchedule(fields: FieldReader): Schedule {
 }
 
 /** Says what is wrong with a network: `address/bits` in IPv4 or IPv6. */
-export function checkCidr(text: string): string | undefined {
+function checkCidr(text: string): string | undefined {
   const [address = "", bits = ""] = text.split("/");
   const width = /^\d{1,3}$/.test(bits) ? Number(bits) : -1;
   if (!address.includes(":")) {

@@ -37,6 +37,19 @@ function keyIn(map: MapName, accepted: Accepted): string {
   return namespace === undefined ? name : `${namespace}/${name}`;
 }
 
+/** Sorted by key, so that the same objects give the same state whatever files they are in; the usual edit needs no sorting. */
+function inOrder(
+  previous: ReadonlyMap<string, unknown>,
+  map: ReadonlyMap<string, unknown>,
+): Map<string, unknown> {
+  let sameKeys = previous.size === map.size;
+  for (const key of map.keys()) if (sameKeys && !previous.has(key)) sameKeys = false;
+  if (!sameKeys) return new Map([...map].sort(([a], [b]) => (a < b ? -1 : 1)));
+  const next = new Map(previous);
+  for (const [key, value] of map) next.set(key, value);
+  return next;
+}
+
 /**
  * The next state.
  *
@@ -55,11 +68,7 @@ export function buildClusterState(
     if (typed.kind === "MeshConfig") config = typed.value;
     else maps.get(MAP_OF[typed.kind])?.set(keyIn(MAP_OF[typed.kind], object), typed.value);
   }
-  // Sorted, so that the same objects give the same state whatever files they are in.
-  const sorted = [...maps].map(([name, map]) => [
-    name,
-    new Map([...map].sort(([a], [b]) => (a < b ? -1 : 1))),
-  ]);
+  const sorted = [...maps].map(([name, map]) => [name, inOrder(previous[name], map)]);
   // Holds because `MAP_OF` puts every kind into the map of its type.
   const rebuilt = Object.fromEntries(sorted) as Partial<ClusterState>;
   return { ...previous, ...rebuilt, revision: previous.revision + 1, config };

@@ -2,6 +2,7 @@
 // publish. It never writes into the directory.
 import { type FSWatcher, statSync, watch } from "node:fs";
 import { dirname, join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
@@ -50,6 +51,7 @@ const MAX_WAIT_MS = 2000;
 /** Without events the files' times are looked at this often, or less often where looking is expensive. */
 const POLL_MS = 2000;
 const POLL_SHARE = 50;
+const SLICE_MS = 20;
 /** Problems logged per report; the report has them all. */
 const MAX_LOGGED = 50;
 /** Directories beyond these are polled only. */
@@ -250,9 +252,9 @@ class Source {
   }
 
   /** Reads, reconciles and publishes. @returns when (milliseconds from now) another reading is due, if one is. */
-  update(tree: TreeReading): number | undefined {
+  async update(tree: TreeReading): Promise<number | undefined> {
     const { clock, schemas, log, onState } = this.#options;
-    const reading = this.#reader.readAll(tree.files);
+    const reading = await inSlices(this.#reader.steps(tree.files), clock);
     const unreadable = JSON.stringify([tree.unreadable, tree.problems, tree.notices]);
     const soon = reading.stable ? undefined : QUIET_MS;
     if (
@@ -304,6 +306,18 @@ class Source {
   }
 }
 
+/** Runs `steps` to its end and lets the event loop turn every 20 ms: ten thousand new policies take seconds to parse. */
+async function inSlices<T>(steps: Generator<void, T>, clock: Clock): Promise<T> {
+  let sinceMs = clock.monotonicMs();
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+    if (clock.monotonicMs() - sinceMs < SLICE_MS) continue;
+    await setImmediate();
+    sinceMs = clock.monotonicMs();
+  }
+}
+
 function toRecord(accepted: Accepted): Parameters<AcceptedStore["write"]>[0][number] {
   const { key, file, digest, acceptedAtMs, raw, valid } = accepted;
   return { key, file, digest, generation: valid.generation, acceptedAtMs, object: raw };
@@ -334,7 +348,7 @@ export async function runDirectorySource(
       const again = watches.follow(tree.directories.length > 0 ? tree.directories : [dir])
         ? QUIET_MS
         : undefined;
-      const dueMs = source.update(tree) ?? again;
+      const dueMs = (await source.update(tree)) ?? again;
       const fired = await wakeup.wait(clock, dueMs ?? Math.max(POLL_MS, listMs * POLL_SHARE), signal);
       if (fired) await quiet(clock, wakeup, signal);
     }

@@ -8,9 +8,15 @@ import type { Candidate, DocumentReading, FileReading } from "./reconcile.ts";
 import { KINDS, type SchemaSet } from "./schema.ts";
 import { lineOfField, parseYamlText, splitDocuments, type YamlProblem } from "./yaml-files.ts";
 
-export const MAX_OBJECTS = 50_000;
+const MAX_OBJECTS = 50_000;
 /** A file that was written this shortly before it was read may be written again without a newer time stamp. */
 const RACY_MS = 100;
+
+interface Reading {
+  readonly files: readonly FileReading[];
+  readonly changed: boolean;
+  readonly stable: boolean;
+}
 
 type ParsedDocument =
   | { readonly ok: true; readonly candidates: readonly Candidate[] }
@@ -68,11 +74,16 @@ export class FileReader {
    * @returns `changed`: whether anything differs from the last call; `stable`: false when a file changed or went away
    *   while it was read, so that the caller should read again shortly.
    */
-  readAll(entries: readonly FileEntry[]): {
-    files: readonly FileReading[];
-    changed: boolean;
-    stable: boolean;
-  } {
+  readAll(entries: readonly FileEntry[]): Reading {
+    const steps = this.steps(entries);
+    for (;;) {
+      const step = steps.next();
+      if (step.done) return step.value;
+    }
+  }
+
+  /** The same in steps of one file, so that a long reading can let others work in between. */
+  *steps(entries: readonly FileEntry[]): Generator<void, Reading> {
     const next = new Map<string, CachedFile>();
     const documents = new Map<string, ParsedDocument>();
     let changed = entries.length !== this.#files.size;
@@ -80,6 +91,7 @@ export class FileReader {
     let objects = 0;
     for (const entry of entries) {
       const before = this.#files.get(entry.path);
+      if (!this.#isFresh(before, entry)) yield;
       const result = this.#isFresh(before, entry)
         ? { cached: before, stable: true }
         : this.#readFile(entry, before, documents);

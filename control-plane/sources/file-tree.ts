@@ -4,8 +4,8 @@ import { join, sep } from "node:path";
 import { messageOf, type Result } from "../../sidecar/core/runtime/errors.ts";
 import type { FieldProblem } from "./field-problem.ts";
 
-export const MAX_FILE_BYTES = 1024 * 1024;
-export const MAX_FILES = 10_000;
+const MAX_FILE_BYTES = 1024 * 1024;
+const MAX_FILES = 10_000;
 const MAX_DIRECTORY_DEPTH = 16;
 
 export interface FileEntry {
@@ -131,7 +131,7 @@ function addFile(walk: Walk, isLink: boolean, path: string, absolute: string): v
   });
 }
 
-export interface FileText {
+interface FileText {
   readonly text: string;
   /** false: the file changed while it was read, so it should be read again. */
   readonly stable: boolean;

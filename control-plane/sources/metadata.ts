@@ -23,7 +23,7 @@ const DNS_NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?
 const LABEL_NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
 /** Whether `key` is a label key: a name, optionally after a DNS prefix and `/`. */
-export function isLabelKey(key: string): boolean {
+function isLabelKey(key: string): boolean {
   const slash = key.indexOf("/");
   if (slash < 0) return LABEL_NAME.test(key);
   return slash <= 253 && DNS_NAME.test(key.slice(0, slash)) && LABEL_NAME.test(key.slice(slash + 1));
@@ -32,7 +32,7 @@ export function isLabelKey(key: string): boolean {
 const isDnsName = (name: unknown): name is string =>
   typeof name === "string" && name.length <= 253 && DNS_NAME.test(name);
 
-export interface ObjectMeta {
+interface ObjectMeta {
   readonly name: string;
   readonly namespace: string | undefined;
   readonly labels: ReadonlyMap<string, string>;

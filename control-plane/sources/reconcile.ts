@@ -81,7 +81,7 @@ interface Claim {
 
 const STAYS = "the version accepted before stays in force";
 
-export function isDeny(object: TypedObject): boolean {
+function isDeny(object: TypedObject): boolean {
   return (
     (object.kind === "AccessPolicy" || object.kind === "ClusterAccessPolicy") &&
     object.value.action === "Deny"
