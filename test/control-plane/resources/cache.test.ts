@@ -1,0 +1,165 @@
+import { describe, expect, test } from "@jest/globals";
+import fc from "fast-check";
+import { ResourceCache } from "../../../control-plane/resources/cache.ts";
+import type { ClusterState, Workload } from "../../../control-plane/sources/store.ts";
+import type { WorkloadProgram } from "../../../sidecar/core/policy/rule.ts";
+import { BUNDLE_JSON, CONFIG, clusterState, program, workload } from "../../fakes/resources.ts";
+
+interface World {
+  state: ClusterState;
+  programs: ReadonlyMap<string, WorkloadProgram>;
+  callees: ReadonlyMap<string, ReadonlySet<string>>;
+  packs: ReadonlyMap<string, string>;
+}
+const id = (one: Workload): string => `${one.namespace}/${one.name}`;
+const three = [workload("a"), workload("b"), workload("c")];
+
+function world(workloads: readonly Workload[], callees: Record<string, string[]> = {}): World {
+  return {
+    state: clusterState(workloads),
+    programs: new Map(workloads.map((one) => [id(one), program(one)])),
+    callees: new Map(Object.entries(callees).map(([from, to]) => [from, new Set(to)])),
+    packs: new Map([
+      ["pack", "# pack"],
+      ["mlflow", "# mlflow"],
+    ]),
+  };
+}
+const update = (
+  cache: ResourceCache,
+  { state, programs, callees, packs }: World,
+  trustBundle = BUNDLE_JSON,
+) => cache.update({ compiled: { state, programs, callees }, packs, trustBundle, cluster: "local" });
+const keys = (cache: ResourceCache, of: string): string[] =>
+  [...(cache.table(of)?.resources.keys() ?? [])].sort();
+
+describe("resource cache", () => {
+  test("gives each workload what policy lets it need, and nothing else", () => {
+    const cache = new ResourceCache();
+    update(cache, world(three, { "ns/a": ["ns/b"] }));
+    expect(keys(cache, "ns/a")).toEqual([
+      "endpoints/ns/b",
+      "operation-pack/pack",
+      "service/ns/b",
+      "settings/strict.trace",
+      "trust-bundle/test.example",
+      "workload-program/ns/a",
+    ]);
+    expect(keys(cache, "ns/c")).toEqual([
+      "operation-pack/pack",
+      "settings/strict.trace",
+      "trust-bundle/test.example",
+      "workload-program/ns/c",
+    ]);
+    // Shared, not copied.
+    expect(cache.table("ns/a")?.resources.get("settings/strict.trace")).toBe(
+      cache.table("ns/c")?.resources.get("settings/strict.trace"),
+    );
+  });
+
+  test("a change touches only those it affects, and encodes only what changed", () => {
+    const cache = new ResourceCache();
+    const first = world(three, { "ns/a": ["ns/b"] });
+    expect([...update(cache, first).changed]).toEqual(["ns/a", "ns/b", "ns/c"]);
+    const before = cache.table("ns/a");
+    const edited = {
+      ...first,
+      programs: new Map(first.programs).set("ns/b", { ...program(three[1]!), maxHops: 3 }),
+    };
+    expect([...update(cache, edited).changed]).toEqual(["ns/b"]);
+    expect(cache.table("ns/a")).toBe(before);
+    const moved = { ...three[1]!, addresses: ["127.0.0.2"] };
+    const shifted = { ...edited, state: clusterState([three[0]!, moved, three[2]!]) };
+    expect([...update(cache, shifted).changed]).toEqual(["ns/a"]);
+    expect(cache.table("ns/a")?.resources.get("workload-program/ns/a")).toBe(
+      before?.resources.get("workload-program/ns/a"),
+    );
+    expect(cache.tableByDigest("ns/a", before?.digest ?? "")).toBe(before);
+    expect(update(cache, { ...shifted, callees: new Map([["ns/a", new Set(["ns/b"])]]) }).changed.size).toBe(
+      0,
+    );
+    expect([...update(cache, { ...shifted, callees: new Map() }).changed]).toEqual(["ns/a"]);
+  });
+
+  test("settings follow the namespace and the configuration", () => {
+    const cache = new ResourceCache();
+    const first = world(three);
+    update(cache, first);
+    const selector = { matchLabels: new Map([["stage", "migration"]]) };
+    const config = {
+      ...CONFIG,
+      namespaces: [{ selector, names: undefined, mtls: "Permissive" as const, defaultAction: undefined }],
+    };
+    const labelled = {
+      ...first,
+      state: { ...first.state, config, namespaces: new Map([["ns", new Map([["stage", "migration"]])]]) },
+    };
+    expect(update(cache, labelled).changed.size).toBe(3);
+    expect(keys(cache, "ns/a")).toContain("settings/permissive.trace");
+    expect(
+      update(cache, {
+        ...labelled,
+        state: { ...labelled.state, config: { ...config, explainDenials: true } },
+      }).changed.size,
+    ).toBe(3);
+  });
+
+  test("incremental equals from scratch, whatever changes", () => {
+    const names = ["a", "b", "c", "d", "e"];
+    const anyWorkload = fc.record({
+      name: fc.constantFrom(...names),
+      port: fc.constantFrom(80, 8080),
+      service: fc.constantFrom("s", "t", undefined),
+      pack: fc.constantFrom("pack", "mlflow", "none"),
+    });
+    const anyWorld = fc.record({
+      workloads: fc.uniqueArray(anyWorkload, { selector: ({ name }) => name, maxLength: 5 }),
+      calls: fc.uniqueArray(fc.tuple(fc.constantFrom(...names), fc.constantFrom(...names)), {
+        selector: String,
+        maxLength: 8,
+      }),
+      hops: fc.constantFrom(3, 5),
+    });
+    const known = new Map<string, Workload>();
+    // Equal content is the same object, as from a real source.
+    const build = ({
+      workloads,
+      calls,
+      hops,
+    }: {
+      workloads: { name: string; port: number; service: string | undefined; pack: string }[];
+      calls: [string, string][];
+      hops: number;
+    }): World => {
+      const made = workloads.map(({ name, port, service, pack }) => {
+        const key = JSON.stringify([name, port, service, pack]);
+        const one =
+          known.get(key) ??
+          workload(name, "ns", { service, ports: [{ port, protocol: "http", packs: [pack] }] });
+        known.set(key, one);
+        return one;
+      });
+      const callees: Record<string, string[]> = {};
+      for (const [from, to] of calls) (callees[`ns/${from}`] ??= []).push(`ns/${to}`);
+      const built = world(made, callees);
+      return { ...built, state: { ...built.state, config: { ...CONFIG, maxHops: hops } } };
+    };
+    fc.assert(
+      fc.property(fc.array(anyWorld, { minLength: 2, maxLength: 5 }), (steps) => {
+        const cache = new ResourceCache();
+        const digests = new Map<string, string | undefined>();
+        for (const step of steps.map((one) => build(one))) {
+          const { changed } = update(cache, step);
+          const fresh = new ResourceCache();
+          update(fresh, step);
+          for (const name of names) {
+            expect(cache.table(`ns/${name}`)?.digest).toBe(fresh.table(`ns/${name}`)?.digest);
+            expect(changed.has(`ns/${name}`)).toBe(cache.table(`ns/${name}`)?.digest !== digests.get(name));
+            digests.set(name, cache.table(`ns/${name}`)?.digest);
+          }
+        }
+      }),
+      { numRuns: 200 },
+    );
+  });
+});
