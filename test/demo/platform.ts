@@ -241,7 +241,7 @@ export async function startPlatform(
           ],
           ...["--audit-file", join(sidecarDir, "audit.jsonl"), "--log-level", "warn"],
         ];
-        if (workload.role === "client") args.push("--outbound-proxy", `127.0.0.1:${portOf(index, 1)}`);
+        args.push("--outbound-proxy", workload.role === "client" ? `127.0.0.1:${portOf(index, 1)}` : "none");
         const app = apps.get(workload.name);
         if (app) {
           const { port } = JSON.parse(await app.nextLine()) as { port: number };
