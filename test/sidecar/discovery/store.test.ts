@@ -19,7 +19,9 @@ import { sampleResources } from "../../fakes/resources.ts";
 
 const codec = messageCodec<object, ControlPlaneMessage__Output>("countersign.mesh.v1.ControlPlaneMessage");
 const dirs: string[] = [];
-afterAll(() => dirs.forEach((dir) => rmSync(dir, { recursive: true })));
+afterAll(() => {
+  for (const dir of dirs) rmSync(dir, { recursive: true });
+});
 function tempDir(): string {
   const dir = mkdtempSync(join(tmpdir(), "cs-store-"));
   dirs.push(dir);

@@ -1,0 +1,42 @@
+import { describe, expect, test } from "@jest/globals";
+import { parseControlPlaneConfig } from "../../control-plane/config.ts";
+
+const base = ["--config-dir", "/c", "--state-dir=/s"];
+
+describe("parseControlPlaneConfig", () => {
+  test("defaults to the documented ports on loopback", () => {
+    expect(parseControlPlaneConfig(base)).toMatchObject({
+      ok: true,
+      value: {
+        configDir: "/c",
+        stateDir: "/s",
+        listen: "127.0.0.1",
+        ports: { bootstrap: 16011, discovery: 16012, metrics: 16014 },
+      },
+    });
+  });
+
+  test.each([
+    [["--port-base", "17000"], { bootstrap: 17011, discovery: 17012, metrics: 17014 }],
+    [["--port-base", "0"], { bootstrap: 0, discovery: 0, metrics: 0 }],
+    [["--port-base=0", "--metrics-port", "9"], { bootstrap: 0, discovery: 0, metrics: 9 }],
+  ])("%j chooses ports", (extra, ports) => {
+    expect(parseControlPlaneConfig([...base, ...extra])).toMatchObject({ value: { ports } });
+  });
+
+  test.each([
+    [["--state-dir", "/s"], "`--config-dir` is missing"],
+    [["--config-dir", "/c"], "`--state-dir` is missing"],
+    [[...base, "--prot-base", "1"], "unknown argument `--prot-base`"],
+    [[...base, "--port-base", "99999"], "expected 0 to 65535"],
+    [[...base, "--port-base"], "needs a value"],
+    [[...base, "--cluster", "a", "--cluster", "b"], "given twice"],
+    [[...base, "--heartbeat-ms", "1"], "expected 100"],
+    [["file.yaml"], "unknown argument"],
+  ])("%j is refused", (args, message) => {
+    expect(parseControlPlaneConfig(args)).toMatchObject({
+      ok: false,
+      error: expect.stringContaining(message),
+    });
+  });
+});
