@@ -6,11 +6,13 @@ import { type CelCompiler, type CelVariables, celVariables } from "./condition.t
 import {
   type CompiledRule,
   compileRule,
+  ERROR,
   FALSE,
   isExempt,
   type MatchContext,
   matchRule,
   TRUE,
+  type Tri,
   type View,
 } from "./match.ts";
 import type { Reason } from "./reason.ts";
@@ -19,6 +21,7 @@ import {
   type AuditSetting,
   type IdentityHeader,
   type Obligations,
+  type PolicyRule,
   type ProgramPolicy,
   type WorkloadProgram,
 } from "./rule.ts";
@@ -72,6 +75,20 @@ export interface RuleEntry {
   readonly audit: AuditSetting | undefined;
   /** The decision when this rule alone decides. */
   readonly decision: Decision;
+  readonly ports: readonly number[] | undefined;
+  /** Its policy has no other rule. */
+  readonly alone: boolean;
+  /**
+   * Most rules name one caller or role and one operation. Those are matched on these fields of their own instead of
+   * `match`: one object to fetch instead of a dozen, which is most of the cost at 10 000 policies.
+   */
+  readonly quick: boolean;
+  readonly foreign: boolean;
+  readonly kind: string | undefined;
+  readonly callerName: string | undefined;
+  readonly namespace: string | undefined;
+  readonly role: string | undefined;
+  readonly op: string | undefined;
 }
 
 export interface PolicyEntry {
@@ -104,13 +121,14 @@ export function createProgram(
 ): Result<CompiledProgram, string> {
   const context: MatchContext = { zones: new Map(), trustDomain: program.trustDomain, cel: deps.cel };
   const policies: PolicyEntry[] = [];
+  const strings = new Map<string, string>();
   let index = 0;
   for (const source of program.policies) {
     const policy: PolicyEntry = { source, rules: [] };
     for (const rule of source.rules) {
       const compiled = compileRule(rule, source.action, context);
       if (!compiled.ok) return { ok: false, error: `policy \`${source.id}\`, ${compiled.error}` };
-      policy.rules.push(createRule(policy, rule.name, index, compiled.value, rule.with));
+      policy.rules.push(createRule(policy, rule, index, compiled.value, strings));
       index += 1;
     }
     policies.push(policy);
@@ -135,13 +153,79 @@ export function needsResource(program: CompiledProgram, operation: Operation): b
   return program.engine.needsResource(operation);
 }
 
+interface QuickMatch {
+  readonly kind: string | undefined;
+  readonly callerName: string | undefined;
+  readonly namespace: string | undefined;
+  readonly role: string | undefined;
+  readonly op: string | undefined;
+}
+
+/** The single value of a field; `null` when the field says more than one exact value can. */
+function single(values: readonly string[] | undefined): string | undefined | null {
+  if (values === undefined) return undefined;
+  const [value] = values;
+  return values.length !== 1 || value === undefined || value.endsWith("*") ? null : value;
+}
+
+/** The whole of `from ∧ operations ∧ when` as five strings, where it is no more than that. */
+function quickMatch(rule: PolicyRule): QuickMatch | undefined {
+  const [clause, ...moreClauses] = rule.from ?? [];
+  const [operation, ...moreOperations] = rule.operations ?? [];
+  if (clause === undefined || operation === undefined || moreClauses.length + moreOperations.length > 0)
+    return undefined;
+  if (rule.when !== undefined || clause.any === true || clause.via !== undefined) return undefined;
+  const { workload, user } = clause;
+  if (
+    workload?.serviceAccounts ??
+    workload?.trustDomains ??
+    workload?.spiffeIds ??
+    user?.ids ??
+    user?.idps ??
+    user?.types
+  )
+    return undefined;
+  if (user !== undefined && (user.presence !== "Required" || user.roles === undefined)) return undefined;
+  const { any, op, access, resources, http, grpc, mcp } = operation;
+  if (any === true || op === undefined || (access ?? resources ?? http ?? grpc ?? mcp) !== undefined)
+    return undefined;
+  const kind = single(workload?.kinds);
+  const callerName = single(workload?.names);
+  const namespace = single(workload?.namespaces);
+  const role = user?.roles?.length === 1 ? user.roles[0] : user === undefined ? undefined : null;
+  if (kind === null || callerName === null || namespace === null || role === null) return undefined;
+  return { kind, callerName, namespace, role, op };
+}
+
+function matchQuick(rule: RuleEntry, call: Call, view: View): Tri {
+  const { caller, user } = call;
+  if (!caller.authenticated || (!caller.local && !rule.foreign)) return FALSE;
+  if (rule.callerName !== undefined && rule.callerName !== caller.name) return FALSE;
+  if (rule.kind !== undefined && rule.kind !== caller.kind) return FALSE;
+  if (rule.namespace !== undefined && rule.namespace !== caller.namespace) return FALSE;
+  if (rule.role !== undefined && (user === undefined || !user.roles.includes(rule.role))) return FALSE;
+  const { operation } = view;
+  if (operation.kind === "undetermined") return ERROR;
+  if (operation.kind === "unknown" || rule.op === undefined) return FALSE;
+  return rule.op === operation.name || coversOperation(rule.op, operation.name) ? TRUE : FALSE;
+}
+
+/** @param strings one object per text, so that equal texts of 10 000 policies lie in one place. */
 function createRule(
   policy: PolicyEntry,
-  name: string,
+  rule: PolicyRule,
   index: number,
   match: CompiledRule,
-  demands: Obligations | undefined,
+  strings: Map<string, string>,
 ): RuleEntry {
+  const { name, with: demands } = rule;
+  const shared = (text: string | undefined): string | undefined => {
+    if (text === undefined) return undefined;
+    const known = strings.get(text);
+    if (known === undefined) strings.set(text, text);
+    return known ?? text;
+  };
+  const quick = quickMatch(rule);
   const { source } = policy;
   const winner: WinningRule = {
     policy: source.id,
@@ -163,7 +247,24 @@ function createRule(
     identityHeaders: demands?.identity?.forward ?? [],
     would: undefined,
   };
-  return { policy, name, index, match, winner, audit: demands?.audit, decision };
+  return {
+    policy,
+    name,
+    index,
+    match,
+    winner,
+    audit: demands?.audit,
+    decision,
+    ports: source.ports,
+    alone: source.rules.length === 1,
+    quick: quick !== undefined,
+    foreign: source.action !== "Allow",
+    kind: shared(quick?.kind),
+    callerName: shared(quick?.callerName),
+    namespace: shared(quick?.namespace),
+    role: shared(quick?.role),
+    op: shared(quick?.op),
+  };
 }
 
 const plain = (allowed: boolean, reason: Reason): Decision => ({
@@ -249,23 +350,19 @@ class RuleSet extends IndexWalk<RuleEntry> {
     return this.#all;
   }
 
-  protected visit(item: RuleEntry, rank: number, call: Call, view: View): void {
-    const { ports } = item.policy.source;
-    if (ports !== undefined && !ports.includes(call.port)) return;
-    const value = matchRule(item.match, call, view, this.#variables);
+  protected visit(item: RuleEntry, call: Call, view: View): void {
+    if (item.ports !== undefined && !item.ports.includes(call.port)) return;
+    const value = item.quick
+      ? matchQuick(item, call, view)
+      : matchRule(item.match, call, view, this.#variables);
     if (value === FALSE) return;
     if (this.#kind === "deny") {
       if (isExempt(item.match, call)) return;
       this.#found = item;
-      this.limit = rank;
+      this.limit = item.index;
       return;
     }
-    const winner =
-      item.policy.rules.length === 1
-        ? value === TRUE
-          ? item
-          : undefined
-        : this.#firstOf(item.policy, call, view);
+    const winner = item.alone ? (value === TRUE ? item : undefined) : this.#firstOf(item.policy, call, view);
     if (winner === undefined) return;
     if (this.#kind === "every") {
       if (!this.#all.includes(winner)) this.#all.push(winner);
