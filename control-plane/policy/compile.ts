@@ -76,6 +76,8 @@ interface Basis {
   /** Entries in force per workload or external service, in reported order. */
   readonly selecting: ReadonlyMap<string, readonly Entry[]>;
   readonly callers: ReadonlyMap<string, Callers>;
+  /** Workloads on which nothing is ever allowed. */
+  readonly closed: ReadonlySet<string>;
 }
 
 /**
@@ -170,7 +172,17 @@ function compileAll(
     }
   }
   for (const list of selecting.values()) list.sort(compareEntries);
-  const basis: Basis = { packs, options, context, index, derived, entries, selecting, callers: new Map() };
+  const basis: Basis = {
+    packs,
+    options,
+    context,
+    index,
+    derived,
+    entries,
+    selecting,
+    callers: new Map(),
+    closed: closedTargets(entries),
+  };
   return assemble(state, basis, previous, undefined, undefined);
 }
 
@@ -216,9 +228,11 @@ function compileChanged(previous: Compiled, state: ClusterState): Compiled {
       : contextOf(state, basis.packs, basis.options, previous);
   const rolesChanged = context !== basis.context && !sameSet(context.roles, basis.context.roles);
   if (rolesChanged) return compileAll(state, basis.packs, basis.options, previous);
+  const moved = [...changed.values()].some(({ before, after }) => closes(before) || closes(after));
+  const closed = moved ? closedTargets(entries) : basis.closed;
   return assemble(
     state,
-    { ...basis, context, derived, entries, selecting },
+    { ...basis, context, derived, entries, selecting, closed },
     previous,
     affected,
     new Set(changed.keys()),
@@ -506,16 +520,19 @@ function calleesOf(
   return copied.size === 0 ? previous.callees : out;
 }
 
+/** Whether nothing is ever allowed where this entry is in force. */
+function closes(entry: Entry | undefined): boolean {
+  if (entry === undefined) return false;
+  const { policy } = entry.source;
+  if (entry.rules === DENY_ALL) return policy.targets?.some((target) => target.ports !== undefined) !== true;
+  return isUnconditionalDeny(policy);
+}
+
 /** Workloads on which nothing is ever allowed. */
-function closedTargets(basis: Basis): ReadonlySet<string> {
+function closedTargets(entries: ReadonlyMap<string, Entry>): ReadonlySet<string> {
   const out = new Set<string>();
-  for (const entry of basis.entries.values()) {
-    const closed =
-      entry.rules === DENY_ALL
-        ? entry.source.policy.targets?.every((target) => target.ports === undefined) !== false
-        : isUnconditionalDeny(entry.source.policy);
-    if (closed) for (const target of entry.targets.keys()) out.add(target);
-  }
+  for (const entry of entries.values())
+    if (closes(entry)) for (const target of entry.targets.keys()) out.add(target);
   return out;
 }
 
@@ -525,10 +542,13 @@ function reportsOf(
   previous: Compiled | undefined,
   changed: ReadonlySet<string> | undefined,
 ): ReadonlyMap<string, PolicyReport> {
-  const closed = closedTargets(basis);
-  const before = previous === undefined ? undefined : closedTargets(previous.basis);
+  const { closed } = basis;
+  const before = previous?.basis.closed;
   const incremental =
-    changed !== undefined && previous !== undefined && before !== undefined && sameSet(closed, before);
+    changed !== undefined &&
+    previous !== undefined &&
+    before !== undefined &&
+    (closed === before || sameSet(closed, before));
   const out = new Map<string, PolicyReport>(incremental ? previous.policies : []);
   for (const key of incremental ? changed : state.policies.keys()) {
     const entry = basis.entries.get(key);
