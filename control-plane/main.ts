@@ -255,7 +255,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   const ports: ControlPlanePorts = {
     bootstrap: bootstrap.port,
     discovery: discovery.port,
-    metrics: metricsServer.port,
+    metrics: metricsServer.port ?? 0,
   };
   await writePrivateFile(
     join(stateDir, "ports.json"),

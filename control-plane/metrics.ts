@@ -1,8 +1,7 @@
 // Metrics of the control-plane process, and its health page: /metrics, /livez, /readyz on port 16014.
-import { createServer, type Server } from "node:http";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import { type StatusServer, startStatusServer, textPage } from "../sidecar/core/runtime/metrics-server.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ProxyStatus } from "./discovery/server.ts";
 
@@ -138,68 +137,18 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
   };
 }
 
-export interface MetricsServer {
-  readonly port: number;
-  close(): Promise<void>;
-}
-
-/** Opens the port. @throws MeshError `bad_config` when it is taken. */
-export async function createMetricsServer(
+/** Opens the port for /metrics, /livez and /readyz. @throws MeshError `io_failed` when it is taken. */
+export function createMetricsServer(
   host: string,
   port: number,
   registry: Registry,
   isReady: () => boolean,
-): Promise<MetricsServer> {
-  const server: Server = createServer(
-    { requestTimeout: 10_000, headersTimeout: 5_000, maxHeaderSize: 8_192 },
-    (request, response) => {
-      const answer = (status: number, type: string, body: string): void => {
-        response
-          .writeHead(status, { "content-type": type, "cache-control": "no-store" })
-          .end(request.method === "HEAD" ? "" : body);
-      };
-      if (request.method !== "GET" && request.method !== "HEAD")
-        return answer(405, "text/plain", "only GET\n");
-      const path = (request.url ?? "").split("?")[0];
-      if (path === "/livez") return answer(200, "text/plain", "ok\n");
-      if (path === "/readyz")
-        return isReady()
-          ? answer(200, "text/plain", "ok\n")
-          : answer(503, "text/plain", "no configuration yet\n");
-      if (path !== "/metrics") return answer(404, "text/plain", "try /metrics, /livez or /readyz\n");
-      registry.metrics().then(
-        (text) => answer(200, registry.contentType, text),
-        () => answer(500, "text/plain", "metrics cannot be collected\n"),
-      );
-    },
-  );
-  server.maxConnections = 64;
-  await listen(server, { host, port }, `${host}:${port}`);
-  const address = server.address();
-  return {
-    port: typeof address === "object" && address !== null ? address.port : port,
-    close: () => closeHttp(server),
-  };
-}
-
-/** Waits until a server listens. @throws MeshError `bad_config`. */
-export function listen(
-  server: Server,
-  where: { host: string; port: number } | { path: string },
-  name: string,
-): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (cause) =>
-      reject(new MeshError("bad_config", `cannot listen on \`${name}\`: ${cause.message}`, { cause })),
-    );
-    server.listen(where, () => resolve());
-  });
-}
-
-/** Closes a server and the connections that are open. */
-export function closeHttp(server: Server): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve());
-    server.closeAllConnections();
+): Promise<StatusServer> {
+  return startStatusServer({ kind: "tcp", host, port }, async (path) => {
+    if (path === "/livez") return textPage(200, "ok\n");
+    if (path === "/readyz") return isReady() ? textPage(200, "ok\n") : textPage(503, "stopping\n");
+    if (path === "/metrics")
+      return { status: 200, contentType: registry.contentType, body: await registry.metrics() };
+    return undefined;
   });
 }

@@ -55,3 +55,19 @@ export function controlPlaneSpiffeId(trustDomain: string): string {
 
 /** Server name that clients send (SNI) to the control plane; certificates are checked by SPIFFE ID instead. */
 export const CONTROL_PLANE_SERVER_NAME = "control-plane.countersign.internal";
+
+function varint(value: number): Buffer {
+  const bytes: number[] = [];
+  let rest = value;
+  while (rest > 127) {
+    bytes.push((rest % 128) + 128);
+    rest = Math.floor(rest / 128);
+  }
+  bytes.push(rest);
+  return Buffer.from(bytes);
+}
+
+/** A length-delimited protobuf field (wire type 2). Joining such fields joins messages. */
+export function lengthDelimited(field: number, content: Buffer): Buffer {
+  return Buffer.concat([varint(field * 8 + 2), varint(content.length), content]);
+}

@@ -1,8 +1,8 @@
 // Bytes of a delta: chunks joined from resources that were encoded once. PURE.
 import type { Delta } from "../../proto/gen/countersign/mesh/v1/Delta.ts";
 import { messageCodec } from "../../proto/load.ts";
-import { MAX_CHUNK_BYTES } from "../../proto/protocol.ts";
-import { lengthDelimited, type TableDelta } from "../resources/build.ts";
+import { lengthDelimited, MAX_CHUNK_BYTES } from "../../proto/protocol.ts";
+import type { TableDelta } from "./delta.ts";
 
 export interface DeltaHead {
   readonly nonce: number;

@@ -1,6 +1,6 @@
 // The discovery port: gRPC over mutual TLS. Owns the streams; what to say on one is decided by its session.
 import type { ServerDuplexStream, UntypedServiceImplementation } from "@grpc/grpc-js";
-import { Server, type ServiceDefinition } from "@grpc/grpc-js";
+import { Server, type ServiceDefinition, status } from "@grpc/grpc-js";
 import type { CertificateRequest__Output } from "../../proto/gen/countersign/mesh/v1/CertificateRequest.ts";
 import type { ControlPlaneMessage } from "../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";
 import type { Identity } from "../../proto/gen/countersign/mesh/v1/Identity.ts";
@@ -158,6 +158,8 @@ class Discovery {
   }
 
   accept(call: Call): void {
+    // Errors come before the stream has an owner, too; unheard they would end the process.
+    call.on("error", () => {});
     const opened = this.#open(call);
     if (!opened.ok) {
       this.#options.log.warn("sidecar refused", { reason: opened.error });
@@ -338,7 +340,8 @@ class Discovery {
 
   #cut(stream: Stream): void {
     this.#remove(stream);
-    stream.call.destroy();
+    // Ends the call as soon as the transport takes anything; if it never does, keepalive ends the connection.
+    stream.call.emit("error", { code: status.UNAVAILABLE, details: "the sidecar does not read" });
   }
 
   #remove(stream: Stream): void {

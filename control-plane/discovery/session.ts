@@ -6,8 +6,9 @@ import type { Hello__Output } from "../../proto/gen/countersign/mesh/v1/Hello.ts
 import type { Nack__Output } from "../../proto/gen/countersign/mesh/v1/Nack.ts";
 import type { SidecarMessage__Output } from "../../proto/gen/countersign/mesh/v1/SidecarMessage.ts";
 import { PROTOCOL_VERSION } from "../../proto/protocol.ts";
-import type { TableDelta, WorkloadTable } from "../resources/build.ts";
-import { tableDelta } from "../resources/build.ts";
+import type { WorkloadTable } from "../resources/build.ts";
+import type { TableDelta } from "./delta.ts";
+import { tableDelta } from "./delta.ts";
 
 /** Why the control plane ends a stream; `code` of a Refused. */
 export type RefusalCode =

@@ -3,7 +3,13 @@
 import type { Service } from "../../proto/gen/countersign/mesh/v1/Service.ts";
 import type { Settings } from "../../proto/gen/countersign/mesh/v1/Settings.ts";
 import { messageCodec } from "../../proto/load.ts";
-import { hashBody, type ResourceType, resourceKey, tableDigest } from "../../proto/protocol.ts";
+import {
+  hashBody,
+  lengthDelimited,
+  type ResourceType,
+  resourceKey,
+  tableDigest,
+} from "../../proto/protocol.ts";
 import { formatSpiffeId, type SpiffeId } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { ProgramPort, WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { encodeProgram } from "../../sidecar/core/policy/wire.ts";
@@ -29,33 +35,12 @@ export interface WorkloadTable {
   readonly resources: ReadonlyMap<string, BuiltResource>;
 }
 
-export interface TableDelta {
-  readonly upsert: readonly BuiltResource[];
-  readonly remove: readonly { readonly type: string; readonly name: string }[];
-}
-
 const resourceCodec = messageCodec("countersign.mesh.v1.Resource");
 const serviceCodec = messageCodec<Service>("countersign.mesh.v1.Service");
 const endpointsCodec = messageCodec("countersign.mesh.v1.Endpoints");
 const settingsCodec = messageCodec<Settings>("countersign.mesh.v1.Settings");
 const bundleCodec = messageCodec("countersign.mesh.v1.TrustBundle");
 const packCodec = messageCodec("countersign.mesh.v1.OperationPack");
-
-function varint(value: number): Buffer {
-  const bytes: number[] = [];
-  let rest = value;
-  while (rest > 127) {
-    bytes.push((rest % 128) + 128);
-    rest = Math.floor(rest / 128);
-  }
-  bytes.push(rest);
-  return Buffer.from(bytes);
-}
-
-/** A length-delimited protobuf field (wire type 2). Joining such fields joins messages. */
-export function lengthDelimited(field: number, content: Buffer): Buffer {
-  return Buffer.concat([varint(field * 8 + 2), varint(content.length), content]);
-}
 
 /** Field number of `Delta.upsert`. */
 const UPSERT_FIELD = 5;
@@ -204,16 +189,4 @@ export function createTable(resources: Iterable<BuiltResource>): WorkloadTable {
   const byKey = new Map<string, BuiltResource>();
   for (const resource of resources) byKey.set(resource.key, resource);
   return { digest: tableDigest(byKey.values()), resources: byKey };
-}
-
-/** What leads from one table to another; `from` undefined: everything. */
-export function tableDelta(from: WorkloadTable | undefined, to: WorkloadTable): TableDelta {
-  const upsert: BuiltResource[] = [];
-  const remove: { type: string; name: string }[] = [];
-  for (const resource of to.resources.values()) {
-    if (from?.resources.get(resource.key)?.hash !== resource.hash) upsert.push(resource);
-  }
-  for (const { key, type, name } of from?.resources.values() ?? [])
-    if (!to.resources.has(key)) remove.push({ type, name });
-  return { upsert, remove };
 }

@@ -281,7 +281,7 @@ describe("control plane", () => {
       code: "bad_config",
       message: expect.stringContaining("is not a directory"),
     });
-    const taken = ["--metrics-port", String(mesh.handle.ports.metrics)];
+    const taken = ["--discovery-port", String(mesh.handle.ports.discovery)];
     await expect(start([...other, "--config-dir", mesh.configDir, ...taken])).rejects.toMatchObject({
       code: "bad_config",
       message: expect.stringContaining("cannot listen"),

@@ -1,7 +1,8 @@
 import { expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { encodeDelta } from "../../../control-plane/discovery/chunks.ts";
-import { buildPack, createTable, tableDelta } from "../../../control-plane/resources/build.ts";
+import { tableDelta } from "../../../control-plane/discovery/delta.ts";
+import { buildPack, createTable } from "../../../control-plane/resources/build.ts";
 import type { ControlPlaneMessage__Output } from "../../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";
 import { messageCodec } from "../../../proto/load.ts";
 

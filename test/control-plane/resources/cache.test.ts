@@ -140,7 +140,10 @@ describe("resource cache", () => {
         return one;
       });
       const callees: Record<string, string[]> = {};
-      for (const [from, to] of calls) (callees[`ns/${from}`] ??= []).push(`ns/${to}`);
+      for (const [from, to] of calls) {
+        const list = callees[`ns/${from}`] ?? [];
+        callees[`ns/${from}`] = [...list, `ns/${to}`];
+      }
       const built = world(made, callees);
       return { ...built, state: { ...built.state, config: { ...CONFIG, maxHops: hops } } };
     };

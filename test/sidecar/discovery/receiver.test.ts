@@ -1,6 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { encodeDelta } from "../../../control-plane/discovery/chunks.ts";
-import { createTable, tableDelta } from "../../../control-plane/resources/build.ts";
+import { tableDelta } from "../../../control-plane/discovery/delta.ts";
+import { createTable } from "../../../control-plane/resources/build.ts";
 import type { ControlPlaneMessage__Output } from "../../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";
 import { messageCodec } from "../../../proto/load.ts";
 import type { Result } from "../../../sidecar/core/runtime/errors.ts";
@@ -107,9 +108,10 @@ describe("resolver", () => {
         nowMs: () => nowMs,
         monotonicMs: () => nowMs,
         sleep: (_ms, signal) =>
-          new Promise(
-            (resolve) => void (timers.push(resolve), signal?.addEventListener("abort", () => resolve())),
-          ),
+          new Promise((resolve) => {
+            timers.push(resolve);
+            signal?.addEventListener("abort", () => resolve());
+          }),
       },
       table: () => table,
       ask: (id, host, port) => connected && asked.push(`${id} ${host}:${port}`) > 0,

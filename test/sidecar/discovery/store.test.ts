@@ -3,11 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { encodeDelta } from "../../../control-plane/discovery/chunks.ts";
+import { tableDelta } from "../../../control-plane/discovery/delta.ts";
 import {
   type BuiltResource,
   createResource,
   createTable,
-  tableDelta,
   type WorkloadTable,
 } from "../../../control-plane/resources/build.ts";
 import type { ControlPlaneMessage__Output } from "../../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";

@@ -2,7 +2,8 @@
 // digest was announced and whose resources all decode.
 import fc from "fast-check";
 import { encodeDelta } from "../../../../control-plane/discovery/chunks.ts";
-import { createResource, createTable, tableDelta } from "../../../../control-plane/resources/build.ts";
+import { tableDelta } from "../../../../control-plane/discovery/delta.ts";
+import { createResource, createTable } from "../../../../control-plane/resources/build.ts";
 import type { ControlPlaneMessage__Output } from "../../../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";
 import type { Delta__Output } from "../../../../proto/gen/countersign/mesh/v1/Delta.ts";
 import { messageCodec } from "../../../../proto/load.ts";
