@@ -1,11 +1,10 @@
 // `countersign check` and `countersign lint`: the same reading, validation and compilation as in the control plane.
-import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { statSync } from "node:fs";
 import { compile } from "../policy/compile.ts";
 import { loadBuiltInPacks } from "../policy/packs.ts";
-import { readDirectory } from "../sources/directory.ts";
 import { type FieldProblem, formatProblem } from "../sources/field-problem.ts";
-import { loadSchemas } from "../sources/schema.ts";
-import { EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
+import { counted, EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
+import { readConfiguration } from "./reading.ts";
 
 interface Finding {
   readonly severity: "error" | "warning";
@@ -22,21 +21,17 @@ export function checkPaths(
   options: { readonly json: boolean; readonly lint: boolean },
   output: Output,
 ): ExitStatus {
-  let reading: ReturnType<typeof readDirectory>;
-  try {
-    reading = readDirectory(paths, loadSchemas());
-  } catch (error) {
-    if (error instanceof MeshError) throw error;
-    throw new MeshError("io_failed", messageOf(error), { cause: error });
-  }
-  const { state, report } = reading;
+  const { state, report } = readConfiguration(paths);
   const findings: Finding[] = report.problems.map((problem) => ({
     severity: "error",
     reason: "Invalid",
     problem,
   }));
+  // A setting that is missing is worth a word for a whole directory, not for single files.
+  const isWhole = paths.some((path) => statSync(path).isDirectory());
   for (const notice of report.notices)
-    findings.push({ severity: "warning", reason: "Notice", problem: notice });
+    if (notice.file !== undefined || isWhole)
+      findings.push({ severity: "warning", reason: "Notice", problem: notice });
   const compiled = compile(state, loadBuiltInPacks());
   const files = new Map<string, string>();
   for (const [file, objects] of report.accepted)
@@ -69,7 +64,9 @@ export function checkPaths(
     });
   } else {
     for (const { severity, problem } of findings) output.out(`${severity}: ${formatProblem(problem)}\n`);
-    output.out(`${objects} objects accepted, ${errors} errors, ${warnings} warnings\n`);
+    output.out(
+      `${counted(objects, "object")} accepted, ${counted(errors, "error")}, ${counted(warnings, "warning")}\n`,
+    );
   }
   return errors > 0 || (options.lint && warnings > 0) ? EXIT.no : EXIT.ok;
 }

@@ -1,16 +1,30 @@
-// Talks to the management API of a running control plane over its Unix socket.
+// Asks a running control plane (management API) or sidecar (admin pages) over the Unix socket in its state directory.
 import http from "node:http";
 import { join } from "node:path";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 
 const TIMEOUT_MS = 10_000;
+/** No answer is larger, however big the mesh. */
+const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
+/** Longest path that `sockaddr_un` holds on every system we know. */
+const MAX_SOCKET_PATH_BYTES = 103;
+
+interface Question {
+  readonly who: "control plane" | "sidecar";
+  readonly stateDir: string;
+  readonly socketPath: string;
+  readonly method: "GET" | "POST";
+  readonly path: string;
+  readonly body?: unknown;
+}
 
 /**
  * One request to the control plane that owns `stateDir`.
  *
  * @param path for example `/v1/status`.
  * @returns the JSON document of the answer.
- * @throws MeshError `io_failed` when nothing answers, `not_found` or `bad_object` with the control plane's own words.
+ * @throws MeshError `io_failed` when nothing answers or it failed, `bad_object` with the control plane's own words when
+ *   it refuses.
  */
 export function manage(
   stateDir: string,
@@ -19,6 +33,23 @@ export function manage(
   body?: unknown,
 ): Promise<unknown> {
   const socketPath = join(stateDir, "management.sock");
+  return ask({ who: "control plane", stateDir, socketPath, method, path, body });
+}
+
+/** One question to the sidecar that owns `stateDir`; errors as `manage`. */
+export function askSidecar(stateDir: string, path: string): Promise<unknown> {
+  return ask({ who: "sidecar", stateDir, socketPath: join(stateDir, "admin.sock"), method: "GET", path });
+}
+
+function ask(question: Question): Promise<unknown> {
+  const { who, socketPath, method, path, body } = question;
+  if (Buffer.byteLength(socketPath) > MAX_SOCKET_PATH_BYTES)
+    return Promise.reject(
+      new MeshError(
+        "bad_config",
+        `\`${socketPath}\` is too long for a Unix socket; go to that directory and give a relative one`,
+      ),
+    );
   const payload = body === undefined ? undefined : JSON.stringify(body);
   return new Promise((resolve, reject) => {
     const request = http.request(
@@ -35,55 +66,58 @@ export function manage(
         timeout: TIMEOUT_MS,
       },
       (response) => {
-        let text = "";
-        response.setEncoding("utf8");
-        response.on("data", (chunk: string) => {
-          text += chunk;
+        const chunks: Buffer[] = [];
+        let bytes = 0;
+        response.on("data", (chunk: Buffer) => {
+          chunks.push(chunk);
+          bytes += chunk.length;
+          if (bytes > MAX_ANSWER_BYTES) response.destroy(new Error("the answer is too large"));
         });
-        response.on("error", reject);
+        response.on("error", (error: NodeJS.ErrnoException) => reject(unreachable(question, error)));
         response.on("end", () => {
-          const status = response.statusCode ?? 0;
-          let value: unknown;
-          try {
-            value = text === "" ? {} : JSON.parse(text);
-          } catch {
-            reject(
-              new MeshError(
-                "protocol_error",
-                `the control plane answered ${status} with something that is not JSON`,
-              ),
-            );
-            return;
-          }
-          if (status < 300) resolve(value);
-          else reject(new MeshError(status === 404 ? "not_found" : "bad_object", detailOf(value, status)));
+          const answer = readAnswer(who, response.statusCode ?? 0, Buffer.concat(chunks).toString("utf8"));
+          if (answer instanceof MeshError) reject(answer);
+          else resolve(answer.value);
         });
       },
     );
     request.on("timeout", () => request.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
-    request.on("error", (error: NodeJS.ErrnoException) => reject(unreachable(stateDir, error)));
+    request.on("error", (error: NodeJS.ErrnoException) => reject(unreachable(question, error)));
     request.end(payload);
   });
 }
 
-function detailOf(value: unknown, status: number): string {
-  if (typeof value === "object" && value !== null && "detail" in value && typeof value.detail === "string")
-    return value.detail;
-  if (typeof value === "object" && value !== null && "title" in value && typeof value.title === "string")
-    return value.title;
-  return `the control plane answered ${status}`;
+function readAnswer(who: Question["who"], status: number, text: string): { value: unknown } | MeshError {
+  let value: unknown;
+  try {
+    value = text === "" ? {} : JSON.parse(text);
+  } catch {
+    return new MeshError("protocol_error", `the ${who} answered ${status} with something that is not JSON`);
+  }
+  if (status >= 200 && status < 300) return { value };
+  // 4xx: it understood and says no. 5xx: it could not.
+  const code = status >= 400 && status < 500 ? "bad_object" : "io_failed";
+  return new MeshError(code, detailOf(value) ?? `the ${who} answered ${status}`);
 }
 
-function unreachable(stateDir: string, error: NodeJS.ErrnoException): MeshError {
+function detailOf(value: unknown): string | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  for (const name of ["detail", "error", "title"]) {
+    const text: unknown = Reflect.get(value, name);
+    if (typeof text === "string") return text;
+  }
+  return undefined;
+}
+
+function unreachable({ who, stateDir }: Question, error: NodeJS.ErrnoException): MeshError {
+  const option = who === "sidecar" ? "--sidecar" : "--state-dir";
   const why =
-    error.code === "ENOENT"
-      ? "there is no control plane with this state directory; is it running, and is `--state-dir` right"
+    error.code === "ENOENT" || error.code === "ENOTDIR"
+      ? `there is no ${who} with this state directory; is it running, and is \`${option}\` right`
       : error.code === "ECONNREFUSED"
-        ? "the control plane of this state directory is not running"
+        ? `the ${who} of this state directory is not running; start \`countersign ${who.replace(" ", "-")}\` again`
         : error.code === "EACCES"
-          ? "only the user that runs the control plane may ask it"
+          ? `only the user that runs the ${who} may ask it`
           : error.message;
-  return new MeshError("io_failed", `cannot reach the control plane in \`${stateDir}\`: ${why}`, {
-    cause: error,
-  });
+  return new MeshError("io_failed", `cannot reach the ${who} in \`${stateDir}\`: ${why}`, { cause: error });
 }

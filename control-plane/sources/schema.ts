@@ -11,7 +11,7 @@ import { type FieldProblem, MAX_PROBLEMS } from "./field-problem.ts";
 import { checkMetadata } from "./metadata.ts";
 import { describeErrors, quote } from "./schema-errors.ts";
 
-const API_VERSION = "countersign.dev/v1alpha1";
+export const API_VERSION = "countersign.dev/v1alpha1";
 
 export const KINDS = [
   "AccessPolicy",

@@ -1,0 +1,108 @@
+// `countersign identity export` and `join-token`: identities for clients without a sidecar, and for new sidecars.
+import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
+import { manage } from "./management-client.ts";
+import { EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
+
+/**
+ * Writes `svid.pem` (chain), `key.pem` and `bundle.pem` for a client such as curl.
+ *
+ * @param workload `namespace/name` of a declared workload.
+ * @throws MeshError `bad_object` when the control plane refuses, `io_failed` when `options.out` cannot be written.
+ */
+export async function exportIdentity(
+  workload: string,
+  options: {
+    readonly stateDir: string;
+    readonly out: string;
+    readonly ttlSeconds: number;
+    readonly json?: boolean;
+  },
+  output: Output,
+): Promise<ExitStatus> {
+  const { stateDir, out, ttlSeconds } = options;
+  const issued = fieldsOf(await manage(stateDir, "POST", "/v1/identity-export", { workload, ttlSeconds }));
+  const svid = join(out, "svid.pem");
+  const key = join(out, "key.pem");
+  const bundle = join(out, "bundle.pem");
+  try {
+    mkdirSync(out, { recursive: true, mode: 0o700 });
+    writeWhole(key, textOf(issued["keyPem"]));
+    writeWhole(svid, textOf(issued["certificatePem"]));
+    writeWhole(bundle, textOf(issued["caPem"]));
+  } catch (error) {
+    throw new MeshError("io_failed", `cannot write to \`${out}\`: ${messageOf(error)}`, { cause: error });
+  }
+  const spiffeId = textOf(issued["spiffeId"]);
+  const notAfter = textOf(issued["notAfter"]);
+  // The key stays in its file, whatever is printed.
+  if (options.json === true) {
+    printJson(output, { spiffeId, notAfter, files: { svid, key, bundle } });
+    return EXIT.ok;
+  }
+  const url = urlOf(fieldsOf(await manage(stateDir, "GET", "/v1/state")), workload);
+  output.out(`${spiffeId}, valid until ${notAfter}\n`);
+  output.out(
+    `  ${svid}    certificate chain\n  ${key}     private key (0600)\n  ${bundle}  roots of the mesh\n`,
+  );
+  output.out("\ntry it (`--insecure`: an SVID carries no DNS name, so curl cannot check whom it reaches):\n");
+  output.out(`  curl --http2 --insecure --cert ${quoted(svid)} --key ${quoted(key)} ${url}\n`);
+  return EXIT.ok;
+}
+
+/** A file with mode 0600 from its first byte, and never half of it. */
+function writeWhole(path: string, text: string): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    writeFileSync(temporary, text, { mode: 0o600, flag: "wx" });
+    renameSync(temporary, path);
+  } finally {
+    rmSync(temporary, { force: true });
+  }
+}
+
+/** The mesh port of some workload that can be called, as an example. */
+function urlOf(state: Fields, caller: string): string {
+  for (const [id, value] of Object.entries(fieldsOf(state["workloads"]))) {
+    const workload = fieldsOf(value);
+    const [address] = Array.isArray(workload["addresses"]) ? workload["addresses"].map(textOf) : [];
+    const ports = listOf(workload["ports"]);
+    const meshPort = numberOf(workload["meshPort"]);
+    if (id === caller || address === undefined || meshPort === undefined || ports.length === 0) continue;
+    const host = address.includes(":") ? `[${address}]` : address;
+    const port =
+      ports.length > 1 ? `--header ${quoted(`countersign-port: ${textOf(ports[0]?.["port"])}`)} ` : "";
+    return `${port}https://${host}:${meshPort}/`;
+  }
+  return "https://ADDRESS:16008/";
+}
+
+/** For a POSIX shell. */
+function quoted(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/**
+ * Makes a one-time token. Standard output gets the token alone, so that it can go into a file.
+ *
+ * @throws MeshError `bad_object` when the control plane refuses.
+ */
+export async function createToken(
+  workload: string,
+  options: { readonly stateDir: string; readonly ttlSeconds: number; readonly json?: boolean },
+  output: Output,
+): Promise<ExitStatus> {
+  const { stateDir, ttlSeconds } = options;
+  const created = fieldsOf(await manage(stateDir, "POST", "/v1/join-tokens", { workload, ttlSeconds }));
+  const token = textOf(created["token"]);
+  const expiresAt = textOf(created["expiresAt"]);
+  if (token === "") throw new MeshError("protocol_error", "the control plane answered without a token");
+  if (options.json === true) printJson(output, { token, expiresAt, workload });
+  else {
+    output.err(`for \`${workload}\`, to be used once before ${expiresAt}; keep it as a secret\n`);
+    output.out(`${token}\n`);
+  }
+  return EXIT.ok;
+}
