@@ -71,6 +71,7 @@ export class LineFile {
   }
 
   async close(): Promise<void> {
+    if (this.#closed) return;
     await this.flush();
     this.#closed = true;
     clearTimeout(this.#timer);

@@ -221,6 +221,7 @@ export class World {
       appPort?: number;
       config?: Partial<SidecarConfig>;
       resolve?: DataPlaneDeps["resolve"];
+      meshNowMs?: () => number;
     } = {},
   ): Promise<Sidecar> {
     const auditFile = join(this.dir, `audit-${this.#count++}.jsonl`);
@@ -251,7 +252,7 @@ export class World {
       log: silentLogger,
       clock: systemClock,
       random: Math.random,
-      meshNowMs: () => Date.now(),
+      meshNowMs: options.meshNowMs ?? (() => Date.now()),
       resolve: options.resolve ?? (() => Promise.resolve({ kind: "refused", reason: "UNKNOWN_DESTINATION" })),
     });
     const ports = await plane.start();
