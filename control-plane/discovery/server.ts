@@ -248,6 +248,13 @@ class Discovery {
         node: hello.node,
         version: hello.softwareVersion,
       });
+      if (stream.session.status.phase === "waiting") {
+        this.#options.log.warn("sidecar is ahead of this control plane and waits for it", {
+          workload: stream.workload,
+          theirs: hello.tableRevision,
+          ours: this.#options.tables.revision(),
+        });
+      }
       this.#options.onProxy(stream.workload, "connected");
     }
     this.#act(stream, actions);

@@ -1,5 +1,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
+import { connect as connectTls } from "node:tls";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { parse } from "yaml";
 import { parseControlPlaneConfig } from "../../control-plane/config.ts";
@@ -310,4 +312,77 @@ describe("control plane", () => {
     expect((await mesh.api("POST", "/v1/rollback", { revsion: 1 })).body["detail"]).toContain("revision");
     expect(statSync(mesh.handle.managementSocket).mode & 0o777).toBe(0o600);
   });
+
+  test("hostile bytes and foreign certificates get nothing, and everybody else is served on", async () => {
+    await mesh.start();
+    const scorer = await mesh.sidecar("serving/scorer");
+    await scorer.until(({ tables }) => tables.length === 1);
+    const { bootstrap, discovery, metrics } = mesh.handle.ports;
+    const garbage = [
+      Buffer.from("GET / HTTP/1.1\r\n\r\n"),
+      Buffer.alloc(70_000, 0xff),
+      Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+      Buffer.from("16030100050100000100", "hex"),
+    ];
+    for (const where of [
+      { port: bootstrap },
+      { port: discovery },
+      { port: metrics },
+      { path: mesh.handle.managementSocket },
+    ]) {
+      for (const bytes of garbage) await sendBytes(where, bytes);
+    }
+    // Raw gRPC frames over good TLS without a client certificate: bootstrap answers with an error, discovery not at all.
+    for (const port of [bootstrap, discovery])
+      await sendBytes({ port }, Buffer.concat([garbage[2]!, Buffer.alloc(5_000, 7)]), true);
+    const other = new TestMesh();
+    try {
+      other.write("mesh.yaml", MESH_YAML);
+      await other.start();
+      const foreign = await other.identity("serving/scorer");
+      const intruder = await mesh.sidecar("serving/scorer", {
+        identity: { ...foreign, bundle: scorer.identity.bundle },
+      });
+      // And one of ours that is sent to the wrong control plane does not talk to it.
+      const lured = await other.sidecar("serving/scorer", { identity: scorer.identity });
+      mesh.write("jobs.yaml", policyYaml("jobs", "scorer", "job"));
+      await scorer.until(({ tables }) => tables.length === 2);
+      expect([intruder.client.connected, intruder.tables.length]).toEqual([false, 0]);
+      expect([lured.client.connected, lured.tables.length]).toEqual([false, 0]);
+    } finally {
+      await other.close();
+    }
+    expect((await mesh.api("GET", "/v1/status")).body["proxies"]).toMatchObject({ total: 1 });
+    expect((await mesh.api("POST", "/v1/rollback", { revision: "x".repeat(70_000) })).status).toBe(400);
+  });
+
+  test("a workload that is removed or renamed to another account loses its stream", async () => {
+    await mesh.start();
+    const notebook = await mesh.sidecar("lab/notebook");
+    const scorer = await mesh.sidecar("serving/scorer");
+    await notebook.until(({ client, tables }) => client.connected && tables.length === 1);
+    await scorer.until(({ client, tables }) => client.connected && tables.length === 1);
+    mesh.write("mesh.yaml", MESH_YAML.replace("serviceAccount: notebook", "serviceAccount: someone"));
+    await notebook.until(({ client }) => !client.connected);
+    expect(scorer.client.connected).toBe(true);
+    mesh.write("mesh.yaml", MESH_YAML);
+    await notebook.until(({ client }) => client.connected);
+  });
 });
+
+/** Sends bytes and waits until the other side closes, at most 300 ms: an answer is not asked for. */
+function sendBytes(where: { port: number } | { path: string }, bytes: Buffer, isTls = false): Promise<void> {
+  return new Promise((resolve) => {
+    const socket =
+      isTls && "port" in where
+        ? connectTls({ ...where, host: "127.0.0.1", rejectUnauthorized: false, ALPNProtocols: ["h2"] })
+        : "port" in where
+          ? connect({ ...where, host: "127.0.0.1" })
+          : connect(where);
+    socket.on("error", () => {});
+    socket.on("close", () => resolve());
+    socket.on("data", () => {});
+    socket.setTimeout(300, () => socket.destroy());
+    socket.write(bytes);
+  });
+}
