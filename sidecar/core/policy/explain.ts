@@ -3,7 +3,17 @@
 import type { Call, Caller, Hop } from "./call.ts";
 import { type CelCompiler, celVariables } from "./condition.ts";
 import { type CompiledProgram, type Decision, decide } from "./decide.ts";
-import { compileRule, ERROR, isExempt, type MatchContext, matchRule, TRUE, type View } from "./match.ts";
+import {
+  compileRule,
+  ERROR,
+  FALSE,
+  isExempt,
+  type MatchContext,
+  matchRule,
+  TRUE,
+  type Tri,
+  type View,
+} from "./match.ts";
 import type { FromClause, OperationClause, PolicyRule, ProgramPolicy, When } from "./rule.ts";
 
 export interface RuleExplanation {
@@ -92,12 +102,12 @@ function explainRule(
   const compiled = compileRule(rule, policy.action, context);
   if (!compiled.ok) return { rule: rule.name, outcome: "error", why: compiled.error };
   const variables = (of: Call, view: View) => celVariables(program.program, of, view);
-  let best: 0 | 1 | 2 = 0;
+  let best: Tri = FALSE;
   for (const view of viewsOf(policy, call)) {
     const value = matchRule(compiled.value, call, view, variables);
     if (value > best) best = value;
   }
-  if (best !== 0 && isExempt(compiled.value, call))
+  if (best !== FALSE && isExempt(compiled.value, call))
     return { rule: rule.name, outcome: "exempt", why: "unless: an exception applies to this call" };
   if (best === TRUE) return { rule: rule.name, outcome: "matched", why: undefined };
   const why = firstFailure(rule, policy, call, context, program) ?? "its conditions do not hold together";
@@ -111,14 +121,15 @@ function firstFailure(
   context: MatchContext,
   program: CompiledProgram,
 ): string | undefined {
-  const holds = (part: Partial<PolicyRule>): 0 | 1 | 2 => {
+  const holds = (part: Partial<PolicyRule>): Tri => {
     const compiled = compileRule({ name: rule.name, ...part }, policy.action, context);
     if (!compiled.ok) return ERROR;
-    const view = viewsOf(policy, call);
-    return view.reduce<0 | 1 | 2>((best, each) => {
-      const value = matchRule(compiled.value, call, each, (of, at) => celVariables(program.program, of, at));
-      return value > best ? value : best;
-    }, 0);
+    let best: Tri = FALSE;
+    for (const view of viewsOf(policy, call)) {
+      const value = matchRule(compiled.value, call, view, (of, at) => celVariables(program.program, of, at));
+      if (value > best) best = value;
+    }
+    return best;
   };
   if (rule.from !== undefined && holds({ from: rule.from }) !== TRUE) {
     return closest(
