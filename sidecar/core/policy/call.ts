@@ -91,7 +91,11 @@ export interface Call {
    * The folded views of DOMAIN M1 (one trailing slash removed, case folded) as far as they differ from the exact one;
    * only Deny rules look at them. Empty in nearly every call.
    */
-  readonly folded: readonly { readonly operation: Operation; readonly resource: Resource; readonly path: string }[];
+  readonly folded: readonly {
+    readonly operation: Operation;
+    readonly resource: Resource;
+    readonly path: string;
+  }[];
   /** Textual IP address of DOMAIN 3.3 (`req_ip` with a user, else the TLS peer); undefined over a Unix socket. */
   readonly sourceIp: string | undefined;
   /** Scope of the Txn-Token intersected with all caveats; undefined: unlimited. */
