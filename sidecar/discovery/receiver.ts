@@ -91,7 +91,7 @@ export class Receiver {
     }
     if (!applied.ok) return this.#nack(nonce, { reason: applied.error, type: "", name: "" });
     store.commit(candidate);
-    log.info("table accepted", { revision: candidate.table.revision, digest: candidate.table.digest });
+    log.debug("table applied", { revision: candidate.table.revision, digest: candidate.table.digest });
     onApplied(candidate.table);
     return { ack: { ...this.#active(), nonce } };
   }
