@@ -7,9 +7,25 @@ export function jsonString(text: string): string {
   return JSON.stringify(text);
 }
 
-/** JSON text of a string, or `null`. */
-export function jsonOrNull(text: string | undefined): string {
-  return text === undefined ? "null" : JSON.stringify(text);
+const MAX_TEXTS = 2_048;
+const MAX_TEXT_CHARS = 512;
+
+/** JSON text of strings that come again and again (user agents, templates): a look-up instead of escaping. */
+export class JsonTexts {
+  readonly #texts = new Map<string, string>();
+
+  /** JSON text of a string, or `null`. */
+  of(text: string | undefined): string {
+    if (text === undefined) return "null";
+    let json = this.#texts.get(text);
+    if (json === undefined) {
+      json = JSON.stringify(text);
+      if (text.length > MAX_TEXT_CHARS) return json;
+      if (this.#texts.size >= MAX_TEXTS) this.#texts.clear();
+      this.#texts.set(text, json);
+    }
+    return json;
+  }
 }
 
 /** What is the same in every event of this process. */
@@ -98,10 +114,15 @@ export function auditDecision(decision: AuditDecision, revision: number): string
   });
 }
 
-export interface AuditCall {
+/** What the trail adds to a call. */
+export interface AuditStamp {
   readonly id: string;
   /** RFC 3339 with milliseconds, UTC, control plane's clock. */
   readonly time: string;
+  readonly proxySeq: number;
+}
+
+export interface AuditCall {
   readonly traceparent: string | undefined;
   readonly edge: AuditEdge;
   /** JSON text of `auditDecision`. */
@@ -125,23 +146,30 @@ export interface AuditCall {
   /** -1: the application was not asked. */
   readonly upstreamMs: number;
   readonly errorMessage: string | undefined;
-  readonly proxySeq: number;
 }
 
 const rounded = (ms: number): number => Math.round(ms * 100) / 100;
 
 /** One event as one line of JSON. */
-export function auditEvent(call: AuditCall): string {
+export function auditEvent(call: AuditCall, stamp: AuditStamp, texts: JsonTexts): string {
   const resource =
     call.resourceType === undefined
       ? "null"
-      : `{"type":${jsonString(call.resourceType)},"name":${jsonOrNull(call.resourceName)}}`;
+      : `{"type":${texts.of(call.resourceType)},"name":${texts.of(call.resourceName)}}`;
+  // A version 00 traceparent was checked to be hexadecimal; ids differ each time and would only fill the cache.
+  const { traceparent, requestId } = call;
+  const trace =
+    traceparent?.length === 55
+      ? `"${traceparent}"`
+      : traceparent === undefined
+        ? "null"
+        : JSON.stringify(traceparent);
   return (
-    `{"specversion":"1.0","id":"${call.id}","time":"${call.time}","traceparent":${jsonOrNull(call.traceparent)}${call.edge.head}` +
-    `,"resource":${resource},"userIdentity":null,"identityMetadata":${call.edge.identity},"txn":null,"requestId":${jsonOrNull(call.requestId)},"decisionId":"${call.decisionId}"` +
-    `,"decision":${call.decision},"request":{"method":${jsonString(call.method)},"pathTemplate":${jsonString(call.pathTemplate)},"bytes":${call.requestBytes}` +
-    `,"contentType":${jsonOrNull(call.contentType)},"sourceIp":${jsonOrNull(call.sourceIp)},"userAgent":${jsonOrNull(call.userAgent)}}` +
+    `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":${trace}${call.edge.head}` +
+    `,"resource":${resource},"userIdentity":null,"identityMetadata":${call.edge.identity},"txn":null,"requestId":${requestId === undefined ? "null" : JSON.stringify(requestId)},"decisionId":"${call.decisionId}"` +
+    `,"decision":${call.decision},"request":{"method":${texts.of(call.method)},"pathTemplate":${texts.of(call.pathTemplate)},"bytes":${call.requestBytes}` +
+    `,"contentType":${texts.of(call.contentType)},"sourceIp":${texts.of(call.sourceIp)},"userAgent":${texts.of(call.userAgent)}}` +
     `,"response":{"statusCode":${call.statusCode === 0 ? "null" : call.statusCode},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
-    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${jsonOrNull(call.errorMessage)}},"payload":null,"integrity":{"proxySeq":${call.proxySeq}}}}`
+    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},"payload":null,"integrity":{"proxySeq":${stamp.proxySeq}}}}`
   );
 }

@@ -3,7 +3,7 @@
 import type { Call } from "../core/policy/call.ts";
 import type { AuditSetting } from "../core/policy/rule.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
-import { type AuditCall, auditEvent } from "./record.ts";
+import { type AuditCall, auditEvent, JsonTexts } from "./record.ts";
 
 /** A denial that can still be explained. */
 export interface RecentDenial {
@@ -33,13 +33,17 @@ export interface AuditTrailOptions {
 }
 
 /** An event without what the trail itself adds. */
-export type AuditInput = Omit<AuditCall, "id" | "time" | "proxySeq"> & { readonly timeMs: number };
+export interface AuditInput extends AuditCall {
+  /** Unix milliseconds, control plane's clock. */
+  readonly timeMs: number;
+}
 
 const KEPT_DENIALS = 1_000;
 
 export class AuditTrail {
   readonly #options: AuditTrailOptions;
   readonly #denials = new Map<string, RecentDenial>();
+  readonly #texts = new JsonTexts();
   #sequence = 0;
   #second = -1;
   #secondText = "";
@@ -70,12 +74,8 @@ export class AuditTrail {
   record(input: AuditInput, allowed: boolean): void {
     this.#sequence++;
     this.recorded++;
-    const line = auditEvent({
-      ...input,
-      id: this.#options.ids.hex(16),
-      time: this.#time(input.timeMs),
-      proxySeq: this.#sequence,
-    });
+    const stamp = { id: this.#options.ids.hex(16), time: this.#time(input.timeMs), proxySeq: this.#sequence };
+    const line = auditEvent(input, stamp, this.#texts);
     this.#options.sink?.append(line, !allowed);
   }
 

@@ -291,7 +291,7 @@ export class InboundExchange implements AppExchange {
       target: this.#target,
       contentType: this.header("content-type"),
       hasBody: !this.#bodyless,
-      header: this.header,
+      header: this.#peer.lookup(this.#fields),
       corsMethod:
         this.method === "OPTIONS" && this.header("origin") !== undefined
           ? this.header("access-control-request-method")
@@ -334,11 +334,15 @@ export class InboundExchange implements AppExchange {
     if (this.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
   }
 
-  /** Value of a request field; bound, because the classifier takes it as a function. */
-  readonly header = (name: string): string | undefined => {
-    for (const field of this.#fields) if (field.name === name) return field.value;
+  /** Value of a request field. */
+  header(name: string): string | undefined {
+    const fields = this.#fields;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field !== undefined && field.name === name) return field.value;
+    }
     return undefined;
-  };
+  }
 
   #withBody(truncated: boolean): void {
     const { classifier } = this.#port ?? {};
@@ -348,7 +352,7 @@ export class InboundExchange implements AppExchange {
       contentType: this.header("content-type"),
       contentEncoding: this.header("content-encoding"),
       truncated,
-      header: this.header,
+      header: this.#peer.lookup(this.#fields),
     });
     if (!classified.ok) {
       this.#refuse("REQ_MALFORMED", classified.error);

@@ -38,6 +38,11 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
       this.h2.pauseData();
     }
   };
+  #fields: readonly Field[] = [];
+  readonly #lookup = (name: string): string | undefined => {
+    for (const field of this.#fields) if (field.name === name) return field.value;
+    return undefined;
+  };
   #badProofs = 0;
   #ending = false;
   #dataPaused = false;
@@ -64,6 +69,12 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
       onDrain: () => this.#onDrain(),
       onClose: () => this.#onSocketClose(),
     });
+  }
+
+  /** Looks fields up by name until it is called again: one function per connection instead of one per request. */
+  lookup(fields: readonly Field[]): (name: string) => string | undefined {
+    this.#fields = fields;
+    return this.#lookup;
   }
 
   get openExchanges(): number {

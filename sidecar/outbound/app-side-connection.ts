@@ -2,6 +2,7 @@
 
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { Clock } from "../core/runtime/clock.ts";
+import type { Field } from "../wire/field.ts";
 import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
@@ -23,6 +24,11 @@ export class AppSideConnection implements SocketHandler {
   readonly #deps: AppSideDeps;
   readonly #clock: Clock;
   readonly #parser: RequestParser;
+  #fields: readonly Field[] = [];
+  readonly #lookup = (name: string): string | undefined => {
+    for (const field of this.#fields) if (field.name === name) return field.value;
+    return undefined;
+  };
   #exchange: OutboundExchange | undefined;
   #requestEnded = true;
   #closing = false;
@@ -50,6 +56,12 @@ export class AppSideConnection implements SocketHandler {
       deps.services.cache,
     );
     socket.attach(this);
+  }
+
+  /** Looks fields up by name until it is called again: one function per connection instead of one per request. */
+  lookup(fields: readonly Field[]): (name: string) => string | undefined {
+    this.#fields = fields;
+    return this.#lookup;
   }
 
   get mustClose(): boolean {

@@ -35,12 +35,15 @@ class FieldSlot {
 }
 
 const MAX_SLOTS = 4_096;
+const MAX_CATALOGS = 64;
 
 /** The proofs of one identity towards one callee; a renewed identity gets new ones. */
 export class Countersigner {
   readonly #signer: ProofSigner;
   readonly #audience: string;
   readonly #cache: FieldCache;
+  /** Calls without hops and bearer token, nearly all of them: by packs digest, then operation. */
+  readonly #plain = new Map<string, Map<string, FieldSlot>>();
   readonly #slots = new Map<string, FieldSlot>();
 
   constructor(signer: ProofSigner, audience: string, cache: FieldCache) {
@@ -57,24 +60,46 @@ export class Countersigner {
     authorization: string | undefined,
     nowMs: number,
   ): ProofFields {
-    let key = operation === "" ? packsDigest : `${operation}\n${packsDigest}`;
-    if (chain !== undefined) key += `\n${chain.key}`;
-    if (authorization !== undefined) key += `\n\n${authorization}`;
-    let slot = this.#slots.get(key);
-    if (slot === undefined) {
+    if (chain === undefined && authorization === undefined) {
+      const slot = this.#plain.get(packsDigest)?.get(operation);
+      if (slot !== undefined) return slot.fields(nowMs, this.#cache);
+    }
+    return this.#findSlot(operation, packsDigest, chain, authorization).fields(nowMs, this.#cache);
+  }
+
+  #findSlot(
+    operation: string,
+    packsDigest: string,
+    chain: CallChain | undefined,
+    authorization: string | undefined,
+  ): FieldSlot {
+    const isPlain = chain === undefined && authorization === undefined;
+    const key = `${operation}\n${packsDigest}\n${authorization ?? ""}\n${chain?.key ?? ""}`;
+    const known = isPlain ? undefined : this.#slots.get(key);
+    if (known !== undefined) return known;
+    const slot = new FieldSlot(
+      this.#signer.slot({
+        audience: this.#audience,
+        operation,
+        packsDigest,
+        // The hops come from a verified proof, whose IDs were parsed (claims.ts).
+        via: (chain?.via ?? []) as readonly { readonly s: SpiffeId; readonly o: string }[],
+        authorization,
+      }),
+    );
+    if (isPlain) {
+      let byOperation = this.#plain.get(packsDigest);
+      if (byOperation === undefined) {
+        // A catalog that changes often must not be remembered for ever.
+        if (this.#plain.size >= MAX_CATALOGS) this.#plain.clear();
+        byOperation = new Map();
+        this.#plain.set(packsDigest, byOperation);
+      }
+      byOperation.set(operation, slot);
+    } else {
       if (this.#slots.size >= MAX_SLOTS) this.#slots.clear();
-      slot = new FieldSlot(
-        this.#signer.slot({
-          audience: this.#audience,
-          operation,
-          packsDigest,
-          // The hops come from a verified proof, whose IDs were parsed (claims.ts).
-          via: (chain?.via ?? []) as readonly { readonly s: SpiffeId; readonly o: string }[],
-          authorization,
-        }),
-      );
       this.#slots.set(key, slot);
     }
-    return slot.fields(nowMs, this.#cache);
+    return slot;
   }
 }

@@ -6,7 +6,6 @@ import type { AuditTrail } from "../audit/trail.ts";
 import { pickLeastRequest } from "../balance/pick.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
-import { COUNTERSIGN_PORT } from "../core/identity/claims.ts";
 import type { Classified } from "../core/policy/operations.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { Clock } from "../core/runtime/clock.ts";
@@ -60,6 +59,12 @@ const CANCEL = 0x8;
 const STRIPPED = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
 const MAX_ATTEMPTS = 4;
 const EMPTY = Buffer.alloc(0);
+const METHOD_FIELDS: ReadonlyMap<string, Field> = new Map(
+  ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].map((method) => [
+    method,
+    createField(":method", method),
+  ]),
+);
 const SCHEME: Field = createField(":scheme", "http");
 
 /** Label of an operation in a proof: both sides put `mcp` on a port with that pack (DOMAIN V6). */
@@ -233,7 +238,7 @@ export class OutboundExchange implements UpstreamExchange {
       method: head.method,
       target: head.target,
       contentType: this.header("content-type"),
-      header: this.header,
+      header: this.#app.lookup(this.head.fields),
       corsMethod:
         head.method === "OPTIONS" && this.header("origin") !== undefined
           ? this.header("access-control-request-method")
@@ -248,11 +253,15 @@ export class OutboundExchange implements UpstreamExchange {
     this.#route();
   }
 
-  /** Value of a request field; bound, because the classifier takes it as a function. */
-  readonly header = (name: string): string | undefined => {
-    for (const field of this.head.fields) if (field.name === name) return field.value;
+  /** Value of a request field. */
+  header(name: string): string | undefined {
+    const fields = this.head.fields;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field !== undefined && field.name === name) return field.value;
+    }
     return undefined;
-  };
+  }
 
   #route(): void {
     const destination = this.#destination;
@@ -310,11 +319,11 @@ export class OutboundExchange implements UpstreamExchange {
     const { cache } = this.#services;
     const { method, target, fields, connectionNames } = head;
     h2.beginHeaders(stream);
-    h2.putField(cache.get(":method", method));
+    h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
     h2.putField(SCHEME);
     // Query strings differ from call to call and may hold secrets: never in a table.
     if (target.includes("?")) h2.putPair(":path", target);
-    else h2.putField(cache.get(":path", target));
+    else h2.putField(destination.pathField(target));
     h2.putField(
       cache.get(
         ":authority",
@@ -337,7 +346,7 @@ export class OutboundExchange implements UpstreamExchange {
     );
     h2.putField(proof.wit);
     h2.putField(proof.wpt);
-    h2.putField(cache.get(COUNTERSIGN_PORT, String(destination.port.port)));
+    h2.putField(destination.portField);
     if (this.#createdTrace && this.#traceparent !== undefined) h2.putPair("traceparent", this.#traceparent);
     h2.endHeaders(this.#hasNoBody);
   }

@@ -2,11 +2,13 @@
 // anew from each table; names that are not in it are asked for once (`DiscoveryClient.resolve` keeps the negative cache).
 import { type AuditEdge, auditEdge } from "../audit/record.ts";
 import { parseAuthority } from "../core/http/authority.ts";
+import { COUNTERSIGN_PORT } from "../core/identity/claims.ts";
 import { type Pack, packsDigest } from "../core/policy/catalog.ts";
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import type { ProgramPort } from "../core/policy/rule.ts";
 import type { MeshService, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, type SidecarMetrics } from "../metrics.ts";
+import { createField, type Field } from "../wire/field.ts";
 import type { Upstream, UpstreamPool } from "./pool.ts";
 
 export interface OutboundEdge {
@@ -24,6 +26,9 @@ export class Destination {
   readonly #directory: Directory;
   readonly #packs: readonly Pack[];
   readonly #edges = new Map<string, OutboundEdge>();
+  readonly #paths = new Map<string, Field>();
+  /** The `countersign-port` field of every call. */
+  readonly portField: Field;
   #classifier: Classifier | undefined;
 
   constructor(directory: Directory, service: MeshService, port: ProgramPort, upstreams: readonly Upstream[]) {
@@ -33,9 +38,21 @@ export class Destination {
     this.upstreams = upstreams;
     const { table, packs } = directory;
     this.#packs = port.packs.flatMap((name) => packs.get(name) ?? []);
+    this.portField = createField(COUNTERSIGN_PORT, String(port.port));
     this.packsDigest = packsDigest(port.packs.map((name) => table.packs.get(name)?.text ?? ""));
     const [, , , , , , , kind, name] = upstreams[0]?.endpoint.spiffeId.split("/") ?? [];
     this.callee = { kind: kind ?? "service", name: name ?? service.id.slice(service.id.indexOf("/") + 1) };
+  }
+
+  /** The `:path` field of a target without query; one object as long as it is remembered. */
+  pathField(target: string): Field {
+    let field = this.#paths.get(target);
+    if (field === undefined) {
+      if (this.#paths.size >= MAX_PATHS) this.#paths.clear();
+      field = createField(":path", target);
+      this.#paths.set(target, field);
+    }
+    return field;
   }
 
   /** Made at the first call: a table may name many services of which few are called. */
@@ -60,6 +77,7 @@ export type Lookup =
   | { readonly kind: "bad"; readonly detail: string };
 
 const MAX_CACHED_AUTHORITIES = 4_096;
+const MAX_PATHS = 1_024;
 
 export class Directory {
   readonly table: SidecarTable;
