@@ -1,6 +1,6 @@
 // The control-plane process in directory mode: directory -> compile -> resources -> discovery, with its certificate
 // authority, status, history and management API. Start-up and shutdown order are written here and nowhere else.
-import { stat } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../sidecar/core/runtime/errors.ts";
@@ -257,10 +257,9 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     discovery: discovery.port,
     metrics: metricsServer.port ?? 0,
   };
-  await writePrivateFile(
-    join(stateDir, "ports.json"),
-    `${JSON.stringify({ ...ports, pid: process.pid, managementSocket })}\n`,
-  );
+  const portsFile = join(stateDir, "ports.json");
+  await writePrivateFile(portsFile, `${JSON.stringify({ ...ports, pid: process.pid, managementSocket })}\n`);
+  closers.add(() => rm(portsFile, { force: true }));
   log.info("control plane serves", {
     ...ports,
     revision: publisher.revision,

@@ -1,6 +1,6 @@
 // The discovery port: gRPC over mutual TLS. Owns the streams; what to say on one is decided by its session.
 import type { ServerDuplexStream, UntypedServiceImplementation } from "@grpc/grpc-js";
-import { Server, type ServiceDefinition, status } from "@grpc/grpc-js";
+import { logVerbosity, Server, type ServiceDefinition, setLogVerbosity, status } from "@grpc/grpc-js";
 import type { CertificateRequest__Output } from "../../proto/gen/countersign/mesh/v1/CertificateRequest.ts";
 import type { ControlPlaneMessage } from "../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";
 import type { Identity } from "../../proto/gen/countersign/mesh/v1/Identity.ts";
@@ -122,6 +122,8 @@ export function bindServer(
   port: number,
   credentials: LiveCredentials,
 ): Promise<number> {
+  // The library writes text to standard error; what matters reaches our own log as errors.
+  setLogVerbosity(logVerbosity.NONE);
   const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
   return new Promise((resolve, reject) => {
     server.bindAsync(address, credentials, (error, bound) => {

@@ -1,6 +1,5 @@
 // The management API: HTTP and JSON on a Unix socket in the state directory that only its owner can open. Every write
 // leaves a line in `{stateDir}/audit/management.jsonl` before it is answered.
-import { chmodSync } from "node:fs";
 import { appendFile, mkdir, rm } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createConnection } from "node:net";
@@ -257,10 +256,14 @@ export async function createManagementServer(options: ManagementServerOptions): 
     server.once("error", (cause) =>
       reject(new MeshError("bad_config", `cannot listen on \`${socketPath}\`: ${cause.message}`, { cause })),
     );
-    server.listen({ path: socketPath }, resolve);
+    // The socket's file is made inside this call: with this mask nobody else can open it, not even for a moment.
+    const mask = process.umask(0o177);
+    try {
+      server.listen({ path: socketPath }, resolve);
+    } finally {
+      process.umask(mask);
+    }
   });
-  // The directory is 0700, so nobody else could connect in between.
-  chmodSync(socketPath, 0o600);
   return {
     close: () =>
       new Promise((resolve) => {

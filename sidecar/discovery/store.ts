@@ -1,7 +1,7 @@
 // The sidecar's resources: applies deltas whole or not at all, decodes them into a SidecarTable, and keeps the last
 // good ones on disk so that a restarted sidecar serves without a control plane.
 import { createHash } from "node:crypto";
-import { chmod, mkdir, open, readFile, rename } from "node:fs/promises";
+import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { Delta, Delta__Output } from "../../proto/gen/countersign/mesh/v1/Delta.ts";
 import { messageCodec } from "../../proto/load.ts";
@@ -232,7 +232,6 @@ export class ResourceStore {
     const { stateDir, log } = this.#options;
     if (stateDir === undefined) return;
     await mkdir(stateDir, { recursive: true, mode: 0o700 });
-    await chmod(stateDir, 0o700);
     let bytes: Buffer;
     try {
       bytes = await readFile(join(stateDir, FILE_NAME));

@@ -60,6 +60,8 @@ export async function openStream(
   handler: StreamHandler,
 ): Promise<StreamHandle> {
   const grpc = await import("@grpc/grpc-js");
+  // The library writes text to standard error; what matters reaches our own log as errors.
+  grpc.setLogVerbosity(grpc.logVerbosity.NONE);
   const context = createSecureContext({
     key: credentials.tlsKey.export({ type: "pkcs8", format: "pem" }),
     cert: credentials.certificateChainPem,

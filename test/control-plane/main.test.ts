@@ -158,7 +158,11 @@ describe("control plane", () => {
     const scorer = await mesh.sidecar("serving/scorer", { stateDir: state });
     await scorer.until(({ tables, client }) => tables.length === 1 && client.connected);
     const ports = mesh.samePorts();
+    expect(JSON.parse(readFileSync(join(mesh.stateDir, "ports.json"), "utf8"))).toMatchObject(
+      mesh.handle.ports,
+    );
     await mesh.stop();
+    expect(existsSync(join(mesh.stateDir, "ports.json"))).toBe(false);
     await scorer.until(({ client }) => !client.connected);
     expect(scorer.store.table).toBe(scorer.table);
     await mesh.start(ports);
