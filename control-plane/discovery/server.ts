@@ -233,7 +233,7 @@ class Discovery {
     if (stream.closed) return;
     const isHello = stream.session.status.phase === "hello";
     const actions = stream.session.receive(message, this.#options.clock.nowMs());
-    const hello = stream.session.status.hello;
+    const { hello, phase } = stream.session.status;
     if (isHello && hello) {
       // The same process on a new connection: the old one is dead even if TCP does not know yet.
       for (const other of this.#byWorkload.get(stream.workload) ?? []) {
@@ -250,7 +250,7 @@ class Discovery {
         node: hello.node,
         version: hello.softwareVersion,
       });
-      if (stream.session.status.phase === "waiting") {
+      if (phase === "waiting") {
         this.#options.log.warn("sidecar is ahead of this control plane and waits for it", {
           workload: stream.workload,
           theirs: hello.tableRevision,
