@@ -45,7 +45,7 @@ export interface DataPlanePorts {
 }
 
 const SWEEP_MS = 500;
-const AUDIT_QUEUE_CHARS = 8 * 1024 * 1024;
+const AUDIT_QUEUE_BYTES = 8 * 1024 * 1024;
 const LINE_DELAY_MS = 100;
 
 export class DataPlane {
@@ -79,7 +79,7 @@ export class DataPlane {
     const { clock, log, random, meshNowMs } = deps;
     const file = (path: string | undefined): LineFile | undefined => {
       if (path === undefined) return undefined;
-      const opened = new LineFile({ path, log, maxHeldChars: AUDIT_QUEUE_CHARS, delayMs: LINE_DELAY_MS });
+      const opened = new LineFile({ path, log, maxHeldBytes: AUDIT_QUEUE_BYTES, delayMs: LINE_DELAY_MS });
       this.#files.push(opened);
       return opened;
     };

@@ -1,33 +1,78 @@
-// A file of lines that never holds up a request: lines gather in a bounded queue and are written in batches. When the
-// queue is full, the oldest lines that may be lost go first, and are counted.
+// A file of lines that never holds up a request: lines are encoded at once into large buffers (as strings they would
+// survive garbage collections: 10 ms pauses and 100 MB at 8 000 lines/s) and written in the background. When the bound
+// is reached, the oldest lines that may be lost go first, and are counted.
 import { closeSync, openSync, write } from "node:fs";
 import type { Logger } from "../core/runtime/log.ts";
 
 export interface LineFileOptions {
   /** `-` is standard output. Created with mode 0600. */
   readonly path: string;
-  /** Characters held in memory at most. */
-  readonly maxHeldChars: number;
+  /** Bytes held in memory at most, beside the one buffer that is being written. */
+  readonly maxHeldBytes: number;
   readonly log: Logger;
   /** Writes at the latest after this long. */
   readonly delayMs: number;
 }
 
-/** Lines per write at most; one write is at most about 1 MB with the records of this process. */
-const BATCH_LINES = 512;
+const CHUNK_BYTES = 131_072;
+/** UTF-8 needs at most three bytes for one UTF-16 unit. */
+const BYTES_PER_UNIT = 3;
+
+/** Some whole lines. */
+class Chunk {
+  bytes: Buffer;
+  length = 0;
+  /** End of each line; negative: the line must not be lost. */
+  ends: number[] = [];
+
+  constructor(size: number) {
+    this.bytes = Buffer.allocUnsafeSlow(size);
+  }
+
+  add(line: string, keep: boolean): void {
+    this.length += this.bytes.write(line, this.length, "utf8");
+    this.bytes[this.length++] = 10;
+    this.ends.push(keep ? -this.length : this.length);
+  }
+
+  /** Removes lines from the front until `excess` bytes are gone; returns how many lines went. */
+  drop(excess: number, alsoKept: boolean): { readonly lines: number; readonly bytes: number } {
+    let lines = 0;
+    let freed = 0;
+    let start = 0;
+    let to = 0;
+    const ends: number[] = [];
+    for (const end of this.ends) {
+      const keep = end < 0;
+      const stop = Math.abs(end);
+      if (freed < excess && (alsoKept || !keep)) {
+        lines++;
+        freed += stop - start;
+      } else {
+        this.bytes.copyWithin(to, start, stop);
+        to += stop - start;
+        ends.push(keep ? -to : to);
+      }
+      start = stop;
+    }
+    this.length = to;
+    this.ends = ends;
+    return { lines, bytes: freed };
+  }
+}
 
 export class LineFile {
   readonly #options: LineFileOptions;
   readonly #fd: number;
-  #lines: string[] = [];
-  /** Indexes into #lines of the lines that must not be lost are marked true. */
-  #keep: boolean[] = [];
-  #heldChars = 0;
+  #full: Chunk[] = [];
+  #current: Chunk | undefined;
+  #spare: Chunk | undefined;
+  #heldBytes = 0;
   #writing = false;
   #timer: NodeJS.Timeout | undefined;
   #waiting: (() => void)[] = [];
   #closed = false;
-  /** Lines written, dropped and failed so far. */
+  /** Lines written and lost so far. */
   written = 0;
   dropped = 0;
 
@@ -37,13 +82,14 @@ export class LineFile {
     this.#fd = options.path === "-" ? 1 : openSync(options.path, "a", 0o600);
   }
 
+  /** Lines that wait. */
   get queued(): number {
-    return this.#lines.length;
+    return this.#full.reduce((sum, chunk) => sum + chunk.ends.length, this.#current?.ends.length ?? 0);
   }
 
   /** Whether another line would find room without one being lost. */
   get hasRoom(): boolean {
-    return this.#heldChars < this.#options.maxHeldChars;
+    return this.#heldBytes < this.#options.maxHeldBytes;
   }
 
   /**
@@ -53,17 +99,27 @@ export class LineFile {
    */
   append(line: string, keep: boolean): void {
     if (this.#closed) return;
-    this.#lines.push(line);
-    this.#keep.push(keep);
-    this.#heldChars += line.length;
-    if (this.#heldChars > this.#options.maxHeldChars) this.#shed();
-    if (this.#lines.length >= BATCH_LINES) this.#write();
-    else this.#timer ??= setTimeout(this.#onTimer, this.#options.delayMs).unref();
+    const need = line.length * BYTES_PER_UNIT + 1;
+    let chunk = this.#current;
+    if (chunk === undefined || chunk.bytes.length - chunk.length < need) {
+      if (chunk !== undefined) {
+        this.#full.push(chunk);
+        this.#write();
+      }
+      chunk = need > CHUNK_BYTES ? new Chunk(need) : (this.#spare ?? new Chunk(CHUNK_BYTES));
+      if (chunk === this.#spare) this.#spare = undefined;
+      this.#current = chunk;
+    }
+    const before = chunk.length;
+    chunk.add(line, keep);
+    this.#heldBytes += chunk.length - before;
+    if (this.#heldBytes > this.#options.maxHeldBytes) this.#shed();
+    this.#timer ??= setTimeout(this.#onTimer, this.#options.delayMs).unref();
   }
 
   /** Resolves when everything taken so far was handed to the system. */
   flush(): Promise<void> {
-    if (this.#lines.length === 0 && !this.#writing) return Promise.resolve();
+    if (this.#heldBytes === 0 && !this.#writing) return Promise.resolve();
     return new Promise((resolve) => {
       this.#waiting.push(resolve);
       this.#write();
@@ -85,55 +141,59 @@ export class LineFile {
 
   #shed(): void {
     // Down to three quarters, so that a full queue does not pay for this with every line.
-    const goal = this.#options.maxHeldChars * 0.75;
-    for (const keepers of [false, true]) {
-      const lines: string[] = [];
-      const keep: boolean[] = [];
-      for (const [index, line] of this.#lines.entries()) {
-        const kept = this.#keep[index] ?? true;
-        if (this.#heldChars > goal && kept === keepers) {
-          this.#heldChars -= line.length;
-          this.dropped++;
-        } else {
-          lines.push(line);
-          keep.push(kept);
-        }
+    let excess = this.#heldBytes - this.#options.maxHeldBytes * 0.75;
+    const chunks = this.#current === undefined ? this.#full : [...this.#full, this.#current];
+    for (const alsoKept of [false, true]) {
+      for (const chunk of chunks) {
+        if (excess <= 0) return;
+        const { lines, bytes } = chunk.drop(excess, alsoKept);
+        this.dropped += lines;
+        this.#heldBytes -= bytes;
+        excess -= bytes;
       }
-      this.#lines = lines;
-      this.#keep = keep;
-      if (this.#heldChars <= goal) return;
     }
   }
 
   #write(): void {
-    if (this.#writing || this.#lines.length === 0) return;
-    const batch = this.#lines;
-    this.#lines = [];
-    this.#keep = [];
-    this.#heldChars = 0;
+    if (this.#writing) return;
+    let chunk = this.#full.shift();
+    if (chunk === undefined) {
+      chunk = this.#current;
+      this.#current = undefined;
+    }
+    if (chunk === undefined || chunk.length === 0) {
+      this.#current ??= chunk;
+      return;
+    }
+    this.#heldBytes -= chunk.length;
     this.#writing = true;
-    const bytes = Buffer.from(`${batch.join("\n")}\n`);
-    this.#writeAll(bytes, 0, batch.length);
+    this.#writeAll(chunk, 0);
   }
 
-  #writeAll(bytes: Buffer, offset: number, lines: number): void {
-    write(this.#fd, bytes, offset, bytes.length - offset, null, (error, count) => {
+  #writeAll(chunk: Chunk, offset: number): void {
+    write(this.#fd, chunk.bytes, offset, chunk.length - offset, null, (error, count) => {
       if (error) {
-        this.dropped += lines;
-        this.#options.log.error("lines could not be written", { path: this.#options.path, lines, error });
-      } else if (offset + count < bytes.length) {
-        this.#writeAll(bytes, offset + count, lines);
+        this.dropped += chunk.ends.length;
+        this.#options.log.error("lines could not be written", {
+          path: this.#options.path,
+          lines: chunk.ends.length,
+          error,
+        });
+      } else if (offset + count < chunk.length) {
+        this.#writeAll(chunk, offset + count);
         return;
-      } else {
-        this.written += lines;
-      }
+      } else this.written += chunk.ends.length;
       this.#writing = false;
-      if (this.#lines.length >= BATCH_LINES || this.#waiting.length > 0) this.#write();
-      if (!this.#writing) {
-        const waiting = this.#waiting;
-        this.#waiting = [];
-        for (const resolve of waiting) resolve();
+      if (chunk.bytes.length === CHUNK_BYTES) {
+        chunk.length = 0;
+        chunk.ends = [];
+        this.#spare = chunk;
       }
+      if (this.#full.length > 0 || this.#waiting.length > 0) this.#write();
+      if (this.#writing) return;
+      const waiting = this.#waiting;
+      this.#waiting = [];
+      for (const resolve of waiting) resolve();
     });
   }
 }
