@@ -84,6 +84,8 @@ export class InboundExchange implements AppExchange {
   readonly #stream: Http2Stream<InboundExchange | undefined>;
   readonly #startedMs: number;
   readonly #nowMs: number;
+  /** Place in the connection's list. */
+  slot = -1;
   // Facts of the request.
   method = "";
   #target = "";

@@ -8,6 +8,7 @@ import {
   type Http2Handler,
   type Http2Stream,
 } from "../wire/http2/connection.ts";
+import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
 import { InboundExchange, type InboundServices } from "./exchange.ts";
 import type { PeerVerifier } from "./verify.ts";
@@ -28,7 +29,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   readonly remoteAddress: string | undefined;
   readonly #socket: MeshSocket;
   readonly #deps: PeerConnectionDeps;
-  readonly #exchanges = new Set<InboundExchange>();
+  readonly #exchanges = new SlotList<InboundExchange>();
   readonly #flush = (): void => {
     this.h2.flush();
     this.#socket.flush();
@@ -183,7 +184,6 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   }
 
   #failAll(): void {
-    for (const exchange of this.#exchanges) exchange.onPeerGone();
-    this.#exchanges.clear();
+    for (const exchange of this.#exchanges.take()) exchange.onPeerGone();
   }
 }

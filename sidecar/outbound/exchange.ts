@@ -79,6 +79,8 @@ function labelOf(classified: Classified): string {
 
 export class OutboundExchange implements UpstreamExchange {
   readonly head: RequestHead;
+  /** Place in the connection's list. */
+  slot = -1;
   readonly #services: OutboundServices;
   readonly #app: AppSideConnection;
   readonly #startedMs: number;

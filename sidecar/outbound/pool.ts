@@ -15,11 +15,12 @@ import type { SidecarMetrics } from "../metrics.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { Http2Connection, type Http2Error, type Http2Stream } from "../wire/http2/connection.ts";
+import { SlotList, type Slotted } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { Countersigner } from "./attach.ts";
 
 /** A request on its way; exactly one of the last two ends its time on a connection. */
-export interface UpstreamExchange {
+export interface UpstreamExchange extends Slotted {
   /** A connection with a free stream is there: send the request on it. */
   onUpstreamReady(connection: UpstreamConnection): void;
   onUpstreamHead(fields: readonly Field[], endStream: boolean): void;
@@ -66,7 +67,7 @@ export class UpstreamConnection {
   readonly #upstream: Upstream;
   readonly #deps: UpstreamDeps;
   readonly #raw: TLSSocket;
-  readonly #exchanges = new Set<UpstreamExchange>();
+  readonly #exchanges = new SlotList<UpstreamExchange>();
   #socket: MeshSocket | undefined;
   #h2: Http2Connection<UpstreamExchange | undefined> | undefined;
   #ready = false;
@@ -259,9 +260,7 @@ export class UpstreamConnection {
   }
 
   #fail(detail: string): void {
-    const open = [...this.#exchanges];
-    this.#exchanges.clear();
-    for (const exchange of open) exchange.onUpstreamFailed("closed", detail, false, -1);
+    for (const exchange of this.#exchanges.take()) exchange.onUpstreamFailed("closed", detail, false, -1);
   }
 }
 

@@ -10,6 +10,7 @@ import { HpackEncoder } from "./hpack-encoder.ts";
 import { SendScheduler } from "./send-scheduler.ts";
 import { completeSettings, encodeSettings, type Http2Settings, initialPeerSettings } from "./settings.ts";
 import { StreamState } from "./stream.ts";
+import { StreamTable } from "./stream-table.ts";
 
 const DEFAULT_CONNECTION_WINDOW = 65_535;
 const LAST_STREAM = 0x7fff_ffff;
@@ -28,7 +29,7 @@ export class Core<T> {
   readonly decoder: HpackDecoder;
   readonly sender: SendScheduler<T>;
   readonly budget: FloodBudget;
-  readonly streams = new Map<number, StreamState<T>>();
+  readonly streams = new StreamTable<StreamState<T>>();
   readonly #options: Http2Options<T>;
   readonly #window: ReceiveWindow;
   readonly #resetByUs = new Set<number>();

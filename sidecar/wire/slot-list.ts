@@ -1,0 +1,40 @@
+// PURE. A set of things that come and go all the time, in one array: each member knows its place. A Set of that much
+// turnover is rehashed again and again, and keeps dead members alive (see http2/stream-table.ts).
+
+/** A member; `slot` belongs to the list, -1 outside of one. */
+export interface Slotted {
+  slot: number;
+}
+
+export class SlotList<T extends Slotted> {
+  readonly #members: T[] = [];
+
+  get size(): number {
+    return this.#members.length;
+  }
+
+  add(member: T): void {
+    member.slot = this.#members.length;
+    this.#members.push(member);
+  }
+
+  /** Whether it was a member. */
+  delete(member: T): boolean {
+    const { slot } = member;
+    if (slot < 0 || this.#members[slot] !== member) return false;
+    const last = this.#members.pop();
+    if (last !== undefined && last !== member) {
+      this.#members[slot] = last;
+      last.slot = slot;
+    }
+    member.slot = -1;
+    return true;
+  }
+
+  /** Empties the list and gives what was in it. */
+  take(): T[] {
+    const members = this.#members.splice(0);
+    for (const member of members) member.slot = -1;
+    return members;
+  }
+}
