@@ -84,6 +84,9 @@ export interface OwnPair extends Pair {
   readonly readyMs: number;
   readonly controlPlane: RunningProcess;
   readonly configDir: string;
+  readonly stateDir: string;
+  /** mTLS port of the server side. */
+  readonly meshPort: number;
 }
 
 /** @param dir an empty folder; @param backend port of the application. */
@@ -198,6 +201,8 @@ export async function startOurs(
       readyMs: Math.max(client.readyMs, server.readyMs),
       controlPlane,
       configDir,
+      stateDir,
+      meshPort: serverMesh,
       headers: () => [],
       stop,
     };
