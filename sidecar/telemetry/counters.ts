@@ -31,7 +31,9 @@ abstract class SeriesFamily implements Family {
     const key = values.join("\n");
     const known = this.#indexes.get(key);
     if (known !== undefined) return known;
-    if (this.#values.length >= MAX_SERIES) return this.series(...this.labels.map(() => "other"));
+    if (this.#values.length >= MAX_SERIES && values.some((value) => value !== "other")) {
+      return this.series(...this.labels.map(() => "other"));
+    }
     const index = this.#values.length;
     this.#values.push(values);
     this.#indexes.set(key, index);

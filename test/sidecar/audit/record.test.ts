@@ -1,0 +1,64 @@
+import { expect, test } from "@jest/globals";
+import fc from "fast-check";
+import { auditDecision, auditEdge, auditEvent, JsonTexts } from "../../../sidecar/audit/record.ts";
+
+test("an event is JSON, whatever stands in the request", () => {
+  const texts = new JsonTexts();
+  fc.assert(
+    fc.property(
+      fc.string({ unit: "binary" }),
+      fc.string({ unit: "binary" }),
+      fc.option(fc.string(), { nil: undefined }),
+      (path, agent, resource) => {
+        const edge = auditEdge({
+          source: { spiffeId: "spiffe://td/x", cluster: agent },
+          target: path,
+          targetNamespace: "ns",
+          targetKind: "serving",
+          operation: "op",
+          caller: agent,
+          callerSpiffeId: "id",
+          via: [{ kind: "gateway", name: path, operation: "o" }],
+        });
+        const line = auditEvent(
+          {
+            traceparent: undefined,
+            edge,
+            decision: auditDecision(
+              { allowed: true, reason: "ALLOWED", policy: path, rule: undefined, would: undefined },
+              3,
+            ),
+            decisionId: "d-1",
+            requestId: agent,
+            resourceType: "model",
+            resourceName: resource,
+            method: "GET",
+            pathTemplate: path,
+            requestBytes: 1,
+            contentType: agent,
+            sourceIp: undefined,
+            userAgent: agent,
+            statusCode: 0,
+            responseBytes: 2,
+            durationMs: 1.23456,
+            upstreamMs: -1,
+            errorMessage: path,
+          },
+          { id: "e", time: "2026-09-15T08:00:03.412Z", proxySeq: 9 },
+          texts,
+        );
+        expect(line).not.toContain("\n");
+        expect(JSON.parse(line)).toMatchObject({
+          specversion: "1.0",
+          data: {
+            resource: { type: "model", name: resource ?? null },
+            identityMetadata: { hops: 2, origin: `gateway/${path}` },
+            request: { pathTemplate: path, userAgent: agent, sourceIp: null },
+            response: { statusCode: null, durationMs: 1.23, upstreamMs: null, errorMessage: path },
+            integrity: { proxySeq: 9 },
+          },
+        });
+      },
+    ),
+  );
+});

@@ -1,0 +1,69 @@
+import { describe, expect, test } from "@jest/globals";
+import { parseSidecarConfig } from "../../sidecar/config.ts";
+
+const NEEDED = ["--workload", "ml/things", "--state-dir", "/s"];
+
+describe("parseSidecarConfig", () => {
+  test("has defaults for everything but workload and state directory", () => {
+    expect(parseSidecarConfig(NEEDED)).toMatchObject({
+      meshListen: { kind: "tcp", host: "127.0.0.1", port: 16008 },
+      outboundProxy: { kind: "tcp", host: "127.0.0.1", port: 16001 },
+      metricsListen: { kind: "tcp", port: 16020 },
+      adminSocket: "/s/admin.sock",
+      audit: "allow",
+    });
+  });
+
+  test("prefers flags over the environment", () => {
+    const env = { COUNTERSIGN_APP: "10.0.0.1", COUNTERSIGN_LOG_LEVEL: "debug" };
+    expect(parseSidecarConfig([...NEEDED, "--log-level=warn"], env)).toMatchObject({
+      appHost: "10.0.0.1",
+      logLevel: "warn",
+    });
+  });
+
+  test("reads local services, port maps and durations", () => {
+    const config = parseSidecarConfig([
+      ...NEEDED,
+      "--local-service",
+      "9000=ml/a:8080",
+      "--local-service",
+      "unix:/tmp/a.sock=ml/a:8080",
+      "--app-port-map",
+      "8080=unix:/tmp/app.sock",
+      "--drain-timeout",
+      "2m",
+      "--outbound-proxy",
+      "none",
+    ]);
+    expect(config.localServices).toEqual([
+      { listen: { kind: "tcp", host: "127.0.0.1", port: 9000 }, service: "ml/a", port: 8080 },
+      { listen: { kind: "unix", path: "/tmp/a.sock" }, service: "ml/a", port: 8080 },
+    ]);
+    expect(config.appPorts.get(8080)).toEqual({ kind: "unix", path: "/tmp/app.sock" });
+    expect(config.timeouts.drainMs).toBe(120_000);
+    expect(config.outboundProxy).toBeUndefined();
+  });
+
+  test.each([
+    { args: ["--mesh-listn", "x"], message: /unknown setting `--mesh-listn`; did you mean `--mesh-listen`/ },
+    { args: ["--workload", "things"], message: /--workload `things` is not a workload/ },
+    {
+      args: [...NEEDED, "--mesh-listen", "nowhere"],
+      message: /--mesh-listen `nowhere` has no port; it takes HOST:PORT/,
+    },
+    { args: [...NEEDED, "--mesh-listen", "h:99999"], message: /`99999` is not a port/ },
+    { args: [...NEEDED, "--audit", "alow"], message: /did you mean `allow`/ },
+    { args: [...NEEDED, "--idle-timeout", "5"], message: /not a duration/ },
+    { args: [...NEEDED, "--app"], message: /--app has no value/ },
+    { args: [...NEEDED, "--app", "a", "--app", "b"], message: /given twice/ },
+    { args: ["--workload", "a/b"], message: /--state-dir is required|--state-dir.*required/ },
+    { args: [...NEEDED, "--outbound-proxy", `unix:/${"x".repeat(120)}`], message: /107 bytes/ },
+  ])("refuses $args", ({ args, message }) => {
+    expect(() =>
+      parseSidecarConfig(
+        args[0] === "--workload" && args[1] === "things" ? [...args, "--state-dir", "/s"] : args,
+      ),
+    ).toThrow(message);
+  });
+});
