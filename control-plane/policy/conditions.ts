@@ -7,8 +7,8 @@ import type {
   PolicyRule,
   WorkloadMatch,
 } from "../../sidecar/core/policy/rule.ts";
-import { ancestorsOf } from "../../sidecar/core/policy/rule-index.ts";
 import { parseTimeOfDay } from "../../sidecar/core/policy/schedule.ts";
+import { ancestorsOf } from "../../sidecar/core/policy/symbols.ts";
 import { closestName } from "../sources/closest-name.ts";
 import type { AccessPolicy } from "./access-policy.ts";
 
@@ -201,6 +201,18 @@ function checkOperation(
       never(`${path}.resources`, `\`${op}\` has no resource, so a rule that asks for one never matches`),
     );
   }
+}
+
+/** Problems of operation clauses outside of policies: those of roles and grants. */
+export function checkOperations(
+  clauses: readonly OperationClause[],
+  path: string,
+  context: ConditionContext,
+): PolicyProblem[] {
+  const problems: PolicyProblem[] = [];
+  for (const [i, clause] of clauses.entries())
+    checkOperation(clause, `${path}[${i}]`, context, (problem) => problems.push(problem));
+  return problems;
 }
 
 function checkWhen(rule: PolicyRule, path: string, context: ConditionContext, report: Report): void {

@@ -3,98 +3,15 @@
 import type { Result } from "../runtime/errors.ts";
 import type { Call, Operation, User } from "./call.ts";
 import { type CelCompiler, type CelVariables, celVariables } from "./condition.ts";
-import {
-  type CompiledRule,
-  compileRule,
-  ERROR,
-  FALSE,
-  isExempt,
-  type MatchContext,
-  matchRule,
-  TRUE,
-  type Tri,
-  type View,
-} from "./match.ts";
-import type { Reason } from "./reason.ts";
-import {
-  AUDIT_LEVELS,
-  type AuditSetting,
-  type IdentityHeader,
-  type Obligations,
-  type PolicyRule,
-  type ProgramPolicy,
-  type WorkloadProgram,
-} from "./rule.ts";
-import { buildIndex, entriesOf, type IndexEntry, type IndexNode, IndexWalk } from "./rule-index.ts";
+import { type Decision, FIXED, mergeAudit } from "./decision.ts";
+import type { MatchContext, View } from "./match.ts";
+import type { AuditSetting, IdentityHeader, Obligations, ProgramPolicy, WorkloadProgram } from "./rule.ts";
+import { RuleSet } from "./rule-set.ts";
+import { type PolicyEntry, RuleEntry, RuleTable } from "./rule-table.ts";
 import { coversOperation, withinScope } from "./scope.ts";
+import { Probe, Symbols } from "./symbols.ts";
 
-/** An allow rule that won, with what it demands. */
-export interface WinningRule {
-  readonly policy: string;
-  readonly policyName: string;
-  readonly rule: string;
-  readonly ruleIndex: number;
-  readonly with: Obligations | undefined;
-}
-
-export interface Decision {
-  readonly allowed: boolean;
-  readonly reason: Reason;
-  /** `name`, or `namespace/name` of a namespaced policy; undefined when no rule decided. */
-  readonly policy: string | undefined;
-  readonly policyName: string | undefined;
-  readonly rule: string | undefined;
-  /** Position of the rule in its program, for counters; -1 when no rule decided. */
-  readonly ruleIndex: number;
-  /**
-   * The winning allow rules in reported order: the reported one, and every other that has obligations. Winners that
-   * demand nothing are left out, which is what keeps the cost independent of the number of policies.
-   */
-  readonly winners: readonly WinningRule[];
-  /** The highest audit setting of the winners and of matching Audit rules. */
-  readonly audit: AuditSetting | undefined;
-  readonly identityHeaders: readonly IdentityHeader[];
-  /** Set only when the answer would differ if the dry-run policies were enforced. */
-  readonly would:
-    | undefined
-    | {
-        readonly allowed: boolean;
-        readonly reason: Reason;
-        readonly policy: string | undefined;
-        readonly rule: string | undefined;
-      };
-}
-
-/** A rule in its program, with its place and its ready-made decisions. */
-export interface RuleEntry {
-  readonly policy: PolicyEntry;
-  readonly name: string;
-  readonly index: number;
-  readonly match: CompiledRule;
-  readonly winner: WinningRule;
-  readonly audit: AuditSetting | undefined;
-  /** The decision when this rule alone decides. */
-  readonly decision: Decision;
-  readonly ports: readonly number[] | undefined;
-  /** Its policy has no other rule. */
-  readonly alone: boolean;
-  /**
-   * Most rules name one caller or role and one operation. Those are matched on these fields of their own instead of
-   * `match`: one object to fetch instead of a dozen, which is most of the cost at 10 000 policies.
-   */
-  readonly quick: boolean;
-  readonly foreign: boolean;
-  readonly kind: string | undefined;
-  readonly callerName: string | undefined;
-  readonly namespace: string | undefined;
-  readonly role: string | undefined;
-  readonly op: string | undefined;
-}
-
-export interface PolicyEntry {
-  readonly source: ProgramPolicy;
-  readonly rules: RuleEntry[];
-}
+export type { Decision, WinningRule } from "./decision.ts";
 
 /** Built by `createProgram`; its owner may keep it as long as the table it came from. */
 export interface CompiledProgram {
@@ -121,19 +38,24 @@ export function createProgram(
 ): Result<CompiledProgram, string> {
   const context: MatchContext = { zones: new Map(), trustDomain: program.trustDomain, cel: deps.cel };
   const policies: PolicyEntry[] = [];
-  const strings = new Map<string, string>();
-  let index = 0;
+  const entries: RuleEntry[] = [];
   for (const source of program.policies) {
     const policy: PolicyEntry = { source, rules: [] };
     for (const rule of source.rules) {
-      const compiled = compileRule(rule, source.action, context);
-      if (!compiled.ok) return { ok: false, error: `policy \`${source.id}\`, ${compiled.error}` };
-      policy.rules.push(createRule(policy, rule, index, compiled.value, strings));
-      index += 1;
+      const entry = new RuleEntry(policy, rule, entries.length, context);
+      if (rule.when !== undefined) {
+        const compiled = entry.compile();
+        if (!compiled.ok) return { ok: false, error: `policy \`${source.id}\`, ${compiled.error}` };
+      }
+      policy.rules.push(entry);
+      entries.push(entry);
     }
     policies.push(policy);
   }
-  return { ok: true, value: { program, engine: new Engine(program, policies), ruleCount: index } };
+  return {
+    ok: true,
+    value: { program, engine: new Engine(program, policies, entries), ruleCount: entries.length },
+  };
 }
 
 /** `createProgram` for a process that should load the CEL library only when a program needs it. */
@@ -151,236 +73,6 @@ export function decide(program: CompiledProgram, call: Call): Decision {
 /** Whether a decision on this operation can depend on its resource (DOMAIN M4: bodies are read only then). */
 export function needsResource(program: CompiledProgram, operation: Operation): boolean {
   return program.engine.needsResource(operation);
-}
-
-interface QuickMatch {
-  readonly kind: string | undefined;
-  readonly callerName: string | undefined;
-  readonly namespace: string | undefined;
-  readonly role: string | undefined;
-  readonly op: string | undefined;
-}
-
-/** The single value of a field; `null` when the field says more than one exact value can. */
-function single(values: readonly string[] | undefined): string | undefined | null {
-  if (values === undefined) return undefined;
-  const [value] = values;
-  return values.length !== 1 || value === undefined || value.endsWith("*") ? null : value;
-}
-
-/** The whole of `from ∧ operations ∧ when` as five strings, where it is no more than that. */
-function quickMatch(rule: PolicyRule): QuickMatch | undefined {
-  const [clause, ...moreClauses] = rule.from ?? [];
-  const [operation, ...moreOperations] = rule.operations ?? [];
-  if (clause === undefined || operation === undefined || moreClauses.length + moreOperations.length > 0)
-    return undefined;
-  if (rule.when !== undefined || clause.any === true || clause.via !== undefined) return undefined;
-  const { workload, user } = clause;
-  if (
-    workload?.serviceAccounts ??
-    workload?.trustDomains ??
-    workload?.spiffeIds ??
-    user?.ids ??
-    user?.idps ??
-    user?.types
-  )
-    return undefined;
-  if (user !== undefined && (user.presence !== "Required" || user.roles === undefined)) return undefined;
-  const { any, op, access, resources, http, grpc, mcp } = operation;
-  if (any === true || op === undefined || (access ?? resources ?? http ?? grpc ?? mcp) !== undefined)
-    return undefined;
-  const kind = single(workload?.kinds);
-  const callerName = single(workload?.names);
-  const namespace = single(workload?.namespaces);
-  const role = user?.roles?.length === 1 ? user.roles[0] : user === undefined ? undefined : null;
-  if (kind === null || callerName === null || namespace === null || role === null) return undefined;
-  return { kind, callerName, namespace, role, op };
-}
-
-function matchQuick(rule: RuleEntry, call: Call, view: View): Tri {
-  const { caller, user } = call;
-  if (!caller.authenticated || (!caller.local && !rule.foreign)) return FALSE;
-  if (rule.callerName !== undefined && rule.callerName !== caller.name) return FALSE;
-  if (rule.kind !== undefined && rule.kind !== caller.kind) return FALSE;
-  if (rule.namespace !== undefined && rule.namespace !== caller.namespace) return FALSE;
-  if (rule.role !== undefined && (user === undefined || !user.roles.includes(rule.role))) return FALSE;
-  const { operation } = view;
-  if (operation.kind === "undetermined") return ERROR;
-  if (operation.kind === "unknown" || rule.op === undefined) return FALSE;
-  return rule.op === operation.name || coversOperation(rule.op, operation.name) ? TRUE : FALSE;
-}
-
-/** @param strings one object per text, so that equal texts of 10 000 policies lie in one place. */
-function createRule(
-  policy: PolicyEntry,
-  rule: PolicyRule,
-  index: number,
-  match: CompiledRule,
-  strings: Map<string, string>,
-): RuleEntry {
-  const { name, with: demands } = rule;
-  const shared = (text: string | undefined): string | undefined => {
-    if (text === undefined) return undefined;
-    const known = strings.get(text);
-    if (known === undefined) strings.set(text, text);
-    return known ?? text;
-  };
-  const quick = quickMatch(rule);
-  const { source } = policy;
-  const winner: WinningRule = {
-    policy: source.id,
-    policyName: source.name,
-    rule: name,
-    ruleIndex: index,
-    with: demands,
-  };
-  const allowed = source.action === "Allow";
-  const decision: Decision = {
-    allowed,
-    reason: allowed ? (source.source === "grant" ? "GRANTED" : "ALLOWED") : "DENIED_BY_POLICY",
-    policy: source.id,
-    policyName: source.name,
-    rule: name,
-    ruleIndex: index,
-    winners: allowed ? [winner] : [],
-    audit: demands?.audit,
-    identityHeaders: demands?.identity?.forward ?? [],
-    would: undefined,
-  };
-  return {
-    policy,
-    name,
-    index,
-    match,
-    winner,
-    audit: demands?.audit,
-    decision,
-    ports: source.ports,
-    alone: source.rules.length === 1,
-    quick: quick !== undefined,
-    foreign: source.action !== "Allow",
-    kind: shared(quick?.kind),
-    callerName: shared(quick?.callerName),
-    namespace: shared(quick?.namespace),
-    role: shared(quick?.role),
-    op: shared(quick?.op),
-  };
-}
-
-const plain = (allowed: boolean, reason: Reason): Decision => ({
-  allowed,
-  reason,
-  policy: undefined,
-  policyName: undefined,
-  rule: undefined,
-  ruleIndex: -1,
-  winners: [],
-  audit: undefined,
-  identityHeaders: [],
-  would: undefined,
-});
-
-const FIXED = {
-  DEFAULT_ALLOW: plain(true, "DEFAULT_ALLOW"),
-  DEFAULT_DENY: plain(false, "DEFAULT_DENY"),
-  NO_MATCHING_ALLOW: plain(false, "NO_MATCHING_ALLOW"),
-  SCOPE_EXCEEDED: plain(false, "SCOPE_EXCEEDED"),
-  CHAIN_TOO_DEEP: plain(false, "CHAIN_TOO_DEEP"),
-  CHAIN_LOOP: plain(false, "CHAIN_LOOP"),
-} as const;
-
-/** The highest level; of equal levels the denser sample; `Required` as soon as one of them says so. */
-export function mergeAudit(
-  a: AuditSetting | undefined,
-  b: AuditSetting | undefined,
-): AuditSetting | undefined {
-  if (a === undefined || b === undefined || a === b) return a ?? b;
-  const difference = AUDIT_LEVELS.indexOf(a.level) - AUDIT_LEVELS.indexOf(b.level);
-  const higher = difference === 0 ? (a.sample >= b.sample ? a : b) : difference > 0 ? a : b;
-  const mode = a.mode === "Required" || b.mode === "Required" ? "Required" : "BestEffort";
-  return higher.mode === mode ? higher : { ...higher, mode };
-}
-
-type WalkKind = "deny" | "allow" | "every";
-
-/** One tree with its look-up. `deny` and `allow` stop at the first rule by rank; `every` lists all policies that win. */
-class RuleSet extends IndexWalk<RuleEntry> {
-  readonly #root: IndexNode<RuleEntry>;
-  readonly #kind: WalkKind;
-  readonly #variables: (call: Call, view: View) => CelVariables;
-  #found: RuleEntry | undefined;
-  readonly #all: RuleEntry[] = [];
-  readonly empty: boolean;
-
-  constructor(
-    policies: readonly PolicyEntry[],
-    kind: WalkKind,
-    variables: (call: Call, view: View) => CelVariables,
-  ) {
-    super(kind === "deny");
-    const entries: IndexEntry<RuleEntry>[] = [];
-    for (const { source, rules } of policies) {
-      for (const [i, rule] of rules.entries()) {
-        const of = source.rules[i];
-        if (of !== undefined)
-          for (const entry of entriesOf(of, rule, rule.index, kind === "deny")) entries.push(entry);
-      }
-    }
-    this.empty = entries.length === 0;
-    this.#root = buildIndex(entries);
-    this.#kind = kind;
-    this.#variables = variables;
-  }
-
-  /** The first deciding rule by rank. */
-  first(call: Call, view: View): RuleEntry | undefined {
-    if (this.empty) return undefined;
-    this.limit = Number.POSITIVE_INFINITY;
-    this.#found = undefined;
-    this.walk(this.#root, call, view);
-    return this.#found;
-  }
-
-  /** The deciding rule of every policy, by rank. The list is valid until the next call. */
-  every(call: Call, view: View): readonly RuleEntry[] {
-    this.#all.length = 0;
-    if (this.empty) return this.#all;
-    this.walk(this.#root, call, view);
-    if (this.#all.length > 1) this.#all.sort((a, b) => a.index - b.index);
-    return this.#all;
-  }
-
-  protected visit(item: RuleEntry, call: Call, view: View): void {
-    if (item.ports !== undefined && !item.ports.includes(call.port)) return;
-    const value = item.quick
-      ? matchQuick(item, call, view)
-      : matchRule(item.match, call, view, this.#variables);
-    if (value === FALSE) return;
-    if (this.#kind === "deny") {
-      if (isExempt(item.match, call)) return;
-      this.#found = item;
-      this.limit = item.index;
-      return;
-    }
-    const winner = item.alone ? (value === TRUE ? item : undefined) : this.#firstOf(item.policy, call, view);
-    if (winner === undefined) return;
-    if (this.#kind === "every") {
-      if (!this.#all.includes(winner)) this.#all.push(winner);
-    } else if (winner.index < this.limit) {
-      this.#found = winner;
-      this.limit = winner.index;
-    }
-  }
-
-  /** The first rule of a policy that is not false, if it is true: an erring rule stops its policy. */
-  #firstOf(policy: PolicyEntry, call: Call, view: View): RuleEntry | undefined {
-    for (const rule of policy.rules) {
-      const value = matchRule(rule.match, call, view, this.#variables);
-      if (value === TRUE) return rule;
-      if (value !== FALSE) return undefined;
-    }
-    return undefined;
-  }
 }
 
 /** Ports that some policy of a kind covers: all of them, or the listed. */
@@ -404,6 +96,8 @@ const demandsSomething = (policy: PolicyEntry): boolean =>
 /** All trees of one program and the order they are asked in. Not re-entrant: one decision at a time, synchronously. */
 class Engine {
   readonly #program: WorkloadProgram;
+  readonly #table: RuleTable;
+  readonly #probe: Probe;
   readonly #deny: RuleSet;
   /** Policies without obligations: only the first winner matters. */
   readonly #allow: RuleSet;
@@ -422,9 +116,14 @@ class Engine {
   #view: View | undefined;
   #celVariables: CelVariables | undefined;
 
-  constructor(program: WorkloadProgram, policies: readonly PolicyEntry[]) {
+  constructor(program: WorkloadProgram, policies: readonly PolicyEntry[], entries: readonly RuleEntry[]) {
     this.#program = program;
+    const symbols = new Symbols();
+    const table = new RuleTable(entries, symbols);
+    this.#table = table;
+    this.#probe = new Probe(symbols);
     const variables = (call: Call, view: View): CelVariables => this.#variablesOf(call, view);
+    const deps = { symbols, table, probe: this.#probe, variables };
     const where = (test: (policy: ProgramPolicy) => boolean): PolicyEntry[] =>
       policies.filter(({ source }) => test(source));
     const enforced = where(
@@ -433,38 +132,38 @@ class Engine {
     this.#deny = new RuleSet(
       where((p) => p.action === "Deny" && p.enforcement === "Enforce"),
       "deny",
-      variables,
+      deps,
     );
     this.#allow = new RuleSet(
       enforced.filter((policy) => !demandsSomething(policy)),
       "allow",
-      variables,
+      deps,
     );
-    this.#demanding = new RuleSet(enforced.filter(demandsSomething), "every", variables);
+    this.#demanding = new RuleSet(enforced.filter(demandsSomething), "every", deps);
     this.#grants = new RuleSet(
       where((p) => p.source === "grant" && p.roles === undefined),
       "allow",
-      variables,
+      deps,
     );
     this.#roleGrants = new RuleSet(
       where((p) => p.source === "grant" && p.roles !== undefined),
       "every",
-      variables,
+      deps,
     );
     this.#audit = new RuleSet(
       where((p) => p.action === "Audit" && p.enforcement === "Enforce"),
       "every",
-      variables,
+      deps,
     );
     this.#dryDeny = new RuleSet(
       where((p) => p.action === "Deny" && p.enforcement === "DryRun"),
       "deny",
-      variables,
+      deps,
     );
     this.#dryAllow = new RuleSet(
       where((p) => p.action === "Allow" && p.enforcement === "DryRun" && p.source !== "grant"),
       "allow",
-      variables,
+      deps,
     );
     for (const { source } of enforced) this.#selected.add(source.ports);
     for (const { source } of where((p) => p.action === "Allow" && p.enforcement === "DryRun"))
@@ -478,6 +177,7 @@ class Engine {
     const effective =
       this.#roleGrants.empty || call.user === undefined ? call : this.#withGrantedRoles(call, call.user);
     const view: View = exactView(effective);
+    this.#probe.set(effective, view);
     let decision = this.#enforced(effective, view);
     if (!this.#audit.empty) decision = this.#audited(decision, effective, view);
     if (!this.#dryDeny.empty || !this.#dryAllow.empty) decision = this.#withDryRun(decision, effective, view);
@@ -507,30 +207,35 @@ class Engine {
   }
 
   #enforced(call: Call, view: View): Decision {
+    const table = this.#table;
     const denied = this.#firstDeny(this.#deny, call, view);
-    if (denied !== undefined) return denied.decision;
+    if (denied >= 0) return table.decisionOf(denied);
     const first = this.#allow.first(call, view);
     const demanding = this.#demanding.empty ? NONE : this.#demanding.every(call, view);
     if (demanding.length === 0) {
-      if (first !== undefined) return first.decision;
+      if (first >= 0) return table.decisionOf(first);
       const granted = this.#grants.first(call, view);
-      if (granted !== undefined) return granted.decision;
+      if (granted >= 0) return table.decisionOf(granted);
       if (this.#selected.covers(call.port)) return FIXED.NO_MATCHING_ALLOW;
       return this.#program.defaultAction === "Allow" ? FIXED.DEFAULT_ALLOW : FIXED.DEFAULT_DENY;
     }
     const only = demanding[0];
-    if (first === undefined && demanding.length === 1 && only !== undefined) return only.decision;
-    return combine(first, demanding);
+    if (first < 0 && demanding.length === 1 && only !== undefined) return only.decision;
+    return combine(table.entries[first], demanding);
   }
 
-  /** The first Deny over the exact view and the folded ones. */
-  #firstDeny(set: RuleSet, call: Call, view: View): RuleEntry | undefined {
-    if (set.empty) return undefined;
+  /** Position of the first Deny over the exact view and the folded ones; -1: none. */
+  #firstDeny(set: RuleSet, call: Call, view: View): number {
+    if (set.empty) return -1;
     let found = set.first(call, view);
+    if (call.folded.length === 0) return found;
     for (const { operation, resource, path } of call.folded) {
-      const other = set.first(call, { operation, resource, path, folded: true });
-      if (other !== undefined && (found === undefined || other.index < found.index)) found = other;
+      const folded: View = { operation, resource, path, folded: true };
+      this.#probe.set(call, folded);
+      const other = set.first(call, folded);
+      if (other >= 0 && (found < 0 || other < found)) found = other;
     }
+    this.#probe.set(call, view);
     return found;
   }
 
@@ -551,18 +256,20 @@ class Engine {
   #dryDecision(decision: Decision, call: Call, view: View): Decision | undefined {
     if (decision.reason === "DENIED_BY_POLICY") return undefined;
     const denied = this.#firstDeny(this.#dryDeny, call, view);
-    if (denied !== undefined) return denied.decision;
+    if (denied >= 0) return this.#table.decisionOf(denied);
     const byAllow = decision.reason === "ALLOWED" || decision.reason === "GRANTED";
     if (byAllow) return undefined;
     const allowed = this.#dryAllow.first(call, view);
-    if (allowed !== undefined) return allowed.decision;
+    if (allowed >= 0) return this.#table.decisionOf(allowed);
     return decision.reason === "DEFAULT_ALLOW" && this.#drySelected.covers(call.port)
       ? FIXED.NO_MATCHING_ALLOW
       : undefined;
   }
 
   #withGrantedRoles(call: Call, user: User): Call {
-    const granted = this.#roleGrants.every(call, exactView(call));
+    const view = exactView(call);
+    this.#probe.set(call, view);
+    const granted = this.#roleGrants.every(call, view);
     if (granted.length === 0) return call;
     const roles = new Set(user.roles);
     for (const { policy } of granted) for (const role of policy.source.roles ?? []) roles.add(role);

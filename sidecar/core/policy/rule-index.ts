@@ -2,52 +2,41 @@
 // visits the few rules that could match, however many there are. INVARIANT: a rule is skipped only when a field of it
 // is *false* for the call, never when it could be an error, because an error stops its policy (DOMAIN 3.3).
 import type { Call } from "./call.ts";
-import { scopedAccountOf } from "./caller.ts";
 import { foldPath, type View } from "./match.ts";
 import type { FromClause, OperationClause, PolicyRule } from "./rule.ts";
+import type { Probe, Symbols } from "./symbols.ts";
 
-const ATTRIBUTES = [
-  "op",
-  "name",
-  "namespace",
-  "account",
-  "spiffeId",
-  "userId",
-  "role",
-  "resource",
-  "path",
-  "kind",
-  "trustDomain",
-] as const;
-type Attribute = (typeof ATTRIBUTES)[number];
+const OP = 0;
+const NAME = 1;
+const NAMESPACE = 2;
+const ACCOUNT = 3;
+const SPIFFE_ID = 4;
+const USER_ID = 5;
+const ROLE = 6;
+const RESOURCE = 7;
+const PATH = 8;
+const KIND = 9;
+const TRUST_DOMAIN = 10;
+const ATTRIBUTES = 11;
+const LEAF = 11;
 
-/** Values that a rule can match an attribute with; undefined: every value. */
+/** Values that a rule can match an attribute with. */
 interface Keys {
-  readonly exact: readonly string[];
+  /** Symbols. */
+  readonly exact: readonly number[];
   readonly prefixes: readonly string[];
 }
 
-export interface IndexEntry<R> {
-  readonly item: R;
+export interface IndexEntry {
   /** Position of the rule in its program; smaller is reported first. */
-  readonly rank: number;
-  readonly keys: ReadonlyMap<Attribute, Keys>;
+  readonly rule: number;
+  /** By attribute; undefined: every value. */
+  readonly keys: readonly (Keys | undefined)[];
 }
 
-/** A node asks one attribute, or is a leaf when `attribute` is undefined. */
-export interface IndexNode<R> {
-  readonly attribute: Attribute | undefined;
-  readonly minRank: number;
-  readonly exact: ReadonlyMap<string, IndexNode<R>>;
-  readonly prefixes: ReadonlyMap<string, IndexNode<R>>;
-  /** Lengths of `prefixes`, ascending. */
-  readonly lengths: readonly number[];
-  /** Rules that do not ask for the attribute. */
-  readonly rest: IndexNode<R> | undefined;
-  /** Leaf: sorted by rank. */
-  readonly items: readonly R[];
-  /** The item of a leaf with one: saves a look into memory that is rarely in the cache. */
-  readonly only: R | undefined;
+interface Texts {
+  readonly exact: readonly string[];
+  readonly prefixes: readonly string[];
 }
 
 /** More values than this in one field are not worth a copy of the rule each. */
@@ -56,15 +45,20 @@ const MAX_PREFIX_LENGTHS = 8;
 const LEAF_SIZE = 2;
 const MAX_DEPTH = 12;
 
+const NO_TEXTS: readonly string[] = [];
 const isPrefix = (pattern: string): boolean => pattern.endsWith("*");
-const exactKeys = (values: readonly string[] | undefined): Keys | undefined =>
-  values && { exact: values, prefixes: [] };
-const patternKeys = (values: readonly string[] | undefined): Keys | undefined =>
-  values && {
+const exactTexts = (values: readonly string[] | undefined): Texts | undefined =>
+  values && { exact: values, prefixes: NO_TEXTS };
+
+function patternTexts(values: readonly string[] | undefined): Texts | undefined {
+  if (values === undefined || !values.some(isPrefix)) return exactTexts(values);
+  return {
     exact: values.filter((value) => !isPrefix(value)),
     prefixes: values.filter(isPrefix).map((value) => value.slice(0, -1)),
   };
-const pathKeys = (values: readonly string[] | undefined): Keys | undefined =>
+}
+
+const pathTexts = (values: readonly string[] | undefined): Texts | undefined =>
   values && {
     exact: values.filter((value) => !value.endsWith("/**")),
     prefixes: values.filter((value) => value.endsWith("/**")).map((value) => value.slice(0, -2)),
@@ -73,282 +67,363 @@ const pathKeys = (values: readonly string[] | undefined): Keys | undefined =>
 /** Values of all alternatives together; undefined as soon as one of them takes every value. */
 function union(
   clauses: readonly OperationClause[] | undefined,
-  of: (clause: OperationClause) => Keys | undefined,
-): Keys | undefined {
+  of: (clause: OperationClause) => Texts | undefined,
+): Texts | undefined {
   if (clauses === undefined) return undefined;
+  const [only] = clauses;
+  if (clauses.length === 1 && only !== undefined) return only.any === true ? undefined : of(only);
   const exact: string[] = [];
   const prefixes: string[] = [];
   for (const clause of clauses) {
-    const keys = clause.any === true ? undefined : of(clause);
-    if (keys === undefined) return undefined;
-    exact.push(...keys.exact);
-    prefixes.push(...keys.prefixes);
+    const texts = clause.any === true ? undefined : of(clause);
+    if (texts === undefined) return undefined;
+    exact.push(...texts.exact);
+    prefixes.push(...texts.prefixes);
   }
   return { exact, prefixes };
 }
 
-function fold(keys: Keys | undefined, exact: (text: string) => string): Keys | undefined {
-  if (keys === undefined) return undefined;
-  return { exact: keys.exact.map(exact), prefixes: keys.prefixes.map((prefix) => prefix.toLowerCase()) };
+function fold(texts: Texts | undefined, exact: (text: string) => string): Texts | undefined {
+  if (texts === undefined) return undefined;
+  return { exact: texts.exact.map(exact), prefixes: texts.prefixes.map((prefix) => prefix.toLowerCase()) };
 }
 
 const lower = (text: string): string => text.toLowerCase();
+const opTexts = (clause: OperationClause): Texts | undefined =>
+  exactTexts((clause.op && [clause.op]) || undefined);
+const resourceTexts = (clause: OperationClause): Texts | undefined => patternTexts(clause.resources);
+const clausePathTexts = (clause: OperationClause): Texts | undefined => pathTexts(clause.http?.paths);
+
+const NO_FROM: readonly (FromClause | undefined)[] = [undefined];
 
 /** Index entries of one rule: one per clause of `from`, so that each keeps its own constraints. */
-export function entriesOf<R>(rule: PolicyRule, item: R, rank: number, folded: boolean): IndexEntry<R>[] {
-  const common: [Attribute, Keys | undefined][] = [
-    ["op", union(rule.operations, (clause) => exactKeys((clause.op && [clause.op]) || undefined))],
-  ];
-  const resources = union(rule.operations, (clause) => patternKeys(clause.resources));
-  const paths = union(rule.operations, (clause) => pathKeys(clause.http?.paths));
-  common.push(
-    ["resource", folded ? fold(resources, lower) : resources],
-    ["path", folded ? fold(paths, foldPath) : paths],
-  );
-  const clauses: readonly (FromClause | undefined)[] = rule.from ?? [undefined];
-  return clauses.map((clause) => {
-    const workload = clause?.workload;
-    const all: [Attribute, Keys | undefined][] = [
-      ...common,
-      ["name", patternKeys(workload?.names)],
-      ["namespace", patternKeys(workload?.namespaces)],
-      ["account", exactKeys(workload?.serviceAccounts)],
-      ["spiffeId", exactKeys(workload?.spiffeIds)],
-      ["kind", exactKeys(workload?.kinds)],
-      ["trustDomain", exactKeys(workload?.trustDomains)],
-      ["userId", exactKeys(clause?.user?.ids)],
-      ["role", exactKeys(clause?.user?.roles)],
-    ];
-    const keys = new Map<Attribute, Keys>();
-    for (const [attribute, value] of all) {
-      if (value === undefined || value.exact.length + value.prefixes.length > MAX_KEYS) continue;
-      if (!value.prefixes.includes(""))
-        keys.set(attribute, { exact: [...new Set(value.exact)], prefixes: [...new Set(value.prefixes)] });
-    }
-    return { item, rank, keys };
-  });
-}
-
-interface Split {
-  readonly attribute: Attribute;
-  readonly expected: number;
-}
-
-/** How many rules a look-up would visit on average below a node that asks `attribute`; Infinity: not worth it. */
-function expectedVisits<R>(entries: readonly IndexEntry<R>[], attribute: Attribute): number {
-  const sizes = new Map<string, number>();
-  const lengths = new Set<number>();
-  let rest = 0;
-  let copies = 0;
-  for (const { keys } of entries) {
-    const value = keys.get(attribute);
-    if (value === undefined) {
-      rest += 1;
-      continue;
-    }
-    for (const key of value.exact) sizes.set(key, (sizes.get(key) ?? 0) + 1);
-    for (const prefix of value.prefixes) {
-      lengths.add(prefix.length);
-      sizes.set(`${prefix}*`, (sizes.get(`${prefix}*`) ?? 0) + 1);
-    }
-    copies += value.exact.length + value.prefixes.length;
-  }
-  if (sizes.size === 0 || lengths.size > MAX_PREFIX_LENGTHS || copies > 4 * entries.length + 64)
-    return Number.POSITIVE_INFINITY;
-  let squares = 0;
-  for (const size of sizes.values()) squares += size * size;
-  return rest + squares / copies;
-}
-
-function bestSplit<R>(entries: readonly IndexEntry<R>[]): Split | undefined {
-  let best: Split | undefined;
-  for (const attribute of ATTRIBUTES) {
-    const expected = expectedVisits(entries, attribute);
-    if (best === undefined || expected < best.expected) best = { attribute, expected };
-  }
-  return best !== undefined && best.expected < 0.8 * entries.length ? best : undefined;
-}
-
-const EMPTY: ReadonlyMap<string, never> = new Map<string, never>();
-
-function leaf<R>(entries: readonly IndexEntry<R>[]): IndexNode<R> {
-  return {
-    attribute: undefined,
-    minRank: entries[0]?.rank ?? Number.POSITIVE_INFINITY,
-    exact: EMPTY,
-    prefixes: EMPTY,
-    lengths: [],
-    rest: undefined,
-    items: entries.map((entry) => entry.item),
-    only: entries.length === 1 ? entries[0]?.item : undefined,
+export function entriesOf(
+  rule: PolicyRule,
+  index: number,
+  folded: boolean,
+  symbols: Symbols,
+  out: IndexEntry[],
+): void {
+  const resources = union(rule.operations, resourceTexts);
+  const paths = union(rule.operations, clausePathTexts);
+  const keysOf = (texts: Texts | undefined): Keys | undefined => {
+    if (texts === undefined || texts.exact.length + texts.prefixes.length > MAX_KEYS) return undefined;
+    const { exact, prefixes } = texts;
+    if (prefixes.includes("")) return undefined;
+    const [only] = exact;
+    if (exact.length === 1 && prefixes.length === 0 && only !== undefined)
+      return { exact: [symbols.intern(only)], prefixes };
+    const ids = new Set(exact.map((text) => symbols.intern(text)));
+    return { exact: [...ids], prefixes: [...new Set(prefixes)] };
   };
+  const op = keysOf(union(rule.operations, opTexts));
+  const resource = keysOf(folded ? fold(resources, lower) : resources);
+  const path = keysOf(folded ? fold(paths, foldPath) : paths);
+  for (const clause of rule.from ?? NO_FROM) {
+    const workload = clause?.workload;
+    const user = clause?.user;
+    out.push({
+      rule: index,
+      // In the order of the attribute numbers.
+      keys: [
+        op,
+        keysOf(patternTexts(workload?.names)),
+        keysOf(patternTexts(workload?.namespaces)),
+        keysOf(exactTexts(workload?.serviceAccounts)),
+        keysOf(exactTexts(workload?.spiffeIds)),
+        keysOf(exactTexts(user?.ids)),
+        keysOf(exactTexts(user?.roles)),
+        resource,
+        path,
+        keysOf(exactTexts(workload?.kinds)),
+        keysOf(exactTexts(workload?.trustDomains)),
+      ],
+    });
+  }
 }
 
-const push = <R>(groups: Map<string, IndexEntry<R>[]>, key: string, entry: IndexEntry<R>): void => {
+interface PrefixTable {
+  /** Ascending. */
+  readonly lengths: readonly number[];
+  readonly children: ReadonlyMap<string, number>;
+}
+
+/**
+ * A tree in one array. A reference is 0 (nothing), `-1 - rule` (one rule) or the offset of a node, which is
+ * `[attribute, smallest rule, rest, prefix table + 1, mask, (symbol, reference)…]`, where the pairs are a hash table
+ * with linear probing; symbols are small and dense, so they are their own hash. A leaf is `[LEAF, smallest rule,
+ * count, rules…]`. The children of the largest node of 10 000 rules take 128 KiB, so a look-up stays in the L2 cache.
+ */
+export interface RuleTree {
+  readonly root: number;
+  readonly cells: Int32Array;
+  readonly prefixTables: readonly PrefixTable[];
+}
+
+const FIRST_RULE = 1;
+const REST = 2;
+const PREFIXES = 3;
+const MASK = 4;
+const SLOTS = 5;
+const COUNT = 2;
+const RULES = 3;
+
+class TreeBuilder {
+  readonly #cells: number[] = [0];
+  readonly #prefixTables: PrefixTable[] = [];
+  /** Scratch of `#expectedVisits`: how many entries name a symbol. */
+  readonly #sizes: Int32Array;
+
+  constructor(symbols: Symbols) {
+    this.#sizes = new Int32Array(symbols.size);
+  }
+
+  build(entries: readonly IndexEntry[]): RuleTree {
+    const root = this.#node(entries, 0, 0);
+    return { root, cells: Int32Array.from(this.#cells), prefixTables: this.#prefixTables };
+  }
+
+  /** @param asked bits of the attributes that nodes above have asked: they would not split further. */
+  #node(entries: readonly IndexEntry[], asked: number, depth: number): number {
+    const [first] = entries;
+    if (first === undefined) return 0;
+    if (entries.length === 1) return -1 - first.rule;
+    const attribute = entries.length <= LEAF_SIZE || depth >= MAX_DEPTH ? LEAF : this.#best(entries, asked);
+    if (attribute === LEAF) return this.#leaf(entries);
+    const exact = new Map<number, IndexEntry[]>();
+    const prefixes = new Map<string, IndexEntry[]>();
+    const rest: IndexEntry[] = [];
+    for (const entry of entries) {
+      const keys = entry.keys[attribute];
+      if (keys === undefined) rest.push(entry);
+      else {
+        for (const key of keys.exact) push(exact, key, entry);
+        for (const prefix of keys.prefixes) push(prefixes, prefix, entry);
+      }
+    }
+    let capacity = 1;
+    while (capacity < exact.size * 1.5) capacity *= 2;
+    const cells = this.#cells;
+    const node = cells.length;
+    cells.push(attribute, first.rule, 0, 0, capacity - 1);
+    for (let i = 0; i < capacity; i++) cells.push(0, 0);
+    const below = asked | (1 << attribute);
+    for (const [key, group] of exact) {
+      let slot = key & (capacity - 1);
+      while (cells[node + SLOTS + 2 * slot] !== 0) slot = (slot + 1) & (capacity - 1);
+      cells[node + SLOTS + 2 * slot] = key;
+      cells[node + SLOTS + 2 * slot + 1] = this.#node(group, below, depth + 1);
+    }
+    if (prefixes.size > 0) {
+      const children = new Map(
+        [...prefixes].map(([key, group]) => [key, this.#node(group, below, depth + 1)]),
+      );
+      const lengths = [...new Set([...prefixes.keys()].map((prefix) => prefix.length))].sort((a, b) => a - b);
+      cells[node + PREFIXES] = this.#prefixTables.push({ lengths, children });
+    }
+    cells[node + REST] = this.#node(rest, below, depth + 1);
+    return node;
+  }
+
+  #leaf(entries: readonly IndexEntry[]): number {
+    const rules = [...new Set(entries.map((entry) => entry.rule))];
+    const [first = 0] = rules;
+    if (rules.length === 1) return -1 - first;
+    const node = this.#cells.length;
+    this.#cells.push(LEAF, first, rules.length);
+    for (const rule of rules) this.#cells.push(rule);
+    return node;
+  }
+
+  #best(entries: readonly IndexEntry[], asked: number): number {
+    let best = LEAF;
+    let least = 0.8 * entries.length;
+    for (let attribute = 0; attribute < ATTRIBUTES; attribute++) {
+      if ((asked & (1 << attribute)) !== 0) continue;
+      const expected = this.#expectedVisits(entries, attribute);
+      if (expected >= least) continue;
+      best = attribute;
+      least = expected;
+    }
+    return best;
+  }
+
+  /** How many rules a look-up would visit on average below a node that asks this; Infinity: not worth it. */
+  #expectedVisits(entries: readonly IndexEntry[], attribute: number): number {
+    const sizes = this.#sizes;
+    const prefixSizes = new Map<string, number>();
+    const lengths = new Set<number>();
+    let rest = 0;
+    let copies = 0;
+    let squares = 0;
+    // The sum of squares grows by 2n + 1 when a group grows from n to n + 1.
+    for (const { keys } of entries) {
+      const value = keys[attribute];
+      if (value === undefined) {
+        rest += 1;
+        continue;
+      }
+      for (const key of value.exact) {
+        const size = sizes[key] ?? 0;
+        squares += 2 * size + 1;
+        sizes[key] = size + 1;
+      }
+      for (const prefix of value.prefixes) {
+        lengths.add(prefix.length);
+        const size = prefixSizes.get(prefix) ?? 0;
+        squares += 2 * size + 1;
+        prefixSizes.set(prefix, size + 1);
+      }
+      copies += value.exact.length + value.prefixes.length;
+    }
+    if (copies === 0) return Number.POSITIVE_INFINITY;
+    for (const { keys } of entries) for (const key of keys[attribute]?.exact ?? []) sizes[key] = 0;
+    if (lengths.size > MAX_PREFIX_LENGTHS || copies > 4 * entries.length + 64)
+      return Number.POSITIVE_INFINITY;
+    return rest + squares / copies;
+  }
+}
+
+function push<K>(groups: Map<K, IndexEntry[]>, key: K, entry: IndexEntry): void {
   const group = groups.get(key);
   if (group === undefined) groups.set(key, [entry]);
   else group.push(entry);
-};
-
-/** Builds the tree; `entries` must be sorted by rank. */
-export function buildIndex<R>(entries: readonly IndexEntry<R>[], depth = 0): IndexNode<R> {
-  const split = entries.length <= LEAF_SIZE || depth >= MAX_DEPTH ? undefined : bestSplit(entries);
-  if (split === undefined) return leaf(entries);
-  const exact = new Map<string, IndexEntry<R>[]>();
-  const prefixes = new Map<string, IndexEntry<R>[]>();
-  const rest: IndexEntry<R>[] = [];
-  for (const entry of entries) {
-    const keys = entry.keys.get(split.attribute);
-    if (keys === undefined) rest.push(entry);
-    else {
-      for (const key of keys.exact) push(exact, key, entry);
-      for (const prefix of keys.prefixes) push(prefixes, prefix, entry);
-    }
-  }
-  // The attribute is used up for the children: asking it again would not split them further.
-  const build = (group: readonly IndexEntry<R>[]): IndexNode<R> =>
-    buildIndex(
-      group.map((entry) => without(entry, split.attribute)),
-      depth + 1,
-    );
-  return {
-    attribute: split.attribute,
-    minRank: entries[0]?.rank ?? Number.POSITIVE_INFINITY,
-    exact: new Map([...exact].map(([key, group]) => [key, build(group)])),
-    prefixes: new Map([...prefixes].map(([key, group]) => [key, build(group)])),
-    lengths: [...new Set([...prefixes.keys()].map((prefix) => prefix.length))].sort((a, b) => a - b),
-    rest: rest.length === 0 ? undefined : build(rest),
-    items: [],
-    only: undefined,
-  };
 }
 
-function without<R>(entry: IndexEntry<R>, attribute: Attribute): IndexEntry<R> {
-  if (!entry.keys.has(attribute)) return entry;
-  const keys = new Map(entry.keys);
-  keys.delete(attribute);
-  return { ...entry, keys };
+/** Builds the tree; `entries` must be sorted by rule. */
+export function buildTree(entries: readonly IndexEntry[], symbols: Symbols): RuleTree {
+  return new TreeBuilder(symbols).build(entries);
 }
 
-/** An operation name and its ancestors at dots, from the longest. */
-export function ancestorsOf(name: string): readonly string[] {
-  const out = [name];
-  for (let dot = name.lastIndexOf("."); dot > 0; dot = name.lastIndexOf(".", dot - 1))
-    out.push(name.slice(0, dot));
-  return out;
-}
-
-/** Walks a tree for one call and view. Kept and reused by its owner, so that a look-up makes no garbage. */
-export abstract class IndexWalk<R extends { readonly index: number }> {
-  /** Subtrees and rules from this rank on are left out; lower it when something was found. */
-  protected limit = Number.POSITIVE_INFINITY;
-  protected abstract visit(item: R, call: Call, view: View): void;
-  readonly #ancestors = new Map<string, readonly string[]>();
+/** Walks a tree for one call and view. */
+export abstract class IndexWalk {
+  /** Subtrees and rules from this position on are left out; lower it when something was found. */
+  protected limit = 0x7fffffff;
+  protected abstract visit(rule: number, call: Call, view: View): void;
+  readonly #cells: Int32Array;
+  readonly #prefixTables: readonly PrefixTable[];
+  readonly #probe: Probe;
   readonly #folded: boolean;
 
-  constructor(folded: boolean) {
+  constructor(tree: RuleTree, probe: Probe, folded: boolean) {
+    this.#cells = tree.cells;
+    this.#prefixTables = tree.prefixTables;
+    this.#probe = probe;
     this.#folded = folded;
   }
 
-  protected walk(node: IndexNode<R>, call: Call, view: View): void {
-    if (node.minRank >= this.limit) return;
-    switch (node.attribute) {
-      case undefined: {
-        if (node.only !== undefined) {
-          this.visit(node.only, call, view);
-          return;
-        }
-        for (const item of node.items) {
-          if (item.index >= this.limit) return;
-          this.visit(item, call, view);
-        }
+  protected walk(node: number, call: Call, view: View): void {
+    if (node <= 0) {
+      if (node !== 0 && -1 - node < this.limit) this.visit(-1 - node, call, view);
+      return;
+    }
+    const cells = this.#cells;
+    if ((cells[node + FIRST_RULE] ?? 0) >= this.limit) return;
+    const { keys } = this.#probe;
+    switch (cells[node]) {
+      case LEAF:
+        this.#leaf(node, call, view);
+        return;
+      case OP:
+        if (this.#probe.operations === undefined) this.#every(node, call, view);
+        else this.#anyOf(node, this.#probe.operations, call, view);
+        break;
+      case NAME:
+        this.#one(node, keys.nameId, call, view);
+        this.#prefixes(node, call.caller.name, call, view);
+        break;
+      case NAMESPACE:
+        this.#one(node, keys.namespaceId, call, view);
+        this.#prefixes(node, call.caller.namespace, call, view);
+        break;
+      case KIND:
+        this.#one(node, keys.kindId, call, view);
+        break;
+      case SPIFFE_ID:
+        this.#one(node, keys.spiffeIdId, call, view);
+        break;
+      case TRUST_DOMAIN:
+        this.#one(node, keys.trustDomainId, call, view);
+        break;
+      case ACCOUNT:
+        this.#one(node, keys.accountId, call, view);
+        this.#one(node, keys.scopedAccountId, call, view);
+        break;
+      case USER_ID:
+        if (call.user !== undefined) this.#one(node, this.#probe.idOf(call.user.id), call, view);
+        break;
+      case ROLE:
+        if (call.user !== undefined) this.#anyOf(node, this.#probe.roles(call), call, view);
+        break;
+      case RESOURCE:
+        this.#resource(node, call, view);
+        break;
+      case PATH:
+        this.#one(node, this.#probe.idOf(this.#folded ? foldPath(view.path) : view.path), call, view);
+        this.#prefixes(node, this.#folded ? view.path.toLowerCase() : view.path, call, view);
+        break;
+    }
+    const rest = cells[node + REST] ?? 0;
+    if (rest !== 0) this.walk(rest, call, view);
+  }
+
+  #leaf(node: number, call: Call, view: View): void {
+    const cells = this.#cells;
+    const end = node + RULES + (cells[node + COUNT] ?? 0);
+    for (let at = node + RULES; at < end; at++) {
+      const rule = cells[at] ?? 0;
+      if (rule >= this.limit) return;
+      this.visit(rule, call, view);
+    }
+  }
+
+  #one(node: number, key: number, call: Call, view: View): void {
+    if (key === 0) return;
+    const cells = this.#cells;
+    const mask = cells[node + MASK] ?? 0;
+    // A table is never full, so the search ends.
+    for (let slot = key & mask; ; slot = (slot + 1) & mask) {
+      const at = node + SLOTS + 2 * slot;
+      const found = cells[at];
+      if (found === key) {
+        this.walk(cells[at + 1] ?? 0, call, view);
         return;
       }
-      case "op":
-        if (view.operation.kind === "known")
-          this.#anyOf(node, this.#ancestorsOf(view.operation.name), call, view);
-        else if (view.operation.kind === "undetermined") this.#every(node, call, view);
-        break;
-      case "name":
-        this.#one(node, call.caller.name, call, view);
-        break;
-      case "namespace":
-        this.#one(node, call.caller.namespace, call, view);
-        break;
-      case "kind":
-        this.#one(node, call.caller.kind, call, view);
-        break;
-      case "spiffeId":
-        this.#one(node, call.caller.spiffeId, call, view);
-        break;
-      case "trustDomain":
-        this.#one(node, call.caller.trustDomain, call, view);
-        break;
-      case "account":
-        this.#one(node, call.caller.serviceAccount, call, view);
-        this.#one(node, scopedAccountOf(call.caller), call, view);
-        break;
-      case "userId":
-        if (call.user !== undefined) this.#one(node, call.user.id, call, view);
-        break;
-      case "role":
-        if (call.user !== undefined) this.#anyOf(node, call.user.roles, call, view);
-        break;
-      case "resource":
-        if (view.resource.kind === "unknown" || view.operation.kind === "undetermined")
-          this.#every(node, call, view);
-        else if (view.resource.kind === "known") {
-          this.#one(node, this.#folded ? view.resource.value.toLowerCase() : view.resource.value, call, view);
-        }
-        break;
-      case "path":
-        this.#path(node, call, view);
-        break;
+      if (found === 0 || found === undefined) return;
     }
-    if (node.rest !== undefined) this.walk(node.rest, call, view);
   }
 
-  #one(node: IndexNode<R>, value: string, call: Call, view: View): void {
-    const child = node.exact.get(value);
-    if (child !== undefined) this.walk(child, call, view);
-    if (node.lengths.length > 0) this.#prefixes(node, value, call, view);
-  }
-
-  #prefixes(node: IndexNode<R>, value: string, call: Call, view: View): void {
-    for (const length of node.lengths) {
+  #prefixes(node: number, value: string, call: Call, view: View): void {
+    const number = this.#cells[node + PREFIXES] ?? 0;
+    if (number === 0) return;
+    const table = this.#prefixTables[number - 1];
+    if (table === undefined) return;
+    for (const length of table.lengths) {
       if (length > value.length) return;
-      const child = node.prefixes.get(value.slice(0, length));
+      const child = table.children.get(value.slice(0, length));
       if (child !== undefined) this.walk(child, call, view);
     }
   }
 
-  #path(node: IndexNode<R>, call: Call, view: View): void {
-    const child = node.exact.get(this.#folded ? foldPath(view.path) : view.path);
-    if (child !== undefined) this.walk(child, call, view);
-    if (node.lengths.length > 0)
-      this.#prefixes(node, this.#folded ? view.path.toLowerCase() : view.path, call, view);
-  }
-
-  #anyOf(node: IndexNode<R>, values: readonly string[], call: Call, view: View): void {
-    for (const value of values) {
-      const child = node.exact.get(value);
-      if (child !== undefined) this.walk(child, call, view);
+  #resource(node: number, call: Call, view: View): void {
+    const { operation, resource } = view;
+    if (resource.kind === "unknown" || operation.kind === "undetermined") this.#every(node, call, view);
+    else if (resource.kind === "known") {
+      const value = this.#folded ? resource.value.toLowerCase() : resource.value;
+      this.#one(node, this.#probe.idOf(value), call, view);
+      this.#prefixes(node, value, call, view);
     }
   }
 
-  #every(node: IndexNode<R>, call: Call, view: View): void {
-    for (const child of node.exact.values()) this.walk(child, call, view);
-    for (const child of node.prefixes.values()) this.walk(child, call, view);
+  #anyOf(node: number, keys: readonly number[], call: Call, view: View): void {
+    for (const key of keys) this.#one(node, key, call, view);
   }
 
-  /** Operation names come from packs, a bounded set; the cap is for packs that were exchanged many times. */
-  #ancestorsOf(name: string): readonly string[] {
-    let list = this.#ancestors.get(name);
-    if (list === undefined) {
-      if (this.#ancestors.size >= 4096) this.#ancestors.clear();
-      list = ancestorsOf(name);
-      this.#ancestors.set(name, list);
-    }
-    return list;
+  #every(node: number, call: Call, view: View): void {
+    const cells = this.#cells;
+    const end = node + SLOTS + 2 * ((cells[node + MASK] ?? 0) + 1);
+    for (let at = node + SLOTS + 1; at < end; at += 2) this.walk(cells[at] ?? 0, call, view);
+    const table = this.#prefixTables[(cells[node + PREFIXES] ?? 0) - 1];
+    if (table !== undefined) for (const child of table.children.values()) this.walk(child, call, view);
   }
 }

@@ -103,6 +103,25 @@ function measure(
   return median(times);
 }
 
+/** Ours beside what the input alone costs, without the other engines. */
+function benchOwn(): void {
+  for (const layout of ["one target", "spread"] satisfies Layout[]) {
+    for (const size of SIZES) {
+      const policies = policiesOf(size, layout);
+      const calls = callsOf(policies, 20_000);
+      const started = performance.now();
+      ownPrograms(policies);
+      const buildMs = performance.now() - started;
+      const decider = ours(policies, calls);
+      measure("countersign (warm-up)", decider, calls, 10_000, 20);
+      const samples = [1, 2, 3].map(() => measure("countersign", decider, calls, 1000, 60) / 1000);
+      process.stdout.write(
+        `${layout}, ${size} policies: ${median(samples).toFixed(3)} µs, programs built in ${buildMs.toFixed(1)} ms\n`,
+      );
+    }
+  }
+}
+
 export async function benchDecisions(options: {
   readonly rounds: number;
   readonly say: (text: string) => void;
@@ -146,3 +165,6 @@ export async function benchDecisions(options: {
   rows.push(...benchCompile(options));
   return rows;
 }
+
+// Ours alone, for a change of the engine: `node test/bench/decisions/decisions.ts`.
+if (process.argv[1]?.endsWith("decisions.ts") === true) benchOwn();

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { createCelCompiler } from "../../../../sidecar/core/policy/cel.ts";
-import { createProgram, decide, mergeAudit, needsResource } from "../../../../sidecar/core/policy/decide.ts";
+import { createProgram, decide, needsResource } from "../../../../sidecar/core/policy/decide.ts";
+import { mergeAudit } from "../../../../sidecar/core/policy/decision.ts";
 import type { AuditSetting, ProgramPolicy, WorkloadProgram } from "../../../../sidecar/core/policy/rule.ts";
 import { disagreement } from "../../../conformance/agreement.ts";
 import { Dice, randomCall, randomProgram } from "../../../conformance/random-world.ts";
