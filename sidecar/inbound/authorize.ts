@@ -9,7 +9,7 @@ import { type Classified, type Classifier, createClassifier } from "../core/poli
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarTable } from "../discovery/table.ts";
-import { EdgeCounters, type Party, type SidecarMetrics } from "../metrics.ts";
+import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 
 /** One application port that calls may name. */
 export interface EnforcedPort {
@@ -140,9 +140,7 @@ export class Enforcement {
   }
 
   #createEdge(caller: Caller | undefined, via: readonly Hop[], operation: string): InboundEdge {
-    const party: Party = caller?.authenticated
-      ? { kind: caller.kind, name: caller.name }
-      : { kind: "unknown", name: "unknown" };
+    const party: Party = caller?.authenticated ? { kind: caller.kind, name: caller.name } : UNKNOWN_PARTY;
     const { program, settings } = this.table;
     return {
       operation,

@@ -7,7 +7,7 @@ import { type Pack, packsDigest } from "../core/policy/catalog.ts";
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import type { ProgramPort } from "../core/policy/rule.ts";
 import type { MeshService, SidecarTable } from "../discovery/table.ts";
-import { EdgeCounters, type Party, type SidecarMetrics } from "../metrics.ts";
+import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { createField, type Field } from "../wire/field.ts";
 import type { Upstream, UpstreamPool } from "./pool.ts";
 
@@ -135,7 +135,7 @@ export class Directory {
     let edge = this.#strangers.get(target);
     if (edge === undefined) {
       if (this.#strangers.size >= 1_000) this.#strangers.clear();
-      edge = this.edge({ kind: "unknown", name: "unknown" }, target, "unknown");
+      edge = this.edge(UNKNOWN_PARTY, target, "unknown");
       this.#strangers.set(target, edge);
     }
     return edge;
