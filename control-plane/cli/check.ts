@@ -2,9 +2,10 @@
 import { statSync } from "node:fs";
 import { compile } from "../policy/compile.ts";
 import { loadBuiltInPacks } from "../policy/packs.ts";
+import type { AcceptedObject } from "../sources/directory.ts";
 import { type FieldProblem, formatProblem } from "../sources/field-problem.ts";
 import { counted, EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
-import { readConfiguration } from "./reading.ts";
+import { createLineFinder, readConfiguration } from "./reading.ts";
 
 interface Finding {
   readonly severity: "error" | "warning";
@@ -33,24 +34,29 @@ export function checkPaths(
     if (notice.file !== undefined || isWhole)
       findings.push({ severity: "warning", reason: "Notice", problem: notice });
   const compiled = compile(state, loadBuiltInPacks());
-  const files = new Map<string, string>();
+  const places = new Map<string, { readonly file: string; readonly object: AcceptedObject }>();
   for (const [file, objects] of report.accepted)
-    for (const one of objects)
-      files.set([one.kind, one.namespace, one.name].filter((part) => part !== undefined).join("/"), file);
+    for (const object of objects) {
+      const parts = [object.kind, object.namespace, object.name].filter((part) => part !== undefined);
+      places.set(parts.join("/"), { file, object });
+    }
+  const lineOf = createLineFinder();
   for (const [key, policy] of compiled.policies) {
-    const file = files.get(key);
-    const [kind = "", ...name] = key.split("/");
-    for (const { severity, reason, path, message } of policy.problems)
+    const place = places.get(key);
+    for (const { severity, reason, path, message } of policy.problems) {
+      const line = place && lineOf(place.file, place.object, path);
       findings.push({
         severity,
         reason,
         problem: {
-          ...(file === undefined ? {} : { file }),
-          object: `${kind} ${name.join("/")}`,
+          ...(place === undefined ? {} : { file: place.file }),
+          ...(line === undefined ? {} : { line }),
+          object: key.replace("/", " "),
           path,
           message,
         },
       });
+    }
   }
   const errors = findings.filter((one) => one.severity === "error").length;
   const warnings = findings.length - errors;

@@ -79,10 +79,14 @@ export function ruleText(
   }
 }
 
-/** A line per policy and rule; those with a rule that did not simply fail come first. */
+/** A line per policy and rule; those that decided come first, those that only record come last. */
 export function policyLines(explanation: ShownExplanation): string[] {
-  const weight = ({ rules }: ShownPolicy) =>
-    rules.some(({ outcome }) => outcome !== "failed" && outcome !== "skipped") ? 0 : 1;
+  const weight = ({ action, rules }: ShownPolicy) => {
+    if (action === "Audit") return 3;
+    if (rules.some(({ outcome }) => outcome !== "failed" && outcome !== "skipped")) return 0;
+    // A call that nothing allows is one about the Allow policies.
+    return action === "Allow" ? 1 : 2;
+  };
   const policies = explanation.policies
     .map((policy, index) => ({ policy, index }))
     .sort((a, b) => weight(a.policy) - weight(b.policy) || a.index - b.index)

@@ -99,7 +99,7 @@ export async function showDiff(
     return EXIT.ok;
   }
   const objects = listOf(diff["objects"]);
-  output.out(`from revision ${from} to ${until}: ${counted(objects.length, "object")} differ\n`);
+  output.out(`from revision ${from} to ${until}: ${counted(objects.length, "change")}\n`);
   for (const object of objects) {
     const change = textOf(object["change"]);
     output.out(`\n${SIGN[change] ?? "?"} ${objectText(textOf(object["object"]))} ${plain(change)}\n`);

@@ -1,5 +1,5 @@
 // `countersign identity export` and `join-token`: identities for clients without a sidecar, and for new sidecars.
-import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
@@ -28,7 +28,8 @@ export async function exportIdentity(
   const key = join(out, "key.pem");
   const bundle = join(out, "bundle.pem");
   try {
-    mkdirSync(out, { recursive: true, mode: 0o700 });
+    // Not `recursive`: Node never returns from that below /proc, and a mistyped path should not become a tree.
+    if (!existsSync(out)) mkdirSync(out, { mode: 0o700 });
     writeWhole(key, textOf(issued["keyPem"]));
     writeWhole(svid, textOf(issued["certificatePem"]));
     writeWhole(bundle, textOf(issued["caPem"]));

@@ -17,6 +17,11 @@ async function main(args: readonly string[]): Promise<ExitStatus> {
 }
 
 enableCompileCache();
+// `countersign history | head` closes the pipe before we are done: nobody reads the rest.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit();
+});
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {

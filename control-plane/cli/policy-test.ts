@@ -229,7 +229,8 @@ function runTable(file: string, read: ReadTable, deps: Deps, json: boolean, outp
     if (ok) continue;
     const indent = " ".repeat(width + 13);
     output.out(`${indent}got      ${got}\n`);
-    for (const line of why(result)) output.out(`${indent}because  ${line}\n`);
+    for (const [index, line] of why(result).entries())
+      output.out(`${indent}${index === 0 ? "because" : "       "}  ${line}\n`);
   }
   const summary =
     differing.length === 0
@@ -241,9 +242,11 @@ function runTable(file: string, read: ReadTable, deps: Deps, json: boolean, outp
 }
 
 /** The decision itself, then what became of the rules: those expected to decide first, then those that came close. */
-function reasonsOf({ expected, explanation }: VectorResult): string[] {
+function reasonsOf({ expected, got, explanation }: VectorResult): string[] {
   const shown = shownExplanation(explanation);
-  const lines: string[] = shown.by === "" ? [] : [`decided by ${shown.by}`];
+  const lines: string[] = shown.by === "" || got.includes(" by ") ? [] : [`decided by ${shown.by}`];
+  // Where a Deny decides, which Allow rules would have matched does not matter.
+  const isOpen = shown.reason !== "DENIED_BY_POLICY";
   const ranked: { readonly rank: number; readonly text: string }[] = [];
   for (const { policy, action, rules } of shown.policies) {
     const short = policy.slice(policy.indexOf("/") + 1);
@@ -252,7 +255,7 @@ function reasonsOf({ expected, explanation }: VectorResult): string[] {
       const text = `${policy}/${ruleText(action, rule)}`;
       if (isWanted) ranked.push({ rank: 0, text });
       else if (rule.outcome === "error" || rule.outcome === "exempt") ranked.push({ rank: 1, text });
-      else if (rule.outcome === "failed" && (action === "Allow") === !shown.allowed)
+      else if (isOpen && rule.outcome === "failed" && (action === "Allow") === !shown.allowed)
         ranked.push({ rank: 2, text });
     }
   }

@@ -34,7 +34,7 @@ export async function showStatus(stateDir: string, json: boolean, output: Output
   else printTable(output, sidecars.map(sidecarRow));
   const notes = rows.flatMap(notesOf);
   const problems = textsOf(status["problems"]).map(plain);
-  if (notes.length > 0) output.out(`\nnot fully in force:\n${notes.map((note) => `  ${note}\n`).join("")}`);
+  if (notes.length > 0) output.out(`\nworth a look:\n${notes.map((note) => `  ${note}\n`).join("")}`);
   if (problems.length > 0)
     output.out(
       `\n${counted(problems.length, "problem")} in the configuration (what was accepted before stays in force):\n${problems
