@@ -149,7 +149,7 @@ describe("countersign check on broken input", () => {
       line: 5,
       says: "`Allow`, `Deny`, `Audit`",
     },
-    { name: "two objects of one name", text: `${POLICY}---\n${POLICY}`, line: 12, says: "p" },
+    { name: "two objects of one name", text: `${POLICY}---\n${POLICY}`, line: 11, says: "p" },
     {
       name: "CEL that does not compile",
       text: `${POLICY}    when: {cel: "user.id =="}\n`,
@@ -168,7 +168,7 @@ describe("countersign check on broken input", () => {
       line: 10,
       says: "never",
     },
-    { name: "text that is no YAML", text: "a: [1\n", line: 1, says: "is not YAML" },
+    { name: "text that is no YAML", text: "a: [1\n", line: 2, says: "is not YAML" },
   ])("$name is reported with its line", async ({ name, text, line, says }) => {
     const file = join(folder, `${name.replaceAll(" ", "-")}.yaml`);
     writeFileSync(file, text);
