@@ -6,8 +6,10 @@ import { type CelCompiler, type CelVariables, celVariables } from "./condition.t
 import { type Decision, FIXED, mergeAudit } from "./decision.ts";
 import type { MatchContext, View } from "./match.ts";
 import type { AuditSetting, IdentityHeader, Obligations, ProgramPolicy, WorkloadProgram } from "./rule.ts";
-import { RuleSet } from "./rule-set.ts";
-import { type PolicyEntry, RuleEntry, RuleTable } from "./rule-table.ts";
+import { type PolicyEntry, RuleEntry } from "./rule-entry.ts";
+import { TreeBuilder } from "./rule-index.ts";
+import { pushRecord } from "./rule-record.ts";
+import { addTree, RuleSet, type SetKind } from "./rule-set.ts";
 import { coversOperation, withinScope } from "./scope.ts";
 import { Probe, Symbols } from "./symbols.ts";
 
@@ -90,17 +92,32 @@ class PortCover {
   }
 }
 
-const demandsSomething = (policy: PolicyEntry): boolean =>
-  policy.source.rules.some((rule) => rule.with !== undefined);
+const isEnforcedAllow = (policy: ProgramPolicy): boolean =>
+  policy.action === "Allow" && policy.enforcement === "Enforce" && policy.source !== "grant";
+const isDryAllow = (policy: ProgramPolicy): boolean =>
+  policy.action === "Allow" && policy.enforcement === "DryRun";
+const demandsSomething = (policy: ProgramPolicy): boolean =>
+  policy.rules.some((rule) => rule.with !== undefined);
+
+/** What a program has beyond Deny and Allow; most have none of it, and one word in the cache says so. */
+const ROLE_GRANTS = 1;
+const AUDITS = 2;
+const DRY_RUNS = 4;
+const DENIES = 8;
+const DEMANDS = 16;
+const GRANTS = 32;
 
 /** All trees of one program and the order they are asked in. Not re-entrant: one decision at a time, synchronously. */
 class Engine {
-  readonly #program: WorkloadProgram;
-  readonly #table: RuleTable;
+  // What every decision reads comes first and so lies together.
+  readonly #maxHops: number;
+  readonly #has: number;
   readonly #probe: Probe;
-  readonly #deny: RuleSet;
   /** Policies without obligations: only the first winner matters. */
   readonly #allow: RuleSet;
+  readonly #decisions: (Decision | undefined)[];
+  readonly #selected = new PortCover();
+  readonly #deny: RuleSet;
   /** Policies with obligations: every winner matters. */
   readonly #demanding: RuleSet;
   readonly #grants: RuleSet;
@@ -108,8 +125,9 @@ class Engine {
   readonly #audit: RuleSet;
   readonly #dryDeny: RuleSet;
   readonly #dryAllow: RuleSet;
-  readonly #selected = new PortCover();
   readonly #drySelected = new PortCover();
+  readonly #entries: readonly RuleEntry[];
+  readonly #program: WorkloadProgram;
   readonly #resourceOps: string[] = [];
   #resourceAlways = false;
   readonly #needs = new Map<string, boolean>();
@@ -118,71 +136,65 @@ class Engine {
 
   constructor(program: WorkloadProgram, policies: readonly PolicyEntry[], entries: readonly RuleEntry[]) {
     this.#program = program;
+    this.#maxHops = program.maxHops;
+    this.#entries = entries;
+    this.#decisions = new Array<Decision | undefined>(entries.length).fill(undefined);
     const symbols = new Symbols();
-    const table = new RuleTable(entries, symbols);
-    this.#table = table;
+    const records: number[] = [];
+    for (const { policy, rule } of entries) pushRecord(records, policy.source, rule, symbols);
+    if (records.length === 0) records.push(0); // offset 0 means nothing and is never a node
+    const builder = new TreeBuilder(symbols, records);
+    let has = 0;
+    const plan = (bit: number, kind: SetKind, test: (policy: ProgramPolicy) => boolean) => {
+      const chosen = policies.filter(({ source }) => test(source));
+      if (chosen.length > 0) has |= bit;
+      return { root: addTree(builder, chosen, kind, symbols), kind };
+    };
+    const plans = {
+      deny: plan(DENIES, "deny", (p) => p.action === "Deny" && p.enforcement === "Enforce"),
+      allow: plan(0, "allow", (p) => isEnforcedAllow(p) && !demandsSomething(p)),
+      demanding: plan(DEMANDS, "every", (p) => isEnforcedAllow(p) && demandsSomething(p)),
+      grants: plan(GRANTS, "allow", (p) => p.source === "grant" && p.roles === undefined),
+      roleGrants: plan(ROLE_GRANTS, "every", (p) => p.source === "grant" && p.roles !== undefined),
+      audit: plan(AUDITS, "every", (p) => p.action === "Audit" && p.enforcement === "Enforce"),
+      dryDeny: plan(DRY_RUNS, "deny", (p) => p.action === "Deny" && p.enforcement === "DryRun"),
+      dryAllow: plan(DRY_RUNS, "allow", (p) => isDryAllow(p) && p.source !== "grant"),
+    };
+    this.#has = has;
     this.#probe = new Probe(symbols);
     const variables = (call: Call, view: View): CelVariables => this.#variablesOf(call, view);
-    const deps = { symbols, table, probe: this.#probe, variables };
-    const where = (test: (policy: ProgramPolicy) => boolean): PolicyEntry[] =>
-      policies.filter(({ source }) => test(source));
-    const enforced = where(
-      (p) => p.action === "Allow" && p.enforcement === "Enforce" && p.source !== "grant",
-    );
-    this.#deny = new RuleSet(
-      where((p) => p.action === "Deny" && p.enforcement === "Enforce"),
-      "deny",
-      deps,
-    );
-    this.#allow = new RuleSet(
-      enforced.filter((policy) => !demandsSomething(policy)),
-      "allow",
-      deps,
-    );
-    this.#demanding = new RuleSet(enforced.filter(demandsSomething), "every", deps);
-    this.#grants = new RuleSet(
-      where((p) => p.source === "grant" && p.roles === undefined),
-      "allow",
-      deps,
-    );
-    this.#roleGrants = new RuleSet(
-      where((p) => p.source === "grant" && p.roles !== undefined),
-      "every",
-      deps,
-    );
-    this.#audit = new RuleSet(
-      where((p) => p.action === "Audit" && p.enforcement === "Enforce"),
-      "every",
-      deps,
-    );
-    this.#dryDeny = new RuleSet(
-      where((p) => p.action === "Deny" && p.enforcement === "DryRun"),
-      "deny",
-      deps,
-    );
-    this.#dryAllow = new RuleSet(
-      where((p) => p.action === "Allow" && p.enforcement === "DryRun" && p.source !== "grant"),
-      "allow",
-      deps,
-    );
-    for (const { source } of enforced) this.#selected.add(source.ports);
-    for (const { source } of where((p) => p.action === "Allow" && p.enforcement === "DryRun"))
-      this.#drySelected.add(source.ports);
-    for (const { source } of policies) this.#collectResourceUse(source);
+    const deps = { trees: builder.finish(), entries, probe: this.#probe, variables };
+    const setOf = ({ root, kind }: { root: number; kind: SetKind }) => new RuleSet(root, kind, deps);
+    this.#deny = setOf(plans.deny);
+    this.#allow = setOf(plans.allow);
+    this.#demanding = setOf(plans.demanding);
+    this.#grants = setOf(plans.grants);
+    this.#roleGrants = setOf(plans.roleGrants);
+    this.#audit = setOf(plans.audit);
+    this.#dryDeny = setOf(plans.dryDeny);
+    this.#dryAllow = setOf(plans.dryAllow);
+    for (const { source } of policies) {
+      if (isEnforcedAllow(source)) this.#selected.add(source.ports);
+      if (isDryAllow(source)) this.#drySelected.add(source.ports);
+      this.#collectResourceUse(source);
+    }
   }
 
   decide(call: Call): Decision {
     const refused = this.#admit(call);
     if (refused !== undefined) return refused;
+    const has = this.#has;
     const effective =
-      this.#roleGrants.empty || call.user === undefined ? call : this.#withGrantedRoles(call, call.user);
+      (has & ROLE_GRANTS) === 0 || call.user === undefined ? call : this.#withGrantedRoles(call, call.user);
     const view: View = exactView(effective);
     this.#probe.set(effective, view);
     let decision = this.#enforced(effective, view);
-    if (!this.#audit.empty) decision = this.#audited(decision, effective, view);
-    if (!this.#dryDeny.empty || !this.#dryAllow.empty) decision = this.#withDryRun(decision, effective, view);
-    this.#view = undefined; // facts of a call are not kept beyond it
-    this.#celVariables = undefined;
+    if ((has & AUDITS) !== 0) decision = this.#audited(decision, effective, view);
+    if ((has & DRY_RUNS) !== 0) decision = this.#withDryRun(decision, effective, view);
+    if (this.#view !== undefined) {
+      this.#view = undefined; // facts of a call are not kept beyond it
+      this.#celVariables = undefined;
+    }
     return decision;
   }
 
@@ -201,32 +213,40 @@ class Engine {
   /** V8 and V9: chain and scope. */
   #admit(call: Call): Decision | undefined {
     const { via } = call;
-    if (via.length + 1 > this.#program.maxHops) return FIXED.CHAIN_TOO_DEEP;
+    if (via.length + 1 > this.#maxHops) return FIXED.CHAIN_TOO_DEEP;
     if (via.length > 1 && hasLoop(call)) return FIXED.CHAIN_LOOP;
     return withinScope(call.operation, call.scope) ? undefined : FIXED.SCOPE_EXCEEDED;
   }
 
   #enforced(call: Call, view: View): Decision {
-    const table = this.#table;
-    const denied = this.#firstDeny(this.#deny, call, view);
-    if (denied >= 0) return table.decisionOf(denied);
+    const has = this.#has;
+    const denied = (has & DENIES) === 0 ? -1 : this.#firstDeny(this.#deny, call, view);
+    if (denied >= 0) return this.#decisionOf(denied);
     const first = this.#allow.first(call, view);
-    const demanding = this.#demanding.empty ? NONE : this.#demanding.every(call, view);
+    const demanding = (has & DEMANDS) === 0 ? NONE : this.#demanding.every(call, view);
     if (demanding.length === 0) {
-      if (first >= 0) return table.decisionOf(first);
-      const granted = this.#grants.first(call, view);
-      if (granted >= 0) return table.decisionOf(granted);
+      if (first >= 0) return this.#decisionOf(first);
+      const granted = (has & GRANTS) === 0 ? -1 : this.#grants.first(call, view);
+      if (granted >= 0) return this.#decisionOf(granted);
       if (this.#selected.covers(call.port)) return FIXED.NO_MATCHING_ALLOW;
       return this.#program.defaultAction === "Allow" ? FIXED.DEFAULT_ALLOW : FIXED.DEFAULT_DENY;
     }
     const only = demanding[0];
     if (first < 0 && demanding.length === 1 && only !== undefined) return only.decision;
-    return combine(table.entries[first], demanding);
+    return combine(this.#entries[first], demanding);
+  }
+
+  /** The decision when this rule alone decides. */
+  #decisionOf(rule: number): Decision {
+    const known = this.#decisions[rule];
+    if (known !== undefined) return known;
+    const decision = this.#entries[rule]?.decision ?? FIXED.NO_MATCHING_ALLOW;
+    this.#decisions[rule] = decision;
+    return decision;
   }
 
   /** Position of the first Deny over the exact view and the folded ones; -1: none. */
   #firstDeny(set: RuleSet, call: Call, view: View): number {
-    if (set.empty) return -1;
     let found = set.first(call, view);
     if (call.folded.length === 0) return found;
     for (const { operation, resource, path } of call.folded) {
@@ -256,11 +276,11 @@ class Engine {
   #dryDecision(decision: Decision, call: Call, view: View): Decision | undefined {
     if (decision.reason === "DENIED_BY_POLICY") return undefined;
     const denied = this.#firstDeny(this.#dryDeny, call, view);
-    if (denied >= 0) return this.#table.decisionOf(denied);
+    if (denied >= 0) return this.#decisionOf(denied);
     const byAllow = decision.reason === "ALLOWED" || decision.reason === "GRANTED";
     if (byAllow) return undefined;
     const allowed = this.#dryAllow.first(call, view);
-    if (allowed >= 0) return this.#table.decisionOf(allowed);
+    if (allowed >= 0) return this.#decisionOf(allowed);
     return decision.reason === "DEFAULT_ALLOW" && this.#drySelected.covers(call.port)
       ? FIXED.NO_MATCHING_ALLOW
       : undefined;

@@ -149,13 +149,13 @@ interface PrefixTable {
 }
 
 /**
- * A tree in one array. A reference is 0 (nothing), `-1 - rule` (one rule) or the offset of a node, which is
- * `[attribute, smallest rule, rest, prefix table + 1, mask, (symbol, reference)…]`, where the pairs are a hash table
- * with linear probing; symbols are small and dense, so they are their own hash. A leaf is `[LEAF, smallest rule,
- * count, rules…]`. The children of the largest node of 10 000 rules take 128 KiB, so a look-up stays in the L2 cache.
+ * All trees of a program in one array, behind the records of its rules (rule-record.ts). A reference is 0 (nothing),
+ * `-1 - rule` (one rule) or the offset of a node, which is `[attribute, smallest rule, rest, prefix table + 1, mask,
+ * (symbol, reference)…]`, where the pairs are a hash table with linear probing; symbols are small and dense, so they are
+ * their own hash. A leaf is `[LEAF, smallest rule, count, rules…]`. The largest node of 10 000 rules takes 128 KiB, so a
+ * look-up stays in the L2 cache.
  */
-export interface RuleTree {
-  readonly root: number;
+export interface RuleTrees {
   readonly cells: Int32Array;
   readonly prefixTables: readonly PrefixTable[];
 }
@@ -168,19 +168,27 @@ const SLOTS = 5;
 const COUNT = 2;
 const RULES = 3;
 
-class TreeBuilder {
-  readonly #cells: number[] = [0];
+export class TreeBuilder {
+  readonly #cells: number[];
   readonly #prefixTables: PrefixTable[] = [];
+  readonly #symbols: Symbols;
   /** Scratch of `#expectedVisits`: how many entries name a symbol. */
-  readonly #sizes: Int32Array;
+  #sizes = new Int32Array(0);
 
-  constructor(symbols: Symbols) {
-    this.#sizes = new Int32Array(symbols.size);
+  /** @param records what lies in front of the trees; not empty. */
+  constructor(symbols: Symbols, records: number[]) {
+    this.#symbols = symbols;
+    this.#cells = records;
   }
 
-  build(entries: readonly IndexEntry[]): RuleTree {
-    const root = this.#node(entries, 0, 0);
-    return { root, cells: Int32Array.from(this.#cells), prefixTables: this.#prefixTables };
+  /** Adds a tree of entries, which must be sorted by rule, and returns the reference of its root. */
+  add(entries: readonly IndexEntry[]): number {
+    if (this.#sizes.length < this.#symbols.size) this.#sizes = new Int32Array(this.#symbols.size);
+    return this.#node(entries, 0, 0);
+  }
+
+  finish(): RuleTrees {
+    return { cells: Int32Array.from(this.#cells), prefixTables: this.#prefixTables };
   }
 
   /** @param asked bits of the attributes that nodes above have asked: they would not split further. */
@@ -290,25 +298,20 @@ function push<K>(groups: Map<K, IndexEntry[]>, key: K, entry: IndexEntry): void 
   else group.push(entry);
 }
 
-/** Builds the tree; `entries` must be sorted by rule. */
-export function buildTree(entries: readonly IndexEntry[], symbols: Symbols): RuleTree {
-  return new TreeBuilder(symbols).build(entries);
-}
-
 /** Walks a tree for one call and view. */
 export abstract class IndexWalk {
   /** Subtrees and rules from this position on are left out; lower it when something was found. */
   protected limit = 0x7fffffff;
   protected abstract visit(rule: number, call: Call, view: View): void;
-  readonly #cells: Int32Array;
+  protected readonly cells: Int32Array;
+  protected readonly probe: Probe;
   readonly #prefixTables: readonly PrefixTable[];
-  readonly #probe: Probe;
   readonly #folded: boolean;
 
-  constructor(tree: RuleTree, probe: Probe, folded: boolean) {
-    this.#cells = tree.cells;
-    this.#prefixTables = tree.prefixTables;
-    this.#probe = probe;
+  constructor(trees: RuleTrees, probe: Probe, folded: boolean) {
+    this.cells = trees.cells;
+    this.#prefixTables = trees.prefixTables;
+    this.probe = probe;
     this.#folded = folded;
   }
 
@@ -317,16 +320,16 @@ export abstract class IndexWalk {
       if (node !== 0 && -1 - node < this.limit) this.visit(-1 - node, call, view);
       return;
     }
-    const cells = this.#cells;
+    const cells = this.cells;
     if ((cells[node + FIRST_RULE] ?? 0) >= this.limit) return;
-    const { keys } = this.#probe;
+    const { keys } = this.probe;
     switch (cells[node]) {
       case LEAF:
         this.#leaf(node, call, view);
         return;
       case OP:
-        if (this.#probe.operations === undefined) this.#every(node, call, view);
-        else this.#anyOf(node, this.#probe.operations, call, view);
+        if (this.probe.operations === undefined) this.#every(node, call, view);
+        else this.#anyOf(node, this.probe.operations, call, view);
         break;
       case NAME:
         this.#one(node, keys.nameId, call, view);
@@ -350,16 +353,16 @@ export abstract class IndexWalk {
         this.#one(node, keys.scopedAccountId, call, view);
         break;
       case USER_ID:
-        if (call.user !== undefined) this.#one(node, this.#probe.idOf(call.user.id), call, view);
+        if (call.user !== undefined) this.#one(node, this.probe.idOf(call.user.id), call, view);
         break;
       case ROLE:
-        if (call.user !== undefined) this.#anyOf(node, this.#probe.roles(call), call, view);
+        if (call.user !== undefined) this.#anyOf(node, this.probe.roles(call), call, view);
         break;
       case RESOURCE:
         this.#resource(node, call, view);
         break;
       case PATH:
-        this.#one(node, this.#probe.idOf(this.#folded ? foldPath(view.path) : view.path), call, view);
+        this.#one(node, this.probe.idOf(this.#folded ? foldPath(view.path) : view.path), call, view);
         this.#prefixes(node, this.#folded ? view.path.toLowerCase() : view.path, call, view);
         break;
     }
@@ -368,7 +371,7 @@ export abstract class IndexWalk {
   }
 
   #leaf(node: number, call: Call, view: View): void {
-    const cells = this.#cells;
+    const cells = this.cells;
     const end = node + RULES + (cells[node + COUNT] ?? 0);
     for (let at = node + RULES; at < end; at++) {
       const rule = cells[at] ?? 0;
@@ -379,7 +382,7 @@ export abstract class IndexWalk {
 
   #one(node: number, key: number, call: Call, view: View): void {
     if (key === 0) return;
-    const cells = this.#cells;
+    const cells = this.cells;
     const mask = cells[node + MASK] ?? 0;
     // A table is never full, so the search ends.
     for (let slot = key & mask; ; slot = (slot + 1) & mask) {
@@ -394,7 +397,7 @@ export abstract class IndexWalk {
   }
 
   #prefixes(node: number, value: string, call: Call, view: View): void {
-    const number = this.#cells[node + PREFIXES] ?? 0;
+    const number = this.cells[node + PREFIXES] ?? 0;
     if (number === 0) return;
     const table = this.#prefixTables[number - 1];
     if (table === undefined) return;
@@ -410,7 +413,7 @@ export abstract class IndexWalk {
     if (resource.kind === "unknown" || operation.kind === "undetermined") this.#every(node, call, view);
     else if (resource.kind === "known") {
       const value = this.#folded ? resource.value.toLowerCase() : resource.value;
-      this.#one(node, this.#probe.idOf(value), call, view);
+      this.#one(node, this.probe.idOf(value), call, view);
       this.#prefixes(node, value, call, view);
     }
   }
@@ -420,7 +423,7 @@ export abstract class IndexWalk {
   }
 
   #every(node: number, call: Call, view: View): void {
-    const cells = this.#cells;
+    const cells = this.cells;
     const end = node + SLOTS + 2 * ((cells[node + MASK] ?? 0) + 1);
     for (let at = node + SLOTS + 1; at < end; at += 2) this.walk(cells[at] ?? 0, call, view);
     const table = this.#prefixTables[(cells[node + PREFIXES] ?? 0) - 1];

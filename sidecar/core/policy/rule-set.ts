@@ -1,16 +1,9 @@
-// The rules of one kind in one tree, with its look-up.
+// The rules of one kind: their tree, and what a look-up in it answers.
 import type { Call } from "./call.ts";
 import { FALSE, isExempt, matchRule, TRUE, type VariablesOf, type View } from "./match.ts";
-import { buildTree, entriesOf, type IndexEntry, IndexWalk, type RuleTree } from "./rule-index.ts";
-import {
-  ALONE,
-  HAS_PORTS,
-  HAS_UNLESS,
-  type PolicyEntry,
-  QUICK,
-  type RuleEntry,
-  type RuleTable,
-} from "./rule-table.ts";
+import type { PolicyEntry, RuleEntry } from "./rule-entry.ts";
+import { entriesOf, type IndexEntry, IndexWalk, type RuleTrees, type TreeBuilder } from "./rule-index.ts";
+import { ALONE, flagsOf, HAS_PORTS, HAS_UNLESS, matchRecord, QUICK } from "./rule-record.ts";
 import type { Probe, Symbols } from "./symbols.ts";
 
 /** `deny` and `allow` find the first deciding rule; `every` lists the deciding rule of each policy. */
@@ -18,38 +11,40 @@ export type SetKind = "deny" | "allow" | "every";
 
 /** What all sets of a program share. */
 export interface SetDeps {
-  readonly symbols: Symbols;
-  readonly table: RuleTable;
+  readonly trees: RuleTrees;
+  /** All rules of the program by position. */
+  readonly entries: readonly RuleEntry[];
   /** The owner sets it to the call and view before each look-up. */
   readonly probe: Probe;
   readonly variables: VariablesOf;
 }
 
-function treeOf(policies: readonly PolicyEntry[], kind: SetKind, symbols: Symbols): RuleTree {
+/** Adds the tree of a set and returns the reference of its root. */
+export function addTree(
+  builder: TreeBuilder,
+  policies: readonly PolicyEntry[],
+  kind: SetKind,
+  symbols: Symbols,
+): number {
   const entries: IndexEntry[] = [];
   for (const { rules } of policies)
     for (const { rule, index } of rules) entriesOf(rule, index, kind === "deny", symbols, entries);
-  return buildTree(entries, symbols);
+  return builder.add(entries);
 }
 
 export class RuleSet extends IndexWalk {
-  readonly empty: boolean;
+  #found = -1;
   readonly #root: number;
   readonly #kind: SetKind;
-  readonly #table: RuleTable;
-  readonly #probe: Probe;
+  readonly #entries: readonly RuleEntry[];
   readonly #variables: VariablesOf;
-  #found = -1;
   readonly #all: RuleEntry[] = [];
 
-  constructor(policies: readonly PolicyEntry[], kind: SetKind, deps: SetDeps) {
-    const tree = treeOf(policies, kind, deps.symbols);
-    super(tree, deps.probe, kind === "deny");
-    this.empty = tree.root === 0;
-    this.#root = tree.root;
+  constructor(root: number, kind: SetKind, deps: SetDeps) {
+    super(deps.trees, deps.probe, kind === "deny");
+    this.#root = root;
     this.#kind = kind;
-    this.#table = deps.table;
-    this.#probe = deps.probe;
+    this.#entries = deps.entries;
     this.#variables = deps.variables;
   }
 
@@ -70,10 +65,10 @@ export class RuleSet extends IndexWalk {
   }
 
   protected visit(rule: number, call: Call, view: View): void {
-    const table = this.#table;
-    const flags = table.flagsOf(rule);
+    const { cells } = this;
+    const flags = flagsOf(cells, rule);
     if ((flags & QUICK) !== 0) {
-      const value = table.matchQuick(rule, flags, call, this.#probe);
+      const value = matchRecord(cells, rule, call, this.probe);
       if (value === FALSE) return;
       // Nothing else to ask: the object of the rule stays untouched, which saves a miss of the cache.
       if (this.#kind === "allow" && value === TRUE && (flags & (ALONE | HAS_PORTS)) === ALONE) {
@@ -82,7 +77,7 @@ export class RuleSet extends IndexWalk {
         return;
       }
     }
-    const entry = table.entries[rule];
+    const entry = this.#entries[rule];
     if (entry !== undefined) this.#visitEntry(entry, flags, call, view);
   }
 
@@ -91,7 +86,7 @@ export class RuleSet extends IndexWalk {
     if ((flags & HAS_PORTS) !== 0 && policy.source.ports?.includes(call.port) !== true) return;
     const value =
       (flags & QUICK) !== 0
-        ? this.#table.matchQuick(index, flags, call, this.#probe)
+        ? matchRecord(this.cells, index, call, this.probe)
         : matchRule(entry.match, call, view, this.#variables);
     if (value === FALSE) return;
     if (this.#kind === "deny") {
