@@ -3,7 +3,7 @@
 import { createRequire } from "node:module";
 import { AuditTrail } from "./audit/trail.ts";
 import { createRateLimiter } from "./balance/limits.ts";
-import { serverTlsOptions } from "./certs/tls-contexts.ts";
+import { clientTlsOptions, serverTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig, SocketAddress } from "./config.ts";
 import { ProofVerifier } from "./core/identity/proofs.ts";
 import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
@@ -127,6 +127,7 @@ export class DataPlane {
       log,
       random,
       randomId: () => ids.hex(16),
+      tlsOptions: clientTlsOptions,
     });
     this.outbound = new OutboundListener({ services: { ...shared, resolve: deps.resolve }, log });
     this.#gauges(audit, verifier);
@@ -200,7 +201,7 @@ export class DataPlane {
     const packs = parsePacks(table);
     if (!packs.ok) return packs;
     const cel = needsCel(table.program) ? this.#celCompiler() : undefined;
-    const enforcement = createEnforcement(table, packs.value, this.metrics, cel);
+    const enforcement = createEnforcement(table, packs.value, this, cel);
     if (!enforcement.ok) return enforcement;
     const before = this.#identity;
     if (before !== undefined && table.trustBundle !== "" && table.trustBundle !== before.bundle.json) {
@@ -212,7 +213,7 @@ export class DataPlane {
         this.#adopt(identity);
       }
     }
-    this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics);
+    this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail);
     this.#state.enforcement = enforcement.value;
     this.upstreams.keep([...table.endpoints.values()].flat());
     return { ok: true, value: undefined };

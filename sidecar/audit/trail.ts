@@ -3,7 +3,16 @@
 import type { Call } from "../core/policy/call.ts";
 import type { AuditSetting } from "../core/policy/rule.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
-import { type AuditCall, auditEvent, JsonTexts } from "./record.ts";
+import {
+  type AuditCall,
+  type AuditDecision,
+  type AuditEdge,
+  type AuditEdgeInput,
+  auditDecision,
+  auditEdge,
+  auditEvent,
+  JsonTexts,
+} from "./record.ts";
 
 /** A denial that can still be explained. */
 export interface RecentDenial {
@@ -56,6 +65,16 @@ export class AuditTrail {
   /** A new decision id, for example `d-5f0c9a…`. */
   decisionId(): string {
     return `d-${this.#options.ids.hex(8)}`;
+  }
+
+  /** The parts of an event that stay the same from call to call, see `auditEdge`. */
+  edge(input: AuditEdgeInput): AuditEdge {
+    return auditEdge(input);
+  }
+
+  /** A decision as an event holds it, see `auditDecision`. */
+  decisionText(decision: AuditDecision, revision: number): string {
+    return auditDecision(decision, revision);
   }
 
   /** Whether a call with this outcome is to be recorded; denials always are. */

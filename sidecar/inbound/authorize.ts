@@ -1,6 +1,7 @@
 // From a table to what decides on calls: compiled program, classifiers per port, and the counters and audit parts that
 // are the same for every call of one edge. Immutable but for those caches; a new table makes a new one.
-import { type AuditEdge, auditDecision, auditEdge } from "../audit/record.ts";
+import type { AuditEdge } from "../audit/record.ts";
+import type { AuditTrail } from "../audit/trail.ts";
 import type { Caller, Hop } from "../core/policy/call.ts";
 import { type Pack, packsDigest, parsePack } from "../core/policy/catalog.ts";
 import type { CelCompiler } from "../core/policy/condition.ts";
@@ -86,6 +87,7 @@ export class Enforcement {
   /** `kind/name` of the workload. */
   readonly target: string;
   readonly #metrics: SidecarMetrics;
+  readonly #trail: AuditTrail;
   readonly #edges = new Map<string, InboundEdge>();
   readonly #reasons = new Map<string, number>();
 
@@ -94,6 +96,7 @@ export class Enforcement {
     program: CompiledProgram,
     ports: ReadonlyMap<number, EnforcedPort>,
     metrics: SidecarMetrics,
+    trail: AuditTrail,
   ) {
     this.table = table;
     this.program = program;
@@ -102,6 +105,7 @@ export class Enforcement {
     this.self = { kind: table.program.kind, name: table.program.name };
     this.target = `${table.program.kind}/${table.program.name}`;
     this.#metrics = metrics;
+    this.#trail = trail;
   }
 
   /** The edge of a caller and operation; `edges` is the caller's own cache for this enforcement. */
@@ -145,7 +149,7 @@ export class Enforcement {
     return {
       operation,
       counters: new EdgeCounters(this.#metrics, "destination", party, this.self, operation),
-      audit: auditEdge({
+      audit: this.#trail.edge({
         source: { spiffeId: program.spiffeId, cluster: settings.cluster },
         target: this.target,
         targetNamespace: program.namespace,
@@ -162,7 +166,7 @@ export class Enforcement {
 
   #createOutcome(edge: InboundEdge, decision: Decision): EdgeOutcome {
     return {
-      auditDecision: auditDecision(decision, this.table.revision),
+      auditDecision: this.#trail.decisionText(decision, this.table.revision),
       series: this.#metrics.decisions.series(
         this.self.name,
         edge.operation,
@@ -195,7 +199,7 @@ export function refusalDecision(reason: Reason, policy?: string, rule?: string):
 export function createEnforcement(
   table: SidecarTable,
   packs: ReadonlyMap<string, Pack>,
-  metrics: SidecarMetrics,
+  { metrics, trail }: { readonly metrics: SidecarMetrics; readonly trail: AuditTrail },
   cel: CelCompiler | undefined,
 ): Result<Enforcement, string> {
   const program = createProgram(table.program, { cel });
@@ -207,5 +211,5 @@ export function createEnforcement(
     const classifier = createClassifier({ packs: list.value.packs, selfName: table.program.name });
     ports.set(port, { port, protocol, packsDigest: list.value.digest, classifier });
   }
-  return { ok: true, value: new Enforcement(table, program.value, ports, metrics) };
+  return { ok: true, value: new Enforcement(table, program.value, ports, metrics, trail) };
 }

@@ -1,7 +1,6 @@
 // One request of the application to another workload: resolved, classified, countersigned, sent over the mesh, answered.
 // One object per request; every way out ends in `#finish`, once.
 
-import { auditDecision } from "../audit/record.ts";
 import type { AuditTrail } from "../audit/trail.ts";
 import { pickLeastRequest } from "../balance/pick.ts";
 import type { Limits, Timeouts } from "../config.ts";
@@ -668,7 +667,7 @@ export class OutboundExchange implements UpstreamExchange {
         timeMs: this.#nowMs,
         traceparent: this.#traceparent,
         edge,
-        decision: auditDecision(
+        decision: trail.decisionText(
           { allowed: false, reason: this.#reason, policy: undefined, rule: undefined, would: undefined },
           directory.table.revision,
         ),

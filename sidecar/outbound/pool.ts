@@ -1,8 +1,7 @@
 // Connections to other sidecars: one HTTP/2 connection over mutual TLS per endpoint, opened when first needed, replaced
 // when the identity is renewed, and tried again with backoff. Requests that were never processed may move elsewhere.
-import { connect as connectTls, type TLSSocket } from "node:tls";
+import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import type { Candidate } from "../balance/pick.ts";
-import { clientTlsOptions } from "../certs/tls-contexts.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import { ProofSigner } from "../core/identity/proofs.ts";
 import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
@@ -47,6 +46,13 @@ export interface UpstreamDeps {
   readonly log: Logger;
   readonly random: () => number;
   readonly randomId: () => string;
+  /** Mutual TLS with an identity, towards a peer that must have this SPIFFE ID. */
+  readonly tlsOptions: (
+    identity: WorkloadIdentity,
+    expectedSpiffeId: string,
+    nowMs: () => number,
+    alpn: readonly string[],
+  ) => ConnectionOptions;
 }
 
 type Stream = Http2Stream<UpstreamExchange | undefined>;
@@ -94,7 +100,7 @@ export class UpstreamConnection {
     this.countersigner = new Countersigner(signing.signer, endpoint.spiffeId, deps.cache);
     this.#deadlineMs = deps.clock.monotonicMs() + deps.timeouts.connectMs;
     this.#raw = connectTls({
-      ...clientTlsOptions(signing.identity, endpoint.spiffeId, deps.meshNowMs, ["h2"]),
+      ...deps.tlsOptions(signing.identity, endpoint.spiffeId, deps.meshNowMs, ["h2"]),
       host: endpoint.address,
       port: endpoint.meshPort,
     });

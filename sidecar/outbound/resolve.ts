@@ -1,6 +1,7 @@
 // From the authority of a request to the service it means, with everything that is the same for every call to it. Made
 // anew from each table; names that are not in it are asked for once (`DiscoveryClient.resolve` keeps the negative cache).
-import { type AuditEdge, auditEdge } from "../audit/record.ts";
+import type { AuditEdge } from "../audit/record.ts";
+import type { AuditTrail } from "../audit/trail.ts";
 import { parseAuthority } from "../core/http/authority.ts";
 import { COUNTERSIGN_PORT } from "../core/identity/claims.ts";
 import { type Pack, packsDigest } from "../core/policy/catalog.ts";
@@ -84,6 +85,7 @@ export class Directory {
   readonly packs: ReadonlyMap<string, Pack>;
   readonly #pool: UpstreamPool;
   readonly #metrics: SidecarMetrics;
+  readonly #trail: AuditTrail;
   readonly #self: Party;
   readonly #destinations = new Map<string, Destination>();
   readonly #authorities = new Map<string, Destination>();
@@ -94,11 +96,13 @@ export class Directory {
     packs: ReadonlyMap<string, Pack>,
     pool: UpstreamPool,
     metrics: SidecarMetrics,
+    trail: AuditTrail,
   ) {
     this.table = table;
     this.packs = packs;
     this.#pool = pool;
     this.#metrics = metrics;
+    this.#trail = trail;
     this.#self = { kind: table.program.kind, name: table.program.name };
   }
 
@@ -145,7 +149,7 @@ export class Directory {
     const { program, settings } = this.table;
     return {
       counters: new EdgeCounters(this.#metrics, "source", this.#self, callee, operation),
-      audit: auditEdge({
+      audit: this.#trail.edge({
         source: { spiffeId: program.spiffeId, cluster: settings.cluster },
         target: callee.kind === "unknown" ? serviceId : `${callee.kind}/${callee.name}`,
         targetNamespace: serviceId.includes("/") ? serviceId.slice(0, serviceId.indexOf("/")) : "",
