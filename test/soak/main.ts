@@ -82,10 +82,10 @@ const disturbances = [
   repeat(EDIT_EVERY_MS, edit),
   repeat(ROLLBACK_EVERY_MS, async () => {
     const { revisions } = (await manage(stateDir, "GET", "/v1/history")) as {
-      revisions: { revision: number }[];
+      revisions: { sequence: number }[];
     };
     const earlier = revisions
-      .map((one) => one.revision)
+      .map((one) => one.sequence)
       .sort((a, b) => a - b)
       .at(-2);
     if (earlier === undefined) return;
