@@ -3,7 +3,8 @@
 import type { AuditTrail } from "../audit/trail.ts";
 import type { LimitVerdict, RateLimiter } from "../balance/limits.ts";
 import type { Limits, Timeouts } from "../config.ts";
-import { jsonRpcProblem, problemJson, proxyStatus } from "../core/http/problem.ts";
+import { joinedField } from "../core/http/headers.ts";
+import { jsonRpcProblem, type ProblemInput, problemJson, proxyStatus } from "../core/http/problem.ts";
 import { checkChain, checkOperation } from "../core/identity/chain.ts";
 import {
   COUNTERSIGN_PORT,
@@ -13,6 +14,7 @@ import {
 } from "../core/identity/claims.ts";
 import type { Call } from "../core/policy/call.ts";
 import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Classified } from "../core/policy/operations.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Clock } from "../core/runtime/clock.ts";
@@ -70,6 +72,7 @@ export interface InboundServices {
 
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
+const MCP_DENIED = -32001;
 const CANCEL = 0x8;
 const MAX_BUFFERED_BODY = 65_536;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
@@ -102,6 +105,9 @@ export class InboundExchange implements AppExchange {
   #identified: IdentifiedCaller | undefined;
   #classified: Classified | undefined;
   #isMcp = false;
+  /** The message of an MCP request, until the application answers: a denial repeats its id. */
+  #rpcBody: Buffer | undefined;
+  #rpcCode = MCP_DENIED;
   #call: Call | undefined;
   #decision: Decision | undefined;
   #decisionId = "";
@@ -154,6 +160,8 @@ export class InboundExchange implements AppExchange {
     let scheme = "";
     let host: string | undefined;
     let cookies = "";
+    let traceLine = "";
+    let traceState = "";
     let lines = "";
     let twice = "";
     let malformed = "";
@@ -199,18 +207,18 @@ export class InboundExchange implements AppExchange {
       } else if (name === "cookie") cookies += cookies === "" ? value : `; ${value}`;
       else if (name === "traceparent") {
         // Two of them, or a broken one: none (W3C Trace Context section 3.2).
-        if (this.#traceparent === undefined && isTraceparent(value)) {
-          this.#traceparent = value;
-          lines += field.line;
-        }
-      } else lines += field.line;
+        this.#traceparent = traceLine === "" && isTraceparent(value) ? value : undefined;
+        traceLine = field.line;
+      } else if (name === "tracestate") traceState += field.line;
+      else lines += field.line;
     }
     if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
     this.#lines = lines;
     if (this.#traceparent === undefined) {
+      // The state belongs to the trace that could not be read: it ends with it.
       this.#traceparent = createTraceparent(this.#services.ids);
       this.#lines += `traceparent: ${this.#traceparent}\r\n`;
-    }
+    } else this.#lines += traceLine + traceState;
     const { enforcement, identityUntilMs, bundleEpoch } = this.#services.state;
     this.#enforcement = enforcement;
     if (enforcement === undefined) {
@@ -291,12 +299,12 @@ export class InboundExchange implements AppExchange {
     const classified = port.classifier.classify({
       method: this.method,
       target: this.#target,
-      contentType: this.header("content-type"),
+      contentType: joinedField(this.#fields, "content-type"),
       hasBody: !this.#bodyless,
       header: this.#peer.lookup(this.#fields),
       corsMethod:
         this.method === "OPTIONS" && this.header("origin") !== undefined
-          ? this.header("access-control-request-method")
+          ? joinedField(this.#fields, "access-control-request-method")
           : undefined,
     });
     if (!classified.ok) {
@@ -350,13 +358,16 @@ export class InboundExchange implements AppExchange {
     const { classifier } = this.#port ?? {};
     const before = this.#classified;
     if (classifier === undefined || before === undefined) return;
-    const classified = classifier.withBody(before, Buffer.concat(this.#body ?? []), {
-      contentType: this.header("content-type"),
-      contentEncoding: this.header("content-encoding"),
+    const body = Buffer.concat(this.#body ?? []);
+    if (this.#isMcp && !truncated) this.#rpcBody = body;
+    const classified = classifier.withBody(before, body, {
+      contentType: joinedField(this.#fields, "content-type"),
+      contentEncoding: joinedField(this.#fields, "content-encoding"),
       truncated,
       header: this.#peer.lookup(this.#fields),
     });
     if (!classified.ok) {
+      this.#rpcCode = jsonRpcCodeOf(classified.error);
       this.#refuse("REQ_MALFORMED", classified.error);
       return;
     }
@@ -485,6 +496,7 @@ export class InboundExchange implements AppExchange {
     this.#upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
     this.#status = head.status;
     this.#answerHead = true;
+    this.#rpcBody = undefined;
     const { h2 } = this.#peer;
     h2.beginHeaders(this.#stream);
     h2.putStatus(head.status);
@@ -708,7 +720,7 @@ export class InboundExchange implements AppExchange {
     this.#decisionId = trail.decisionId();
     const table = this.#enforcement?.table;
     const caller = this.#identified?.caller ?? this.#peer.verifier.byCertificate(this.#nowMs)?.caller;
-    const problem = (this.#isMcp ? jsonRpcProblem : problemJson)({
+    const input: ProblemInput = {
       reason,
       operation: this.#classified === undefined ? undefined : operationLabel(this.#classified),
       target: this.#enforcement?.target,
@@ -717,7 +729,10 @@ export class InboundExchange implements AppExchange {
       detail: this.#error,
       policy: table?.settings.explainDenials === true ? this.#decision?.policy : undefined,
       rule: table?.settings.explainDenials === true ? this.#decision?.rule : undefined,
-    });
+    };
+    const problem = this.#isMcp
+      ? jsonRpcProblem(input, this.#rpcCode, jsonRpcIdOf(this.#rpcBody))
+      : problemJson(input);
     this.#status = problem.status;
     this.#answerHead = true;
     this.#answerEnded = true;

@@ -1,5 +1,7 @@
 // One mesh connection from another sidecar (or any HTTP/2 client with an SVID): HTTP/2 over mutual TLS, an exchange per
 // stream. Ends itself after ten requests whose identity does not verify.
+import { lookupField } from "../core/http/headers.ts";
+import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { Field } from "../wire/field.ts";
 import {
@@ -40,10 +42,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
     }
   };
   #fields: readonly Field[] = [];
-  readonly #lookup = (name: string): string | undefined => {
-    for (const field of this.#fields) if (field.name === name) return field.value;
-    return undefined;
-  };
+  readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   #badProofs = 0;
   #ending = false;
   #dataPaused = false;
@@ -73,7 +72,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   }
 
   /** Looks fields up by name until it is called again: one function per connection instead of one per request. */
-  lookup(fields: readonly Field[]): (name: string) => string | undefined {
+  lookup(fields: readonly Field[]): HeaderLookup {
     this.#fields = fields;
     return this.#lookup;
   }

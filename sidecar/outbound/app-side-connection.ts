@@ -1,6 +1,8 @@
 // One connection from the application: requests are read one at a time (pipelined ones wait), each by an exchange.
 
+import { lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
+import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
@@ -25,10 +27,7 @@ export class AppSideConnection implements SocketHandler {
   readonly #clock: Clock;
   readonly #parser: RequestParser;
   #fields: readonly Field[] = [];
-  readonly #lookup = (name: string): string | undefined => {
-    for (const field of this.#fields) if (field.name === name) return field.value;
-    return undefined;
-  };
+  readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   #exchange: OutboundExchange | undefined;
   #requestEnded = true;
   #closing = false;
@@ -59,7 +58,7 @@ export class AppSideConnection implements SocketHandler {
   }
 
   /** Looks fields up by name until it is called again: one function per connection instead of one per request. */
-  lookup(fields: readonly Field[]): (name: string) => string | undefined {
+  lookup(fields: readonly Field[]): HeaderLookup {
     this.#fields = fields;
     return this.#lookup;
   }
@@ -178,7 +177,7 @@ export class AppSideConnection implements SocketHandler {
     metrics.problems.add(metrics.problems.series("application", problem.code));
     if (this.#exchange !== undefined) {
       // In the middle of a body: whatever was sent of it must not look complete.
-      this.#exchange.onAppGone(problem.message);
+      this.#exchange.onAppGone(problem.message, "REQ_MALFORMED");
       this.destroy();
       return;
     }

@@ -4,6 +4,7 @@
 import type { AuditTrail } from "../audit/trail.ts";
 import { pickLeastRequest } from "../balance/pick.ts";
 import type { Limits, Timeouts } from "../config.ts";
+import { joinedField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { Classified } from "../core/policy/operations.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
@@ -89,6 +90,7 @@ export class OutboundExchange implements UpstreamExchange {
   #operation = "unknown";
   #chain: CallChain | undefined;
   #authorization: string | undefined;
+  #authorizations = 0;
   #traceparent: string | undefined;
   #createdTrace = false;
   #upstream: Upstream | undefined;
@@ -135,6 +137,7 @@ export class OutboundExchange implements UpstreamExchange {
   start(fixed: { readonly service: string; readonly port: number } | undefined): void {
     const { directory, identityUntilMs } = this.#services.state;
     const { head } = this;
+    this.#readFields();
     if (head.method === "CONNECT") {
       this.#refuse(
         "UNSUPPORTED",
@@ -209,28 +212,36 @@ export class OutboundExchange implements UpstreamExchange {
     return found?.kind === "destination" ? found.destination : undefined;
   }
 
+  /** First of all, so that a refusal is recorded under its trace too. */
+  #readFields(): void {
+    const { fields } = this.head;
+    let traces = 0;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field === undefined || (field.flags & FieldFlag.neverIndex) === 0) continue;
+      if (field.name === "authorization") {
+        this.#authorizations++;
+        this.#authorization = field.value;
+      } else if (field.name === "traceparent") {
+        traces++;
+        this.#traceparent = traces === 1 && isTraceparent(field.value) ? field.value : undefined;
+      }
+    }
+    if (this.#traceparent !== undefined) return;
+    // None, a broken one, or two of them: a new trace begins here (W3C Trace Context section 3.2).
+    this.#traceparent = createTraceparent(this.#services.ids);
+    this.#createdTrace = true;
+  }
+
   #classify(destination: Destination): void {
     this.#destination = destination;
     const { head } = this;
-    for (const field of head.fields) {
-      if ((field.flags & FieldFlag.neverIndex) === 0) continue;
-      if (field.name === "authorization") {
-        if (this.#authorization !== undefined) {
-          this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
-          return;
-        }
-        this.#authorization = field.value;
-      } else if (
-        field.name === "traceparent" &&
-        this.#traceparent === undefined &&
-        isTraceparent(field.value)
-      )
-        this.#traceparent = field.value;
+    if (this.#authorizations > 1) {
+      this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
+      return;
     }
-    if (this.#traceparent === undefined) {
-      this.#traceparent = createTraceparent(this.#services.ids);
-      this.#createdTrace = true;
-    } else this.#chain = this.#services.correlation?.find(traceIdOf(this.#traceparent), this.#nowMs);
+    if (!this.#createdTrace && this.#traceparent !== undefined)
+      this.#chain = this.#services.correlation?.find(traceIdOf(this.#traceparent), this.#nowMs);
     if (destination.port.protocol !== "http") {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
       return;
@@ -238,11 +249,11 @@ export class OutboundExchange implements UpstreamExchange {
     const classified = destination.classifier.classify({
       method: head.method,
       target: head.target,
-      contentType: this.header("content-type"),
-      header: this.#app.lookup(this.head.fields),
+      contentType: joinedField(head.fields, "content-type"),
+      header: this.#app.lookup(head.fields),
       corsMethod:
         head.method === "OPTIONS" && this.header("origin") !== undefined
-          ? this.header("access-control-request-method")
+          ? joinedField(head.fields, "access-control-request-method")
           : undefined,
     });
     if (!classified.ok) {
@@ -335,6 +346,13 @@ export class OutboundExchange implements UpstreamExchange {
       const field = fields[i];
       if (field === undefined) continue;
       if ((field.flags & STRIPPED) === 0) {
+        // A trace of ours replaces what could not be used, and what belonged to it.
+        if (
+          this.#createdTrace &&
+          (field.flags & FieldFlag.neverIndex) !== 0 &&
+          (field.name === "traceparent" || field.name === "tracestate")
+        )
+          continue;
         if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
       } else if (field.name === "content-length") h2.putField(field);
     }
@@ -494,9 +512,10 @@ export class OutboundExchange implements UpstreamExchange {
   }
 
   /** The application went away, or broke the protocol in the middle of its request. */
-  onAppGone(detail: string): void {
+  onAppGone(detail: string, reason: Reason = "ALLOWED"): void {
     if (this.#over) return;
     this.#error = detail;
+    this.#reason = reason;
     this.#upstream?.cancel(this);
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(true);
@@ -612,7 +631,8 @@ export class OutboundExchange implements UpstreamExchange {
     const durationMs = clock.monotonicMs() - this.#startedMs;
     const { directory } = state;
     if (directory !== undefined) {
-      const edge = this.#destination?.edge(this.#operation) ?? directory.stranger(this.#reason);
+      const edge =
+        this.#destination?.edge(this.#operation) ?? directory.stranger(this.head.authority.slice(0, 256));
       edge.counters.count(
         this.#status,
         REASONS[this.#reason].http === 403 ? "deny" : "allow",

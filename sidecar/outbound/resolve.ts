@@ -134,7 +134,7 @@ export class Directory {
     return service === undefined || found === undefined ? undefined : this.#destination(service, found);
   }
 
-  /** Edge of calls to a name that is no service, by the reason of the refusal. */
+  /** Edge of calls to a name that is no service: metrics know it as unknown, the audit event has the name. */
   stranger(target: string): OutboundEdge {
     let edge = this.#strangers.get(target);
     if (edge === undefined) {

@@ -33,6 +33,25 @@ export function jsonRpcCodeOf(problem: string): number {
   return problem.startsWith(MISMATCH) ? -32020 : -32600;
 }
 
+/**
+ * The id of a JSON-RPC request, for its error answer (JSON-RPC 2.0 section 5).
+ *
+ * @param body undefined: it was not read.
+ * @returns null when there is none that can be told.
+ */
+export function jsonRpcIdOf(body: Buffer | undefined): string | number | null {
+  if (body === undefined) return null;
+  const scan = scanJsonObject(body);
+  const id = scan.kind === "object" ? scan.members.get("id") : undefined;
+  if (id?.kind === "string") return id.text.length <= MAX_ID_CHARS ? id.text : null;
+  if (id?.kind !== "number") return null;
+  const number = Number(id.literal);
+  // A number that JavaScript cannot keep would come back as another one.
+  return Number.isSafeInteger(number) ? number : null;
+}
+
+const MAX_ID_CHARS = 256;
+
 const malformed = (error: string): Result<never, string> => ({ ok: false, error });
 
 interface McpHeaders {
