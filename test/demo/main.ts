@@ -330,12 +330,12 @@ Where to look${options.keep === true ? "" : " (with --keep)"}:
   metrics   curl -s http://127.0.0.1:${scorer?.metricsPort}/metrics | grep countersign_
             curl -s http://127.0.0.1:${platform.ports.metrics}/metrics | grep countersign_
   audit     tail -n 3 ${scorer?.auditFile}
-  status    npx countersign status --state-dir ${platform.stateDir}
-  history   npx countersign history --state-dir ${platform.stateDir}
+  status    npm run -s countersign -- status --state-dir ${platform.stateDir}
+  history   npm run -s countersign -- history --state-dir ${platform.stateDir}
   policies  ${platform.configDir}
   a call    curl -x http://127.0.0.1:${notebook?.proxyPort} ${CHAT}/v1/chat/completions -H 'content-type: application/json' -d '{"model":"llm-chat"}'
 
-${rows.length} calls, ${wrong.length === 0 ? "each answered as its policy says" : `${wrong.length} NOT answered as their policy says`}; sidecars were ready ${Math.max(...readyMs).toFixed(0)} ms after exec at the latest.`);
+${rows.length} calls, ${wrong.length === 0 ? "each answered as its policy says" : `${wrong.length} NOT answered as their policy says`}; six sidecars were ready within ${Math.max(...readyMs).toFixed(0)} ms, started together.`);
     if (options.keep === true) {
       say("\nRunning until Ctrl-C …");
       await interrupted;
