@@ -1,7 +1,7 @@
 // The decision on one call (DOMAIN 3.3): chain and scope, Deny, Allow, grants, defaults, then what a dry run would say.
 // A program is compiled once; `decide` visits only rules that its index cannot rule out.
 import type { Result } from "../runtime/errors.ts";
-import type { Call, Operation, User } from "./call.ts";
+import type { Call, Operation, Resource, User } from "./call.ts";
 import { type CelCompiler, type CelVariables, celVariables } from "./condition.ts";
 import { type Decision, FIXED, mergeAudit } from "./decision.ts";
 import type { MatchContext, View } from "./match.ts";
@@ -99,6 +99,10 @@ const isDryAllow = (policy: ProgramPolicy): boolean =>
 const demandsSomething = (policy: ProgramPolicy): boolean =>
   policy.rules.some((rule) => rule.with !== undefined);
 
+const NONE: readonly RuleEntry[] = [];
+const UNKNOWN: Operation = { kind: "unknown" };
+const NO_RESOURCE: Resource = { kind: "none" };
+
 /** What a program has beyond Deny and Allow; most have none of it, and one word in the cache says so. */
 const ROLE_GRANTS = 1;
 const AUDITS = 2;
@@ -131,7 +135,13 @@ class Engine {
   readonly #resourceOps: string[] = [];
   #resourceAlways = false;
   readonly #needs = new Map<string, boolean>();
-  #view: View | undefined;
+  /** Kept for every call: an object each would go through the cache and push rules out of it. */
+  readonly #view: { -readonly [K in keyof View]: View[K] } = {
+    operation: UNKNOWN,
+    resource: NO_RESOURCE,
+    path: "",
+    folded: false,
+  };
   #celVariables: CelVariables | undefined;
 
   constructor(program: WorkloadProgram, policies: readonly PolicyEntry[], entries: readonly RuleEntry[]) {
@@ -186,15 +196,14 @@ class Engine {
     const has = this.#has;
     const effective =
       (has & ROLE_GRANTS) === 0 || call.user === undefined ? call : this.#withGrantedRoles(call, call.user);
-    const view: View = exactView(effective);
-    this.#probe.set(effective, view);
+    const view = this.#exactView(effective);
     let decision = this.#enforced(effective, view);
     if ((has & AUDITS) !== 0) decision = this.#audited(decision, effective, view);
     if ((has & DRY_RUNS) !== 0) decision = this.#withDryRun(decision, effective, view);
-    if (this.#view !== undefined) {
-      this.#view = undefined; // facts of a call are not kept beyond it
-      this.#celVariables = undefined;
-    }
+    // Facts of a call are not kept beyond it.
+    this.#view.resource = NO_RESOURCE;
+    this.#view.path = "";
+    this.#celVariables = undefined;
     return decision;
   }
 
@@ -251,11 +260,11 @@ class Engine {
     if (call.folded.length === 0) return found;
     for (const { operation, resource, path } of call.folded) {
       const folded: View = { operation, resource, path, folded: true };
-      this.#probe.set(call, folded);
+      this.#look(call, folded);
       const other = set.first(call, folded);
       if (other >= 0 && (found < 0 || other < found)) found = other;
     }
-    this.#probe.set(call, view);
+    this.#look(call, view);
     return found;
   }
 
@@ -287,8 +296,7 @@ class Engine {
   }
 
   #withGrantedRoles(call: Call, user: User): Call {
-    const view = exactView(call);
-    this.#probe.set(call, view);
+    const view = this.#exactView(call);
     const granted = this.#roleGrants.every(call, view);
     if (granted.length === 0) return call;
     const roles = new Set(user.roles);
@@ -296,11 +304,24 @@ class Engine {
     return { ...call, user: { ...user, roles: [...roles] } };
   }
 
+  /** The exact view, in the one object that is kept for it, and made the view that is looked up. */
+  #exactView(call: Call): View {
+    const view = this.#view;
+    view.operation = call.operation;
+    view.resource = call.resource;
+    view.path = call.request.path;
+    this.#look(call, view);
+    return view;
+  }
+
+  #look(call: Call, view: View): void {
+    this.#celVariables = undefined;
+    this.#probe.set(call, view);
+  }
+
+  /** Variables of the call and view that are looked up. */
   #variablesOf(call: Call, view: View): CelVariables {
-    if (this.#view !== view || this.#celVariables === undefined) {
-      this.#celVariables = celVariables(this.#program, call, view);
-      this.#view = view;
-    }
+    this.#celVariables ??= celVariables(this.#program, call, view);
     return this.#celVariables;
   }
 
@@ -316,15 +337,9 @@ class Engine {
   }
 }
 
-const NONE: readonly RuleEntry[] = [];
-
 const hasResourceKey = (demands: Obligations | undefined): boolean =>
   demands?.rateLimit?.key.includes("resource") === true ||
   demands?.tokenLimit?.key.includes("resource") === true;
-
-function exactView(call: Call): View {
-  return { operation: call.operation, resource: call.resource, path: call.request.path, folded: false };
-}
 
 /** No SPIFFE ID may be in the chain (earlier hops and the caller) more than twice. */
 function hasLoop(call: Call): boolean {

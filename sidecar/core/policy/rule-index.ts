@@ -151,9 +151,10 @@ interface PrefixTable {
 /**
  * All trees of a program in one array, behind the records of its rules (rule-record.ts). A reference is 0 (nothing),
  * `-1 - rule` (one rule) or the offset of a node, which is `[attribute, smallest rule, rest, prefix table + 1, mask,
- * (symbol, reference)…]`, where the pairs are a hash table with linear probing; symbols are small and dense, so they are
- * their own hash. A leaf is `[LEAF, smallest rule, count, rules…]`. The largest node of 10 000 rules takes 128 KiB, so a
- * look-up stays in the L2 cache.
+ * …]`. With `mask >= 0` a hash table with linear probing follows, `mask + 1` pairs of symbol and reference; symbols are
+ * small, so they are their own hash. With `mask < 0` the symbols are dense: `-mask` references from symbol `…` on, which
+ * stands in front of them. A leaf is `[LEAF, smallest rule, count, rules…]`. The largest node of 10 000 rules takes
+ * 40 KiB, so a look-up stays in the cache.
  */
 export interface RuleTrees {
   readonly cells: Int32Array;
@@ -209,19 +210,12 @@ export class TreeBuilder {
         for (const prefix of keys.prefixes) push(prefixes, prefix, entry);
       }
     }
-    let capacity = 1;
-    while (capacity < exact.size * 1.5) capacity *= 2;
     const cells = this.#cells;
     const node = cells.length;
-    cells.push(attribute, first.rule, 0, 0, capacity - 1);
-    for (let i = 0; i < capacity; i++) cells.push(0, 0);
     const below = asked | (1 << attribute);
-    for (const [key, group] of exact) {
-      let slot = key & (capacity - 1);
-      while (cells[node + SLOTS + 2 * slot] !== 0) slot = (slot + 1) & (capacity - 1);
-      cells[node + SLOTS + 2 * slot] = key;
-      cells[node + SLOTS + 2 * slot + 1] = this.#node(group, below, depth + 1);
-    }
+    cells.push(attribute, first.rule, 0, 0, 0);
+    const places = this.#reserve(node, exact);
+    for (const [key, group] of exact) cells[places(key)] = this.#node(group, below, depth + 1);
     if (prefixes.size > 0) {
       const children = new Map(
         [...prefixes].map(([key, group]) => [key, this.#node(group, below, depth + 1)]),
@@ -231,6 +225,34 @@ export class TreeBuilder {
     }
     cells[node + REST] = this.#node(rest, below, depth + 1);
     return node;
+  }
+
+  /** Makes room for the references of a node; the result tells where the one of a symbol lies. */
+  #reserve(node: number, groups: ReadonlyMap<number, unknown>): (key: number) => number {
+    const cells = this.#cells;
+    let low = Number.POSITIVE_INFINITY;
+    let high = 0;
+    for (const key of groups.keys()) {
+      if (key < low) low = key;
+      if (key > high) high = key;
+    }
+    const range = high - low + 1;
+    if (groups.size > 0 && range <= 4 * groups.size) {
+      cells[node + MASK] = -range;
+      cells.push(low);
+      for (let i = 0; i < range; i++) cells.push(0);
+      return (key) => node + SLOTS + 1 + key - low;
+    }
+    let capacity = 1;
+    while (capacity < groups.size * 1.5) capacity *= 2;
+    cells[node + MASK] = capacity - 1;
+    for (let i = 0; i < capacity; i++) cells.push(0, 0);
+    return (key) => {
+      let slot = key & (capacity - 1);
+      while (cells[node + SLOTS + 2 * slot] !== 0) slot = (slot + 1) & (capacity - 1);
+      cells[node + SLOTS + 2 * slot] = key;
+      return node + SLOTS + 2 * slot + 1;
+    };
   }
 
   #leaf(entries: readonly IndexEntry[]): number {
@@ -384,6 +406,11 @@ export abstract class IndexWalk {
     if (key === 0) return;
     const cells = this.cells;
     const mask = cells[node + MASK] ?? 0;
+    if (mask < 0) {
+      const place = key - (cells[node + SLOTS] ?? 0);
+      if (place >= 0 && place < -mask) this.walk(cells[node + SLOTS + 1 + place] ?? 0, call, view);
+      return;
+    }
     // A table is never full, so the search ends.
     for (let slot = key & mask; ; slot = (slot + 1) & mask) {
       const at = node + SLOTS + 2 * slot;
@@ -424,8 +451,10 @@ export abstract class IndexWalk {
 
   #every(node: number, call: Call, view: View): void {
     const cells = this.cells;
-    const end = node + SLOTS + 2 * ((cells[node + MASK] ?? 0) + 1);
-    for (let at = node + SLOTS + 1; at < end; at += 2) this.walk(cells[at] ?? 0, call, view);
+    const mask = cells[node + MASK] ?? 0;
+    const step = mask < 0 ? 1 : 2;
+    const end = node + SLOTS + (mask < 0 ? 1 - mask : 2 * (mask + 1));
+    for (let at = node + SLOTS + 1; at < end; at += step) this.walk(cells[at] ?? 0, call, view);
     const table = this.#prefixTables[(cells[node + PREFIXES] ?? 0) - 1];
     if (table !== undefined) for (const child of table.children.values()) this.walk(child, call, view);
   }
