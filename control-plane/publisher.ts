@@ -43,6 +43,10 @@ export class Publisher {
   readonly #first = Promise.withResolvers<string>();
   #live: ClusterState | undefined;
   #report: DirectoryReport | undefined;
+  /** Of the report: the same list until the next one. */
+  #refused:
+    | { readonly report: DirectoryReport | undefined; readonly objects: readonly RefusedObject[] }
+    | undefined;
   #ca: CertificateAuthority | undefined;
   #overlay: Overlay | undefined;
   #compiled: Compiled | undefined;
@@ -120,20 +124,21 @@ export class Publisher {
   }
 
   refused(): readonly RefusedObject[] {
-    const found = new Map<string, string[]>();
+    const cached = this.#refused;
+    if (cached && cached.report === this.#report) return cached.objects;
+    const found = new Map<string, { reason: string; message: string }[]>();
     for (const problem of this.#report?.problems ?? []) {
       if (problem.object === undefined) continue;
       const key = problem.object.replace(" ", "/");
-      const text = formatProblem({
-        path: problem.path,
-        message: problem.message,
-        ...(problem.hint === undefined ? {} : { hint: problem.hint }),
-      });
+      const { path, message, hint, reason = "Invalid" } = problem;
+      const text = formatProblem({ path, message, ...(hint === undefined ? {} : { hint }) });
       const list = found.get(key);
-      if (list) list.push(text);
-      else found.set(key, [text]);
+      if (list) list.push({ reason, message: text });
+      else found.set(key, [{ reason, message: text }]);
     }
-    return [...found].map(([object, messages]) => ({ object, messages }));
+    const objects = [...found].map(([object, refusals]) => ({ object, refusals }));
+    this.#refused = { report: this.#report, objects };
+    return objects;
   }
 
   counts(): { policies: number; workloads: number; problems: number } {

@@ -5,7 +5,7 @@ import type { ValidObject } from "../sources/schema.ts";
 import type { ExternalService } from "../sources/store.ts";
 import { FieldReader } from "./field-reader.ts";
 
-/** `credential` is checked by the schema and not part of the typed form: this build does not sign in anywhere (see `unsupportedFields`). */
+/** `credential` is checked and not part of the typed form: this build does not sign in anywhere (see `unsupportedFields`). */
 export function parseExternalService(object: ValidObject): Result<ExternalService, readonly FieldProblem[]> {
   const problems: FieldProblem[] = [];
   const fields = new FieldReader(object.spec, "spec", problems);
@@ -26,7 +26,7 @@ export function parseExternalService(object: ValidObject): Result<ExternalServic
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: service };
 }
 
-/** Fields of an ExternalService that this build accepts and does not act on yet: status says `Unsupported`. */
+/** Fields of an ExternalService that this build does not act on yet; it is refused, so that nobody relies on them. */
 export function unsupportedFields(object: ValidObject): readonly FieldProblem[] {
   if (
     object.kind !== "ExternalService" ||
@@ -37,9 +37,10 @@ export function unsupportedFields(object: ValidObject): readonly FieldProblem[] 
     return [];
   return [
     {
+      reason: "Unsupported",
       path: "spec.credential",
       message: "this build does not sign in to external services yet",
-      hint: "let the application sign in itself",
+      hint: "remove it and let the application sign in itself",
     },
   ];
 }

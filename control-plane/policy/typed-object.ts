@@ -54,7 +54,13 @@ export function createObjectParser(): ObjectParser {
       const compiled = cel.compile(rule.when.cel);
       return compiled.ok
         ? []
-        : [{ path: `spec.rules[${index}].when.cel`, message: `does not compile: ${compiled.error}` }];
+        : [
+            {
+              reason: "InvalidCEL",
+              path: `spec.rules[${index}].when.cel`,
+              message: `does not compile: ${compiled.error}`,
+            },
+          ];
     });
   const packProblems = (catalog: OperationCatalog): FieldProblem[] =>
     catalog.packs.flatMap((pack, index) => {

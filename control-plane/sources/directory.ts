@@ -6,16 +6,19 @@ import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
-import { unsupportedFields } from "../policy/external-service.ts";
-import { createObjectParser, type ObjectParser } from "../policy/typed-object.ts";
+import { type Admitter, createAdmitter } from "../policy/admit.ts";
+import { expiredRules } from "../policy/conditions.ts";
+import { loadBuiltInPacks } from "../policy/packs.ts";
+import { createObjectParser, type ObjectParser, type TypedObject } from "../policy/typed-object.ts";
 import { AcceptedStore } from "./accepted-store.ts";
+import { closedDeny } from "./closed-deny.ts";
 import { buildClusterState, EMPTY_STATE } from "./cluster-state.ts";
 import { type FieldProblem, formatProblem } from "./field-problem.ts";
 import { FileReader, keyOf } from "./file-reader.ts";
-import { isSkipped, listTree, type TreeReading } from "./file-tree.ts";
-import { type Accepted, DENY_CONFIRM_MS, type FileReading, reconcile } from "./reconcile.ts";
+import { isSkipped, listTree, listTreeSteps, type TreeReading } from "./file-tree.ts";
+import { type Accepted, catalogsOf, DENY_CONFIRM_MS, type FileReading, reconcile } from "./reconcile.ts";
 import type { SchemaSet, ValidObject } from "./schema.ts";
-import type { ClusterState } from "./store.ts";
+import type { ClusterState, OperationCatalog } from "./store.ts";
 
 export interface AcceptedObject {
   readonly kind: string;
@@ -40,6 +43,8 @@ export interface DirectorySourceOptions {
   readonly clock: Clock;
   readonly schemas: SchemaSet;
   readonly log: Logger;
+  /** Text of the built-in operation packs by name; those of the build unless given. */
+  readonly packs?: ReadonlyMap<string, string>;
   /** Called when state or report changed; the state is the very same value when only the report did. */
   readonly onState: (state: ClusterState, report: DirectoryReport) => void;
 }
@@ -133,26 +138,49 @@ const NO_CONFIG: FieldProblem = {
   hint: "add one named `default`",
 };
 
-function buildReport(
-  accepted: Iterable<Accepted>,
-  problems: readonly FieldProblem[],
-  notices: readonly FieldProblem[],
-): DirectoryReport {
+interface ReportInput {
+  readonly accepted: ReadonlyMap<string, Accepted>;
+  readonly problems: readonly FieldProblem[];
+  readonly notices: readonly FieldProblem[];
+  readonly admitter: Admitter;
+  readonly nowMs: number;
+}
+
+function buildReport({ accepted, problems, notices, admitter, nowMs }: ReportInput): DirectoryReport {
   const byFile = new Map<string, AcceptedObject[]>();
   const found: FieldProblem[] = [...notices];
+  const catalogs = catalogsOf(accepted.values());
   let configured = false;
-  for (const { valid, file, current } of accepted) {
+  for (const { valid, typed, file, current } of accepted.values()) {
     const { kind, namespace, name, generation } = valid;
     const list = byFile.get(file);
     const entry = { kind, namespace, name, generation, current };
     if (list === undefined) byFile.set(file, [entry]);
     else list.push(entry);
     configured ||= kind === "MeshConfig";
-    for (const field of unsupportedFields(valid))
-      found.push({ file, object: keyOf({ kind, metadata: valid }).title, ...field });
+    for (const { path, message, hint } of noticesOf(typed, catalogs, admitter, nowMs))
+      found.push({
+        file,
+        object: keyOf({ kind, metadata: valid }).title,
+        path,
+        message,
+        ...(hint === undefined ? {} : { hint }),
+      });
   }
   if (!configured) found.push(NO_CONFIG);
   return { accepted: byFile, problems, notices: found };
+}
+
+function noticesOf(
+  typed: TypedObject,
+  catalogs: readonly OperationCatalog[],
+  admitter: Admitter,
+  nowMs: number,
+): readonly FieldProblem[] {
+  if (typed.kind === "Workload") return admitter.unknownPacks(typed.value, catalogs);
+  if (typed.kind === "AccessPolicy" || typed.kind === "ClusterAccessPolicy")
+    return expiredRules(typed.value, nowMs);
+  return [];
 }
 
 interface Changes {
@@ -194,6 +222,7 @@ function difference(before: ReadonlyMap<string, Accepted>, after: ReadonlyMap<st
 class Source {
   readonly #options: DirectorySourceOptions;
   readonly #parse: ObjectParser;
+  readonly #admitter: Admitter;
   readonly #reader: FileReader;
   readonly #store: AcceptedStore;
   #accepted: ReadonlyMap<string, Accepted> = new Map();
@@ -206,6 +235,7 @@ class Source {
   constructor(options: DirectorySourceOptions) {
     this.#options = options;
     this.#parse = createObjectParser();
+    this.#admitter = createAdmitter(options.packs ?? loadBuiltInPacks());
     this.#reader = new FileReader(options.schemas, this.#parse, () => options.clock.nowMs());
     this.#store = new AcceptedStore(options.stateDir);
     if (this.#store.damage.length > 0)
@@ -223,10 +253,26 @@ class Source {
       const typed = valid && this.#parse(valid, acceptedAtMs);
       if (!valid || !typed?.ok) {
         // INVARIANT: schemas only grow within a version, so this is a downgrade or a damaged file.
-        this.#options.log.error("an accepted object is not valid for this build and is left out", {
+        const stored = { key, object, generation, acceptedAtMs };
+        const closed = closedDeny(stored, this.#options.schemas, this.#parse);
+        const outcome = closed === undefined ? "is left out" : "denies all traffic to its targets";
+        this.#options.log.error("an accepted object is not valid for this build", {
           object: key,
           file,
+          outcome,
         });
+        // The record keeps what its author wrote: the version that can read it takes it up again.
+        if (closed !== undefined)
+          accepted.set(key, {
+            key,
+            file,
+            digest,
+            raw: object,
+            ...closed,
+            acceptedAtMs,
+            current: false,
+            closed: true,
+          });
         continue;
       }
       accepted.set(key, {
@@ -275,6 +321,7 @@ class Source {
       monotonicMs,
       schemas,
       parse: this.#parse,
+      admitter: this.#admitter,
     });
     const changes = difference(this.#accepted, result.accepted);
     this.#store.write(changes.put.map(toRecord), changes.dropped);
@@ -287,16 +334,20 @@ class Source {
     }
     this.#accepted = result.accepted;
     this.#missingSince = result.missingSince;
-    const report = buildReport(
-      result.accepted.values(),
-      [...tree.problems, ...result.problems],
-      tree.notices,
-    );
+    const report = buildReport({
+      accepted: result.accepted,
+      problems: [...tree.problems, ...result.problems],
+      notices: tree.notices,
+      admitter: this.#admitter,
+      nowMs: clock.nowMs(),
+    });
     const published = JSON.stringify([report.problems, report.notices]);
     if (changes.any || published !== this.#published) {
       this.#published = published;
       for (const problem of report.problems.slice(0, MAX_LOGGED))
         log.warn("object refused", { problem: formatProblem(problem) });
+      for (const notice of report.notices.slice(0, MAX_LOGGED))
+        log.info("configuration notice", { notice: formatProblem(notice) });
       onState(this.#state, report);
     }
     const dueMs = [...result.missingSince.values()].map((since) =>
@@ -342,7 +393,7 @@ export async function runDirectorySource(
     watches.follow([dir]);
     while (!signal.aborted) {
       const startMs = clock.monotonicMs();
-      const tree = listTree(dir);
+      const tree = await inSlices(listTreeSteps(dir), clock);
       const listMs = clock.monotonicMs() - startMs;
       // Files may have appeared in a new directory before it was watched: look again.
       const again = watches.follow(tree.directories.length > 0 ? tree.directories : [dir])
@@ -377,6 +428,7 @@ export function readDirectory(
   nowMs: number = Date.now(),
 ): { readonly state: ClusterState; readonly report: DirectoryReport } {
   const parse = createObjectParser();
+  const admitter = createAdmitter(loadBuiltInPacks());
   const files: FileReading[] = [];
   const problems: FieldProblem[] = [];
   const notices: FieldProblem[] = [];
@@ -395,10 +447,15 @@ export function readDirectory(
     monotonicMs: 0,
     schemas,
     parse,
+    admitter,
   });
   const kinds = new Set([...result.accepted.values()].map((accepted) => accepted.valid.kind));
   const state = buildClusterState(EMPTY_STATE, result.accepted.values(), kinds);
-  return { state, report: buildReport(result.accepted.values(), [...problems, ...result.problems], notices) };
+  const found = [...problems, ...result.problems.map(({ standing: _, ...problem }) => problem)];
+  return {
+    state,
+    report: buildReport({ accepted: result.accepted, problems: found, notices, admitter, nowMs }),
+  };
 }
 
 /** The tree of a path, with file names as the user would write them. */

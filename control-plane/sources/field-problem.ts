@@ -14,6 +14,10 @@ export interface FieldProblem {
   readonly message: string;
   /** What to do next, for example the closest valid name. */
   readonly hint?: string;
+  /** Such as `UnknownOperation` (DOMAIN 3.6); absent: `Invalid`. */
+  readonly reason?: string;
+  /** What is in force instead, where that is known: the version accepted before, or nothing. */
+  readonly standing?: "earlier" | "none";
 }
 
 /** At most this many problems are reported per object: the author fixes the first ones first. */
@@ -27,5 +31,7 @@ export function formatProblem(problem: FieldProblem): string {
       : `${problem.file}${problem.line === undefined ? "" : `:${problem.line}`}: `;
   const object = problem.object === undefined ? "" : `${problem.object}: `;
   const path = problem.path === "" ? "" : `${problem.path}: `;
-  return `${where}${object}${path}${problem.message}${problem.hint === undefined ? "" : `; ${problem.hint}`}`;
+  const hint = problem.hint === undefined ? "" : `; ${problem.hint}`;
+  const standing = problem.standing === "earlier" ? "; the version accepted before stays in force" : "";
+  return `${where}${object}${path}${problem.message}${hint}${standing}`;
 }

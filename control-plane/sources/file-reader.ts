@@ -6,7 +6,7 @@ import type { FieldProblem } from "./field-problem.ts";
 import { type FileEntry, readFileText } from "./file-tree.ts";
 import type { Candidate, DocumentReading, FileReading } from "./reconcile.ts";
 import { KINDS, type SchemaSet } from "./schema.ts";
-import { lineOfField, parseYamlText, splitDocuments, type YamlProblem } from "./yaml-files.ts";
+import { lineOfField, MAX_DOCUMENTS, parseYamlText, splitDocuments, type YamlProblem } from "./yaml-files.ts";
 
 const MAX_OBJECTS = 50_000;
 /** A file that was written this shortly before it was read may be written again without a newer time stamp. */
@@ -82,7 +82,7 @@ export class FileReader {
     }
   }
 
-  /** The same in steps of one file, so that a long reading can let others work in between. */
+  /** The same in steps of one document, so that a long reading can let others work in between. */
   *steps(entries: readonly FileEntry[]): Generator<void, Reading> {
     const next = new Map<string, CachedFile>();
     const documents = new Map<string, ParsedDocument>();
@@ -94,7 +94,7 @@ export class FileReader {
       if (!this.#isFresh(before, entry)) yield;
       const result = this.#isFresh(before, entry)
         ? { cached: before, stable: true }
-        : this.#readFile(entry, before, documents);
+        : yield* this.#readFile(entry, before, documents);
       stable &&= result.stable;
       if (result.cached === undefined) {
         changed = true;
@@ -128,11 +128,11 @@ export class FileReader {
     return same && readAtMs - Math.max(entry.mtimeMs, entry.ctimeMs) > RACY_MS;
   }
 
-  #readFile(
+  *#readFile(
     entry: FileEntry,
     before: CachedFile | undefined,
     documents: Map<string, ParsedDocument>,
-  ): { cached: CachedFile | undefined; stable: boolean } {
+  ): Generator<void, { cached: CachedFile | undefined; stable: boolean }> {
     const readAtMs = this.#nowMs();
     const file = readFileText(entry);
     if (!file.ok && file.error === "ENOENT") return { cached: undefined, stable: false };
@@ -156,14 +156,16 @@ export class FileReader {
     const { text, stable } = file.value;
     const textDigest = digestOf(text);
     if (before?.textDigest === textDigest) return { cached: { ...before, entry, readAtMs }, stable };
-    return {
-      cached: { entry, readAtMs, textDigest, reading: this.#readText(entry.path, text, documents) },
-      stable,
-    };
+    const reading = yield* this.#readText(entry.path, text, documents);
+    return { cached: { entry, readAtMs, textDigest, reading }, stable };
   }
 
   /** The objects of one text; used for single files too. */
-  #readText(file: string, text: string, documents: Map<string, ParsedDocument>): FileReading {
+  *#readText(
+    file: string,
+    text: string,
+    documents: Map<string, ParsedDocument>,
+  ): Generator<void, FileReading> {
     const readings: DocumentReading[] = [];
     const problems: FieldProblem[] = [];
     if (text.trim() === "") {
@@ -181,8 +183,19 @@ export class FileReader {
         ],
       };
     }
-    for (const { text: part, line } of splitDocuments(text)) {
+    const parts = splitDocuments(text);
+    if (parts.length > MAX_DOCUMENTS) {
+      const message = `has more than ${MAX_DOCUMENTS} documents, which is the most that is read`;
+      return {
+        file,
+        broken: true,
+        documents: [],
+        problems: [{ file, path: "", message, hint: "split the file" }],
+      };
+    }
+    for (const { text: part, line } of parts) {
       const digest = digestOf(part);
+      if (!documents.has(digest) && !this.#documents.has(digest)) yield;
       const parsed = documents.get(digest) ?? this.#documents.get(digest) ?? this.#parseDocument(part);
       documents.set(digest, parsed);
       if (parsed.ok) {
@@ -223,8 +236,15 @@ export class FileReader {
 
   #check(raw: unknown, text: string, prefix: string): Candidate {
     const { key, title } = keyOf(raw);
-    const lineOf = (path: string): number =>
-      lineOfField(text, prefix === "" || path === "" ? prefix + path : `${prefix}.${path}`);
+    const lines = new Map<string, number>();
+    // Asked again at every reading while the object is refused, and each answer parses the document anew.
+    const lineOf = (path: string): number => {
+      const line =
+        lines.get(path) ??
+        lineOfField(text, prefix === "" || path === "" ? prefix + path : `${prefix}.${path}`);
+      lines.set(path, line);
+      return line;
+    };
     const valid = this.#schemas.validate(raw);
     if (!valid.ok) return { raw, key, title, checked: valid, lineOf };
     const typed = this.#parse(valid.value);

@@ -1,8 +1,10 @@
 // From what the files say now and what was accepted before to what is in force: the rules of DOMAIN 3.6. PURE.
 import type { Result } from "../../sidecar/core/runtime/errors.ts";
+import type { Admission, Admitter } from "../policy/admit.ts";
 import type { ObjectParser, TypedObject } from "../policy/typed-object.ts";
 import type { FieldProblem } from "./field-problem.ts";
 import type { SchemaSet, ValidObject } from "./schema.ts";
+import type { OperationCatalog } from "./store.ts";
 
 /** A Deny that vanished is dropped when a reading this much later does not find it either. */
 export const DENY_CONFIRM_MS = 500;
@@ -50,6 +52,8 @@ export interface Accepted {
   readonly acceptedAtMs: number;
   /** false: an earlier version, because the present one was refused or is gone for now. */
   readonly current: boolean;
+  /** true: a Deny that this build cannot read stands here as one that denies everything (see `closedDeny`). */
+  readonly closed?: true;
 }
 
 export interface ReconcileInput {
@@ -63,6 +67,7 @@ export interface ReconcileInput {
   readonly monotonicMs: number;
   readonly schemas: SchemaSet;
   readonly parse: ObjectParser;
+  readonly admitter: Admitter;
 }
 
 export interface Reconciled {
@@ -79,8 +84,6 @@ interface Claim {
   readonly candidate: Candidate | undefined;
 }
 
-const STAYS = "the version accepted before stays in force";
-
 function isDeny(object: TypedObject): boolean {
   return (
     (object.kind === "AccessPolicy" || object.kind === "ClusterAccessPolicy") &&
@@ -88,18 +91,19 @@ function isDeny(object: TypedObject): boolean {
   );
 }
 
-function place(claim: Claim, problem: FieldProblem, kept: boolean): FieldProblem {
+function place(claim: Claim, problem: FieldProblem, standing?: "earlier" | "none"): FieldProblem {
   const { candidate } = claim;
   const line = candidate === undefined ? {} : { line: claim.lineOffset + candidate.lineOf(problem.path) };
   const object = candidate === undefined ? {} : { object: candidate.title };
-  const hint = [problem.hint, kept ? STAYS : undefined].filter((part) => part !== undefined).join("; ");
   return {
     file: claim.file,
     ...line,
     ...object,
     path: problem.path,
     message: problem.message,
-    ...(hint === "" ? {} : { hint }),
+    ...(problem.hint === undefined ? {} : { hint: problem.hint }),
+    ...(problem.reason === undefined ? {} : { reason: problem.reason }),
+    ...(standing === undefined ? {} : { standing }),
   };
 }
 
@@ -137,7 +141,7 @@ function collectClaims(
         }
         vague.add(file.file);
         if (!candidate.checked.ok)
-          problems.push(...candidate.checked.error.map((problem) => place(entry, problem, false)));
+          problems.push(...candidate.checked.error.map((problem) => place(entry, problem)));
       }
     }
   }
@@ -176,10 +180,11 @@ function choose(claims: readonly Claim[], before: Accepted | undefined): Claim |
 function accept(
   input: ReconcileInput,
   key: string,
-  claim: Claim,
-  candidate: Candidate,
-  before: Accepted | undefined,
+  claim: Claim & { readonly candidate: Candidate },
+  admission: Admission,
 ): Result<Accepted, readonly FieldProblem[]> {
+  const { candidate } = claim;
+  const before = input.accepted.get(key);
   if (!candidate.checked.ok) return candidate.checked;
   const { valid, typed } = candidate.checked.value;
   const at = { key, file: claim.file, digest: claim.digest, raw: candidate.raw, current: true };
@@ -187,6 +192,9 @@ function accept(
     const same = before.current && before.file === claim.file && before.digest === claim.digest;
     return { ok: true, value: same ? before : { ...before, ...at } };
   }
+  // Only what is new is held against the rest: what was accepted and turned wrong since is the compiler's to close.
+  const refused = admission(typed, valid);
+  if (refused.length > 0) return { ok: false, error: refused };
   const acceptedAtMs = before?.acceptedAtMs ?? input.nowMs;
   if (before === undefined && valid.kind !== "AccessGrant")
     return { ok: true, value: { ...at, valid, typed, acceptedAtMs } };
@@ -207,37 +215,82 @@ export function reconcile(input: ReconcileInput): Reconciled {
   const problems: FieldProblem[] = [];
   const { claims, vague } = collectClaims(input, problems);
   const accepted = new Map<string, Accepted>();
-  for (const [key, entries] of claims) {
-    const before = input.accepted.get(key);
-    const chosen = choose(entries, before);
-    if (chosen === undefined) continue;
-    for (const other of entries) {
-      if (other === chosen || other.candidate === undefined) continue;
-      const where =
-        chosen.candidate === undefined
-          ? chosen.file
-          : `${chosen.file}:${chosen.lineOffset + chosen.candidate.lineOf("")}`;
-      problems.push(
-        place(
-          other,
-          {
-            path: "",
-            message: `is defined in \`${where}\` too`,
-            hint: `the one in \`${chosen.file}\` counts; remove or rename the other`,
-          },
-          false,
-        ),
-      );
-    }
-    const result =
-      chosen.candidate === undefined ? undefined : accept(input, key, chosen, chosen.candidate, before);
-    if (result?.ok) accepted.set(key, result.value);
-    else if (before !== undefined) accepted.set(key, before.current ? { ...before, current: false } : before);
-    if (result && !result.ok)
-      problems.push(...result.error.map((problem) => place(chosen, problem, before !== undefined)));
-  }
   const missingSince = keepVanished(input, vague, claims, accepted);
+  // Catalogs first, those in force before new ones: what they define is what the others are held against.
+  const isCatalog = (key: string): boolean => key.startsWith("OperationCatalog/");
+  const catalogs = [...claims]
+    .filter(([key]) => isCatalog(key))
+    .sort(([a], [b]) => Number(input.accepted.has(b)) - Number(input.accepted.has(a)) || (a < b ? -1 : 1));
+  for (const [key, entries] of catalogs)
+    settle(
+      input,
+      { key, entries, accepted, problems },
+      input.admitter.against(catalogsOf(accepted.values())),
+    );
+  const admission = input.admitter.against(catalogsOf(accepted.values()));
+  for (const [key, entries] of claims)
+    if (!isCatalog(key)) settle(input, { key, entries, accepted, problems }, admission);
+  for (const { key, file, closed } of accepted.values()) if (closed) problems.push(closedProblem(key, file));
   return { accepted, missingSince, problems };
+}
+
+/** Catalogs in force. */
+export function catalogsOf(accepted: Iterable<Accepted>): OperationCatalog[] {
+  const out: OperationCatalog[] = [];
+  for (const { typed } of accepted) if (typed.kind === "OperationCatalog") out.push(typed.value);
+  return out;
+}
+
+function closedProblem(key: string, file: string): FieldProblem {
+  return {
+    file,
+    object: key.replace("/", " "),
+    reason: "Unsupported",
+    path: "",
+    message:
+      "was accepted by another version and this build cannot read it, so it denies all traffic to its targets",
+    hint: "correct the file for this version, delete it, or run the other version again",
+  };
+}
+
+interface Settling {
+  readonly key: string;
+  readonly entries: readonly Claim[];
+  readonly accepted: Map<string, Accepted>;
+  readonly problems: FieldProblem[];
+}
+
+/** Decides what one key stands for after this reading. */
+function settle(
+  input: ReconcileInput,
+  { key, entries, accepted, problems }: Settling,
+  admission: Admission,
+): void {
+  const before = input.accepted.get(key);
+  const chosen = choose(entries, before);
+  if (chosen === undefined) return;
+  for (const other of entries) {
+    if (other === chosen || other.candidate === undefined) continue;
+    const where =
+      chosen.candidate === undefined
+        ? chosen.file
+        : `${chosen.file}:${chosen.lineOffset + chosen.candidate.lineOf("")}`;
+    problems.push(
+      place(other, {
+        path: "",
+        message: `is defined in \`${where}\` too`,
+        hint: `the one in \`${chosen.file}\` counts; remove or rename the other`,
+      }),
+    );
+  }
+  const { candidate } = chosen;
+  const result =
+    candidate === undefined ? undefined : accept(input, key, { ...chosen, candidate }, admission);
+  if (result?.ok) accepted.set(key, result.value);
+  else if (before !== undefined) accepted.set(key, before.current ? { ...before, current: false } : before);
+  if (!result || result.ok) return;
+  const standing = before === undefined ? "none" : before.closed ? undefined : "earlier";
+  problems.push(...result.error.map((problem) => place(chosen, problem, standing)));
 }
 
 function keepVanished(

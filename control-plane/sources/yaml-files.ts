@@ -20,6 +20,11 @@ export interface YamlProblem {
 const MAX_ALIASES = 50;
 /** Documents nested deeper than this are refused before the parser, which is recursive, sees them. */
 const MAX_FLOW_DEPTH = 64;
+const MAX_REFERENCES = 200;
+/** Lines, quotes and separators of one document: 0.1 to 0.2 s of parsing. A policy of 20 rules has about 500. */
+const MAX_TOKENS = 10_000;
+/** Documents of one file. */
+export const MAX_DOCUMENTS = 5_000;
 
 const MAX_SYNTAX_PROBLEMS = 5;
 
@@ -28,6 +33,8 @@ const MARKER = /^(?:---|\.\.\.)(?=\s|$)/gm;
 /**
  * Splits at document markers. A marker at the start of a line ends a document wherever it stands, even inside a block
  * scalar (YAML 1.2 section 9.1.2), so this needs no parser; an edit then costs one document, not the file.
+ *
+ * @returns at most one more than `MAX_DOCUMENTS`.
  */
 export function splitDocuments(text: string): readonly YamlText[] {
   const source = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
@@ -40,7 +47,10 @@ export function splitDocuments(text: string): readonly YamlText[] {
     line += countLines(part);
     start = end;
   };
-  for (const match of source.matchAll(MARKER)) if (match.index > start) push(match.index);
+  for (const match of source.matchAll(MARKER)) {
+    if (match.index > start) push(match.index);
+    if (documents.length > MAX_DOCUMENTS) return documents;
+  }
   push(source.length);
   return documents;
 }
@@ -71,13 +81,14 @@ function oldBooleans(text: string, document: Document): YamlProblem[] {
   if (!MAYBE_OLD_BOOLEAN.test(text)) return problems;
   visit(document, {
     Scalar(_key, node) {
-      if (node.type !== "PLAIN" || !OLD_BOOLEAN.test(node.source ?? "")) return;
+      if (node.type !== "PLAIN" || !OLD_BOOLEAN.test(node.source ?? "")) return undefined;
       const word = node.source ?? "";
       problems.push({
         line: lineAt(text, node.range?.[0] ?? 0),
         message: `\`${word}\` without quotes is a boolean for kubectl and a word here`,
         hint: `write \`"${word}"\`, \`true\` or \`false\``,
       });
+      return problems.length >= MAX_SYNTAX_PROBLEMS ? visit.BREAK : undefined;
     },
   });
   return problems;
@@ -102,17 +113,70 @@ function repeatedKeys(text: string, document: Document): YamlProblem[] {
   return problems;
 }
 
-/** Whether brackets nest deeper than any object of ours; strings that hold brackets may be counted too. */
-function nestsTooDeep(text: string): boolean {
+/**
+ * What a document would cost the parser, counted without it: the parser takes 15 to 40 µs per value, so a megabyte of
+ * commas would hold up everything else for seconds. Strings and comments that hold such characters are counted too.
+ */
+function tooMuch(text: string): { readonly message: string; readonly hint?: string } | undefined {
   let depth = 0;
+  let tokens = 0;
+  let references = 0;
   for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code === 0x5b || code === 0x7b) {
-      if (++depth > MAX_FLOW_DEPTH) return true;
-    } else if ((code === 0x5d || code === 0x7d) && depth > 0) depth--;
+    switch (text.charCodeAt(i)) {
+      case 0x5b: // [
+      case 0x7b: // {
+        tokens++;
+        if (++depth > MAX_FLOW_DEPTH) return { message: "is nested too deeply" };
+        break;
+      case 0x5d: // ]
+      case 0x7d: // }
+        tokens++;
+        if (depth > 0) depth--;
+        break;
+      case 0x26: // &
+      case 0x2a: // *
+        if (isReference(text, i)) references++;
+        break;
+      case 0x2d: // -
+      case 0x3f: // ?
+        if (isBlank(text.charCodeAt(i + 1))) tokens++;
+        break;
+      case 0x21: // ! (a tag costs as much as two values)
+        tokens += 3;
+        break;
+      case 0x0a:
+      case 0x22: // "
+      case 0x27: // '
+      case 0x2c: // ,
+      case 0x3a: // :
+        tokens++;
+        break;
+    }
   }
   // Block collections nest by indentation, compact sequences (`- - - `) by dashes.
-  return /^ {512}/m.test(text) || /(?:- ){64}/.test(text) || /(?:\? ){64}/.test(text);
+  if (/^ {512}/m.test(text) || /(?:- ){64}/.test(text) || /(?:\? ){64}/.test(text))
+    return { message: "is nested too deeply" };
+  if (references > MAX_REFERENCES)
+    return { message: `has more than ${MAX_REFERENCES} anchors and aliases`, hint: "write the values out" };
+  return tokens > MAX_TOKENS
+    ? {
+        message: `is too large: ${tokens} lines, quotes and separators, at most ${MAX_TOKENS} are read`,
+        hint: "split it into documents with `---`",
+      }
+    : undefined;
+}
+
+/** A blank, a line break, or the end. */
+const isBlank = (code: number): boolean =>
+  code === 0x20 || code === 0x0a || code === 0x09 || Number.isNaN(code);
+
+/** Whether `&` or `*` begins a token, and is not part of a word such as `/api/**`. */
+function isReference(text: string, at: number): boolean {
+  const before = text.charCodeAt(at - 1);
+  return (
+    !isBlank(text.charCodeAt(at + 1)) &&
+    (isBlank(before) || before === 0x2c || before === 0x5b || before === 0x7b || before === 0x3a)
+  );
 }
 
 function firstLine(message: string): string {
@@ -139,7 +203,8 @@ export function parseYamlText(text: string): Result<unknown, readonly YamlProble
     error: [{ line: 1, message, ...(hint === undefined ? {} : { hint }) }],
   });
   if (/^%/.test(text)) return one("directives such as `%YAML` are not supported", "remove the line");
-  if (nestsTooDeep(text)) return one("is nested too deeply");
+  const excess = tooMuch(text);
+  if (excess !== undefined) return one(excess.message, excess.hint);
   try {
     const document = parseTree(text);
     const found = [...document.errors, ...document.warnings];

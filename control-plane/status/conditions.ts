@@ -28,13 +28,20 @@ export interface PolicyStatus {
   };
 }
 
+/** Why the present version of an object is not in force. */
+export interface Refusal {
+  /** Of DOMAIN 3.6, such as `UnknownOperation`. */
+  readonly reason: string;
+  readonly message: string;
+}
+
 export interface StatusInput {
   readonly generation: number;
   /** undefined: the object was never in force. */
   readonly policy: AccessPolicy | undefined;
   readonly report: PolicyReport | undefined;
   /** Problems that the source found in the present version of the object; the last accepted one stays in force. */
-  readonly refusals: readonly string[];
+  readonly refusals: readonly Refusal[];
   /** Connected sidecars of the targets. */
   readonly proxies: readonly ProxyStatus[];
   readonly revision: number;
@@ -43,6 +50,7 @@ export interface StatusInput {
 }
 
 const LISTED = 10;
+const LISTED_REFUSALS = 3;
 
 function firstProblem(
   report: PolicyReport | undefined,
@@ -82,11 +90,15 @@ export function buildStatus(input: StatusInput): PolicyStatus {
   };
   const accepted = firstProblem(report, "Accepted");
   const refs = firstProblem(report, "ResolvedRefs");
-  const kept = input.policy ? "; the last accepted version stays in force" : "";
+  const kept = input.policy
+    ? "the last accepted version stays in force"
+    : "no version of it is in force, none was accepted";
   const isAccepted = refusals.length === 0 && accepted?.isError !== true;
-  const acceptedReason = refusals.length > 0 ? "Invalid" : (accepted?.reason ?? "Accepted");
+  const acceptedReason = refusals[0]?.reason ?? accepted?.reason ?? "Accepted";
   const acceptedMessage =
-    refusals.length > 0 ? `${refusals.slice(0, 3).join("; ")}${kept}` : (accepted?.message ?? "");
+    refusals.length > 0
+      ? [...refusals.slice(0, LISTED_REFUSALS).map(({ message }) => message), kept].join("; ")
+      : (accepted?.message ?? "");
   const programmed = proxies.filter((proxy) => proxy.state === "synced");
   const nacked = proxies.filter((proxy) => proxy.nack !== undefined);
   const lagging = proxies

@@ -9,13 +9,13 @@ import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { ProxyStatus } from "../discovery/server.ts";
 import type { Compiled } from "../policy/compile.ts";
-import { buildStatus, type PolicyStatus } from "./conditions.ts";
+import { buildStatus, type PolicyStatus, type Refusal } from "./conditions.ts";
 
 /** An object whose present version was refused. */
 export interface RefusedObject {
   /** `Kind/namespace/name` or `Kind/name`. */
   readonly object: string;
-  readonly messages: readonly string[];
+  readonly refusals: readonly Refusal[];
 }
 
 /** What status is made of; read at each writing. */
@@ -175,7 +175,7 @@ class Writer implements StatusWriter {
       if (list) list.push(proxy);
       else byWorkload.set(proxy.workload, [proxy]);
     }
-    const refused = new Map(world.refused().map((one) => [one.object, one.messages]));
+    const refused = new Map(world.refused().map((one) => [one.object, one.refusals]));
     const keys = new Set([...(compiled?.state.policies.keys() ?? []), ...refused.keys()]);
     for (const key of keys) {
       const policy = compiled?.state.policies.get(key);

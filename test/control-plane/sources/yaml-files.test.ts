@@ -69,6 +69,13 @@ describe("parseYamlText", () => {
       "aliases",
     ],
     ["deep flow nesting", "[".repeat(100_000), 1, "nested too deeply"],
+    ["a megabyte of commas", `a: [${"1,".repeat(500_000)}1]`, 1, "too large"],
+    ["a megabyte of dashes", "-\n".repeat(500_000), 1, "too large"],
+    // The parser alone takes 35 s for this one.
+    ["a megabyte of quotes", '"'.repeat(1_000_000), 1, "too large"],
+    ["a megabyte of closing brackets", "}".repeat(1_000_000), 1, "too large"],
+    ["a megabyte of anchors", `a: [${"&a,".repeat(330_000)}1]`, 1, "anchors and aliases"],
+    ["a great many tags", `a: [${"!x 1,".repeat(5_000)}1]`, 1, "too large"],
     ["deep sequences on one line", `${"- ".repeat(100_000)}x`, 1, "nested too deeply"],
   ])("refuses %s", (_name, text, line, says) => {
     const parsed = parseYamlText(text);
@@ -83,6 +90,7 @@ describe("parseYamlText", () => {
       "a: yesterday\nb: only\nc: not on\n",
       { a: "yesterday", b: "only", c: "not on" },
     ],
+    ["globs that look like aliases", "paths: [/api/**, '*']\n", { paths: ["/api/**", "*"] }],
     ["a few aliases", "a: &x {b: 1}\nc: *x\n", { a: { b: 1 }, c: { b: 1 } }],
     ["hours without quotes", "from: 01:00\n", { from: "01:00" }],
     ["a block text with old booleans", "t: |\n  yes\n  no\n", { t: "yes\nno\n" }],

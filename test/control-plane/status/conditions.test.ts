@@ -101,18 +101,24 @@ describe("buildStatus", () => {
     ],
     [
       "a refused new version of an accepted object",
-      { refusals: ["spec.rules: unknown field"] },
+      { refusals: [{ reason: "UnknownOperation", message: "spec.rules: no such operation" }] },
       [
-        "Accepted False Invalid spec.rules: unknown field; the last accepted version stays in force",
+        "Accepted False UnknownOperation spec.rules: no such operation; the last accepted version stays in force",
         "ResolvedRefs True ResolvedRefs",
         "Programmed False NotAccepted 2/2 proxies",
       ],
     ],
     [
       "an object that was never accepted",
-      { refusals: ["no"], policy: undefined, report: undefined, proxies: [], generation: 0 },
+      {
+        refusals: [{ reason: "Invalid", message: "no" }],
+        policy: undefined,
+        report: undefined,
+        proxies: [],
+        generation: 0,
+      },
       [
-        "Accepted False Invalid no",
+        "Accepted False Invalid no; no version of it is in force, none was accepted",
         "ResolvedRefs True ResolvedRefs",
         "Programmed False NotAccepted 0/0 proxies",
       ],
