@@ -350,8 +350,9 @@ export abstract class IndexWalk {
         this.#leaf(node, call, view);
         return;
       case OP:
-        if (this.probe.operations === undefined) this.#every(node, call, view);
-        else this.#anyOf(node, this.probe.operations, call, view);
+        if (this.probe.undetermined) this.#every(node, call, view);
+        else if (this.probe.opChain.length === 0) this.#one(node, this.probe.op, call, view);
+        else this.#anyOf(node, this.probe.opChain, call, view);
         break;
       case NAME:
         this.#one(node, keys.nameId, call, view);

@@ -34,7 +34,7 @@ export function flagsOf(cells: Int32Array, rule: number): number {
 /** `from ∧ operations ∧ when` of a rule with QUICK. */
 export function matchRecord(cells: Int32Array, rule: number, call: Call, probe: Probe): Tri {
   const at = rule * WIDTH;
-  const { keys, operations } = probe;
+  const { keys } = probe;
   const flags = cells[at] ?? 0;
   if (keys.standing !== 2 && (keys.standing === 0 || (flags & FOREIGN) === 0)) return FALSE;
   const name = cells[at + NAME];
@@ -51,10 +51,9 @@ export function matchRecord(cells: Int32Array, rule: number, call: Call, probe: 
   }
   const role = cells[at + ROLE] ?? 0;
   if (role !== 0 && !probe.roles(call).includes(role)) return FALSE;
-  if (operations === undefined) return ERROR;
-  const op = cells[at + OP];
-  for (const operation of operations) if (operation === op) return TRUE;
-  return FALSE;
+  if (probe.undetermined) return ERROR;
+  const op = cells[at + OP] ?? 0;
+  return op === probe.op || probe.opChain.includes(op) ? TRUE : FALSE;
 }
 
 /** Appends the record of a rule; rules are appended in the order of their positions. */

@@ -8,7 +8,7 @@ import type { View } from "./match.ts";
 export class Symbols {
   readonly #ids = new Map<string, number>();
   /** Marks callers whose ids are ours. An object of its own, so that a caller does not keep an old program alive. */
-  readonly #mark = {};
+  readonly mark: object = {};
   /** For callers that were not made with `createCaller`. */
   readonly #scratch = new CallerKeys();
 
@@ -32,7 +32,7 @@ export class Symbols {
   /** Valid until the next call when the caller was not made with `createCaller`. */
   keysOf(caller: Caller): CallerKeys {
     if (caller instanceof CallerKeys) {
-      if (caller.keysOf !== this.#mark) this.#fill(caller, caller);
+      if (caller.keysOf !== this.mark) this.#fill(caller, caller);
       return caller;
     }
     this.#fill(this.#scratch, caller);
@@ -48,7 +48,7 @@ export class Symbols {
     keys.scopedAccountId = this.idOf(scopedAccountOf(caller));
     keys.spiffeIdId = this.idOf(caller.spiffeId);
     keys.trustDomainId = this.idOf(caller.trustDomain);
-    keys.keysOf = this.#mark;
+    keys.keysOf = this.mark;
   }
 }
 
@@ -64,24 +64,37 @@ const NONE: readonly number[] = [];
 
 /** One call and view in the ids of a program. One per engine, set for each look-up, so that it makes no garbage. */
 export class Probe {
-  readonly #symbols: Symbols;
-  readonly #operations = new Map<string, readonly number[]>();
-  readonly #roles: number[] = [];
-  #rolesKnown = false;
   keys: CallerKeys = new CallerKeys();
-  /** The operation and its ancestors as far as rules name them; undefined: undetermined. */
-  operations: readonly number[] | undefined = NONE;
+  /** The operation could not be told; it has no names then. */
+  undetermined = false;
+  /** The longest of the operation and its ancestors that rules name; 0: none. */
+  op = 0;
+  /** All that rules name where they are more than one; empty otherwise. */
+  opChain: readonly number[] = NONE;
+  readonly #mark: object;
+  /** The only symbol of an operation (0: none), or `-1 - place` in `#chains`. */
+  readonly #operations = new Map<string, number>();
+  readonly #chains: (readonly number[])[] = [];
+  readonly #symbols: Symbols;
+  #rolesKnown = false;
+  readonly #roles: number[] = [];
 
   constructor(symbols: Symbols) {
     this.#symbols = symbols;
+    this.#mark = symbols.mark;
   }
 
   set(call: Call, view: View): void {
-    this.keys = this.#symbols.keysOf(call.caller);
+    const { caller } = call;
+    this.keys =
+      caller instanceof CallerKeys && caller.keysOf === this.#mark ? caller : this.#symbols.keysOf(caller);
     this.#rolesKnown = false;
     const { operation } = view;
-    if (operation.kind === "known") this.operations = this.#operationsOf(operation.name);
-    else this.operations = operation.kind === "undetermined" ? undefined : NONE;
+    this.undetermined = operation.kind === "undetermined";
+    const known = operation.kind === "known" ? this.#operationOf(operation.name) : 0;
+    const chain = known >= 0 ? undefined : this.#chains[-1 - known];
+    this.op = chain === undefined ? known : (chain[0] ?? 0);
+    this.opChain = chain === undefined ? NONE : chain;
   }
 
   idOf(text: string): number {
@@ -104,15 +117,18 @@ export class Probe {
   }
 
   /** Operation names come from packs, a bounded set; the cap is for packs that were exchanged many times. */
-  #operationsOf(name: string): readonly number[] {
-    let ids = this.#operations.get(name);
-    if (ids === undefined) {
-      if (this.#operations.size >= 4096) this.#operations.clear();
-      ids = ancestorsOf(name)
-        .map((ancestor) => this.#symbols.idOf(ancestor))
-        .filter((id) => id !== 0);
-      this.#operations.set(name, ids);
+  #operationOf(name: string): number {
+    const known = this.#operations.get(name);
+    if (known !== undefined) return known;
+    if (this.#operations.size >= 4096) {
+      this.#operations.clear();
+      this.#chains.length = 0;
     }
-    return ids;
+    const ids = ancestorsOf(name)
+      .map((ancestor) => this.#symbols.idOf(ancestor))
+      .filter((id) => id !== 0);
+    const value = ids.length <= 1 ? (ids[0] ?? 0) : -this.#chains.push(ids);
+    this.#operations.set(name, value);
+    return value;
   }
 }
