@@ -65,6 +65,7 @@ export class DataPlane {
     directory: undefined as Directory | undefined,
     identityUntilMs: 0,
     bundleEpoch: "",
+    carriesTrace: false,
   };
   #identity: WorkloadIdentity | undefined;
   #cel: CelCompiler | undefined;
@@ -215,6 +216,7 @@ export class DataPlane {
     }
     this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail);
     this.#state.enforcement = enforcement.value;
+    this.#state.carriesTrace = table.settings.propagation.includes("trace");
     this.upstreams.keep([...table.endpoints.values()].flat());
     return { ok: true, value: undefined };
   }

@@ -11,6 +11,7 @@ import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
+import { headerChangesProblem } from "./header-changes.ts";
 
 /** One application port that calls may name. */
 export interface EnforcedPort {
@@ -204,6 +205,8 @@ export function createEnforcement(
 ): Result<Enforcement, string> {
   const program = createProgram(table.program, { cel });
   if (!program.ok) return program;
+  const unusable = headerChangesProblem(table.program);
+  if (unusable !== undefined) return { ok: false, error: unusable };
   const ports = new Map<number, EnforcedPort>();
   for (const { port, protocol, packs: names } of table.program.ports) {
     const list = packsOf(names, table, packs);

@@ -40,6 +40,7 @@ import {
   refusalDecision,
 } from "./authorize.ts";
 import type { AppConnection, AppExchange, AppFailure, AppPool } from "./forward.ts";
+import { changeHeaders } from "./header-changes.ts";
 import type { PeerConnection } from "./peer-connection.ts";
 import { IdentifiedCaller } from "./verify.ts";
 
@@ -50,6 +51,8 @@ export interface InboundState {
   readonly identityUntilMs: number;
   /** Epoch of the bundle of a trust domain. */
   readonly bundleEpoch: string;
+  /** Whether calls that the application makes continue the chain of the call with the same trace id. */
+  readonly carriesTrace: boolean;
 }
 
 export interface InboundServices {
@@ -409,6 +412,7 @@ export class InboundExchange implements AppExchange {
       return;
     }
     if (decision.winners.length > 0) {
+      this.#lines = changeHeaders(this.#lines, decision.winners);
       const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#nowMs);
       if (!admitted.allowed) {
         const { metrics } = this.#services;
@@ -430,8 +434,8 @@ export class InboundExchange implements AppExchange {
   }
 
   #forward(port: EnforcedPort, identified: IdentifiedCaller, classified: Classified): void {
-    const { correlation, metrics } = this.#services;
-    if (correlation !== undefined && this.#traceparent !== undefined) {
+    const { correlation, metrics, state } = this.#services;
+    if (correlation !== undefined && state.carriesTrace && this.#traceparent !== undefined) {
       this.#traceId = traceIdOf(this.#traceparent);
       correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), this.#nowMs);
     }
@@ -743,7 +747,7 @@ export class InboundExchange implements AppExchange {
     h2.putStatus(problem.status);
     h2.putField(this.#services.cache.get("content-type", problem.contentType));
     h2.putPair("content-length", String(body.length));
-    h2.putPair("proxy-status", proxyStatus(reason, this.#decisionId, this.#error));
+    h2.putPair("proxy-status", proxyStatus(reason, this.#decisionId, this.#error, this.#enforcement?.target));
     if (limited !== undefined) {
       const seconds = Math.max(1, Math.ceil(limited.retryAfterMs / 1_000));
       const name = limited.limit.key.join("+");

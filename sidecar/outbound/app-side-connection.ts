@@ -187,15 +187,18 @@ export class AppSideConnection implements SocketHandler {
       return;
     }
     const id = trail.decisionId();
+    const program = this.#deps.services.state.directory?.table.program;
+    const caller = program === undefined ? undefined : `${program.kind}/${program.name}`;
     const answer = problemJson({
       reason: "REQ_MALFORMED",
+      caller,
       decisionId: id,
       detail: problem.message,
       status: problem.status,
     });
     this.socket.write(
       `${statusLine(problem.status)}content-type: ${answer.contentType}\r\ncontent-length: ${answer.body.length}\r\n` +
-        `proxy-status: ${proxyStatus("REQ_MALFORMED", id, problem.message)}\r\n${CLOSE_LINE}\r\n${answer.body}`,
+        `proxy-status: ${proxyStatus("REQ_MALFORMED", id, problem.message, caller)}\r\n${CLOSE_LINE}\r\n${answer.body}`,
     );
     this.socket.end();
   }

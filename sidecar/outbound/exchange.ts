@@ -36,6 +36,8 @@ export interface OutboundState {
   readonly directory: Directory | undefined;
   /** Own certificate, Unix milliseconds; 0 without an identity. */
   readonly identityUntilMs: number;
+  /** See `InboundState.carriesTrace`. */
+  readonly carriesTrace: boolean;
 }
 
 export interface OutboundServices {
@@ -240,7 +242,7 @@ export class OutboundExchange implements UpstreamExchange {
       this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
       return;
     }
-    if (!this.#createdTrace && this.#traceparent !== undefined)
+    if (this.#services.state.carriesTrace && !this.#createdTrace && this.#traceparent !== undefined)
       this.#chain = this.#services.correlation?.find(traceIdOf(this.#traceparent), this.#nowMs);
     if (destination.port.protocol !== "http") {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
@@ -576,6 +578,7 @@ export class OutboundExchange implements UpstreamExchange {
     const { head } = this;
     const { trail } = this.#services;
     const program = this.#services.state.directory?.table.program;
+    const caller = program === undefined ? undefined : `${program.kind}/${program.name}`;
     this.#decisionId = trail.decisionId();
     const problem = problemJson({
       reason,
@@ -584,7 +587,7 @@ export class OutboundExchange implements UpstreamExchange {
         this.#destination === undefined
           ? head.authority
           : `${this.#destination.callee.kind}/${this.#destination.callee.name}`,
-      caller: program === undefined ? undefined : `${program.kind}/${program.name}`,
+      caller,
       decisionId: this.#decisionId,
       detail,
     });
@@ -599,7 +602,7 @@ export class OutboundExchange implements UpstreamExchange {
     this.#responseBytes = body.length;
     this.#app.socket.write(
       `${statusLine(problem.status)}content-type: ${problem.contentType}\r\ncontent-length: ${problem.body.length}\r\n` +
-        `proxy-status: ${proxyStatus(reason, this.#decisionId, detail)}\r\n${retry}${close}\r\n${body}`,
+        `proxy-status: ${proxyStatus(reason, this.#decisionId, detail, caller)}\r\n${retry}${close}\r\n${body}`,
     );
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(false);

@@ -128,9 +128,15 @@ function structuredString(text: string): string {
  * details. Append it to what an upstream hop sent, separated by a comma.
  *
  * @param extra a further fact such as the malformed part; never a token or full header value.
+ * @param workload `kind/name` of the workload whose sidecar answers, so that a chain of hops tells who failed.
  */
-export function proxyStatus(reason: Reason, decisionId: string, extra?: string): string {
+export function proxyStatus(reason: Reason, decisionId: string, extra?: string, workload?: string): string {
   const error = PROXY_ERRORS[reason] ?? "http_request_denied";
   const details = extra === undefined ? `${reason} ${decisionId}` : `${reason} ${decisionId} ${extra}`;
-  return `countersign-sidecar; error=${error}; details=${structuredString(details)}`;
+  // "/" is legal in a token (RFC 8941 section 3.3.4); anything odder is left out.
+  const name =
+    workload === undefined || !/^[\w./-]{1,256}$/.test(workload)
+      ? "countersign-sidecar"
+      : `countersign-sidecar/${workload}`;
+  return `${name}; error=${error}; details=${structuredString(details)}`;
 }

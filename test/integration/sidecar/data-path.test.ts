@@ -183,7 +183,9 @@ describe("a call through both sidecars", () => {
       const answer = await send(caller.proxyPort, get(path));
       expect(answer.status).toBe(403);
       expect(answer.head).toContain("content-type: application/problem+json\r\n");
-      expect(answer.head).toContain("proxy-status: countersign-sidecar; error=http_request_denied");
+      expect(answer.head).toContain(
+        "proxy-status: countersign-sidecar/serving/things; error=http_request_denied",
+      );
       const problem = problemOf(answer.body);
       expect(problem).toMatchObject({ reason, operation, caller: "notebook/nb-1", target: "serving/things" });
       expect(app.received.length).toBe(before);
@@ -223,43 +225,65 @@ describe("a call through both sidecars", () => {
   test.each([
     {
       name: "an unknown host",
+      target: "nowhere.example",
       bytes: "GET http://nowhere.example/ HTTP/1.1\r\nhost: nowhere.example\r\n\r\n",
       status: 502,
       reason: "UNKNOWN_DESTINATION",
     },
     {
       name: "a host that policy forbids",
+      target: "secret.ml",
       bytes: "GET http://secret.ml/ HTTP/1.1\r\nhost: secret.ml\r\n\r\n",
       status: 403,
       reason: "NO_MATCHING_ALLOW",
     },
     {
       name: "CONNECT",
+      target: "things.ml:8080",
       bytes: "CONNECT things.ml:8080 HTTP/1.1\r\nhost: things.ml:8080\r\n\r\n",
       status: 501,
       reason: "UNSUPPORTED",
     },
     {
       name: "a protocol upgrade",
+      target: "things.ml:8080",
       bytes: get("/things/a", "connection: upgrade\r\nupgrade: websocket\r\n"),
       status: 501,
       reason: "UNSUPPORTED",
     },
-    { name: "a malformed path", bytes: get("/things/%2e%2e/x"), status: 400, reason: "REQ_MALFORMED" },
+    {
+      name: "a malformed path",
+      target: "serving/things",
+      bytes: get("/things/%2e%2e/x"),
+      status: 400,
+      reason: "REQ_MALFORMED",
+    },
     {
       name: "an endpoint that is not there",
+      target: "serving/gone",
       bytes: "GET http://gone.ml:8080/things/a HTTP/1.1\r\nhost: gone.ml:8080\r\n\r\n",
       status: 502,
       reason: "UPSTREAM_FAILED",
     },
-  ])("$name is answered and recorded at the caller", async ({ bytes, status, reason }) => {
+  ])("$name is answered and recorded at the caller", async ({ bytes, status, reason, target }) => {
     const before = app.received.length;
-    const answer = await send(caller.proxyPort, bytes);
+    const traceId = randomBytes(16).toString("hex");
+    const traced = bytes.replace(/\r\n\r\n$/, `\r\ntraceparent: 00-${traceId}-00f067aa0ba902b7-01\r\n\r\n`);
+    const answer = await send(caller.proxyPort, traced);
     expect(answer.status).toBe(status);
+    expect(answer.head).toContain("proxy-status: countersign-sidecar/notebook/nb-1; error=");
     expect(problemOf(answer.body)).toMatchObject({ reason });
     expect(app.received.length).toBe(before);
     const events = await caller.audit();
-    expect(events.at(-1)).toMatchObject({ data: { decision: { effect: "Deny", reason } } });
+    expect(events.at(-1)).toMatchObject({
+      traceparent: `00-${traceId}-00f067aa0ba902b7-01`,
+      subject: target,
+      data: {
+        identityMetadata: { caller: "notebook/nb-1" },
+        decision: { effect: "Deny", reason },
+        response: { statusCode: status },
+      },
+    });
   });
 
   test("leaves one numbered audit event at the callee per decided request", async () => {
@@ -436,7 +460,9 @@ describe("answers", () => {
     expect(answer.status).toBe(status);
     if (whole) {
       expect(problemOf(answer.body)).toMatchObject({ reason: "UPSTREAM_FAILED" });
-      expect(answer.head).toContain("proxy-status: countersign-sidecar; error=http_protocol_error");
+      expect(answer.head).toContain(
+        "proxy-status: countersign-sidecar/serving/things; error=http_protocol_error",
+      );
     } else expect(answer.body).toBe("only this");
   });
 });

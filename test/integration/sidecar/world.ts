@@ -52,6 +52,8 @@ export interface TableSpec {
   readonly revision?: number;
   readonly bundle: string;
   readonly maxHops?: number;
+  /** Text of the pack in place of `PACK`. */
+  readonly pack?: string;
 }
 
 const portsOf = (spec: ServiceSpec): MeshService["ports"] =>
@@ -97,7 +99,7 @@ export function table(spec: TableSpec): SidecarTable {
     servicesByHost,
     services,
     endpoints,
-    packs: new Map([["things", { name: "things", text: PACK }]]),
+    packs: new Map([["things", { name: "things", text: spec.pack ?? PACK }]]),
     trustBundle: spec.bundle,
     settings: {
       trustDomain: TRUST_DOMAIN,
