@@ -56,6 +56,7 @@ async function pair(spec: Partial<TableSpec>): Promise<{ caller: Sidecar; callee
 const request = (method: string, target: string, fields: string, body = ""): string =>
   `${method} http://things.ml:8080${target} HTTP/1.1\r\nhost: things.ml:8080\r\n${fields}` +
   `${body === "" ? "" : `content-length: ${body.length}\r\n`}\r\n${body}`;
+describe("a field that is sent twice", () => {
   const HEADER_PACK = "model.chat POST /chat model<header:x-model execute -\n";
 
   test.each([
