@@ -191,7 +191,7 @@ async function perform(platform: Platform, step: string, planned: Planned): Prom
     headers: { ...call.headers, traceparent: `00-${traceId}-00f067aa0ba902b7-01` },
   });
   if (answer.error !== undefined) throw new Error(`${call.from} could not call ${call.url}: ${answer.error}`);
-  const events: AuditEvent[] = await platform.audit(traceId).catch(() => []);
+  const events: AuditEvent[] = await platform.audit(traceId);
   const event = events.at(-1);
   const reason = event?.data.decision.reason ?? problemOf(answer)["reason"] ?? "";
   const rule = event?.data.decision.policy ? `${event.data.decision.policy}/${event.data.decision.rule}` : "";
