@@ -25,7 +25,7 @@ export function checkPaths(
   const { state, report } = readConfiguration(paths);
   const findings: Finding[] = report.problems.map((problem) => ({
     severity: "error",
-    reason: "Invalid",
+    reason: problem.reason ?? "Invalid",
     problem,
   }));
   // A setting that is missing is worth a word for a whole directory, not for single files.
