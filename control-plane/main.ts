@@ -6,6 +6,7 @@ import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { writePrivateFile } from "./ca/files.ts";
+import { runAuthorityMaintenance } from "./ca/maintenance.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
 import { runServerIdentity, type ServerIdentity } from "./ca/server-identity.ts";
 import { type ControlPlaneConfig, type ControlPlanePorts, managementSocketPath } from "./config.ts";
@@ -154,6 +155,12 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   publisher.onPushed = (seconds) => metrics.pushed(seconds);
   publisher.onCompiled = (seconds) => metrics.compiled(seconds);
 
+  const maintenance = runAuthorityMaintenance(
+    { ca, clock, log, onBundle: () => publisher.bundleChanged() },
+    stop.signal,
+  );
+  maintenance.catch((error: unknown) => failed.reject(error));
+  closers.add(() => maintenance);
   const tls = await startServerIdentity(ca, deps, stop.signal, failed.reject);
   const issuer = createIssuer({
     ca,

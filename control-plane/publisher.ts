@@ -202,7 +202,7 @@ export class Publisher {
   }
 
   #publish(reason: RevisionReason, rollbackTo?: number): RevisionSummary {
-    const { history, clock, cluster, log } = this.#options;
+    const { history, clock, log } = this.#options;
     const startedMs = clock.monotonicMs();
     const [live, ca] = [this.#live, this.#ca];
     if (!live || !ca) throw new MeshError("not_ready", "no configuration yet");
@@ -219,25 +219,39 @@ export class Publisher {
     this.#compiled = this.#compiled
       ? recompile(this.#compiled, numbered)
       : compile(numbered, this.#options.packs);
-    const update = this.cache.update({
-      compiled: this.#compiled,
-      packs: this.#allPacks(numbered),
-      trustBundle: trustBundleJson(ca),
-      cluster,
-    });
-    for (const problem of update.problems) log.error("resource not published", { problem });
-    const endedMs = clock.monotonicMs();
-    this.onCompiled((endedMs - startedMs) / 1000);
+    const tables = this.#distribute(this.#compiled, ca, startedMs);
+    this.onCompiled((clock.monotonicMs() - startedMs) / 1000);
     log.info("revision published", {
       revision: summary.sequence,
       reason,
       changes: summary.changeCount,
-      tables: update.changed.size,
+      tables,
     });
+    return summary;
+  }
+
+  /** The trust bundle changed: no revision (bundles are never rolled back), but new tables for every sidecar. */
+  bundleChanged(): void {
+    const [compiled, ca] = [this.#compiled, this.#ca];
+    if (!compiled || !ca) return;
+    const tables = this.#distribute(compiled, ca, this.#options.clock.monotonicMs());
+    this.#options.log.info("trust bundle published", { sequence: ca.sequence, tables });
+  }
+
+  /** Builds resources and lets discovery send what changed. @returns the number of tables that did. */
+  #distribute(compiled: Compiled, ca: CertificateAuthority, startedMs: number): number {
+    const { cluster, log } = this.#options;
+    const update = this.cache.update({
+      compiled,
+      packs: this.#allPacks(compiled.state),
+      trustBundle: trustBundleJson(ca),
+      cluster,
+    });
+    for (const problem of update.problems) log.error("resource not published", { problem });
     this.#measure(update.changed, startedMs);
     this.#discovery?.changed(update.changed);
     this.onPublished();
-    return summary;
+    return update.changed.size;
   }
 
   #measure(changed: ReadonlySet<string>, startedMs: number): void {

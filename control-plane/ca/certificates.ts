@@ -16,6 +16,9 @@ export interface CertifiedKey {
   readonly key: KeyObject;
 }
 
+/** Longest lifetime of an SVID and its WIT: 7 days. */
+export const MAX_IDENTITY_TTL_MS = 7 * 86_400_000;
+
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 
 /** 16 random bytes, the first in 0x40 to 0x7f: positive, of one length, and not guessable. */

@@ -24,13 +24,12 @@ import { SVID_BACKDATE_MS } from "../../sidecar/core/identity/renewal.ts";
 import { type SpiffeId, trustDomainOf } from "../../sidecar/core/identity/spiffe-id.ts";
 import { signToken, tokenKeyOf } from "../../sidecar/core/identity/token.ts";
 import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
-import { ECDSA_SHA256, extension, randomSerial } from "./certificates.ts";
+import { ECDSA_SHA256, extension, MAX_IDENTITY_TTL_MS, randomSerial } from "./certificates.ts";
 import { parseCsr } from "./csr.ts";
 import type { CertificateAuthority } from "./root.ts";
 
 /** Lifetime of an SVID and its WIT unless configured otherwise: 6 h. */
 export const DEFAULT_TTL_MS = 6 * 3_600_000;
-const MAX_TTL_MS = 7 * 86_400_000;
 
 export interface IssueInput {
   /** What was attested; the request has no say in it. */
@@ -172,7 +171,8 @@ export function issueIdentity(
   const instance = workloadFacts.pod ?? "";
   if (trustDomainOf(spiffeId) !== ca.trustDomain)
     return rejected(`\`${spiffeId}\` is not in trust domain \`${ca.trustDomain}\``);
-  if (!(ttlMs >= 1000 && ttlMs <= MAX_TTL_MS)) return rejected("the lifetime is not between 1 s and 7 days");
+  if (!(ttlMs >= 1000 && ttlMs <= MAX_IDENTITY_TTL_MS))
+    return rejected("the lifetime is not between 1 s and 7 days");
   if (!/^[A-Za-z0-9.-]{0,64}$/.test(instance))
     return rejected(`instance \`${instance.slice(0, 64)}\` has characters a certificate cannot carry`);
   const request = parseCsr(input.csrDer);

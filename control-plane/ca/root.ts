@@ -1,5 +1,6 @@
 // The certificate authority of one trust domain, kept in `{stateDir}/ca`: a name-constrained root, an issuing
-// certificate of 90 days below it, and the key that signs WITs. Made on first start, re-opened afterwards.
+// certificate of 90 days below it, and the keys that sign WITs. Made on first start, re-opened afterwards. `maintain`
+// renews all but the root (whose rotation goes by stages over the sidecars and has its place beside it).
 import {
   createHash,
   createPrivateKey,
@@ -16,13 +17,24 @@ import { isTrustDomain } from "../../sidecar/core/identity/spiffe-id.ts";
 import { spkiSha256 } from "../../sidecar/core/identity/trust-bundle.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
-import { type CertifiedKey, createAuthorityCertificate, generateKey } from "./certificates.ts";
+import {
+  type CertifiedKey,
+  createAuthorityCertificate,
+  generateKey,
+  MAX_IDENTITY_TTL_MS,
+} from "./certificates.ts";
 import { readPrivateFile, writePrivateFile } from "./files.ts";
 
 const DAY_MS = 86_400_000;
 const ROOT_LIFETIME_MS = 3650 * DAY_MS;
 const ISSUING_LIFETIME_MS = 90 * DAY_MS;
 const ISSUING_RENEW_MS = 30 * DAY_MS;
+/** A WIT key signs for so long … */
+const WIT_SIGN_MS = 30 * DAY_MS;
+/** … and its successor is published this long before: far more than three refresh hints of the bundle (DOMAIN 2.8). */
+const WIT_AHEAD_MS = DAY_MS;
+/** After its successor took over, a key stays published until the longest token has expired, plus this. */
+const WIT_SKEW_MS = 5 * 60_000;
 const ROOT_FILE = "root.pem";
 const ISSUING_FILE = "issuing.pem";
 const WIT_FILE = "wit.pem";
@@ -50,6 +62,17 @@ export interface WitSigner {
   readonly kid: string;
   readonly key: KeyObject;
   readonly jwk: TokenJwk;
+  /** Unix milliseconds from which it signs; published earlier. */
+  readonly signsFromMs: number;
+  /** Name below the authority's directory. */
+  readonly file: string;
+}
+
+interface About {
+  readonly trustDomain: string;
+  readonly sequence: number;
+  /** In order of `signsFromMs`. */
+  readonly witKeys: readonly { readonly file: string; readonly signsFromMs: number }[];
 }
 
 /** An open authority. Holds keys: never log it. */
@@ -59,13 +82,13 @@ export class CertificateAuthority {
   readonly roots: readonly X509Certificate[];
   /** base64url SHA-256 of the root's public key: what join tokens pin. */
   readonly rootSpkiSha256: string;
-  readonly wit: WitSigner;
-  /** `spiffe_sequence` of the trust bundle. */
-  readonly sequence: number;
   readonly #root: CertifiedKey;
   readonly #dir: string;
   readonly #clock: Pick<Clock, "nowMs">;
   #issuing: IssuingAuthority;
+  #witSigners: readonly WitSigner[];
+  #sequence: number;
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** Made by `openCertificateAuthority` only. */
   constructor(parts: {
@@ -73,7 +96,7 @@ export class CertificateAuthority {
     readonly dir: string;
     readonly root: CertifiedKey;
     readonly issuing: CertifiedKey;
-    readonly witKey: KeyObject;
+    readonly witSigners: readonly WitSigner[];
     readonly sequence: number;
   }) {
     this.trustDomain = parts.deps.trustDomain;
@@ -83,8 +106,26 @@ export class CertificateAuthority {
     this.roots = [parts.root.certificate];
     this.rootSpkiSha256 = spkiSha256(parts.root.certificate);
     this.#issuing = issuingAuthority(parts.issuing);
-    this.wit = witSigner(parts.witKey);
-    this.sequence = parts.sequence;
+    this.#witSigners = parts.witSigners;
+    this.#sequence = parts.sequence;
+  }
+
+  /** `spiffe_sequence` of the trust bundle: grows with each change of it. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
+  /** All published keys, in order of their use: those that sign, will sign, or signed what has not expired yet. */
+  get witSigners(): readonly WitSigner[] {
+    return this.#witSigners;
+  }
+
+  /** The key that signs now. */
+  get wit(): WitSigner {
+    const nowMs = this.#clock.nowMs();
+    const signer = this.#witSigners.findLast((one) => one.signsFromMs <= nowMs) ?? this.#witSigners[0];
+    if (signer === undefined) throw new MeshError("bad_config", "the certificate authority has no token key");
+    return signer;
   }
 
   get issuing(): IssuingAuthority {
@@ -98,12 +139,60 @@ export class CertificateAuthority {
     this.#issuing = issuingAuthority(issuing);
   }
 
-  /** To be called now and then (daily): rotates the issuing certificate when less than 30 days are left. */
-  async maintain(): Promise<boolean> {
-    if (this.#clock.nowMs() < this.#issuing.notAfterMs - ISSUING_RENEW_MS) return false;
-    await this.rotateIssuing();
+  /**
+   * To be called now and then (hourly): rotates the issuing certificate when less than 30 days are left; publishes the
+   * next WIT key a day before it signs, and drops a key when the longest token of it has expired.
+   *
+   * @returns whether anything changed; the bundle did when `sequence` grew.
+   * @throws MeshError `io_failed`; what was in use stays in use.
+   */
+  maintain(): Promise<boolean> {
+    const run = this.#turn.then(async () => {
+      const rotated = this.#clock.nowMs() >= this.#issuing.notAfterMs - ISSUING_RENEW_MS;
+      if (rotated) await this.rotateIssuing();
+      return (await this.#maintainWitKeys()) || rotated;
+    });
+    this.#turn = run.catch(() => {});
+    return run;
+  }
+
+  async #maintainWitKeys(): Promise<boolean> {
+    const nowMs = this.#clock.nowMs();
+    const signers = this.#witSigners.filter((_, i) => {
+      const successor = this.#witSigners[i + 1];
+      return successor === undefined || nowMs < successor.signsFromMs + MAX_IDENTITY_TTL_MS + WIT_SKEW_MS;
+    });
+    const newest = signers.at(-1);
+    if (newest !== undefined && nowMs >= newest.signsFromMs + WIT_SIGN_MS - WIT_AHEAD_MS)
+      signers.push(
+        await this.#createWitKey(Math.max(nowMs + WIT_AHEAD_MS, newest.signsFromMs + WIT_SIGN_MS)),
+      );
+    else if (signers.length === this.#witSigners.length) return false;
+    const sequence = this.#sequence + 1;
+    await writePrivateFile(
+      join(this.#dir, ABOUT_FILE),
+      encodeAbout({ trustDomain: this.trustDomain, sequence, witKeys: signers }),
+    );
+    const dropped = this.#witSigners.filter((one) => !signers.includes(one));
+    this.#witSigners = signers;
+    this.#sequence = sequence;
+    for (const { file } of dropped) await rm(join(this.#dir, file), { force: true });
     return true;
   }
+
+  /** On disk before it is named anywhere. */
+  async #createWitKey(signsFromMs: number): Promise<WitSigner> {
+    const key = generateKey();
+    const { kid } = witSigner(key, { file: "", signsFromMs });
+    const file = `${kid}.pem`;
+    await writePrivateFile(join(this.#dir, file), encodeKey(key));
+    return witSigner(key, { file, signsFromMs });
+  }
+}
+
+function encodeAbout({ trustDomain, sequence, witKeys }: About): string {
+  const keys = witKeys.map(({ file, signsFromMs }) => ({ file, signsFromMs }));
+  return JSON.stringify({ version: 1, trustDomain, sequence, witKeys: keys });
 }
 
 function issuingAuthority(pair: CertifiedKey): IssuingAuthority {
@@ -137,13 +226,13 @@ function subjectKeyIdentifier(extensions: DerReader): Buffer {
   throw new MeshError("bad_token", "the issuing certificate has no subject key identifier");
 }
 
-function witSigner(key: KeyObject): WitSigner {
+function witSigner(key: KeyObject, about: Pick<WitSigner, "file" | "signsFromMs">): WitSigner {
   const publicKey = createPublicKey(key);
   const { x, y } = publicKey.export({ format: "jwk" });
   if (x === undefined || y === undefined) throw new MeshError("bad_token", "the token key is not an EC key");
   const digest = createHash("sha256").update(publicKey.export({ type: "spki", format: "der" }));
   const kid = `wit-${digest.digest("hex").slice(0, 16)}`;
-  return { kid, key, jwk: { alg: TOKEN_ALGORITHM, kty: "EC", crv: "P-256", x, y } };
+  return { kid, key, jwk: { alg: TOKEN_ALGORITHM, kty: "EC", crv: "P-256", x, y }, ...about };
 }
 
 function encodeKey(key: KeyObject): string {
@@ -186,7 +275,7 @@ async function createDirectory(deps: AuthorityDeps, dir: string): Promise<void> 
     await writePrivateFile(join(temporary, WIT_FILE), encodeKey(generateKey()));
     await writePrivateFile(
       join(temporary, ABOUT_FILE),
-      JSON.stringify({ version: 1, trustDomain, sequence: 1 }),
+      encodeAbout({ trustDomain, sequence: 1, witKeys: [{ file: WIT_FILE, signsFromMs: nowMs }] }),
     );
     await rename(temporary, dir);
   } catch (cause) {
@@ -243,23 +332,38 @@ async function readPair(dir: string, name: string): Promise<CertifiedKey> {
   return { certificate, key };
 }
 
-async function readAbout(dir: string): Promise<{ trustDomain: string; sequence: number }> {
+async function readAbout(dir: string, nowMs: number): Promise<About> {
   const text = await readRequired(dir, ABOUT_FILE);
+  let about: unknown;
   try {
-    const about: unknown = JSON.parse(text);
-    if (typeof about === "object" && about !== null && "trustDomain" in about && "sequence" in about) {
-      const { trustDomain, sequence } = about;
-      if (typeof trustDomain === "string" && typeof sequence === "number") return { trustDomain, sequence };
-    }
+    about = JSON.parse(text);
   } catch (cause) {
     throw unusable(dir, `\`${ABOUT_FILE}\` is not JSON`, cause);
   }
-  throw unusable(dir, `\`${ABOUT_FILE}\` lacks trustDomain or sequence`);
+  if (typeof about === "object" && about !== null && "trustDomain" in about && "sequence" in about) {
+    const { trustDomain, sequence } = about;
+    // Written before keys rotated: the one key there is begins its time now.
+    const listed = "witKeys" in about ? about.witKeys : [{ file: WIT_FILE, signsFromMs: nowMs }];
+    const witKeys = Array.isArray(listed) ? listed.filter(isWitKey) : [];
+    if (typeof trustDomain === "string" && typeof sequence === "number" && witKeys.length > 0)
+      return { trustDomain, sequence, witKeys: witKeys.sort((a, b) => a.signsFromMs - b.signsFromMs) };
+  }
+  throw unusable(dir, `\`${ABOUT_FILE}\` lacks trustDomain, sequence or witKeys`);
+}
+
+function isWitKey(value: unknown): value is About["witKeys"][number] {
+  if (typeof value !== "object" || value === null || !("file" in value) || !("signsFromMs" in value))
+    return false;
+  return (
+    typeof value.file === "string" &&
+    /^wit[a-z0-9-]*\.pem$/.test(value.file) &&
+    typeof value.signsFromMs === "number"
+  );
 }
 
 /**
  * Opens the authority in `{stateDir}/ca`, making it when there is none (root 10 years, issuing certificate 90 days), and
- * renews the issuing certificate when it is due.
+ * renews what is due.
  *
  * @throws MeshError `bad_config` for a bad trust domain, and for a directory that is incomplete, damaged, readable by
  *   others or of another trust domain; `io_failed`.
@@ -276,7 +380,7 @@ export async function openCertificateAuthority(deps: AuthorityDeps): Promise<Cer
   await mkdir(stateDir, { recursive: true, mode: 0o700 });
   if (!(await isDirectoryThere(dir))) await createDirectory(deps, dir);
   await chmod(dir, 0o700);
-  const about = await readAbout(dir);
+  const about = await readAbout(dir, deps.clock.nowMs());
   if (about.trustDomain !== trustDomain) {
     throw new MeshError(
       "bad_config",
@@ -291,8 +395,11 @@ export async function openCertificateAuthority(deps: AuthorityDeps): Promise<Cer
   const issuing = await readPair(dir, ISSUING_FILE);
   if (!issuing.certificate.verify(root.certificate.publicKey))
     throw unusable(dir, `\`${ISSUING_FILE}\` was not signed by \`${ROOT_FILE}\``);
-  const witKey = decodeKey(dir, WIT_FILE, await readRequired(dir, WIT_FILE));
-  const authority = new CertificateAuthority({ deps, dir, root, issuing, witKey, sequence: about.sequence });
+  const witSigners: WitSigner[] = [];
+  for (const one of about.witKeys)
+    witSigners.push(witSigner(decodeKey(dir, one.file, await readRequired(dir, one.file)), one));
+  const { sequence } = about;
+  const authority = new CertificateAuthority({ deps, dir, root, issuing, witSigners, sequence });
   await authority.maintain();
   return authority;
 }

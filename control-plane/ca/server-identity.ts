@@ -88,13 +88,12 @@ const RETRY = { firstMs: 1_000, maxMs: 60_000 };
 // However short a lifetime is configured, renewals never turn into a busy loop.
 const SHORTEST_WAIT_MS = 250;
 
-/** Keeps the server identity (and the issuing certificate) fresh until `signal` aborts; the old one stays on failure. */
+/** Keeps the server identity fresh until `signal` aborts; the old one stays on failure. */
 export async function runServerIdentity(deps: ServerIdentityDeps, signal: AbortSignal): Promise<void> {
   const { ca, clock, random, log } = deps;
   let failures = 0;
   while (!signal.aborted) {
     try {
-      await ca.maintain();
       const identity = createServerIdentity(ca, clock.nowMs(), deps.ttlMs);
       deps.onIdentity(identity);
       failures = 0;
