@@ -29,7 +29,7 @@ export function healthPages(state: AdminState): PageHandler {
     }
     if (path !== "/metrics") return undefined;
     const { exposition } = await import("./telemetry/exposition.ts");
-    return { status: 200, ...(await exposition(state.plane.metrics)) };
+    return { status: 200, ...exposition(state.plane.metrics) };
   };
 }
 

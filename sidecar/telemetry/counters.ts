@@ -10,6 +10,15 @@ export interface Family {
   readonly labels: readonly string[];
 }
 
+/** `name="value",…` with what the Prometheus text format demands escaped; empty without labels. */
+export function labelText(names: readonly string[], values: LabelValues): string {
+  return names.map((name, index) => `${name}="${escapeLabel(values[index] ?? "")}"`).join(",");
+}
+
+function escapeLabel(text: string): string {
+  return /["\\\n]/.test(text) ? text.replace(/\\/g, "\\\\").replace(/\n/g, "\\n").replace(/"/g, '\\"') : text;
+}
+
 /** Series beyond this many share one series whose label values are all `other`. */
 const MAX_SERIES = 10_000;
 
@@ -19,6 +28,7 @@ abstract class SeriesFamily implements Family {
   readonly labels: readonly string[];
   readonly #indexes = new Map<string, number>();
   readonly #values: LabelValues[] = [];
+  readonly #texts: string[] = [];
 
   constructor(name: string, help: string, labels: readonly string[]) {
     this.name = name;
@@ -47,6 +57,12 @@ abstract class SeriesFamily implements Family {
 
   labelsOf(index: number): LabelValues {
     return this.#values[index] ?? [];
+  }
+
+  /** The labels of a series as the exposition writes them; made at its first scrape. */
+  labelText(index: number): string {
+    this.#texts[index] ??= labelText(this.labels, this.labelsOf(index));
+    return this.#texts[index];
   }
 
   protected abstract grow(series: number): void;

@@ -1,5 +1,6 @@
-// Counters and histograms as Prometheus text: hands them to prom-client, which is loaded with the first scrape only.
-import type { Counters, Gauge, Histograms } from "./counters.ts";
+// Counters, histograms and gauges as Prometheus text (exposition format 0.0.4). Written here because prom-client makes
+// objects per bucket: with 100 edges and a scrape a second, 5 % of a busy sidecar's CPU and 70 MB of its memory.
+import { type Counters, type Gauge, type Histograms, labelText } from "./counters.ts";
 
 export interface Metrics {
   counters(): readonly Counters[];
@@ -7,68 +8,56 @@ export interface Metrics {
   gauges(): readonly Gauge[];
 }
 
-interface Value {
-  readonly value: number;
-  readonly labels: Record<string, string | number>;
-  readonly metricName?: string;
-}
-
-function labelsOf(names: readonly string[], values: readonly string[]): Record<string, string> {
-  return Object.fromEntries(names.map((name, index) => [name, values[index] ?? ""]));
-}
-
-function counterValues(family: Counters): Value[] {
-  return Array.from({ length: family.size }, (_, index) => ({
-    value: family.read(index),
-    labels: labelsOf(family.labels, family.labelsOf(index)),
-  }));
-}
-
-function histogramValues(family: Histograms): Value[] {
-  const values: Value[] = [];
-  for (let index = 0; index < family.size; index++) {
-    const labels = labelsOf(family.labels, family.labelsOf(index));
-    const { cumulative, sum } = family.read(index);
-    for (const [bucket, count] of cumulative.entries()) {
-      values.push({
-        value: count,
-        labels: { ...labels, le: family.bounds[bucket] ?? "+Inf" },
-        metricName: `${family.name}_bucket`,
-      });
-    }
-    values.push(
-      { value: sum, labels, metricName: `${family.name}_sum` },
-      { value: cumulative.at(-1) ?? 0, labels, metricName: `${family.name}_count` },
-    );
-  }
-  return values;
-}
+const CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
 /** The text of one scrape, and its content type. */
-export async function exposition(
-  metrics: Metrics,
-): Promise<{ readonly contentType: string; readonly body: string }> {
-  const { default: prometheus } = await import("prom-client");
-  const registry = new prometheus.Registry();
-  const register = (
-    family: { readonly name: string; readonly help: string },
-    type: string,
-    values: () => Value[],
-  ): void => {
-    // prom-client asks each registered metric for this shape; ours keeps its numbers elsewhere.
-    const metric = {
-      name: family.name,
-      get: () =>
-        Promise.resolve({ name: family.name, help: family.help, type, values: values(), aggregator: "sum" }),
-    };
-    registry.registerMetric(metric as unknown as Parameters<typeof registry.registerMetric>[0]);
-  };
-  for (const family of metrics.counters()) register(family, "counter", () => counterValues(family));
-  for (const family of metrics.histograms()) register(family, "histogram", () => histogramValues(family));
-  for (const family of metrics.gauges()) {
-    register(family, "gauge", () =>
-      [...family.read()].map(([values, value]) => ({ value, labels: labelsOf(family.labels, values) })),
-    );
+export function exposition(metrics: Metrics): { readonly contentType: string; readonly body: string } {
+  const lines: string[] = [];
+  for (const family of metrics.counters()) {
+    head(lines, family, "counter");
+    for (let index = 0; index < family.size; index++)
+      lines.push(sample(family.name, family.labelText(index), family.read(index)));
   }
-  return { contentType: registry.contentType, body: await registry.metrics() };
+  for (const family of metrics.histograms()) {
+    head(lines, family, "histogram");
+    for (let index = 0; index < family.size; index++) addHistogram(lines, family, index);
+  }
+  for (const family of metrics.gauges()) {
+    head(lines, family, "gauge");
+    for (const [values, value] of family.read())
+      lines.push(sample(family.name, labelText(family.labels, values), value));
+  }
+  lines.push("");
+  return { contentType: CONTENT_TYPE, body: lines.join("\n") };
+}
+
+function head(
+  lines: string[],
+  { name, help }: { readonly name: string; readonly help: string },
+  type: string,
+): void {
+  const text = help.replace(/\\/g, "\\\\").replace(/\n/g, "\\n");
+  lines.push(`# HELP ${name} ${text}`, `# TYPE ${name} ${type}`);
+}
+
+function addHistogram(lines: string[], family: Histograms, index: number): void {
+  const { name, bounds } = family;
+  const labels = family.labelText(index);
+  const before = labels === "" ? "" : `${labels},`;
+  const { cumulative, sum } = family.read(index);
+  for (let at = 0; at < cumulative.length; at++)
+    lines.push(`${name}_bucket{${before}le="${bounds[at] ?? "+Inf"}"} ${cumulative[at] ?? 0}`);
+  lines.push(
+    sample(`${name}_sum`, labels, sum),
+    sample(`${name}_count`, labels, cumulative[cumulative.length - 1] ?? 0),
+  );
+}
+
+function sample(name: string, labels: string, value: number): string {
+  return labels === "" ? `${name} ${numberText(value)}` : `${name}{${labels}} ${numberText(value)}`;
+}
+
+function numberText(value: number): string {
+  if (Number.isFinite(value)) return String(value);
+  return Number.isNaN(value) ? "NaN" : value > 0 ? "+Inf" : "-Inf";
 }

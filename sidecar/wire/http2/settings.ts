@@ -38,7 +38,9 @@ export function completeSettings(
   settings: Partial<Http2Settings> | undefined,
 ): Http2Settings {
   return {
-    headerTableSize: 65_536,
+    // A proof is 0.8 KB and lives 30 s: 64 KiB hold 75 callee operations, and 100 in rotation then miss every time
+    // (8 % of the CPU per request on either side). Entries share their strings with the field cache.
+    headerTableSize: 131_072,
     maxConcurrentStreams: 256,
     initialWindowSize: 65_536,
     maxStreamWindow: 1_048_576,

@@ -2,14 +2,14 @@ import { expect, test } from "@jest/globals";
 import { Counters, Histograms } from "../../../sidecar/telemetry/counters.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 
-test("counters and histograms come out as Prometheus text", async () => {
+test("counters and histograms come out as Prometheus text", () => {
   const counters = new Counters("c_total", "help", ["a", "b"]);
   const histograms = new Histograms("h_seconds", "help", ["a"], [0.1, 1]);
   for (let i = 0; i < 200; i++) counters.add(counters.series(`v${i % 100}`, "x"));
   counters.add(counters.series('q"\n', "x"), 5);
   const series = histograms.series("one");
   for (const value of [0.05, 0.1, 0.5, 3]) histograms.observe(series, value);
-  const { body } = await exposition({
+  const { body } = exposition({
     counters: () => [counters],
     histograms: () => [histograms],
     gauges: () => [{ name: "g", help: "help", labels: [], read: () => [[[], 7]] }],
