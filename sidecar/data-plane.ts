@@ -2,7 +2,7 @@
 // discovery or of the process, so that tests run it with a table and an identity of their own.
 import { createRequire } from "node:module";
 import { AuditTrail } from "./audit/trail.ts";
-import { createRateLimiter } from "./balance/limits.ts";
+import { createRateLimiter, remainingRatio } from "./balance/limits.ts";
 import { clientTlsOptions, serverTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig, SocketAddress } from "./config.ts";
 import { ProofVerifier } from "./core/identity/proofs.ts";
@@ -10,6 +10,7 @@ import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
 import { type WorkloadIdentity, withBundle } from "./core/identity/workload-identity.ts";
 import type { CelCompiler } from "./core/policy/condition.ts";
 import { needsCel } from "./core/policy/decide.ts";
+import type { RateLimit } from "./core/policy/rule.ts";
 import type { Clock } from "./core/runtime/clock.ts";
 import type { Result } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
@@ -60,6 +61,7 @@ export class DataPlane {
   readonly #apps = new Map<number, AppPool>();
   readonly #cache = new FieldCache();
   readonly #ids = new RandomIds();
+  readonly #limiter = createRateLimiter({ maxKeys: 10_000 });
   readonly #state = {
     enforcement: undefined as Enforcement | undefined,
     directory: undefined as Directory | undefined,
@@ -111,7 +113,7 @@ export class DataPlane {
     this.inbound = new InboundListener({
       services: {
         ...shared,
-        limiter: createRateLimiter({ maxKeys: 10_000 }),
+        limiter: this.#limiter,
         pool: (port) => this.#pool(port),
       },
       verifier: { verifier, trustDomain: () => this.#identity?.trustDomain ?? "" },
@@ -301,28 +303,97 @@ export class DataPlane {
       "accepted application-side connections",
       () => this.outbound.connections,
     );
-    one("countersign_audit_events", "audit events recorded", () => this.trail.recorded);
-    one("countersign_audit_queue", "audit events that wait to be written", () => audit?.queued ?? 0);
-    one("countersign_audit_dropped", "audit events that were lost", () => audit?.dropped ?? 0);
     one("process_resident_memory_bytes", "resident memory", () => process.memoryUsage.rss());
-    one(
-      "process_cpu_seconds",
-      "processor time used",
-      () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
-    );
-    metrics.addGauge({
-      name: "countersign_token_work",
-      help: "proofs signed and verified, and how often a cache answered",
-      labels: ["work", "cache"],
-      read: () => {
-        const signer = this.upstreams.signing?.signer.stats;
-        return [
-          [["sign", "hit"], signer?.hits ?? 0],
-          [["sign", "miss"], signer?.signed ?? 0],
-          [["verify", "hit"], verifier.stats.hits],
-          [["verify", "miss"], verifier.stats.misses],
-        ];
-      },
+    metrics.addTotal({
+      name: "process_cpu_seconds_total",
+      help: "processor time used",
+      labels: [],
+      read: () => [[[], (process.cpuUsage().user + process.cpuUsage().system) / 1e6]],
     });
+    if (audit !== undefined) this.#auditMetrics(audit, this.#config.auditFile === "-" ? "stdout" : "file");
+    this.#tokenMetrics(verifier);
+    metrics.addGauge({
+      name: "countersign_limit_remaining_ratio",
+      help: "what is left of a rate limit for the caller that has least",
+      labels: ["policy", "rule", "key_type"],
+      read: () => this.#limitsLeft(meshNowMs()),
+    });
+  }
+
+  #auditMetrics(audit: LineFile, sink: string): void {
+    const { metrics } = this;
+    metrics.addTotal({
+      name: "countersign_audit_events_total",
+      help: "audit events written and lost",
+      labels: ["sink", "result"],
+      read: () => [
+        [[sink, "written"], audit.written],
+        [[sink, "dropped"], audit.dropped + audit.failed],
+      ],
+    });
+    metrics.addTotal({
+      name: "countersign_audit_dropped_total",
+      help: "audit events lost: too many waited, or the sink refused them",
+      labels: ["sink", "result"],
+      read: () => [
+        [[sink, "overflow"], audit.dropped],
+        [[sink, "write_failed"], audit.failed],
+      ],
+    });
+    metrics.addGauge({
+      name: "countersign_audit_queue",
+      help: "audit events that wait to be written",
+      labels: ["sink"],
+      read: () => [[[sink], audit.queued]],
+    });
+  }
+
+  #tokenMetrics({ stats }: ProofVerifier): void {
+    const labels = ["type", "cache", "result"];
+    this.metrics.addTotal({
+      name: "countersign_token_sign_total",
+      help: "proof tokens attached to calls, signed or from the cache",
+      labels,
+      read: () => [
+        [["wpt", "hit", "ok"], this.upstreams.signed.hits],
+        [["wpt", "miss", "ok"], this.upstreams.signed.signed],
+      ],
+    });
+    this.metrics.addTotal({
+      name: "countersign_token_verify_total",
+      help: "tokens checked on calls to this workload",
+      labels,
+      read: () => [
+        [["wpt", "hit", "ok"], stats.hits],
+        [["wpt", "hit", "refused"], stats.refusedHits],
+        [["wpt", "miss", "ok"], stats.misses - stats.refusedMisses],
+        [["wpt", "miss", "refused"], stats.refusedMisses],
+        [["wit", "hit", "ok"], stats.witHits],
+        [["wit", "miss", "ok"], stats.witMisses - stats.witRefused],
+        [["wit", "miss", "refused"], stats.witRefused],
+      ],
+    });
+  }
+
+  #limitsLeft(nowMs: number): Iterable<readonly [readonly string[], number]> {
+    const limits = new Map<string, { readonly labels: readonly string[]; readonly limit: RateLimit }>();
+    for (const policy of this.table?.program.policies ?? []) {
+      for (const rule of policy.rules) {
+        const limit = rule.with?.rateLimit;
+        if (limit === undefined) continue;
+        limits.set(JSON.stringify([policy.id, rule.name]), {
+          labels: [policy.id, rule.name, limit.key.join("+")],
+          limit,
+        });
+      }
+    }
+    const least = new Map([...limits.values()].map(({ labels }) => [labels, 1]));
+    for (const [policy, rule, arrivalMs] of this.#limiter.counters()) {
+      const found = limits.get(JSON.stringify([policy, rule]));
+      if (found === undefined) continue;
+      const left = remainingRatio(found.limit, arrivalMs, nowMs);
+      least.set(found.labels, Math.min(left, least.get(found.labels) ?? 1));
+    }
+    return least;
   }
 }

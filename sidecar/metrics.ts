@@ -54,7 +54,7 @@ export class SidecarMetrics {
   readonly limited = new Counters("countersign_limited_total", "calls refused by a limit", [
     "policy",
     "rule",
-    "limit",
+    "key_type",
   ]);
   readonly chainHops = new Histograms(
     "countersign_chain_hops",
@@ -62,10 +62,6 @@ export class SidecarMetrics {
     ["callee_kind"],
     [1, 2, 3, 4, 5, 6, 7, 8],
   );
-  readonly tokens = new Counters("countersign_token_total", "tokens signed and verified by the caches", [
-    "work",
-    "cache",
-  ]);
   readonly proofSkew = new Counters(
     "countersign_proof_skew_total",
     "proofs made with another catalog than ours",
@@ -98,9 +94,19 @@ export class SidecarMetrics {
   readonly attempts = this.forwarded.series("attempt");
 
   readonly #gauges: Gauge[] = [];
+  readonly #totals: Gauge[] = [];
 
   addGauge(gauge: Gauge): void {
     this.#gauges.push(gauge);
+  }
+
+  /** A counter that another part keeps; its values never fall. */
+  addTotal(total: Gauge): void {
+    this.#totals.push(total);
+  }
+
+  totals(): readonly Gauge[] {
+    return this.#totals;
   }
 
   gauges(): readonly Gauge[] {
@@ -114,7 +120,6 @@ export class SidecarMetrics {
       this.dryRun,
       this.authnFailures,
       this.limited,
-      this.tokens,
       this.proofSkew,
       this.forwarded,
       this.connections,

@@ -26,6 +26,14 @@ export interface RateLimiter {
    */
   admit(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict;
   readonly size: number;
+  /** Policy, rule and theoretical arrival time (milliseconds) of every counter; for metrics. */
+  counters(): Iterable<readonly [policy: string, rule: string, arrivalMs: number]>;
+}
+
+/** What is left of a limit, 0 to 1, when the theoretical arrival time of a counter is `arrivalMs`. */
+export function remainingRatio(limit: RateLimit, arrivalMs: number, nowMs: number): number {
+  const capacityMs = (limit.perMs / limit.requests) * Math.max(1, limit.burst);
+  return Math.min(1, Math.max(0, 1 - Math.max(0, arrivalMs - nowMs) / capacityMs));
 }
 
 const ALLOWED: LimitVerdict = Object.freeze({ allowed: true });
@@ -63,6 +71,14 @@ class GcraLimiter implements RateLimiter {
 
   get size(): number {
     return this.#arrivals.size;
+  }
+
+  *counters(): Iterable<readonly [string, string, number]> {
+    for (const [key, arrivalMs] of this.#arrivals) {
+      // Written by `admit`: policy and rule come first.
+      const [policy = "", rule = ""] = JSON.parse(key) as string[];
+      yield [policy, rule, arrivalMs];
+    }
   }
 
   admit(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict {

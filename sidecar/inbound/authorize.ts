@@ -77,6 +77,8 @@ export function packsOf(
 }
 
 const REASON_STRIDE = 64;
+/** Series of decisions beyond which allowed ones no longer name their policy. */
+const MAX_POLICY_SERIES = 500;
 
 export class Enforcement {
   readonly table: SidecarTable;
@@ -166,6 +168,8 @@ export class Enforcement {
   }
 
   #createOutcome(edge: InboundEdge, decision: Decision): EdgeOutcome {
+    // Which policy allowed is in the audit event too; which one denied is what people look for here.
+    const named = !decision.allowed || this.#metrics.decisions.size <= MAX_POLICY_SERIES;
     return {
       auditDecision: this.#trail.decisionText(decision, this.table.revision),
       series: this.#metrics.decisions.series(
@@ -173,8 +177,8 @@ export class Enforcement {
         edge.operation,
         decision.allowed ? "allow" : "deny",
         decision.reason,
-        decision.policy ?? "",
-        decision.rule ?? "",
+        named ? (decision.policy ?? "") : "",
+        named ? (decision.rule ?? "") : "",
       ),
     };
   }

@@ -416,7 +416,9 @@ export class InboundExchange implements AppExchange {
       const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#nowMs);
       if (!admitted.allowed) {
         const { metrics } = this.#services;
-        metrics.limited.add(metrics.limited.series(admitted.policy, admitted.rule, "requests"));
+        metrics.limited.add(
+          metrics.limited.series(admitted.policy, admitted.rule, admitted.limit.key.join("+")),
+        );
         this.#deny(refusalDecision("RATE_LIMITED", admitted.policy, admitted.rule), admitted);
         return;
       }

@@ -148,7 +148,10 @@ export class PeerVerifier {
     question.txnToken = shown.txnToken;
     question.nowMs = nowMs;
     const known = shown.wpt === undefined ? this.#byCertificate : shown.wpt.attachment;
-    if (known instanceof IdentifiedCaller && known.verified.isCurrent(question, bundleEpoch)) return known;
+    if (known instanceof IdentifiedCaller && known.verified.isCurrent(question, bundleEpoch)) {
+      if (shown.wpt !== undefined) this.#deps.verifier.stats.hits++;
+      return known;
+    }
     // The verifier keeps its input, so it gets one of its own.
     const result = this.#deps.verifier.verify({ ...question });
     if (!result.ok) return { reason: result.error, detail: result.detail };

@@ -432,6 +432,8 @@ export class UpstreamPool {
   readonly #deps: UpstreamDeps;
   readonly #upstreams = new Map<string, Upstream>();
   #signing: SigningIdentity | undefined;
+  /** Of signers that were replaced; what they still sign for open connections is not counted. */
+  readonly #signedBefore = { hits: 0, signed: 0 };
 
   constructor(deps: UpstreamDeps) {
     this.#deps = deps;
@@ -439,6 +441,15 @@ export class UpstreamPool {
 
   get signing(): SigningIdentity | undefined {
     return this.#signing;
+  }
+
+  /** Proofs taken from the cache and signed since the start. */
+  get signed(): { readonly hits: number; readonly signed: number } {
+    const stats = this.#signing?.signer.stats;
+    return {
+      hits: this.#signedBefore.hits + (stats?.hits ?? 0),
+      signed: this.#signedBefore.signed + (stats?.signed ?? 0),
+    };
   }
 
   get upstreams(): Iterable<Upstream> {
@@ -458,6 +469,7 @@ export class UpstreamPool {
   /** From now on connections are made, and proofs signed, with this identity. */
   setIdentity(identity: WorkloadIdentity): void {
     const { meshNowMs, randomId } = this.#deps;
+    Object.assign(this.#signedBefore, this.signed);
     this.#signing = {
       identity,
       signer: new ProofSigner({ identity: () => identity, nowMs: meshNowMs, randomId }),

@@ -6,6 +6,8 @@ export interface Metrics {
   counters(): readonly Counters[];
   histograms(): readonly Histograms[];
   gauges(): readonly Gauge[];
+  /** Counters whose numbers are kept elsewhere. */
+  totals(): readonly Gauge[];
 }
 
 const CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,11 +24,8 @@ export function exposition(metrics: Metrics): { readonly contentType: string; re
     head(lines, family, "histogram");
     for (let index = 0; index < family.size; index++) addHistogram(lines, family, index);
   }
-  for (const family of metrics.gauges()) {
-    head(lines, family, "gauge");
-    for (const [values, value] of family.read())
-      lines.push(sample(family.name, labelText(family.labels, values), value));
-  }
+  for (const family of metrics.totals()) addRead(lines, family, "counter");
+  for (const family of metrics.gauges()) addRead(lines, family, "gauge");
   lines.push("");
   return { contentType: CONTENT_TYPE, body: lines.join("\n") };
 }
@@ -38,6 +37,12 @@ function head(
 ): void {
   const text = help.replace(/\\/g, "\\\\").replace(/\n/g, "\\n");
   lines.push(`# HELP ${name} ${text}`, `# TYPE ${name} ${type}`);
+}
+
+function addRead(lines: string[], family: Gauge, type: string): void {
+  head(lines, family, type);
+  for (const [values, value] of family.read())
+    lines.push(sample(family.name, labelText(family.labels, values), value));
 }
 
 function addHistogram(lines: string[], family: Histograms, index: number): void {

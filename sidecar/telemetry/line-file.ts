@@ -72,9 +72,10 @@ export class LineFile {
   #timer: NodeJS.Timeout | undefined;
   #waiting: (() => void)[] = [];
   #closed = false;
-  /** Lines written and lost so far. */
+  /** Lines written so far, lost because too many waited, and lost because the system refused them. */
   written = 0;
   dropped = 0;
+  failed = 0;
 
   /** @throws the system's error when the file cannot be opened. */
   constructor(options: LineFileOptions) {
@@ -173,7 +174,7 @@ export class LineFile {
   #writeAll(chunk: Chunk, offset: number): void {
     write(this.#fd, chunk.bytes, offset, chunk.length - offset, null, (error, count) => {
       if (error) {
-        this.dropped += chunk.ends.length;
+        this.failed += chunk.ends.length;
         this.#options.log.error("lines could not be written", {
           path: this.#options.path,
           lines: chunk.ends.length,

@@ -301,7 +301,17 @@ export class ProofVerifier {
   #mtls = new WeakMap<PeerFacts, VerifiedCaller>();
   readonly #epochs = new Map<string, string>();
   /** Counts since the start, for metrics. */
-  readonly stats = { hits: 0, misses: 0, refusedHits: 0, witHits: 0, witMisses: 0, mtlsOnly: 0 };
+  readonly stats = {
+    hits: 0,
+    misses: 0,
+    /** Misses that did not verify. */
+    refusedMisses: 0,
+    refusedHits: 0,
+    witHits: 0,
+    witMisses: 0,
+    witRefused: 0,
+    mtlsOnly: 0,
+  };
   /** Refusals since the start by reason. */
   readonly refusals = new Map<Reason, number>();
 
@@ -367,6 +377,7 @@ export class ProofVerifier {
     const result = this.#check(input, wit, wpt, bundle);
     if (result.ok) this.#proofs.set(wpt, result.value, wit.length + wpt.length);
     else {
+      this.stats.refusedMisses++;
       const untilMs = input.nowMs + REFUSED_FOR_MS;
       this.#refused.set(
         key === "" ? refusedKey(input, bundle.epoch) : key,
@@ -413,7 +424,10 @@ export class ProofVerifier {
     }
     this.stats.witMisses++;
     const verified = verifyWit(wit, { bundle, peerSpiffeId: input.peer.spiffeId, nowMs: input.nowMs });
-    if (!verified.ok) return verified;
+    if (!verified.ok) {
+      this.stats.witRefused++;
+      return verified;
+    }
     const key = tokenKeyOf(verified.value.jwk);
     if (key === undefined) return refusal("AUTHN_WIT_INVALID", "`cnf.jwk` is not a point on the curve");
     const value = { claims: verified.value, key, bundleEpoch: bundle.epoch };

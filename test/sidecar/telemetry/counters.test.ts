@@ -12,6 +12,7 @@ test("counters and histograms come out as Prometheus text", () => {
   const { body } = exposition({
     counters: () => [counters],
     histograms: () => [histograms],
+    totals: () => [],
     gauges: () => [{ name: "g", help: "help", labels: [], read: () => [[[], 7]] }],
   });
   expect(body).toContain('c_total{a="v7",b="x"} 2\n');
