@@ -7,9 +7,9 @@ import { type Decision, FIXED, mergeAudit } from "./decision.ts";
 import type { MatchContext, View } from "./match.ts";
 import type { AuditSetting, IdentityHeader, Obligations, ProgramPolicy, WorkloadProgram } from "./rule.ts";
 import { type PolicyEntry, RuleEntry } from "./rule-entry.ts";
-import { TreeBuilder } from "./rule-index.ts";
+import { entriesOf, type IndexEntry, TreeBuilder } from "./rule-index.ts";
 import { pushRecord } from "./rule-record.ts";
-import { addTree, RuleSet, type SetKind } from "./rule-set.ts";
+import { RuleSet, type SetKind } from "./rule-set.ts";
 import { coversOperation, withinScope } from "./scope.ts";
 import { Probe, Symbols } from "./symbols.ts";
 
@@ -39,24 +39,21 @@ export function createProgram(
   deps: ProgramDeps = {},
 ): Result<CompiledProgram, string> {
   const context: MatchContext = { zones: new Map(), trustDomain: program.trustDomain, cel: deps.cel };
-  const policies: PolicyEntry[] = [];
   const entries: RuleEntry[] = [];
   for (const source of program.policies) {
-    const policy: PolicyEntry = { source, rules: [] };
+    const policy: PolicyEntry = { source, first: entries.length, set: setOf(source) };
     for (const rule of source.rules) {
       const entry = new RuleEntry(policy, rule, entries.length, context);
       if (rule.when !== undefined) {
         const compiled = entry.compile();
         if (!compiled.ok) return { ok: false, error: `policy \`${source.id}\`, ${compiled.error}` };
       }
-      policy.rules.push(entry);
       entries.push(entry);
     }
-    policies.push(policy);
   }
   return {
     ok: true,
-    value: { program, engine: new Engine(program, policies, entries), ruleCount: entries.length },
+    value: { program, engine: new Engine(program, entries), ruleCount: entries.length },
   };
 }
 
@@ -96,20 +93,30 @@ const isEnforcedAllow = (policy: ProgramPolicy): boolean =>
   policy.action === "Allow" && policy.enforcement === "Enforce" && policy.source !== "grant";
 const isDryAllow = (policy: ProgramPolicy): boolean =>
   policy.action === "Allow" && policy.enforcement === "DryRun";
-const demandsSomething = (policy: ProgramPolicy): boolean =>
-  policy.rules.some((rule) => rule.with !== undefined);
+
+/** The set that a policy belongs to; 0: an Audit on trial, which changes nothing. A Deny is one whatever its source. */
+function setOf(policy: ProgramPolicy): number {
+  const enforced = policy.enforcement === "Enforce";
+  if (policy.action === "Deny") return enforced ? DENIES : DRY_DENIES;
+  if (policy.action === "Audit") return enforced ? AUDITS : 0;
+  if (policy.source === "grant") return policy.roles === undefined ? GRANTS : ROLE_GRANTS;
+  if (!enforced) return DRY_ALLOWS;
+  return policy.rules.some((rule) => rule.with !== undefined) ? DEMANDS : ALLOWS;
+}
 
 const NONE: readonly RuleEntry[] = [];
 const UNKNOWN: Operation = { kind: "unknown" };
 const NO_RESOURCE: Resource = { kind: "none" };
 
-/** What a program has beyond Deny and Allow; most have none of it, and one word in the cache says so. */
-const ROLE_GRANTS = 1;
-const AUDITS = 2;
-const DRY_RUNS = 4;
-const DENIES = 8;
-const DEMANDS = 16;
-const GRANTS = 32;
+/** The sets of rules that a program has, as bits: one word in the cache tells what need not be asked. */
+const ALLOWS = 1;
+const DENIES = 2;
+const DEMANDS = 4;
+const GRANTS = 8;
+const ROLE_GRANTS = 16;
+const AUDITS = 32;
+const DRY_DENIES = 64;
+const DRY_ALLOWS = 128;
 
 /** All trees of one program and the order they are asked in. Not re-entrant: one decision at a time, synchronously. */
 class Engine {
@@ -144,46 +151,39 @@ class Engine {
   };
   #celVariables: CelVariables | undefined;
 
-  constructor(program: WorkloadProgram, policies: readonly PolicyEntry[], entries: readonly RuleEntry[]) {
+  constructor(program: WorkloadProgram, entries: readonly RuleEntry[]) {
     this.#program = program;
     this.#maxHops = program.maxHops;
     this.#entries = entries;
     this.#decisions = new Array<Decision | undefined>(entries.length).fill(undefined);
     const symbols = new Symbols();
     const records: number[] = [];
-    for (const { policy, rule } of entries) pushRecord(records, policy.source, rule, symbols);
+    const lists = new Map<number, IndexEntry[]>();
+    let has = 0;
+    for (const { policy, rule, index } of entries) {
+      pushRecord(records, policy.source, rule, symbols);
+      const list = lists.get(policy.set) ?? [];
+      if (list.length === 0) lists.set(policy.set, list);
+      entriesOf(rule, index, (policy.set & (DENIES | DRY_DENIES)) !== 0, symbols, list);
+      has |= policy.set;
+    }
     if (records.length === 0) records.push(0); // offset 0 means nothing and is never a node
     const builder = new TreeBuilder(symbols, records);
-    let has = 0;
-    const plan = (bit: number, kind: SetKind, test: (policy: ProgramPolicy) => boolean) => {
-      const chosen = policies.filter(({ source }) => test(source));
-      if (chosen.length > 0) has |= bit;
-      return { root: addTree(builder, chosen, kind, symbols), kind };
-    };
-    const plans = {
-      deny: plan(DENIES, "deny", (p) => p.action === "Deny" && p.enforcement === "Enforce"),
-      allow: plan(0, "allow", (p) => isEnforcedAllow(p) && !demandsSomething(p)),
-      demanding: plan(DEMANDS, "every", (p) => isEnforcedAllow(p) && demandsSomething(p)),
-      grants: plan(GRANTS, "allow", (p) => p.source === "grant" && p.roles === undefined),
-      roleGrants: plan(ROLE_GRANTS, "every", (p) => p.source === "grant" && p.roles !== undefined),
-      audit: plan(AUDITS, "every", (p) => p.action === "Audit" && p.enforcement === "Enforce"),
-      dryDeny: plan(DRY_RUNS, "deny", (p) => p.action === "Deny" && p.enforcement === "DryRun"),
-      dryAllow: plan(DRY_RUNS, "allow", (p) => isDryAllow(p) && p.source !== "grant"),
-    };
+    const roots = new Map([...lists].map(([set, list]) => [set, builder.add(list)]));
     this.#has = has;
     this.#probe = new Probe(symbols);
     const variables = (call: Call, view: View): CelVariables => this.#variablesOf(call, view);
     const deps = { trees: builder.finish(), entries, probe: this.#probe, variables };
-    const setOf = ({ root, kind }: { root: number; kind: SetKind }) => new RuleSet(root, kind, deps);
-    this.#deny = setOf(plans.deny);
-    this.#allow = setOf(plans.allow);
-    this.#demanding = setOf(plans.demanding);
-    this.#grants = setOf(plans.grants);
-    this.#roleGrants = setOf(plans.roleGrants);
-    this.#audit = setOf(plans.audit);
-    this.#dryDeny = setOf(plans.dryDeny);
-    this.#dryAllow = setOf(plans.dryAllow);
-    for (const { source } of policies) {
+    const create = (set: number, kind: SetKind) => new RuleSet(roots.get(set) ?? 0, kind, deps);
+    this.#deny = create(DENIES, "deny");
+    this.#allow = create(ALLOWS, "allow");
+    this.#demanding = create(DEMANDS, "every");
+    this.#grants = create(GRANTS, "allow");
+    this.#roleGrants = create(ROLE_GRANTS, "every");
+    this.#audit = create(AUDITS, "every");
+    this.#dryDeny = create(DRY_DENIES, "deny");
+    this.#dryAllow = create(DRY_ALLOWS, "allow");
+    for (const source of program.policies) {
       if (isEnforcedAllow(source)) this.#selected.add(source.ports);
       if (isDryAllow(source)) this.#drySelected.add(source.ports);
       this.#collectResourceUse(source);
@@ -199,7 +199,7 @@ class Engine {
     const view = this.#exactView(effective);
     let decision = this.#enforced(effective, view);
     if ((has & AUDITS) !== 0) decision = this.#audited(decision, effective, view);
-    if ((has & DRY_RUNS) !== 0) decision = this.#withDryRun(decision, effective, view);
+    if ((has & (DRY_DENIES | DRY_ALLOWS)) !== 0) decision = this.#withDryRun(decision, effective, view);
     // Facts of a call are not kept beyond it.
     this.#view.resource = NO_RESOURCE;
     this.#view.path = "";

@@ -79,5 +79,8 @@ export class RuleEntry {
 
 export interface PolicyEntry {
   readonly source: ProgramPolicy;
-  readonly rules: RuleEntry[];
+  /** Position of its first rule in the program; the others follow. */
+  readonly first: number;
+  /** What the engine asks it for, as a bit. */
+  readonly set: number;
 }

@@ -20,8 +20,10 @@ const TRUST_DOMAIN = 10;
 const ATTRIBUTES = 11;
 const LEAF = 11;
 
-/** Values that a rule can match an attribute with. */
-interface Keys {
+/** Values that a rule can match an attribute with: one symbol, which is the usual case, or several of both kinds. */
+type Keys = number | SeveralKeys;
+
+interface SeveralKeys {
   /** Symbols. */
   readonly exact: readonly number[];
   readonly prefixes: readonly string[];
@@ -30,6 +32,8 @@ interface Keys {
 export interface IndexEntry {
   /** Position of the rule in its program; smaller is reported first. */
   readonly rule: number;
+  /** Bits of the attributes it has keys of. */
+  readonly asks: number;
   /** By attribute; undefined: every value. */
   readonly keys: readonly (Keys | undefined)[];
 }
@@ -94,9 +98,37 @@ const opTexts = (clause: OperationClause): Texts | undefined =>
 const resourceTexts = (clause: OperationClause): Texts | undefined => patternTexts(clause.resources);
 const clausePathTexts = (clause: OperationClause): Texts | undefined => pathTexts(clause.http?.paths);
 
+function keysOf(texts: Texts | undefined, symbols: Symbols): Keys | undefined {
+  if (texts === undefined || texts.exact.length + texts.prefixes.length > MAX_KEYS) return undefined;
+  const { exact, prefixes } = texts;
+  if (prefixes.includes("")) return undefined;
+  const ids = new Set(exact.map((text) => symbols.intern(text)));
+  return { exact: [...ids], prefixes: [...new Set(prefixes)] };
+}
+
+function exactKeys(values: readonly string[] | undefined, symbols: Symbols): Keys | undefined {
+  const only = values?.[0];
+  if (only === undefined) return undefined;
+  return values?.length === 1 ? symbols.intern(only) : keysOf(exactTexts(values), symbols);
+}
+
+function patternKeys(values: readonly string[] | undefined, symbols: Symbols): Keys | undefined {
+  const only = values?.[0];
+  if (only === undefined) return undefined;
+  return values?.length === 1 && !isPrefix(only)
+    ? symbols.intern(only)
+    : keysOf(patternTexts(values), symbols);
+}
+
+function opKeys(clauses: readonly OperationClause[] | undefined, symbols: Symbols): Keys | undefined {
+  const only = clauses?.[0];
+  if (clauses?.length === 1 && only?.op !== undefined && only.any !== true) return symbols.intern(only.op);
+  return keysOf(union(clauses, opTexts), symbols);
+}
+
 const NO_FROM: readonly (FromClause | undefined)[] = [undefined];
 
-/** Index entries of one rule: one per clause of `from`, so that each keeps its own constraints. */
+/** Appends the index entries of one rule: one per clause of `from`, so that each keeps its own constraints. */
 export function entriesOf(
   rule: PolicyRule,
   index: number,
@@ -106,39 +138,30 @@ export function entriesOf(
 ): void {
   const resources = union(rule.operations, resourceTexts);
   const paths = union(rule.operations, clausePathTexts);
-  const keysOf = (texts: Texts | undefined): Keys | undefined => {
-    if (texts === undefined || texts.exact.length + texts.prefixes.length > MAX_KEYS) return undefined;
-    const { exact, prefixes } = texts;
-    if (prefixes.includes("")) return undefined;
-    const [only] = exact;
-    if (exact.length === 1 && prefixes.length === 0 && only !== undefined)
-      return { exact: [symbols.intern(only)], prefixes };
-    const ids = new Set(exact.map((text) => symbols.intern(text)));
-    return { exact: [...ids], prefixes: [...new Set(prefixes)] };
-  };
-  const op = keysOf(union(rule.operations, opTexts));
-  const resource = keysOf(folded ? fold(resources, lower) : resources);
-  const path = keysOf(folded ? fold(paths, foldPath) : paths);
+  const op = opKeys(rule.operations, symbols);
+  const resource = keysOf(folded ? fold(resources, lower) : resources, symbols);
+  const path = keysOf(folded ? fold(paths, foldPath) : paths, symbols);
   for (const clause of rule.from ?? NO_FROM) {
     const workload = clause?.workload;
     const user = clause?.user;
-    out.push({
-      rule: index,
-      // In the order of the attribute numbers.
-      keys: [
-        op,
-        keysOf(patternTexts(workload?.names)),
-        keysOf(patternTexts(workload?.namespaces)),
-        keysOf(exactTexts(workload?.serviceAccounts)),
-        keysOf(exactTexts(workload?.spiffeIds)),
-        keysOf(exactTexts(user?.ids)),
-        keysOf(exactTexts(user?.roles)),
-        resource,
-        path,
-        keysOf(exactTexts(workload?.kinds)),
-        keysOf(exactTexts(workload?.trustDomains)),
-      ],
-    });
+    // In the order of the attribute numbers.
+    const keys = [
+      op,
+      patternKeys(workload?.names, symbols),
+      patternKeys(workload?.namespaces, symbols),
+      exactKeys(workload?.serviceAccounts, symbols),
+      exactKeys(workload?.spiffeIds, symbols),
+      exactKeys(user?.ids, symbols),
+      exactKeys(user?.roles, symbols),
+      resource,
+      path,
+      exactKeys(workload?.kinds, symbols),
+      exactKeys(workload?.trustDomains, symbols),
+    ];
+    let asks = 0;
+    for (let attribute = 0; attribute < ATTRIBUTES; attribute++)
+      if (keys[attribute] !== undefined) asks |= 1 << attribute;
+    out.push({ rule: index, asks, keys });
   }
 }
 
@@ -205,6 +228,7 @@ export class TreeBuilder {
     for (const entry of entries) {
       const keys = entry.keys[attribute];
       if (keys === undefined) rest.push(entry);
+      else if (typeof keys === "number") push(exact, keys, entry);
       else {
         for (const key of keys.exact) push(exact, key, entry);
         for (const prefix of keys.prefixes) push(prefixes, prefix, entry);
@@ -266,10 +290,12 @@ export class TreeBuilder {
   }
 
   #best(entries: readonly IndexEntry[], asked: number): number {
+    let wanted = 0;
+    for (const { asks } of entries) wanted |= asks;
     let best = LEAF;
     let least = 0.8 * entries.length;
     for (let attribute = 0; attribute < ATTRIBUTES; attribute++) {
-      if ((asked & (1 << attribute)) !== 0) continue;
+      if ((wanted & ~asked & (1 << attribute)) === 0) continue;
       const expected = this.#expectedVisits(entries, attribute);
       if (expected >= least) continue;
       best = attribute;
@@ -293,6 +319,13 @@ export class TreeBuilder {
         rest += 1;
         continue;
       }
+      if (typeof value === "number") {
+        const size = sizes[value] ?? 0;
+        squares += 2 * size + 1;
+        sizes[value] = size + 1;
+        copies += 1;
+        continue;
+      }
       for (const key of value.exact) {
         const size = sizes[key] ?? 0;
         squares += 2 * size + 1;
@@ -307,7 +340,11 @@ export class TreeBuilder {
       copies += value.exact.length + value.prefixes.length;
     }
     if (copies === 0) return Number.POSITIVE_INFINITY;
-    for (const { keys } of entries) for (const key of keys[attribute]?.exact ?? []) sizes[key] = 0;
+    for (const { keys } of entries) {
+      const value = keys[attribute];
+      if (typeof value === "number") sizes[value] = 0;
+      else if (value !== undefined) for (const key of value.exact) sizes[key] = 0;
+    }
     if (lengths.size > MAX_PREFIX_LENGTHS || copies > 4 * entries.length + 64)
       return Number.POSITIVE_INFINITY;
     return rest + squares / copies;

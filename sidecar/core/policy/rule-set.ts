@@ -2,9 +2,9 @@
 import type { Call } from "./call.ts";
 import { FALSE, isExempt, matchRule, TRUE, type VariablesOf, type View } from "./match.ts";
 import type { PolicyEntry, RuleEntry } from "./rule-entry.ts";
-import { entriesOf, type IndexEntry, IndexWalk, type RuleTrees, type TreeBuilder } from "./rule-index.ts";
+import { IndexWalk, type RuleTrees } from "./rule-index.ts";
 import { ALONE, flagsOf, HAS_PORTS, HAS_UNLESS, matchRecord, QUICK } from "./rule-record.ts";
-import type { Probe, Symbols } from "./symbols.ts";
+import type { Probe } from "./symbols.ts";
 
 /** `deny` and `allow` find the first deciding rule; `every` lists the deciding rule of each policy. */
 export type SetKind = "deny" | "allow" | "every";
@@ -17,19 +17,6 @@ export interface SetDeps {
   /** The owner sets it to the call and view before each look-up. */
   readonly probe: Probe;
   readonly variables: VariablesOf;
-}
-
-/** Adds the tree of a set and returns the reference of its root. */
-export function addTree(
-  builder: TreeBuilder,
-  policies: readonly PolicyEntry[],
-  kind: SetKind,
-  symbols: Symbols,
-): number {
-  const entries: IndexEntry[] = [];
-  for (const { rules } of policies)
-    for (const { rule, index } of rules) entriesOf(rule, index, kind === "deny", symbols, entries);
-  return builder.add(entries);
 }
 
 export class RuleSet extends IndexWalk {
@@ -108,7 +95,10 @@ export class RuleSet extends IndexWalk {
 
   /** The first rule of a policy that is not false, if it is true: an erring rule stops its policy. */
   #firstOf(policy: PolicyEntry, call: Call, view: View): RuleEntry | undefined {
-    for (const rule of policy.rules) {
+    const end = policy.first + policy.source.rules.length;
+    for (let i = policy.first; i < end; i++) {
+      const rule = this.#entries[i];
+      if (rule === undefined) return undefined;
       const value = matchRule(rule.match, call, view, this.#variables);
       if (value === TRUE) return rule;
       if (value !== FALSE) return undefined;
