@@ -30,7 +30,7 @@ beforeAll(async () => {
 });
 afterAll(() => world.close());
 
-const scrape = async (sidecar: Sidecar): Promise<string> => (await exposition(sidecar.plane.metrics)).body;
+const scrape = (sidecar: Sidecar): string => exposition(sidecar.plane.metrics).body;
 const seriesValue = (text: string, series: string): number | undefined => {
   const line = text.split("\n").find((one) => one.startsWith(`${series} `));
   return line === undefined ? undefined : Number(line.slice(series.length + 1));
@@ -43,7 +43,7 @@ test("counts tokens, decisions, limits and audit events under the documented nam
   for (let i = 0; i < 6; i++) statuses.push((await get()).status);
   expect(statuses).toEqual([200, 200, 200, 200, 429, 429]);
   await callee.audit();
-  const [out, inn] = [await scrape(caller), await scrape(callee)];
+  const [out, inn] = [scrape(caller), scrape(callee)];
   const edge = 'caller_kind="notebook",caller="nb-1",callee_kind="serving",callee="things",op="thing.read"';
   expect(
     seriesValue(
@@ -70,7 +70,7 @@ test("counts tokens, decisions, limits and audit events under the documented nam
 test("counters outlive a renewed identity", async () => {
   await caller.plane.setIdentity(world.identity(NOTEBOOK));
   await get();
-  const text = await scrape(caller);
+  const text = scrape(caller);
   expect(
     seriesValue(text, 'countersign_token_sign_total{type="wpt",cache="miss",result="ok"}'),
   ).toBeGreaterThan(0);
