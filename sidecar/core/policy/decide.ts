@@ -161,10 +161,10 @@ class Engine {
     const lists = new Map<number, IndexEntry[]>();
     let has = 0;
     for (const { policy, rule, index } of entries) {
-      pushRecord(records, policy.source, rule, symbols);
       const list = lists.get(policy.set) ?? [];
       if (list.length === 0) lists.set(policy.set, list);
       entriesOf(rule, index, (policy.set & (DENIES | DRY_DENIES)) !== 0, symbols, list);
+      pushRecord(records, policy.source, rule, list.at(-1)?.keys);
       has |= policy.set;
     }
     if (records.length === 0) records.push(0); // offset 0 means nothing and is never a node

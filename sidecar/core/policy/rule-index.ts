@@ -6,22 +6,22 @@ import { foldPath, type View } from "./match.ts";
 import type { FromClause, OperationClause, PolicyRule } from "./rule.ts";
 import type { Probe, Symbols } from "./symbols.ts";
 
-const OP = 0;
-const NAME = 1;
-const NAMESPACE = 2;
-const ACCOUNT = 3;
-const SPIFFE_ID = 4;
+export const OP = 0;
+export const NAME = 1;
+export const NAMESPACE = 2;
+export const ACCOUNT = 3;
+export const SPIFFE_ID = 4;
 const USER_ID = 5;
-const ROLE = 6;
+export const ROLE = 6;
 const RESOURCE = 7;
 const PATH = 8;
-const KIND = 9;
+export const KIND = 9;
 const TRUST_DOMAIN = 10;
 const ATTRIBUTES = 11;
 const LEAF = 11;
 
 /** Values that a rule can match an attribute with: one symbol, which is the usual case, or several of both kinds. */
-type Keys = number | SeveralKeys;
+export type Keys = number | SeveralKeys;
 
 interface SeveralKeys {
   /** Symbols. */

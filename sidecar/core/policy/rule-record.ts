@@ -2,8 +2,19 @@
 // decision at 10 000 policies then waits for one line of memory instead of a dozen objects.
 import type { Call } from "./call.ts";
 import { ERROR, FALSE, TRUE, type Tri } from "./match.ts";
-import type { PolicyRule, ProgramPolicy } from "./rule.ts";
-import type { Probe, Symbols } from "./symbols.ts";
+import type { FromClause, PolicyRule, ProgramPolicy } from "./rule.ts";
+import {
+  ACCOUNT as BY_ACCOUNT,
+  KIND as BY_KIND,
+  NAME as BY_NAME,
+  NAMESPACE as BY_NAMESPACE,
+  OP as BY_OP,
+  ROLE as BY_ROLE,
+  SPIFFE_ID as BY_SPIFFE_ID,
+  type IndexEntry,
+  type Keys,
+} from "./rule-index.ts";
+import type { Probe } from "./symbols.ts";
 
 /** Flags of a record. QUICK: the record holds all of `from ∧ operations ∧ when`. */
 export const QUICK = 1;
@@ -56,87 +67,71 @@ export function matchRecord(cells: Int32Array, rule: number, call: Call, probe: 
   return op === probe.op || probe.opChain.includes(op) ? TRUE : FALSE;
 }
 
-/** Appends the record of a rule; rules are appended in the order of their positions. */
+/**
+ * Appends the record of a rule; rules are appended in the order of their positions.
+ *
+ * @param keys of the rule's last index entry, which is its only one where that matters.
+ */
 export function pushRecord(
   records: number[],
   policy: ProgramPolicy,
   rule: PolicyRule,
-  symbols: Symbols,
+  keys: IndexEntry["keys"] | undefined,
 ): void {
   let flags = 0;
   if (policy.ports !== undefined) flags |= HAS_PORTS;
   if (rule.unless !== undefined) flags |= HAS_UNLESS;
   if (policy.rules.length === 1) flags |= ALONE;
-  const quick = quickMatch(rule);
-  if (quick === undefined) {
+  const clause = rule.from?.length === 1 ? rule.from[0] : undefined;
+  if (keys === undefined || clause === undefined || !isQuick(rule, clause, keys)) {
     records.push(flags, 0, 0, 0, 0, 0, 0, 0);
     return;
   }
-  const { name, namespace, kind, role, op, spiffeId, account } = quick;
-  const symbol = (text: string | undefined): number => (text === undefined ? 0 : symbols.intern(text));
+  const spiffeId = symbolOf(keys[BY_SPIFFE_ID]);
+  const account = symbolOf(keys[BY_ACCOUNT]);
   flags |= QUICK;
   // What names a SPIFFE ID may be foreign even where foreign callers have to be named.
-  if (policy.action !== "Allow" || spiffeId !== undefined) flags |= FOREIGN;
-  if ((spiffeId ?? account) !== undefined) flags |= NAMES_IDENTITY;
+  if (policy.action !== "Allow" || spiffeId !== 0) flags |= FOREIGN;
+  if (spiffeId !== 0 || account !== 0) flags |= NAMES_IDENTITY;
   records.push(
     flags,
-    symbol(name),
-    symbol(namespace),
-    symbol(kind),
-    symbol(role),
-    symbol(op),
-    symbol(spiffeId),
-    symbol(account),
+    symbolOf(keys[BY_NAME]),
+    symbolOf(keys[BY_NAMESPACE]),
+    symbolOf(keys[BY_KIND]),
+    symbolOf(keys[BY_ROLE]),
+    symbolOf(keys[BY_OP]),
+    spiffeId,
+    account,
   );
 }
 
-interface QuickMatch {
-  readonly kind: string | undefined;
-  readonly name: string | undefined;
-  readonly namespace: string | undefined;
-  readonly spiffeId: string | undefined;
-  readonly account: string | undefined;
-  readonly role: string | undefined;
-  readonly op: string;
+const symbolOf = (keys: Keys | undefined): number => (typeof keys === "number" ? keys : 0);
+
+/** Whether a field is not asked for, or for one exact value. */
+const isSingle = (values: readonly string[] | undefined, keys: Keys | undefined): boolean =>
+  values === undefined || typeof keys === "number";
+
+/** Whether the rule says no more about operations than one name. */
+function namesOneOperation(rule: PolicyRule, keys: Keys | undefined): boolean {
+  const clause = rule.operations?.[0];
+  if (clause === undefined || rule.operations?.length !== 1 || typeof keys !== "number") return false;
+  const { access, resources, http, grpc, mcp } = clause;
+  return (access ?? resources ?? http ?? grpc ?? mcp) === undefined;
 }
 
-/** The single value of a field; `null` when the field says more than one exact value can. */
-function single(values: readonly string[] | undefined): string | undefined | null {
-  if (values === undefined) return undefined;
-  const [value] = values;
-  return values.length !== 1 || value === undefined ? null : value;
-}
-
-function singleName(values: readonly string[] | undefined): string | undefined | null {
-  const value = single(values);
-  return value?.endsWith("*") === true ? null : value;
-}
-
-/** The operation of a rule that says no more about operations than one name. */
-function onlyOp(rule: PolicyRule): string | undefined {
-  const [clause] = rule.operations ?? [];
-  if (clause === undefined || rule.operations?.length !== 1) return undefined;
-  const { any, op, access, resources, http, grpc, mcp } = clause;
-  return any === true || (access ?? resources ?? http ?? grpc ?? mcp) !== undefined ? undefined : op;
-}
-
-/** The whole of `from ∧ operations ∧ when` as single values, which is what most rules are. */
-function quickMatch(rule: PolicyRule): QuickMatch | undefined {
-  const [clause] = rule.from ?? [];
-  const op = onlyOp(rule);
-  if (clause === undefined || rule.from?.length !== 1 || op === undefined || rule.when !== undefined)
-    return undefined;
-  if (clause.any === true || clause.via !== undefined) return undefined;
+/** Whether `from ∧ operations ∧ when` is a conjunction of single values, which is what most rules are. */
+function isQuick(rule: PolicyRule, clause: FromClause, keys: IndexEntry["keys"]): boolean {
+  if (rule.when !== undefined || clause.any === true || clause.via !== undefined) return false;
+  if (!namesOneOperation(rule, keys[BY_OP])) return false;
   const { workload, user } = clause;
-  if ((workload?.trustDomains ?? user?.ids ?? user?.idps ?? user?.types) !== undefined) return undefined;
-  if (user !== undefined && (user.presence !== "Required" || user.roles === undefined)) return undefined;
-  const kind = single(workload?.kinds);
-  const name = singleName(workload?.names);
-  const namespace = singleName(workload?.namespaces);
-  const spiffeId = single(workload?.spiffeIds);
-  const account = single(workload?.serviceAccounts);
-  const role = single(user?.roles);
-  if (kind === null || name === null || namespace === null) return undefined;
-  if (spiffeId === null || account === null || role === null) return undefined;
-  return { kind, name, namespace, spiffeId, account, role, op };
+  if ((workload?.trustDomains ?? user?.ids ?? user?.idps ?? user?.types) !== undefined) return false;
+  if (user !== undefined && (user.presence !== "Required" || user.roles === undefined)) return false;
+  return (
+    isSingle(workload?.names, keys[BY_NAME]) &&
+    isSingle(workload?.namespaces, keys[BY_NAMESPACE]) &&
+    isSingle(workload?.kinds, keys[BY_KIND]) &&
+    isSingle(workload?.spiffeIds, keys[BY_SPIFFE_ID]) &&
+    isSingle(workload?.serviceAccounts, keys[BY_ACCOUNT]) &&
+    isSingle(user?.roles, keys[BY_ROLE])
+  );
 }
