@@ -16,6 +16,7 @@ import {
 } from "./conditions.ts";
 import { unsupportedFields } from "./external-service.ts";
 import type { TypedObject } from "./typed-object.ts";
+import { unsupportedMeshSettings, unsupportedWorkloadSettings } from "./unsupported-settings.ts";
 
 /** @returns why the object must not come into force; empty when it may. Warnings are not among them. */
 export type Admission = (object: TypedObject, valid: ValidObject) => readonly FieldProblem[];
@@ -115,6 +116,10 @@ function createAdmission(
         );
       case "ExternalService":
         return unsupportedFields(valid);
+      case "MeshConfig":
+        return unsupportedMeshSettings(object.value);
+      case "Workload":
+        return unsupportedWorkloadSettings(object.value);
       case "OperationCatalog":
         return takenNames(object.value, builtIn, catalogs);
       default:

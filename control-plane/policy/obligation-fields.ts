@@ -1,4 +1,5 @@
 // Reads `when` and `with` of a rule: conditions on time, place and login, and what a call must meet; PURE.
+import { isPolicyField } from "../../sidecar/core/http/headers.ts";
 import {
   AUDIT_LEVELS,
   IDENTITY_HEADERS,
@@ -11,40 +12,10 @@ import {
 } from "../../sidecar/core/policy/rule.ts";
 import type { FieldReader } from "./field-reader.ts";
 
-/** Headers that frame the request, name hops or carry identity: a policy must neither set nor remove them. */
-const FORBIDDEN_HEADERS = new Set([
-  "connection",
-  "content-length",
-  "host",
-  "keep-alive",
-  "proxy-connection",
-  "te",
-  "trailer",
-  "transfer-encoding",
-  "upgrade",
-  "expect",
-  "authorization",
-  "cookie",
-  "txn-token",
-  "workload-identity-token",
-  "workload-proof-token",
-  "x-forwarded-user",
-  "x-forwarded-email",
-  "x-forwarded-preferred-username",
-  "x-forwarded-client-cert",
-  "x-forwarded-for",
-  "forwarded",
-]);
-
 function checkHeader(name: string): string | undefined {
   if (!/^[a-z0-9][a-z0-9-]{0,63}$/.test(name))
     return `\`${name.slice(0, 60)}\` is not a header name in small letters`;
-  if (
-    FORBIDDEN_HEADERS.has(name) ||
-    name.startsWith("x-mesh-") ||
-    name.startsWith("countersign-") ||
-    name.startsWith("proxy-")
-  ) {
+  if (!isPolicyField(name)) {
     return `\`${name}\` belongs to the mesh or to HTTP itself: a policy cannot change it`;
   }
   return undefined;

@@ -1,26 +1,8 @@
 // Obligation `headers` of a rule: fields set and removed on the way to the application. Names that frame a request, carry
 // identity, or were classified on are refused with the whole table, so that what was decided on is what is forwarded.
-import { foldFieldName } from "../core/http/headers.ts";
+import { foldFieldName, isPolicyField } from "../core/http/headers.ts";
 import type { WinningRule } from "../core/policy/decide.ts";
 import type { WorkloadProgram } from "../core/policy/rule.ts";
-import { FieldFlag, fieldFlags } from "../wire/field.ts";
-import { isToken } from "../wire/field-syntax.ts";
-
-const UNTOUCHABLE =
-  FieldFlag.hopByHop |
-  FieldFlag.framing |
-  FieldFlag.identity |
-  FieldFlag.methodOverride |
-  FieldFlag.neverIndex |
-  FieldFlag.pseudo;
-
-function nameProblem(name: string): string | undefined {
-  if (!isToken(name) || name !== name.toLowerCase()) return `\`${name.slice(0, 64)}\` is not a field name`;
-  const folded = foldFieldName(name);
-  if ((fieldFlags(folded) & UNTOUCHABLE) !== 0 || folded === "expect" || /^(?:content|mcp)-/.test(folded))
-    return `field \`${name}\` cannot be changed by a policy`;
-  return undefined;
-}
 
 /** What keeps the `headers` obligations of a program from being carried out; undefined: nothing. */
 export function headerChangesProblem(program: WorkloadProgram): string | undefined {
@@ -29,8 +11,8 @@ export function headerChangesProblem(program: WorkloadProgram): string | undefin
       const headers = rule.with?.headers;
       if (headers === undefined) continue;
       for (const name of [...headers.set.keys(), ...headers.remove]) {
-        const problem = nameProblem(name);
-        if (problem !== undefined) return `policy \`${policy.id}\`, rule \`${rule.name}\`: ${problem}`;
+        if (!isPolicyField(name))
+          return `policy \`${policy.id}\`, rule \`${rule.name}\`: field \`${name.slice(0, 64)}\` cannot be changed by a policy`;
       }
       for (const [name, value] of headers.set) {
         // Anything else could end the line, or be read differently by the application.

@@ -101,6 +101,33 @@ const UNDROPPABLE: ReadonlySet<string> = new Set([
   "cookie",
 ]);
 
+const NOT_FOR_POLICIES: ReadonlySet<string> = new Set([
+  ...UNDROPPABLE,
+  ...HOP_BY_HOP_FIELDS,
+  ...METHOD_OVERRIDE_FIELDS,
+  "expect",
+  "forwarded",
+  "traceparent",
+  "tracestate",
+  "x-forwarded-for",
+]);
+const NOT_FOR_POLICIES_PREFIX = /^(?:content|mcp|proxy|x-mesh|countersign)-/;
+
+/**
+ * Whether a policy may set or remove a request field: not what frames the request, names hops, carries identity, or was
+ * classified on, so that what was decided on is what is forwarded.
+ *
+ * @param name lower case; anything that is no field name must not.
+ */
+export function isPolicyField(name: string): boolean {
+  const folded = foldFieldName(name);
+  return (
+    /^[a-z0-9!#$%&'*+.^_`|~-]{1,64}$/.test(name) &&
+    !NOT_FOR_POLICIES.has(folded) &&
+    !NOT_FOR_POLICIES_PREFIX.test(folded)
+  );
+}
+
 /** What is read of a field here; wire fields are such. */
 interface NamedValue {
   readonly name: string;

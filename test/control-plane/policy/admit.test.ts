@@ -18,7 +18,7 @@ function refusals(
   spec: object,
   { catalogs = [] as OperationCatalog[], name = "x" } = {},
 ): string[] {
-  const namespaced = !["MeshRole", "OperationCatalog", "ClusterAccessPolicy"].includes(kind);
+  const namespaced = !["MeshRole", "MeshConfig", "OperationCatalog", "ClusterAccessPolicy"].includes(kind);
   const checked = schemas.validate({
     apiVersion: "countersign.dev/v1alpha1",
     kind,
@@ -94,13 +94,42 @@ describe("admission", () => {
       says: [/^Unsupported spec\.credential: /],
     },
     {
+      name: "plaintext and calls to the outside",
+      kind: "MeshConfig",
+      object: "default",
+      spec: {
+        mtls: "Permissive",
+        outbound: "Allow",
+        namespaces: [
+          { names: ["a"], mtls: "Strict" },
+          { names: ["b"], mtls: "Permissive" },
+        ],
+      },
+      says: [
+        /^Unsupported spec\.mtls: /,
+        /^Unsupported spec\.namespaces\[1\]\.mtls: /,
+        /^Unsupported spec\.outbound: /,
+      ],
+    },
+    {
+      name: "a protocol that is not carried",
+      kind: "Workload",
+      spec: {
+        kind: "serving",
+        serviceAccount: "s",
+        service: "s",
+        ports: [{ port: 8080 }, { port: 9000, protocol: "grpc" }],
+      },
+      says: [/^Unsupported spec\.ports\[1\]\.protocol: this build does not carry `grpc` yet$/],
+    },
+    {
       name: "a pack with the name of a built-in one",
       kind: "OperationCatalog",
       spec: { packs: [{ name: "mlflow", text: catalog.packs[0]?.text }] },
       says: [/^Invalid spec\.packs\[0\]\.name: .*built in already$/],
     },
-  ])("$name", ({ kind, spec, says }) => {
-    const found = refusals(kind, spec);
+  ])("$name", ({ kind, spec, says, object }) => {
+    const found = refusals(kind, spec, object === undefined ? {} : { name: object });
     expect(found).toHaveLength(says.length);
     for (const [i, pattern] of says.entries()) expect(found[i]).toMatch(pattern);
   });
