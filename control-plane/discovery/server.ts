@@ -41,6 +41,8 @@ export interface ProxyStatus {
   readonly digest: string;
   readonly expectedDigest: string;
   readonly nack: string | undefined;
+  /** The newest revision whose table it is known to have had; what did not change since is in force there. */
+  readonly syncedRevision: number;
   /** Unix milliseconds of the last change of `state` to or from disconnected. */
   readonly sinceMs: number;
 }
@@ -88,6 +90,7 @@ interface Stream {
   readonly sinceMs: number;
   queue: Buffer[];
   writingSinceMs: number | undefined;
+  syncedRevision: number;
   issuing: boolean;
   issueCredit: number;
   closed: boolean;
@@ -222,6 +225,7 @@ class Discovery {
         sinceMs: nowMs,
         queue: [],
         writingSinceMs: undefined,
+        syncedRevision: 0,
         issuing: false,
         issueCredit: ISSUE_BURST,
         closed: false,
@@ -259,7 +263,14 @@ class Discovery {
       }
       this.#options.onProxy(stream.workload, "connected");
     }
+    if (message.hello || message.ack || message.nack) this.#noteSynced(stream);
     this.#act(stream, actions);
+  }
+
+  #noteSynced(stream: Stream): void {
+    const { tables } = this.#options;
+    if (stream.session.status.digest === tables.table(stream.workload)?.digest)
+      stream.syncedRevision = tables.revision();
   }
 
   #act(stream: Stream, actions: readonly SessionAction[]): void {
@@ -383,6 +394,7 @@ class Discovery {
       if (workload !== undefined && this.#options.tables.table(workload) === undefined)
         this.#left.delete(key);
     }
+    for (const stream of this.#streams) if (!workloads.has(stream.workload)) this.#noteSynced(stream);
     for (const workload of workloads) {
       const expected = this.#options.tables.spiffeId(workload);
       for (const stream of [...(this.#byWorkload.get(workload) ?? [])]) {
@@ -438,6 +450,7 @@ class Discovery {
       digest,
       expectedDigest,
       nack: nack && (nack.resource === "" ? nack.reason : `${nack.resource}: ${nack.reason}`),
+      syncedRevision: stream.syncedRevision,
       sinceMs: stream.sinceMs,
     };
   }

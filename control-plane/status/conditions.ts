@@ -45,6 +45,8 @@ export interface StatusInput {
   /** Connected sidecars of the targets. */
   readonly proxies: readonly ProxyStatus[];
   readonly revision: number;
+  /** Revision from which this version of the policy is in force. */
+  readonly since: number;
   readonly nowMs: number;
   readonly previous: PolicyStatus | undefined;
 }
@@ -66,6 +68,11 @@ function firstProblem(
     message: `${where}${problem.message}${more}`,
     isError: problem.severity === "error",
   };
+}
+
+/** Whether a sidecar has a policy that is as it is since a revision, whatever else it may lack or have refused. */
+export function isProgrammedOn(proxy: ProxyStatus, since: number): boolean {
+  return proxy.state === "synced" || proxy.syncedRevision >= since;
 }
 
 /** Makes the status; `lastTransitionTime` is kept from `previous` while a condition's status stays. */
@@ -99,12 +106,13 @@ export function buildStatus(input: StatusInput): PolicyStatus {
     refusals.length > 0
       ? [...refusals.slice(0, LISTED_REFUSALS).map(({ message }) => message), kept].join("; ")
       : (accepted?.message ?? "");
-  const programmed = proxies.filter((proxy) => proxy.state === "synced");
-  const nacked = proxies.filter((proxy) => proxy.nack !== undefined);
-  const lagging = proxies
-    .filter((proxy) => proxy.state !== "synced")
-    .map((proxy) => (proxy.node === "" ? proxy.workload : `${proxy.workload}@${proxy.node}`));
-  const isProgrammed = input.policy !== undefined && isAccepted && programmed.length === proxies.length;
+  const waiting = proxies.filter((proxy) => !isProgrammedOn(proxy, input.since));
+  const nacked = waiting.filter((proxy) => proxy.nack !== undefined);
+  const programmedCount = proxies.length - waiting.length;
+  const lagging = waiting.map((proxy) =>
+    proxy.node === "" ? proxy.workload : `${proxy.workload}@${proxy.node}`,
+  );
+  const isProgrammed = input.policy !== undefined && isAccepted && waiting.length === 0;
   const programmedReason = isProgrammed
     ? "Programmed"
     : !isAccepted
@@ -119,17 +127,12 @@ export function buildStatus(input: StatusInput): PolicyStatus {
     conditions: [
       condition("Accepted", isAccepted, acceptedReason, acceptedMessage),
       condition("ResolvedRefs", refs?.isError !== true, refs?.reason ?? "ResolvedRefs", refs?.message ?? ""),
-      condition(
-        "Programmed",
-        isProgrammed,
-        programmedReason,
-        `${programmed.length}/${proxies.length} proxies`,
-      ),
+      condition("Programmed", isProgrammed, programmedReason, `${programmedCount}/${proxies.length} proxies`),
     ],
     targets: { workloads, externals: (report?.targets.length ?? 0) - workloads },
     proxies: {
       total: proxies.length,
-      programmed: programmed.length,
+      programmed: programmedCount,
       nacked: nacked.length,
       revision,
       lagging: lagging.slice(0, LISTED),

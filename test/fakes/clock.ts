@@ -22,9 +22,13 @@ export class FakeClock implements Clock {
     const { promise, resolve } = Promise.withResolvers<void>();
     const sleeper = { untilMs: this.#nowMs + ms, wake: resolve };
     this.#sleepers.add(sleeper);
-    signal?.addEventListener("abort", resolve, { once: true });
+    const end = (): void => {
+      this.#sleepers.delete(sleeper);
+      resolve();
+    };
+    signal?.addEventListener("abort", end, { once: true });
     await promise;
-    this.#sleepers.delete(sleeper);
+    signal?.removeEventListener("abort", end);
   }
 
   /** Sleepers at this moment. */

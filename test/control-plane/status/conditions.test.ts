@@ -12,6 +12,7 @@ const proxy = (workload: string, over: Partial<ProxyStatus> = {}): ProxyStatus =
   digest: "d",
   expectedDigest: "d",
   nack: undefined,
+  syncedRevision: 1041,
   sinceMs: 0,
   ...over,
 });
@@ -36,6 +37,7 @@ const base: StatusInput = {
   refusals: [],
   proxies: [proxy("ns/a"), proxy("ns/b")],
   revision: 1042,
+  since: 1042,
   nowMs: Date.UTC(2026, 8, 14, 12),
   previous: undefined,
 };
@@ -129,7 +131,7 @@ describe("buildStatus", () => {
 
   test("counts targets and proxies, and names at most ten that lag", () => {
     const many = Array.from({ length: 15 }, (_, at) =>
-      proxy(`ns/w${at}`, { state: "stale", nack: "cannot", node: at === 0 ? "" : "n" }),
+      proxy(`ns/w${at}`, { state: "stale", syncedRevision: 1000, nack: "cannot", node: at === 0 ? "" : "n" }),
     );
     const status = buildStatus({ ...base, proxies: many });
     expect(status.targets).toEqual({ workloads: 2, externals: 1 });
@@ -139,12 +141,19 @@ describe("buildStatus", () => {
     expect(status.proxies.nacks?.[0]).toBe("ns/w0: cannot");
   });
 
+  test("a sidecar that lags behind in something else has this policy all the same", () => {
+    const behind = proxy("ns/a", { state: "stale", syncedRevision: 1042, nack: "cannot" });
+    const status = buildStatus({ ...base, revision: 1050, proxies: [behind, proxy("ns/b")] });
+    expect(status.proxies).toMatchObject({ total: 2, programmed: 2, nacked: 0, lagging: [] });
+    expect(status.conditions[2]?.reason).toBe("Programmed");
+  });
+
   test("keeps the time of a condition while its status stays", () => {
     const first = buildStatus(base);
     const later = buildStatus({
       ...base,
       nowMs: base.nowMs + 5_000,
-      proxies: [proxy("ns/a", { state: "stale" })],
+      proxies: [proxy("ns/a", { state: "stale", syncedRevision: 1041 })],
       previous: first,
     });
     expect(later.conditions[0]?.lastTransitionTime).toBe("2026-09-14T12:00:00.000Z");
