@@ -124,6 +124,7 @@ export class InboundListener {
   sweep(nowMs: number): void {
     const { idleMs } = this.#deps.services.timeouts;
     for (const connection of this.#connections) {
+      connection.sweep(nowMs);
       if (connection.openExchanges === 0 && nowMs - connection.activeAtMs >= idleMs) connection.drain();
     }
   }

@@ -10,6 +10,7 @@ import {
   type Http2Handler,
   type Http2Stream,
 } from "../wire/http2/connection.ts";
+import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
 import { InboundExchange, type InboundServices } from "./exchange.ts";
@@ -18,6 +19,8 @@ import type { PeerVerifier } from "./verify.ts";
 const NO_ERROR = 0x0;
 const ENHANCE_YOUR_CALM = 0xb;
 const MAX_BAD_PROOFS = 10;
+/** A caller's sidecar takes heads of 16 KiB and 100 fields, and adds tokens of up to 8 KiB; each field counts 32 more. */
+const MESH_SETTINGS = { maxHeaderListSize: 65_536, maxFields: 128 };
 
 export interface PeerConnectionDeps {
   readonly services: InboundServices;
@@ -43,6 +46,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   };
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
+  readonly #keepAlive = new KeepAlive();
   #badProofs = 0;
   #ending = false;
   #dataPaused = false;
@@ -57,6 +61,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
     this.activeAtMs = deps.services.clock.monotonicMs();
     this.h2 = new Http2Connection({
       role: "server",
+      settings: MESH_SETTINGS,
       handler: this,
       cache: deps.services.cache,
       write: (bytes) => this.#socket.write(bytes),
@@ -64,7 +69,10 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
       nowMs: () => deps.services.clock.monotonicMs(),
     });
     socket.attach({
-      onData: (chunk) => this.h2.receive(chunk),
+      onData: (chunk) => {
+        this.#keepAlive.heard();
+        this.h2.receive(chunk);
+      },
       onEnd: () => this.#onSocketEnd(),
       onDrain: () => this.#onDrain(),
       onClose: () => this.#onSocketClose(),
@@ -148,6 +156,17 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
       });
       this.#goaway(ENHANCE_YOUR_CALM);
     }
+  }
+
+  /** Notices that a caller with open requests is gone without having said so. */
+  sweep(nowMs: number): void {
+    if (this.#exchanges.size === 0) {
+      this.#keepAlive.heard();
+      return;
+    }
+    const state = this.#keepAlive.check(nowMs);
+    if (state === "ping") this.h2.ping();
+    else if (state === "dead") this.#socket.destroy();
   }
 
   /** Takes no new streams, finishes those that are open, closes. */

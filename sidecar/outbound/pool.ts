@@ -14,6 +14,7 @@ import type { SidecarMetrics } from "../metrics.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { Http2Connection, type Http2Error, type Http2Stream } from "../wire/http2/connection.ts";
+import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList, type Slotted } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { Countersigner } from "./attach.ts";
@@ -81,6 +82,7 @@ export class UpstreamConnection {
   #retiring = false;
   #dataPaused = false;
   readonly #deadlineMs: number;
+  readonly #keepAlive = new KeepAlive();
   readonly #flush = (): void => {
     this.#h2?.flush();
     const socket = this.#socket;
@@ -159,8 +161,14 @@ export class UpstreamConnection {
   }
 
   sweep(nowMs: number): void {
-    if (!this.#ready && !this.#closed && nowMs >= this.#deadlineMs)
-      this.#raw.destroy(new Error("connecting took too long"));
+    if (this.#closed) return;
+    if (!this.#ready) {
+      if (nowMs >= this.#deadlineMs) this.#raw.destroy(new Error("connecting took too long"));
+      return;
+    }
+    const state = this.#keepAlive.check(nowMs);
+    if (state === "ping") this.#h2?.ping();
+    else if (state === "dead") this.#raw.destroy(new Error("the callee's sidecar does not answer any more"));
   }
 
   #end(): void {
@@ -179,6 +187,8 @@ export class UpstreamConnection {
     this.#socket = socket;
     const h2 = new Http2Connection<UpstreamExchange | undefined>({
       role: "client",
+      // A head of the application's 100 fields, and what the hop adds.
+      settings: { maxFields: 128 },
       cache: this.#deps.cache,
       nowMs: () => this.#deps.clock.monotonicMs(),
       write: (bytes) => socket.write(bytes),
@@ -203,6 +213,7 @@ export class UpstreamConnection {
         // With TLS 1.3 the server may refuse our certificate after the client believes the handshake done: its first
         // bytes are what shows that it did not.
         const first = !this.#ready;
+        this.#keepAlive.heard();
         h2.receive(chunk);
         if (first && !this.#closed) {
           this.#ready = true;
@@ -354,6 +365,8 @@ export class Upstream implements Candidate {
 
   sweep(nowMs: number): void {
     this.#next?.sweep(nowMs);
+    this.#current?.sweep(nowMs);
+    for (const connection of this.#retired) connection.sweep(nowMs);
   }
 
   get openExchanges(): number {
