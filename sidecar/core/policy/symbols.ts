@@ -29,11 +29,14 @@ export class Symbols {
     return this.#ids.get(text) ?? 0;
   }
 
-  /** Valid until the next call when the caller was not made with `createCaller`. */
+  /** Valid until the next call when the caller was not made with `createCaller`, or cannot be written to. */
   keysOf(caller: Caller): CallerKeys {
     if (caller instanceof CallerKeys) {
-      if (caller.keysOf !== this.mark) this.#fill(caller, caller);
-      return caller;
+      if (caller.keysOf === this.mark) return caller;
+      if (!Object.isFrozen(caller)) {
+        this.#fill(caller, caller);
+        return caller;
+      }
     }
     this.#fill(this.#scratch, caller);
     return this.#scratch;

@@ -95,6 +95,12 @@ describe("createCaller", () => {
       const answers = [yes, no, yes, yes, no].map((program) => decide(program, callOf(caller)).allowed);
       expect(answers).toEqual([true, false, true, true, false]);
       expect(decide(yes, callOf(Object.freeze({ ...facts, authenticated: true }))).allowed).toBe(true);
+      const frozen = Object.freeze(caller);
+      expect([yes, no, yes].map((program) => decide(program, callOf(frozen)).allowed)).toEqual([
+        true,
+        false,
+        true,
+      ]);
     },
   );
 
