@@ -10,6 +10,7 @@ import {
   callsOf,
   type Layout,
   ownCalls,
+  ownForms,
   ownPrograms,
   type PolicyFacts,
   policiesOf,
@@ -21,7 +22,7 @@ const SIZES = [10, 100, 1_000, 10_000];
 type Decider = (index: number) => boolean;
 
 function ours(policies: readonly PolicyFacts[], calls: readonly CallFacts[]): Decider {
-  const programs = ownPrograms(policies);
+  const programs = ownPrograms(ownForms(policies));
   const prepared = ownCalls(calls).map(({ target, call }) => {
     const program = programs.get(target);
     if (program === undefined) throw new Error(`no program of ${target}`);
@@ -30,6 +31,21 @@ function ours(policies: readonly PolicyFacts[], calls: readonly CallFacts[]): De
   return (index) => {
     const one = prepared[index];
     return one !== undefined && decide(one.program, one.call).allowed;
+  };
+}
+
+/** What the input costs without an engine: reads of a call, its caller and operation what every decision reads. */
+function inputAlone(calls: readonly CallFacts[]): Decider {
+  const prepared = ownCalls(calls).map(({ call }, index) => ({
+    call,
+    answer: calls[index]?.allowed === true,
+  }));
+  return (index) => {
+    const one = prepared[index];
+    if (one === undefined) return false;
+    const { caller, operation, via, scope, user } = one.call;
+    if (!caller.authenticated || !caller.local || via.length > 4 || scope !== undefined) return false;
+    return operation.kind === "known" && operation.name.length > 0 && user === undefined && one.answer;
   };
 }
 
@@ -103,32 +119,74 @@ function measure(
   return median(times);
 }
 
-/** Ours beside what the input alone costs, without the other engines. */
-function benchOwn(): void {
-  for (const layout of ["one target", "spread"] satisfies Layout[]) {
+/** Microseconds of one decision: medians of batches, and the median of these over the rounds. */
+const measureOwn = (name: string, decider: Decider, calls: readonly CallFacts[], rounds: number): number => {
+  measure(`${name} (warm-up)`, decider, calls, 10_000, 20);
+  return median(Array.from({ length: rounds }, () => measure(name, decider, calls, 1000, 60) / 1000));
+};
+
+/** Median milliseconds of building the programs of a layout; the first, cold, is what a starting sidecar waits for. */
+function buildMs(policies: readonly PolicyFacts[], rounds: number): { first: number; median: number } {
+  const forms = ownForms(policies);
+  const times = Array.from({ length: rounds }, () => {
+    const started = performance.now();
+    ownPrograms(forms);
+    return performance.now() - started;
+  });
+  return { first: times[0] ?? Number.NaN, median: median(times) };
+}
+
+/**
+ * Growth from 10 to 10 000 policies, and what of it is not the engine. `spread` mixes the calls of a hundred targets in
+ * one process, which no sidecar sees; `spread, by sidecar` has the same calls, those of a target together.
+ */
+function benchOwn(options: { readonly rounds: number; readonly say: (text: string) => void }): BenchRow[] {
+  const rows: BenchRow[] = [];
+  for (const layout of ["one target", "spread", "spread, by sidecar"]) {
+    const own = new Map<number, number>();
     for (const size of SIZES) {
-      const policies = policiesOf(size, layout);
-      const calls = callsOf(policies, 20_000);
-      const started = performance.now();
-      ownPrograms(policies);
-      const buildMs = performance.now() - started;
-      const decider = ours(policies, calls);
-      measure("countersign (warm-up)", decider, calls, 10_000, 20);
-      const samples = [1, 2, 3].map(() => measure("countersign", decider, calls, 1000, 60) / 1000);
-      process.stdout.write(
-        `${layout}, ${size} policies: ${median(samples).toFixed(3)} µs, programs built in ${buildMs.toFixed(1)} ms\n`,
+      const policies = policiesOf(size, layout === "one target" ? "one target" : "spread");
+      const built = buildMs(policies, options.rounds);
+      const random = callsOf(policies, 20_000);
+      const calls =
+        layout === "spread, by sidecar"
+          ? [...Map.groupBy(random, (call) => call.target).values()].flat()
+          : random;
+      const alone = measureOwn("the input alone", inputAlone(calls), calls, options.rounds);
+      const time = measureOwn("countersign", ours(policies, calls), calls, options.rounds);
+      own.set(size, time);
+      const name = `${size} policies, ${layout}`;
+      rows.push(
+        row("decisions", `${name}: decision p50 beside reading its input`, time, "µs", {
+          name: "input alone",
+          value: alone,
+        }),
+        row("decisions", `${name}: building the programs`, built.median, "ms", {
+          name: "the first time",
+          value: built.first,
+        }),
+      );
+      options.say(
+        `${name}: ${time.toFixed(3)} µs, of it input ${alone.toFixed(3)} µs; programs built in ${built.median.toFixed(1)} ms, first ${built.first.toFixed(1)} ms`,
       );
     }
+    rows.push(
+      row("decisions", `${layout}: p50 at 10 000 policies beside 10`, own.get(10_000) ?? Number.NaN, "µs", {
+        name: "countersign at 10 policies",
+        value: own.get(10) ?? Number.NaN,
+      }),
+    );
   }
+  return rows;
 }
 
 export async function benchDecisions(options: {
   readonly rounds: number;
   readonly say: (text: string) => void;
 }): Promise<BenchRow[]> {
-  const rows: BenchRow[] = [];
+  // Ours first: cedar and casbin leave a large heap behind.
+  const rows: BenchRow[] = benchOwn(options);
   for (const layout of ["one target", "spread"] satisfies Layout[]) {
-    const own = new Map<number, number>();
     for (const size of SIZES) {
       const policies = policiesOf(size, layout);
       const calls = callsOf(policies, 20_000);
@@ -143,7 +201,6 @@ export async function benchDecisions(options: {
         for (const [name, decider, batch, batches] of deciders)
           samples.get(name)?.push(measure(name, decider, calls, batch, batches));
       const of = (name: string) => median(samples.get(name) ?? []) / 1000;
-      own.set(size, of("countersign"));
       for (const peer of ["cedar", "casbin"])
         rows.push(
           row("decisions", `${size} policies, ${layout}: decision p50`, of("countersign"), "µs", {
@@ -155,16 +212,11 @@ export async function benchDecisions(options: {
         `${layout}, ${size} policies: countersign ${of("countersign").toFixed(3)} µs, cedar ${of("cedar").toFixed(1)} µs, casbin ${of("casbin").toFixed(1)} µs`,
       );
     }
-    rows.push(
-      row("decisions", `${layout}: p50 at 10 000 policies beside 10`, own.get(10_000) ?? Number.NaN, "µs", {
-        name: "countersign at 10 policies",
-        value: own.get(10) ?? Number.NaN,
-      }),
-    );
   }
   rows.push(...benchCompile(options));
   return rows;
 }
 
 // Ours alone, for a change of the engine: `node test/bench/decisions/decisions.ts`.
-if (process.argv[1]?.endsWith("decisions.ts") === true) benchOwn();
+if (process.argv[1]?.endsWith("decisions.ts") === true)
+  benchOwn({ rounds: 3, say: (text) => void process.stdout.write(`${text}\n`) });

@@ -1,9 +1,9 @@
 // The same policies and calls for every engine: workload w{i} may do operation n{i % 100} on its target.
 
-import type { Call } from "../../../sidecar/core/policy/call.ts";
+import type { Call, Operation } from "../../../sidecar/core/policy/call.ts";
 import { createCaller } from "../../../sidecar/core/policy/caller.ts";
 import { type CompiledProgram, createProgram } from "../../../sidecar/core/policy/decide.ts";
-import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
+import type { ProgramPolicy, WorkloadProgram } from "../../../sidecar/core/policy/rule.ts";
 
 const OPERATIONS = 100;
 
@@ -55,12 +55,11 @@ export function callsOf(policies: readonly PolicyFacts[], count: number): CallFa
   });
 }
 
-/** Our engine: a compiled program per target. */
-export function ownPrograms(policies: readonly PolicyFacts[]): Map<string, CompiledProgram> {
-  const byTarget = Map.groupBy(policies, (policy) => policy.target);
-  const programs = new Map<string, CompiledProgram>();
-  for (const [target, selected] of byTarget) {
-    const program = createProgram({
+/** The policies as a sidecar gets them: one form per target. */
+export function ownForms(policies: readonly PolicyFacts[]): Map<string, WorkloadProgram> {
+  const forms = new Map<string, WorkloadProgram>();
+  for (const [target, selected] of Map.groupBy(policies, (policy) => policy.target)) {
+    forms.set(target, {
       id: `ml/${target}`,
       spiffeId: `spiffe://mesh.local/ns/ml/sa/${target}/serving/${target}`,
       kind: "serving",
@@ -92,39 +91,54 @@ export function ownPrograms(policies: readonly PolicyFacts[]): Map<string, Compi
         }),
       ),
     });
+  }
+  return forms;
+}
+
+/** Our engine: a compiled program per target. */
+export function ownPrograms(forms: ReadonlyMap<string, WorkloadProgram>): Map<string, CompiledProgram> {
+  const programs = new Map<string, CompiledProgram>();
+  for (const [target, form] of forms) {
+    const program = createProgram(form);
     if (!program.ok) throw new Error(program.error);
     programs.set(target, program.value);
   }
   return programs;
 }
 
+/** A string object of its own, as one that was read from a certificate is. */
+const fresh = (text: string): string => Buffer.from(text).toString("latin1");
+
+/**
+ * Every call has a caller of its own with strings of its own, as 20 000 connections have, at every number of policies:
+ * what differs between the sizes is then the policies alone. Operations are the objects of their pack, as they are in
+ * a sidecar.
+ */
 export function ownCalls(calls: readonly CallFacts[]): { readonly target: string; readonly call: Call }[] {
-  const callers = new Map<string, ReturnType<typeof createCaller>>();
-  return calls.map(({ caller, namespace, operation, target }) => {
-    const from =
-      callers.get(caller) ??
-      createCaller({
-        spiffeId: `spiffe://mesh.local/ns/${namespace}/sa/default/job/${caller}`,
-        trustDomain: "mesh.local",
-        local: true,
-        namespace,
-        serviceAccount: "default",
-        kind: "job",
-        name: caller,
-        labels: new Map(),
-        owner: undefined,
-        env: undefined,
-      });
-    callers.set(caller, from);
+  const operations = new Map<string, Operation>();
+  return calls.map(({ caller, namespace, operation: name, target }) => {
+    const operation = operations.get(name) ?? { kind: "known", name, access: "read", template: "/v1" };
+    operations.set(name, operation);
     return {
       target,
       call: {
-        caller: from,
+        caller: createCaller({
+          spiffeId: fresh(`spiffe://mesh.local/ns/${namespace}/sa/default/job/${caller}`),
+          trustDomain: fresh("mesh.local"),
+          local: true,
+          namespace: fresh(namespace),
+          serviceAccount: fresh("default"),
+          kind: fresh("job"),
+          name: fresh(caller),
+          labels: new Map(),
+          owner: undefined,
+          env: undefined,
+        }),
         user: undefined,
         via: [],
         port: 8080,
         request: { method: "GET", path: "/v1", host: target, grpc: undefined, mcp: undefined },
-        operation: { kind: "known", name: operation, access: "read", template: "/v1" },
+        operation,
         resource: { kind: "none" },
         folded: [],
         sourceIp: undefined,
