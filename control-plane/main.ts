@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
+import { lockStateDir } from "../sidecar/core/runtime/state-lock.ts";
 import { writePrivateFile } from "./ca/files.ts";
 import { runAuthorityMaintenance } from "./ca/maintenance.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
@@ -23,7 +24,6 @@ import { spiffeIdOf } from "./resources/build.ts";
 import { resolveDestination } from "./resources/resolve.ts";
 import { runDirectorySource } from "./sources/directory.ts";
 import { loadSchemas } from "./sources/schema.ts";
-import { lockStateDir } from "./state-lock.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
 
 export const SOFTWARE_VERSION = "0.1.0";

@@ -1,6 +1,6 @@
 // The sidecar process: puts identity, discovery and the data path together, and ends them in order.
 import { randomBytes } from "node:crypto";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { type AdminState, adminPages, healthPages } from "./admin.ts";
 import { loadIdentity, saveIdentity } from "./certs/identity-store.ts";
@@ -16,6 +16,7 @@ import type { Clock } from "./core/runtime/clock.ts";
 import { MeshError, messageOf } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
 import type { StatusServer } from "./core/runtime/metrics-server.ts";
+import { lockStateDir } from "./core/runtime/state-lock.ts";
 import { DataPlane } from "./data-plane.ts";
 import type { DiscoveryClient } from "./discovery/client.ts";
 import type { IdentityMessage } from "./discovery/identity-message.ts";
@@ -79,6 +80,7 @@ class Sidecar {
   readonly #servers: StatusServer[] = [];
   readonly #ready = Promise.withResolvers<void>();
   #client: DiscoveryClient | undefined;
+  #unlock: (() => Promise<void>) | undefined;
   #background: Promise<unknown>[] = [];
 
   constructor(config: SidecarConfig, deps: SidecarDeps, signal: AbortSignal) {
@@ -100,7 +102,7 @@ class Sidecar {
 
   async start(): Promise<SidecarHandle> {
     const { stateDir } = this.#config;
-    await mkdir(stateDir, { recursive: true, mode: 0o700 });
+    this.#unlock = await lockStateDir(stateDir);
     const [kept, store] = await Promise.all([
       loadIdentity(stateDir, this.#clock.nowMs()),
       openResourceStore({ stateDir, features: SUPPORTED_FEATURES, log: this.#log }),
@@ -287,6 +289,7 @@ class Sidecar {
     this.#stop.abort();
     await Promise.allSettled(this.#background);
     await Promise.allSettled(this.#servers.map((server) => server.close()));
+    await this.#unlock?.();
   }
 }
 

@@ -72,6 +72,7 @@ export class LineFile {
   #timer: NodeJS.Timeout | undefined;
   #waiting: (() => void)[] = [];
   #closed = false;
+  #failing = false;
   /** Lines written so far, lost because too many waited, and lost because the system refused them. */
   written = 0;
   dropped = 0;
@@ -175,15 +176,22 @@ export class LineFile {
     write(this.#fd, chunk.bytes, offset, chunk.length - offset, null, (error, count) => {
       if (error) {
         this.failed += chunk.ends.length;
-        this.#options.log.error("lines could not be written", {
-          path: this.#options.path,
-          lines: chunk.ends.length,
-          error,
-        });
+        // Once per outage: a full disk would otherwise fill the log too.
+        if (!this.#failing)
+          this.#options.log.error("lines cannot be written and are lost", {
+            path: this.#options.path,
+            error,
+          });
+        this.#failing = true;
       } else if (offset + count < chunk.length) {
         this.#writeAll(chunk, offset + count);
         return;
-      } else this.written += chunk.ends.length;
+      } else {
+        this.written += chunk.ends.length;
+        if (this.#failing)
+          this.#options.log.info("lines are written again", { path: this.#options.path, lost: this.failed });
+        this.#failing = false;
+      }
       this.#writing = false;
       if (chunk.bytes.length === CHUNK_BYTES) {
         chunk.length = 0;

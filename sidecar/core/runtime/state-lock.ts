@@ -1,8 +1,8 @@
-// Keeps two control planes from using one state directory: a lock file that names its process, taken over when that
+// Keeps two processes from using one state directory: a lock file that names its process, taken over when that
 // process is gone.
 import { mkdir, open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { MeshError, systemCodeOf } from "../sidecar/core/runtime/errors.ts";
+import { MeshError, systemCodeOf } from "./errors.ts";
 
 /** Start time of a process in clock ticks since boot; tells a process from a later one with the same id. */
 async function startTime(pid: number): Promise<string | undefined> {
