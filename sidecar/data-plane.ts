@@ -12,7 +12,7 @@ import type { CelCompiler } from "./core/policy/condition.ts";
 import { needsCel } from "./core/policy/decide.ts";
 import type { RateLimit } from "./core/policy/rule.ts";
 import type { Clock } from "./core/runtime/clock.ts";
-import type { Result } from "./core/runtime/errors.ts";
+import { MeshError, messageOf, type Result } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
 import type { Resolution } from "./discovery/resolver.ts";
 import type { SidecarTable } from "./discovery/table.ts";
@@ -75,19 +75,13 @@ export class DataPlane {
   #meshPort: number | undefined;
   #listening: Promise<number> | undefined;
 
-  /** @throws the system's error when a log file cannot be opened. */
+  /** @throws MeshError `bad_config` when a log file cannot be opened. */
   constructor(config: SidecarConfig, deps: DataPlaneDeps) {
     this.#config = config;
     this.#deps = deps;
     const { clock, log, random, meshNowMs } = deps;
-    const file = (path: string | undefined): LineFile | undefined => {
-      if (path === undefined) return undefined;
-      const opened = new LineFile({ path, log, maxHeldBytes: AUDIT_QUEUE_BYTES, delayMs: LINE_DELAY_MS });
-      this.#files.push(opened);
-      return opened;
-    };
-    const audit = file(config.auditFile);
-    const access = file(config.accessLog);
+    const audit = this.#open("--audit-file", config.auditFile);
+    const access = this.#open("--access-log", config.accessLog);
     const ids = this.#ids;
     this.trail = new AuditTrail({ sink: audit, ids, random, recordAllows: config.audit === "allow" });
     const shared = {
@@ -134,6 +128,20 @@ export class DataPlane {
     });
     this.outbound = new OutboundListener({ services: { ...shared, resolve: deps.resolve }, log });
     this.#gauges(audit, verifier);
+  }
+
+  #open(flag: string, path: string | undefined): LineFile | undefined {
+    if (path === undefined) return undefined;
+    const { log } = this.#deps;
+    try {
+      const file = new LineFile({ path, log, maxHeldBytes: AUDIT_QUEUE_BYTES, delayMs: LINE_DELAY_MS });
+      this.#files.push(file);
+      return file;
+    } catch (error) {
+      throw new MeshError("bad_config", `${flag}: cannot open \`${path}\`: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
   }
 
   get identity(): WorkloadIdentity | undefined {
