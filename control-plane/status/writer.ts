@@ -2,6 +2,7 @@
 // change only, a policy at most every two seconds, each file whole or not at all.
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import type { Enforcement, PolicyAction } from "../../sidecar/core/policy/rule.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../../sidecar/core/runtime/errors.ts";
@@ -76,6 +77,9 @@ export interface MeshStatus {
 const INTERVAL_MS = 2_000;
 /** Changes that come together (an edit and its acknowledgements) are written once. */
 const SETTLE_MS = 50;
+/** Objects looked at in one step, and how long steps may follow each other without a turn of the loop. */
+const STEP_KEYS = 100;
+const SLICE_MS = 10;
 const KIND_DIR = /^[A-Za-z]+$/;
 
 /** The whole mesh on one page; also what the management API answers. */
@@ -149,7 +153,7 @@ class Writer implements StatusWriter {
   }
 
   policies(): readonly PolicyRow[] {
-    this.#refresh();
+    for (const _ of this.#refresh());
     return [...this.#entries]
       .filter(([object]) => /^(?:Cluster)?AccessPolicy\//.test(object))
       .map(([object, { policy, status }]) => ({
@@ -182,7 +186,7 @@ class Writer implements StatusWriter {
     this.#dirty = false;
     const root = join(this.#options.stateDir, "status");
     try {
-      this.#refresh();
+      await this.#refreshInSlices();
       for (const key of [...this.#pending]) {
         const entry = this.#entries.get(key);
         if (entry) await this.#replace(root, fileOf(key), `status:\n${yamlOf(entry.status, "  ")}`);
@@ -201,8 +205,21 @@ class Writer implements StatusWriter {
     }
   }
 
-  /** Brings the statuses up to date; what nothing happened to is only looked at (10 000 policies: 5 ms). */
-  #refresh(): void {
+  async #refreshInSlices(): Promise<void> {
+    const { clock } = this.#options;
+    let sinceMs = clock.monotonicMs();
+    for (const _ of this.#refresh()) {
+      if (clock.monotonicMs() - sinceMs < SLICE_MS) continue;
+      await setImmediate();
+      sinceMs = clock.monotonicMs();
+    }
+  }
+
+  /**
+   * Brings the statuses up to date, in steps; what nothing happened to is only looked at (10 000 policies: 5 ms). What
+   * changes between steps is seen by the next refresh, because it sets `#dirty`.
+   */
+  *#refresh(): Generator<void> {
     const { world, clock } = this.#options;
     const compiled = world.compiled();
     const nowMs = clock.nowMs();
@@ -221,7 +238,11 @@ class Writer implements StatusWriter {
       if (entry.status !== before?.status) this.#pending.add(key);
       this.#endsMs = Math.min(this.#endsMs, entry.endsMs);
     };
-    for (const key of compiled?.state.policies.keys() ?? []) visit(key);
+    let visited = 0;
+    for (const key of compiled?.state.policies.keys() ?? []) {
+      visit(key);
+      if (++visited % STEP_KEYS === 0) yield;
+    }
     for (const key of refused.keys()) if (!compiled?.state.policies.has(key)) visit(key);
     if (this.#entries.size === (compiled?.state.policies.size ?? 0)) return;
     for (const key of [...this.#entries.keys()]) {
@@ -280,7 +301,13 @@ class Writer implements StatusWriter {
       nowMs,
       previous: before?.status,
     });
-    return { ...facts, since, view, endsMs: nextEnd(policy, nowMs), status: steady(before?.status, status) };
+    return {
+      ...facts,
+      since,
+      view,
+      endsMs: nextEnd(policy, nowMs),
+      status: view === before?.view ? steady(before.status, status) : status,
+    };
   }
 
   async #replace(root: string, name: string, text: string): Promise<void> {
