@@ -152,7 +152,8 @@ export class HpackDecoder {
     if (!isValue(this.#source, this.#from, this.#to)) bad = true;
     const value = latin1Slice(this.#source, this.#from, this.#to);
     if (bad) this.malformed = true;
-    const field = index && !bad ? this.#cache.get(name, value) : createField(name, value);
+    // Beyond the limits nothing is looked up: a key of 4 KiB a field, thousands of times, would be for a list nobody reads.
+    const field = index && !bad && !this.oversized ? this.#cache.get(name, value) : createField(name, value);
     if (index) this.#insert(field, bad);
     this.#emit(field);
     return true;
