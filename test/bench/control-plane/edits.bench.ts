@@ -1,5 +1,5 @@
 // Measures DESIGN's promise "policy edit on disk -> enforced in all sidecars" with many policies present: a real
-// control plane and six discovery clients on loopback. `node test/bench/control-plane/edits.ts [policies]`.
+// control plane and six discovery clients on loopback. `node test/bench/control-plane/edits.bench.ts [policies] [files]`.
 
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
