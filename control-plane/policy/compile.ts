@@ -16,6 +16,7 @@ import {
 } from "./conditions.ts";
 import { type PolicySource, sourceOfGrant, sourceOfPolicy, sourcesOfRoles } from "./derived.ts";
 import { featuresOf } from "./features.ts";
+import { withChanges } from "./layered-map.ts";
 import {
   couldCall,
   matchesName,
@@ -196,7 +197,13 @@ function compileChanged(previous: Compiled, state: ClusterState): Compiled {
     changed.set(key, { before, after });
   };
   if (previous.state.policies !== state.policies) {
+    // An edit keeps the order of the others: walking side by side is three times as fast as looking each up.
+    const keys = previous.state.policies.keys();
+    const values = previous.state.policies.values();
     for (const [key, policy] of state.policies) {
+      const besideKey = keys.next().value;
+      const beside = values.next().value;
+      if (besideKey === key && beside === policy) continue;
       if (previous.state.policies.get(key) !== policy) replace(key, sourceOfPolicy(key, policy));
     }
     if (previous.state.policies.size + added(changed) !== state.policies.size) {
@@ -211,17 +218,15 @@ function compileChanged(previous: Compiled, state: ClusterState): Compiled {
     for (const source of derived) replace(source.key, source);
   }
   if (changed.size === 0) return { ...previous, state };
-  const entries = new Map(basis.entries);
+  const entries = withChanges(basis.entries, new Map([...changed].map(([key, { after }]) => [key, after])));
   const affected = new Set<string>();
-  for (const [key, { before, after }] of changed) {
-    if (after === undefined) entries.delete(key);
-    else entries.set(key, after);
+  for (const { before, after } of changed.values()) {
     for (const entry of [before, after])
       if (entry !== undefined) for (const target of targetsOf(entry)) affected.add(target);
   }
   const selecting = new Map(basis.selecting);
   for (const target of affected)
-    selecting.set(target, withChanges(selecting.get(target) ?? [], target, changed));
+    selecting.set(target, listWithChanges(selecting.get(target) ?? [], target, changed));
   const context =
     previous.state.grants === state.grants
       ? basis.context
@@ -248,7 +253,7 @@ function added(changed: ReadonlyMap<string, { before: Entry | undefined }>): num
   return count;
 }
 
-function withChanges(
+function listWithChanges(
   list: readonly Entry[],
   target: string,
   changed: ReadonlyMap<string, { after: Entry | undefined }>,
@@ -549,13 +554,14 @@ function reportsOf(
     previous !== undefined &&
     before !== undefined &&
     (closed === before || sameSet(closed, before));
-  const out = new Map<string, PolicyReport>(incremental ? previous.policies : []);
+  const reports = new Map<string, PolicyReport>();
+  const gone = new Map<string, undefined>();
   for (const key of incremental ? changed : state.policies.keys()) {
     const entry = basis.entries.get(key);
-    if (entry === undefined || entry.source.source !== "policy") out.delete(key);
-    else out.set(key, reportOf(entry, closed));
+    if (entry?.source.source === "policy") reports.set(key, reportOf(entry, closed));
+    else gone.set(key, undefined);
   }
-  return out;
+  return incremental ? withChanges(previous.policies, new Map([...reports, ...gone])) : reports;
 }
 
 function reportOf(entry: Entry, closed: ReadonlySet<string>): PolicyReport {
