@@ -58,9 +58,11 @@ export function celVariables(
   };
   if (view.operation.kind === "known") variables["op"] = view.operation.name;
   else if (view.operation.kind === "unknown") variables["op"] = "unknown";
-  if (view.resource.kind === "known") variables["resource"] = view.resource.value;
-  else if (view.resource.kind === "none" && view.operation.kind !== "undetermined")
-    variables["resource"] = "";
+  // An undetermined operation leaves the resource undetermined too (M6).
+  if (view.operation.kind !== "undetermined") {
+    if (view.resource.kind === "known") variables["resource"] = view.resource.value;
+    else if (view.resource.kind === "none") variables["resource"] = "";
+  }
   return variables;
 }
 

@@ -14,7 +14,7 @@ import {
   type Tri,
   type View,
 } from "./match.ts";
-import type { FromClause, OperationClause, PolicyRule, ProgramPolicy, When } from "./rule.ts";
+import type { FromClause, OperationClause, PolicyRule, ProgramPolicy, Schedule, When } from "./rule.ts";
 
 export interface RuleExplanation {
   readonly rule: string;
@@ -53,28 +53,48 @@ export function explain(
 ): Explanation {
   const { allowed, reason, policy, rule, would } = decide(program, call);
   const context: MatchContext = { zones: new Map(), trustDomain: program.program.trustDomain, cel: deps.cel };
-  const policies = program.program.policies.map((each) => explainPolicy(program, each, call, context));
+  const asked: Asked = { program, call, context };
+  const effective: Asked = { ...asked, call: withGrantedRoles(asked) };
+  const policies = program.program.policies.map((each) =>
+    explainPolicy(each, each.roles === undefined ? effective : asked),
+  );
   return { allowed, reason, policy, rule, would, policies };
 }
 
-function explainPolicy(
-  program: CompiledProgram,
-  policy: ProgramPolicy,
-  call: Call,
-  context: MatchContext,
-): PolicyExplanation {
+interface Asked {
+  readonly program: CompiledProgram;
+  readonly call: Call;
+  readonly context: MatchContext;
+}
+
+/** The call as rules see it: with the roles that grants of roles add. */
+function withGrantedRoles(asked: Asked): Call {
+  const { program, call } = asked;
+  if (call.user === undefined) return call;
+  const roles = new Set(call.user.roles);
+  for (const policy of program.program.policies) {
+    if (policy.roles === undefined) continue;
+    if (!explainPolicy(policy, asked).rules.some((rule) => rule.outcome === "matched")) continue;
+    for (const role of policy.roles) roles.add(role);
+  }
+  return { ...call, user: { ...call.user, roles: [...roles] } };
+}
+
+function explainPolicy(policy: ProgramPolicy, asked: Asked): PolicyExplanation {
   const { id, action, enforcement, source } = policy;
   const head = { policy: id, action, enforcement, source };
-  if (policy.ports !== undefined && !policy.ports.includes(call.port)) {
-    const why = `ports: call is to ${call.port}, policy covers ${policy.ports.join(", ")}`;
+  const { port } = asked.call;
+  if (policy.ports !== undefined && !policy.ports.includes(port)) {
+    const why = `ports: call is to ${port}, policy covers ${policy.ports.join(", ")}`;
     return { ...head, rules: policy.rules.map((rule) => ({ rule: rule.name, outcome: "skipped", why })) };
   }
   let stopped = false;
   const rules = policy.rules.map((rule): RuleExplanation => {
     if (stopped)
       return { rule: rule.name, outcome: "skipped", why: "an earlier rule of this policy decided" };
-    const explained = explainRule(program, policy, rule, call, context);
-    stopped = action === "Allow" && (explained.outcome === "matched" || explained.outcome === "error");
+    const explained = explainRule(policy, rule, asked);
+    if (explained.outcome === "matched") stopped = action !== "Deny";
+    if (explained.outcome === "error") stopped = action === "Allow";
     return explained;
   });
   return { ...head, rules };
@@ -92,59 +112,53 @@ function viewsOf(policy: ProgramPolicy, call: Call): View[] {
     : [exact];
 }
 
-function explainRule(
-  program: CompiledProgram,
-  policy: ProgramPolicy,
-  rule: PolicyRule,
-  call: Call,
-  context: MatchContext,
-): RuleExplanation {
-  const compiled = compileRule(rule, policy.action, context);
-  if (!compiled.ok) return { rule: rule.name, outcome: "error", why: compiled.error };
-  const variables = (of: Call, view: View) => celVariables(program.program, of, view);
-  let best: Tri = FALSE;
-  for (const view of viewsOf(policy, call)) {
-    const value = matchRule(compiled.value, call, view, variables);
-    if (value > best) best = value;
-  }
-  if (best !== FALSE && isExempt(compiled.value, call))
-    return { rule: rule.name, outcome: "exempt", why: "unless: an exception applies to this call" };
-  if (best === TRUE) return { rule: rule.name, outcome: "matched", why: undefined };
-  const why = firstFailure(rule, policy, call, context, program) ?? "its conditions do not hold together";
-  return { rule: rule.name, outcome: best === ERROR ? "error" : "failed", why };
+/** One rule on one view of a call. */
+interface Looked {
+  readonly rule: PolicyRule;
+  readonly strict: boolean;
+  readonly call: Call;
+  readonly view: View;
+  /** What the whole rule came out as: the condition that decided so has the same value. */
+  readonly value: Tri;
+  /** Value of a part of the rule on the same call and view. */
+  readonly holds: (part: Partial<PolicyRule>) => Tri;
 }
 
-function firstFailure(
-  rule: PolicyRule,
-  policy: ProgramPolicy,
-  call: Call,
-  context: MatchContext,
-  program: CompiledProgram,
-): string | undefined {
-  const holds = (part: Partial<PolicyRule>): Tri => {
-    const compiled = compileRule({ name: rule.name, ...part }, policy.action, context);
-    if (!compiled.ok) return ERROR;
-    let best: Tri = FALSE;
-    for (const view of viewsOf(policy, call)) {
-      const value = matchRule(compiled.value, call, view, (of, at) => celVariables(program.program, of, at));
-      if (value > best) best = value;
-    }
-    return best;
+function explainRule(policy: ProgramPolicy, rule: PolicyRule, asked: Asked): RuleExplanation {
+  const { program, call, context } = asked;
+  const compiled = compileRule(rule, policy.action, context);
+  if (!compiled.ok) return { rule: rule.name, outcome: "error", why: compiled.error };
+  const variables = (of: Call, at: View) => celVariables(program.program, of, at);
+  const evaluate = (part: PolicyRule, view: View): Tri => {
+    const one = compileRule(part, policy.action, context);
+    return one.ok ? matchRule(one.value, call, view, variables) : ERROR;
   };
-  if (rule.from !== undefined && holds({ from: rule.from }) !== TRUE) {
-    return closest(
-      rule.from.map((clause, i) => fromFailure(clause, `from[${i}]`, call, policy.action === "Allow")),
-    );
+  let best: { view: View; value: Tri } | undefined;
+  for (const view of viewsOf(policy, call)) {
+    const value = matchRule(compiled.value, call, view, variables);
+    if (best === undefined || value > best.value) best = { view, value };
   }
-  if (rule.operations !== undefined && holds({ operations: rule.operations }) !== TRUE) {
-    return closest(rule.operations.map((clause, i) => operationFailure(clause, `operations[${i}]`, call)));
-  }
-  if (rule.when !== undefined) {
-    for (const [key, value] of Object.entries(rule.when)) {
-      const part: When = { [key]: value };
-      const result = value === undefined ? TRUE : holds({ when: part });
-      if (result !== TRUE) return whenFailure(key, value, call, result === ERROR);
-    }
+  if (best === undefined) return { rule: rule.name, outcome: "failed", why: undefined };
+  const { view, value } = best;
+  if (value !== FALSE && isExempt(compiled.value, call))
+    return { rule: rule.name, outcome: "exempt", why: "unless: an exception applies to this call" };
+  if (value === TRUE) return { rule: rule.name, outcome: "matched", why: undefined };
+  const holds = (part: Partial<PolicyRule>): Tri => evaluate({ name: rule.name, ...part }, view);
+  const why = firstFailure({ rule, strict: policy.action === "Allow", call, view, value, holds });
+  return { rule: rule.name, outcome: value === ERROR ? "error" : "failed", why };
+}
+
+/** The first condition that has the value of the rule: false, or an error that nothing false overrules. */
+function firstFailure(looked: Looked): string | undefined {
+  const { rule, strict, call, value, holds } = looked;
+  if (rule.from !== undefined && holds({ from: rule.from }) === value)
+    return closest(rule.from.map((clause, i) => fromFailure(clause, `from[${i}]`, call, strict)));
+  if (rule.operations !== undefined && holds({ operations: rule.operations }) === value)
+    return closest(rule.operations.map((clause, i) => operationFailure(clause, `operations[${i}]`, looked)));
+  for (const [key, wanted] of Object.entries(rule.when ?? {})) {
+    const part: When = { [key]: wanted };
+    if (wanted !== undefined && holds({ when: part }) === value)
+      return whenFailure(part, call, value === ERROR);
   }
   return undefined;
 }
@@ -298,77 +312,108 @@ function viaFailure(clause: FromClause, path: string, call: Call): Failure | und
     : { passed: 14, text: `${path}.through: no earlier hop matches` };
 }
 
-function operationFailure(clause: OperationClause, path: string, call: Call): Failure | undefined {
-  const { operation, resource, request } = call;
-  if (operation.kind === "undetermined")
-    return { passed: 9, text: `${path}: the operation could not be determined` };
-  const name = operation.kind === "known" ? `\`${operation.name}\`` : "no known operation";
-  if (clause.op !== undefined) {
-    const covered =
-      operation.kind === "known" &&
-      (operation.name === clause.op || operation.name.startsWith(`${clause.op}.`));
-    if (!covered) return { passed: 0, text: `${path}.op: call is ${name}, rule wants \`${clause.op}\`` };
-  }
-  if (
-    clause.access !== undefined &&
-    !(operation.kind === "known" && clause.access.includes(operation.access))
-  ) {
-    return {
-      passed: 1,
-      text: `${path}.access: call is ${operation.kind === "known" ? `\`${operation.access}\`` : name}, rule wants ${quoted(clause.access)}`,
-    };
-  }
-  if (clause.http?.methods?.includes(request.method) === false) {
-    return {
-      passed: 2,
-      text: `${path}.http.methods: call is \`${request.method}\`, rule wants ${quoted(clause.http.methods)}`,
-    };
-  }
-  if (clause.resources !== undefined) {
-    if (resource.kind === "unknown")
-      return { passed: 4, text: `${path}.resources: the resource could not be determined` };
-    if (resource.kind === "none")
-      return {
-        passed: 3,
-        text: `${path}.resources: the operation has no resource, rule wants ${quoted(clause.resources)}`,
-      };
-    if (!covers(clause.resources, resource.value))
-      return {
-        passed: 4,
-        text: `${path}.resources: call is to \`${resource.value}\`, rule wants ${quoted(clause.resources)}`,
-      };
-  }
-  if (clause.http?.paths !== undefined)
-    return { passed: 3, text: `${path}.http.paths: path is not among ${quoted(clause.http.paths)}` };
-  if (clause.grpc !== undefined)
-    return { passed: 3, text: `${path}.grpc: call is not to that gRPC service and method` };
-  return clause.mcp === undefined
-    ? undefined
-    : { passed: 3, text: `${path}.mcp: call is not that MCP method and name` };
+/** The fields of a clause of `operations` in the order they are reported, each as a clause of its own. */
+function fieldsOf(clause: OperationClause): [field: string, alone: OperationClause | undefined][] {
+  const { op, access, http, grpc, resources, mcp } = clause;
+  return [
+    ["op", op === undefined ? undefined : { op }],
+    ["access", access && { access }],
+    ["http.methods", http?.methods && { http: { methods: http.methods } }],
+    ["http.paths", http?.paths && { http: { paths: http.paths } }],
+    ["grpc", grpc && { grpc }],
+    ["resources", resources && { resources }],
+    ["mcp", mcp && { mcp }],
+  ];
 }
 
-function whenFailure(key: string, wanted: unknown, call: Call, error: boolean): string {
-  const at = new Date(call.nowMs).toISOString();
-  switch (key) {
-    case "notBeforeMs":
-      return `when.notBefore: it is ${at}, too early`;
-    case "notAfterMs":
-      return `when.notAfter: it is ${at}, too late`;
-    case "schedule":
-      return `when.schedule: closed at ${at}`;
-    case "environments":
-      return error
-        ? "when.environments: the caller's environment is not set"
-        : `when.environments: caller is in \`${call.caller.env ?? ""}\`, rule wants ${quoted(Array.isArray(wanted) ? wanted : [])}`;
-    case "sourceCidrs":
-      return error
-        ? "when.sourceCIDRs: the source address is not known"
-        : `when.sourceCIDRs: source is \`${call.sourceIp ?? ""}\``;
-    case "authn":
-      return call.user === undefined
-        ? "when.authn: call has no user"
-        : "when.authn: the user's sign-in is too old or too weak";
-    default:
-      return error ? "when.cel: the condition could not be evaluated" : "when.cel: the condition is false";
+function operationFailure(clause: OperationClause, path: string, looked: Looked): Failure | undefined {
+  const { value, holds } = looked;
+  if (holds({ operations: [clause] }) !== value) return undefined;
+  let passed = 0;
+  for (const [field, alone] of fieldsOf(clause)) {
+    if (alone !== undefined && holds({ operations: [alone] }) === value) {
+      const text =
+        value === ERROR ? undeterminedText(field, looked.view) : operationText(field, clause, looked);
+      return { passed, text: `${path}.${field}: ${text}` };
+    }
+    passed += 1;
   }
+  return undefined;
+}
+
+function undeterminedText(field: string, view: View): string {
+  if (view.operation.kind === "undetermined") return "the operation could not be determined";
+  return field === "resources"
+    ? "the resource could not be determined"
+    : "the MCP method or name could not be determined";
+}
+
+function operationText(field: string, clause: OperationClause, { call, view }: Looked): string {
+  const { operation, resource } = view;
+  const known = operation.kind === "known" ? operation : undefined;
+  switch (field) {
+    case "op":
+      return `call is ${known === undefined ? "no known operation" : `\`${known.name}\``}, rule wants \`${clause.op ?? ""}\``;
+    case "access":
+      return `call is ${known === undefined ? "no known operation" : `\`${known.access}\``}, rule wants ${quoted(clause.access ?? [])}`;
+    case "http.methods":
+      return `call is \`${call.request.method}\`, rule wants ${quoted(clause.http?.methods ?? [])}`;
+    case "http.paths":
+      return `path is not among ${quoted(clause.http?.paths ?? [])}`;
+    case "grpc":
+      return "call is not to that gRPC service and method";
+    case "resources":
+      return resource.kind === "known"
+        ? `call is to \`${resource.value}\`, rule wants ${quoted(clause.resources ?? [])}`
+        : `the operation has no resource, rule wants ${quoted(clause.resources ?? [])}`;
+    default:
+      return "call is not that MCP method and name";
+  }
+}
+
+/** Wall-clock time in a zone, as a schedule is compared with it. */
+function localTime(nowMs: number, timeZone: string): string {
+  const format = new Intl.DateTimeFormat("en-CA", {
+    timeZone,
+    hourCycle: "h23",
+    weekday: "short",
+    year: "numeric",
+    month: "2-digit",
+    day: "2-digit",
+    hour: "2-digit",
+    minute: "2-digit",
+  });
+  const parts = new Map(format.formatToParts(nowMs).map(({ type, value }) => [type as string, value]));
+  const of = (type: string): string => parts.get(type) ?? "";
+  return `${of("weekday").slice(0, 3)} ${of("year")}-${of("month")}-${of("day")} ${of("hour")}:${of("minute")}`;
+}
+
+function scheduleFailure({ timeZone, days, from, to }: Schedule, nowMs: number): string {
+  const onDays = days === undefined ? "every day" : days.join(", ");
+  const open = `${onDays} ${from ?? "00:00"} to ${to ?? "24:00"}`;
+  return `when.schedule: it is ${localTime(nowMs, timeZone)} in \`${timeZone}\`, rule is open ${open}`;
+}
+
+/** @param when with the one field that failed. */
+function whenFailure(when: When, call: Call, error: boolean): string {
+  const at = new Date(call.nowMs).toISOString();
+  if (when.notBeforeMs !== undefined) return `when.notBefore: it is ${at}, too early`;
+  if (when.notAfterMs !== undefined) return `when.notAfter: it is ${at}, too late`;
+  if (when.schedule !== undefined) return scheduleFailure(when.schedule, call.nowMs);
+  if (when.environments !== undefined) {
+    return error
+      ? "when.environments: the caller's environment is not set"
+      : `when.environments: caller is in \`${call.caller.env ?? ""}\`, rule wants ${quoted(when.environments)}`;
+  }
+  if (when.sourceCidrs !== undefined) {
+    return error
+      ? "when.sourceCIDRs: the source address is not known"
+      : `when.sourceCIDRs: source is \`${call.sourceIp ?? ""}\`, rule wants ${quoted(when.sourceCidrs)}`;
+  }
+  if (when.authn !== undefined) {
+    return call.user === undefined
+      ? "when.authn: call has no user"
+      : "when.authn: the user's sign-in is too old or too weak";
+  }
+  return error ? "when.cel: the condition could not be evaluated" : "when.cel: the condition is false";
 }
