@@ -3,6 +3,7 @@
 import { systemClock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { createLogger, type LogLevel } from "../../sidecar/core/runtime/log.ts";
+import { boundYoungGeneration } from "../../sidecar/core/runtime/young-generation.ts";
 import { EXIT, type ExitStatus, type Output } from "./print.ts";
 
 const CONTROL_PLANE_HELP = `usage: countersign control-plane --config-dir DIR --state-dir DIR [options]
@@ -97,9 +98,11 @@ export async function runSidecarVerb(args: readonly string[], output: Output): P
   }
   try {
     const config = parseSidecarConfig(args, process.env);
+    const signal = untilSignal();
+    boundYoungGeneration(signal, [...process.execArgv, process.env["NODE_OPTIONS"] ?? ""]);
     const { runSidecar } = await import("../../sidecar/main.ts");
     const log = createLogger(config.logLevel, { process: "sidecar", workload: config.workload });
-    const handle = await runSidecar(config, { log, clock: systemClock }, untilSignal());
+    const handle = await runSidecar(config, { log, clock: systemClock }, signal);
     await handle.done;
     return EXIT.ok;
   } catch (error) {

@@ -34,7 +34,15 @@ function redact(fields: LogFields): LogFields {
 /** @param write where lines go; standard error by default, so that standard output stays for results. */
 export function createLogger(level: LogLevel, base: LogFields = {}, write?: (line: string) => void): Logger {
   const destination = write ? { write } : pino.destination({ dest: 2, sync: false });
-  const root = pino({ level, base, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } }, destination);
+  const root = pino(
+    {
+      level,
+      base,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    destination,
+  );
   const wrap = (to: pino.Logger): Logger => ({
     debug: (message, fields = {}) => to.debug(redact(fields), message),
     info: (message, fields = {}) => to.info(redact(fields), message),
