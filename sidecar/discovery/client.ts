@@ -153,7 +153,7 @@ class Client implements DiscoveryClient {
       attempt += 1;
       log.info("discovery stream lost", {
         address: this.#config.address,
-        reason,
+        reason: readableReason(reason),
         retryInMs: Math.round(delayMs),
       });
       await clock.sleep(delayMs, signal);
@@ -254,6 +254,17 @@ class Client implements DiscoveryClient {
     this.#resolver.disconnected();
     if (wasConnected) this.#deps.onConnection?.(false);
   }
+}
+
+/** The reason without the words that gRPC puts around it, and what to do where that is known. */
+function readableReason(reason: string): string {
+  if (/self-signed certificate|unable to (?:verify|get (?:local )?issuer)|signature failure/i.test(reason)) {
+    return (
+      "the control plane's certificate is of another CA than this sidecar's identity; bring its state directory back, " +
+      "or remove the --state-dir here and join again with a new join token"
+    );
+  }
+  return /Last error: (?:Error: )?(.*?)\.? ?(?:Resolution note: .*)?$/.exec(reason)?.[1] ?? reason;
 }
 
 /** Keeps a stream to the control plane until `signal` aborts. */
