@@ -107,6 +107,8 @@ export class AppSideConnection implements SocketHandler {
       return;
     }
     if (this.#requestEnded) this.#next();
+    // Answered while the request was held back before its end: without this the connection would stand still.
+    else this.resumeRequest();
   }
 
   onData(chunk: Buffer): void {
