@@ -18,6 +18,7 @@ import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Classified } from "../core/policy/operations.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Clock } from "../core/runtime/clock.ts";
+import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
@@ -78,6 +79,8 @@ const INTERNAL_ERROR = 0x2;
 const MCP_DENIED = -32001;
 const CANCEL = 0x8;
 const MAX_BUFFERED_BODY = 65_536;
+/** How long the body may take that a decision needs, milliseconds from the head on. */
+const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
 /** Fields that never go on as they came, in either direction. */
 const STRIPPED =
@@ -299,17 +302,7 @@ export class InboundExchange implements AppExchange {
   }
 
   #classify(enforcement: Enforcement, port: EnforcedPort, identified: IdentifiedCaller): void {
-    const classified = port.classifier.classify({
-      method: this.method,
-      target: this.#target,
-      contentType: joinedField(this.#fields, "content-type"),
-      hasBody: !this.#bodyless,
-      header: this.#peer.lookup(this.#fields),
-      corsMethod:
-        this.method === "OPTIONS" && this.header("origin") !== undefined
-          ? joinedField(this.#fields, "access-control-request-method")
-          : undefined,
-    });
+    const classified = this.#classification(port);
     if (!classified.ok) {
       this.#refuse("REQ_MALFORMED", classified.error);
       return;
@@ -347,6 +340,43 @@ export class InboundExchange implements AppExchange {
     if (this.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
   }
 
+  #classification(port: EnforcedPort): Result<Classified, string> {
+    return port.classifier.classify({
+      method: this.method,
+      target: this.#target,
+      contentType: joinedField(this.#fields, "content-type"),
+      hasBody: !this.#bodyless,
+      header: this.#peer.lookup(this.#fields),
+      corsMethod:
+        this.method === "OPTIONS" && this.header("origin") !== undefined
+          ? joinedField(this.#fields, "access-control-request-method")
+          : undefined,
+    });
+  }
+
+  /** A table that came while the body was awaited decides: a caller must not hold on to a withdrawn permission. */
+  #catchUp(): Result<void, string> {
+    const { enforcement } = this.#services.state;
+    if (enforcement === undefined || enforcement === this.#enforcement) return { ok: true, value: undefined };
+    const port = enforcement.ports.get(this.#port?.port ?? 0);
+    if (port?.protocol !== "http")
+      return { ok: false, error: "the port is not declared by this workload any more" };
+    const classified = this.#classification(port);
+    if (!classified.ok) return classified;
+    this.#enforcement = enforcement;
+    this.#port = port;
+    this.#classified = classified.value;
+    this.#isMcp = classified.value.pending?.kind === "mcp";
+    return { ok: true, value: undefined };
+  }
+
+  /** Ends waiting for a body that the decision needs: until then a request costs memory and nobody has allowed it. */
+  sweep(nowMs: number): void {
+    if (this.#over || this.#body === undefined || this.#decision !== undefined) return;
+    if (nowMs - this.#startedMs >= BODY_WITHIN_MS)
+      this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
+  }
+
   /** Value of a request field. */
   header(name: string): string | undefined {
     const fields = this.#fields;
@@ -358,6 +388,11 @@ export class InboundExchange implements AppExchange {
   }
 
   #withBody(truncated: boolean): void {
+    const current = this.#catchUp();
+    if (!current.ok) {
+      this.#refuse("REQ_MALFORMED", current.error);
+      return;
+    }
     const { classifier } = this.#port ?? {};
     const before = this.#classified;
     if (classifier === undefined || before === undefined) return;

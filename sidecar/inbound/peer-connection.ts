@@ -19,6 +19,10 @@ import type { PeerVerifier } from "./verify.ts";
 const NO_ERROR = 0x0;
 const ENHANCE_YOUR_CALM = 0xb;
 const MAX_BAD_PROOFS = 10;
+/** Answers without body are not under flow control: with this much unread nothing more is taken from the peer. */
+const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+/** How long a peer may take to close a connection that has ended, milliseconds. */
+const CLOSE_WITHIN_MS = 10_000;
 /** A caller's sidecar takes heads of 16 KiB and 100 fields, and adds tokens of up to 8 KiB; each field counts 32 more. */
 const MESH_SETTINGS = { maxHeaderListSize: 65_536, maxFields: 128 };
 
@@ -39,9 +43,15 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
     this.h2.flush();
     this.#socket.flush();
     if (this.#ending && this.#exchanges.size === 0) this.#socket.end();
-    else if (!this.#dataPaused && this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
-      this.#dataPaused = true;
-      this.h2.pauseData();
+    else if (this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
+      if (!this.#dataPaused) {
+        this.#dataPaused = true;
+        this.h2.pauseData();
+      }
+      if (!this.#readPaused && this.#socket.bufferedBytes >= MAX_UNREAD_BYTES) {
+        this.#readPaused = true;
+        this.#socket.pause();
+      }
     }
   };
   #fields: readonly Field[] = [];
@@ -50,6 +60,11 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   #badProofs = 0;
   #ending = false;
   #dataPaused = false;
+  #readPaused = false;
+  /** Bytes that waited for the peer at the last sweep. */
+  #unreadBytes = 0;
+  /** Monotonic milliseconds; -1: the connection is in use. */
+  #endedAtMs = -1;
   /** Monotonic milliseconds of the last request or answer. */
   activeAtMs: number;
 
@@ -158,9 +173,18 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
     }
   }
 
-  /** Notices that a caller with open requests is gone without having said so. */
+  /** Notices that a caller with open requests is gone, or stays without reading or closing. */
   sweep(nowMs: number): void {
-    if (this.#exchanges.size === 0) {
+    for (const exchange of this.#exchanges.all()) exchange.sweep(nowMs);
+    if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
+      if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;
+      else if (nowMs - this.#endedAtMs >= CLOSE_WITHIN_MS) this.#socket.destroy();
+    }
+    if (this.#readPaused) {
+      const { bufferedBytes } = this.#socket;
+      if (bufferedBytes < this.#unreadBytes) this.#keepAlive.heard();
+      this.#unreadBytes = bufferedBytes;
+    } else if (this.#exchanges.size === 0) {
       this.#keepAlive.heard();
       return;
     }
@@ -186,6 +210,10 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   #onDrain(): void {
     if (!this.#dataPaused) return;
     this.#dataPaused = false;
+    if (this.#readPaused) {
+      this.#readPaused = false;
+      this.#socket.resume();
+    }
     this.h2.resumeData();
   }
 

@@ -31,6 +31,11 @@ export class SlotList<T extends Slotted> {
     return true;
   }
 
+  /** A copy: members may leave while it is gone through. */
+  all(): readonly T[] {
+    return [...this.#members];
+  }
+
   /** Empties the list and gives what was in it. */
   take(): T[] {
     const members = this.#members.splice(0);
