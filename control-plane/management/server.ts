@@ -237,7 +237,13 @@ export async function createManagementServer(options: ManagementServerOptions): 
     throw bad(`another control plane serves \`${socketPath}\`; stop it or use another \`--state-dir\``);
   await rm(socketPath, { force: true });
   const server = createServer(
-    { requestTimeout: 30_000, headersTimeout: 5_000, maxHeaderSize: 8_192 },
+    {
+      requestTimeout: 30_000,
+      headersTimeout: 5_000,
+      // Both are only looked at this often; the default of 30 s would let a slow peer stay for 35.
+      connectionsCheckingInterval: 1_000,
+      maxHeaderSize: 8_192,
+    },
     (request, response) => {
       handle(request, response).catch((error: unknown) => {
         log.error("management request failed", { error: messageOf(error) });

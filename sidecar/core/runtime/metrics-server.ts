@@ -46,7 +46,13 @@ export async function startStatusServer(
   pages: PageHandler,
 ): Promise<StatusServer> {
   const server = createServer(
-    { requestTimeout: 10_000, headersTimeout: 5_000, maxHeaderSize: 16_384 },
+    {
+      requestTimeout: 10_000,
+      headersTimeout: 5_000,
+      // Both are only looked at this often; the default of 30 s would let a slow peer stay for 35.
+      connectionsCheckingInterval: 1_000,
+      maxHeaderSize: 16_384,
+    },
     (request, response) => {
       const answer = async (): Promise<Page> => {
         if (request.method !== "GET" && request.method !== "HEAD")
