@@ -57,13 +57,6 @@ export function createProgram(
   };
 }
 
-/** `createProgram` for a process that should load the CEL library only when a program needs it. */
-export async function loadProgram(program: WorkloadProgram): Promise<Result<CompiledProgram, string>> {
-  if (!needsCel(program)) return createProgram(program);
-  const { createCelCompiler } = await import("./cel.ts");
-  return createProgram(program, { cel: createCelCompiler() });
-}
-
 /** The decision on one call. Never throws for anything a caller can send. */
 export function decide(program: CompiledProgram, call: Call): Decision {
   return program.engine.decide(call);

@@ -93,7 +93,7 @@ export function benchCompile(options: {
     let started = performance.now();
     let compiled = compile(state, packs);
     fullMs.push(performance.now() - started);
-    for (let edit = 2; edit < 12; edit++) {
+    for (let edit = 2; edit < 42; edit++) {
       const index = (round * 997 + edit * 131) % POLICIES;
       const changed = new Map(policies).set(`AccessPolicy/ns${index % 50}/p${index}`, policy(index, edit));
       const next = { ...compiled.state, revision: compiled.state.revision + 1, policies: changed };
