@@ -1,5 +1,6 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "@jest/globals";
-import { parseSidecarConfig } from "../../sidecar/config.ts";
+import { parseSidecarConfig, SIDECAR_FLAGS } from "../../sidecar/config.ts";
 
 const NEEDED = ["--workload", "ml/things", "--state-dir", "/s"];
 
@@ -66,4 +67,15 @@ describe("parseSidecarConfig", () => {
       ),
     ).toThrow(message);
   });
+});
+
+test("the README lists every flag as the help does, and no other", () => {
+  const readme = readFileSync(new URL("../../sidecar/README.md", import.meta.url), "utf8");
+  const rows = readme.split("\n").filter((line) => line.startsWith("| `--"));
+  expect(rows).toEqual(
+    Object.entries(SIDECAR_FLAGS).map(
+      ([flag, { value, help, repeat }]) =>
+        `| \`${flag} ${value.replaceAll("|", "\\|")}\` | ${help}${repeat ? "; may be repeated" : ""} |`,
+    ),
+  );
 });
