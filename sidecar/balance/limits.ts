@@ -1,7 +1,7 @@
 // Rate limits of winning rules, per sidecar: GCRA (ITU-T I.371 annex A, virtual scheduling), one number per counter. A
 // counter is kept for (policy, rule, key value, target); DOMAIN 3.3.
 import type { Call } from "../core/policy/call.ts";
-import type { CompiledProgram, Decision } from "../core/policy/decide.ts";
+import type { CompiledProgram, Decision, WinningRule } from "../core/policy/decide.ts";
 import type { LimitKey, RateLimit } from "../core/policy/rule.ts";
 
 export type LimitVerdict =
@@ -60,45 +60,62 @@ function partOf(key: LimitKey, target: string, call: Call): string {
   }
 }
 
+/** The counters of one rule on one target: theoretical arrival time in milliseconds by key value. */
+interface RuleCounters {
+  readonly policy: string;
+  readonly rule: string;
+  readonly arrivals: Map<string, number>;
+}
+
+interface Due {
+  readonly arrivals: Map<string, number>;
+  readonly key: string;
+  readonly next: number;
+}
+
+/** Key of the counter that all callers without one of their own share; keys are JSON, so no caller can name it. */
+const OVERFLOW = "overflow";
+/** Counters that one call looks at for one that is full again. */
+const SWEEP = 32;
+const PRUNE_EVERY_MS = 1000;
+
 class GcraLimiter implements RateLimiter {
   readonly #maxKeys: number;
-  /** Theoretical arrival time in milliseconds by counter, in order of last use. */
-  readonly #arrivals = new Map<string, number>();
+  readonly #maxKeysPerRule: number;
+  readonly #rules = new Map<string, RuleCounters>();
+  #size = 0;
+  #prunedMs = Number.NEGATIVE_INFINITY;
 
   constructor(maxKeys: number) {
     this.#maxKeys = maxKeys;
+    this.#maxKeysPerRule = Math.ceil(maxKeys / 4);
   }
 
   get size(): number {
-    return this.#arrivals.size;
+    return this.#size;
   }
 
   *counters(): Iterable<readonly [string, string, number]> {
-    for (const [key, arrivalMs] of this.#arrivals) {
-      // Written by `admit`: policy and rule come first.
-      const [policy = "", rule = ""] = JSON.parse(key) as string[];
-      yield [policy, rule, arrivalMs];
-    }
+    for (const { policy, rule, arrivals } of this.#rules.values())
+      for (const arrivalMs of arrivals.values()) yield [policy, rule, arrivalMs];
   }
 
   admit(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict {
     const target = program.program.id;
-    const due: { key: string; next: number }[] = [];
+    const due: Due[] = [];
     let refused: LimitVerdict = ALLOWED;
+    if (this.#size >= this.#maxKeys || this.#rules.size >= this.#maxKeys) this.#prune(nowMs);
     for (const winner of decision.winners) {
       const limit = winner.with?.rateLimit;
       if (limit === undefined) continue;
-      const key = JSON.stringify([
-        winner.policy,
-        winner.rule,
-        target,
-        ...limit.key.map((part) => partOf(part, target, call)),
-      ]);
+      const { arrivals } = this.#countersOf(winner, target);
+      const own = JSON.stringify(limit.key.map((part) => partOf(part, target, call)));
+      const key = this.#hasRoom(arrivals, own, nowMs) ? own : OVERFLOW;
       const intervalMs = limit.perMs / limit.requests;
-      const arrival = Math.max(nowMs, this.#arrivals.get(key) ?? nowMs);
+      const arrival = Math.max(nowMs, arrivals.get(key) ?? nowMs);
       // The small allowance keeps sums of fractions from refusing the last call of a full burst.
       const waitMs = arrival - nowMs - intervalMs * (Math.max(1, limit.burst) - 1) - 1e-6 * intervalMs;
-      if (waitMs <= 0) due.push({ key, next: arrival + intervalMs });
+      if (waitMs <= 0) due.push({ arrivals, key, next: arrival + intervalMs });
       else if (refused.allowed || waitMs > refused.retryAfterMs) {
         refused = {
           allowed: false,
@@ -110,30 +127,61 @@ class GcraLimiter implements RateLimiter {
       }
     }
     if (!refused.allowed) return refused;
-    for (const { key, next } of due) {
-      this.#arrivals.delete(key);
-      this.#arrivals.set(key, next);
+    for (const { arrivals, key, next } of due) {
+      if (!arrivals.has(key)) this.#size += 1;
+      arrivals.set(key, next);
     }
-    if (this.#arrivals.size > this.#maxKeys) this.#shrink(nowMs);
     return ALLOWED;
   }
 
-  /** Drops counters that are full again, from the longest unused; if none is, the longest unused itself. */
-  #shrink(nowMs: number): void {
-    let looked = 0;
-    for (const [key, arrival] of this.#arrivals) {
-      if (arrival <= nowMs) this.#arrivals.delete(key);
-      looked += 1;
-      if (looked >= 64) break;
+  #countersOf({ policy, rule }: WinningRule, target: string): RuleCounters {
+    const id = JSON.stringify([policy, rule, target]);
+    let counters = this.#rules.get(id);
+    if (counters === undefined) {
+      counters = { policy, rule, arrivals: new Map() };
+      this.#rules.set(id, counters);
     }
-    for (const key of this.#arrivals.keys()) {
-      if (this.#arrivals.size <= this.#maxKeys) return;
-      this.#arrivals.delete(key);
+    return counters;
+  }
+
+  #isFull(arrivals: ReadonlyMap<string, number>): boolean {
+    return arrivals.size >= this.#maxKeysPerRule || this.#size >= this.#maxKeys;
+  }
+
+  /** Whether a key has a counter or may get one. Only counters that are full again are forgotten, so nothing is reset. */
+  #hasRoom(arrivals: Map<string, number>, key: string, nowMs: number): boolean {
+    if (arrivals.has(key) || !this.#isFull(arrivals)) return true;
+    let looks = Math.min(SWEEP, arrivals.size);
+    for (const [other, arrival] of arrivals) {
+      if (looks === 0) break;
+      looks -= 1;
+      arrivals.delete(other);
+      if (arrival <= nowMs) this.#size -= 1;
+      else arrivals.set(other, arrival); // to the end: the next sweep begins behind it
+    }
+    return !this.#isFull(arrivals);
+  }
+
+  /** Forgets the counters that are full again, of rules that are no more too. */
+  #prune(nowMs: number): void {
+    if (nowMs - this.#prunedMs < PRUNE_EVERY_MS) return;
+    this.#prunedMs = nowMs;
+    for (const [id, { arrivals }] of this.#rules) {
+      for (const [key, arrival] of arrivals) {
+        if (arrival > nowMs) continue;
+        arrivals.delete(key);
+        this.#size -= 1;
+      }
+      if (arrivals.size === 0) this.#rules.delete(id);
     }
   }
 }
 
-/** @param options.maxKeys counters kept at most; beyond it the longest unused are forgotten. */
+/**
+ * @param options.maxKeys counters kept in all, and a quarter of them for one rule on one target. A caller without room for
+ *   one of its own shares one with the others of its rule: whoever makes up keys (a resource is what the caller says)
+ *   can neither push an exhausted counter out and start afresh nor take the room of other rules.
+ */
 export function createRateLimiter(options: { readonly maxKeys: number }): RateLimiter {
   return new GcraLimiter(options.maxKeys);
 }

@@ -68,6 +68,75 @@ describe("createRateLimiter", () => {
     expect(limiter.size).toBeLessThanOrEqual(100);
   });
 
+  test("resets no counter for a caller that makes up keys, and leaves other rules their room", () => {
+    const limiter = createRateLimiter({ maxKeys: 100 });
+    const named = winner("r", { key: ["resource"], requests: 1, perMs: 1e6, burst: 1 });
+    const other = winner("s", { requests: 1, perMs: 1e6, burst: 1 });
+    const admit = (value: string, rule = named) => {
+      const resource = { kind: "known" as const, type: "m", value };
+      return limiter.admit(target, { winners: [rule] }, { ...base, resource }, 0).allowed;
+    };
+    expect(admit("mine")).toBe(true);
+    const made = Array.from({ length: 1000 }, (_, i) => admit(`m${i}`));
+    expect(made.filter(Boolean).length).toBe(25); // 24 of their own and the shared one
+    expect(admit("mine")).toBe(false);
+    expect(admit("x", other)).toBe(true);
+    expect(limiter.admit(target, { winners: [named] }, base, 2e6).allowed).toBe(true);
+    expect(limiter.size).toBeLessThanOrEqual(100);
+  });
+
+  test("forgets the counters of rules that are no more", () => {
+    const limiter = createRateLimiter({ maxKeys: 8 });
+    const once = { requests: 1, perMs: 1000, burst: 1 };
+    for (let i = 0; i < 100; i++)
+      expect(limiter.admit(target, { winners: [winner(`r${i}`, once)] }, base, i * 2000).allowed).toBe(true);
+    expect(limiter.size).toBeLessThanOrEqual(8);
+  });
+
+  test("counts as a bucket of tokens does, in every limit or in none, and tells the exact wait", () => {
+    const limitOf = fc.record({
+      requests: fc.integer({ min: 1, max: 7 }),
+      perMs: fc.constantFrom(1000, 60_000, 777),
+      burst: fc.integer({ min: 1, max: 9 }),
+      key: fc.subarray<LimitKey>(["user", "role", "workload", "namespace", "target", "resource"], {
+        minLength: 1,
+      }),
+    });
+    const steps = fc.array(fc.tuple(fc.nat(700), fc.nat(1), fc.nat(1), fc.boolean()), { maxLength: 60 });
+    const property = fc.property(
+      fc.array(limitOf, { minLength: 1, maxLength: 3 }),
+      steps,
+      (limits, calls) => {
+        const limiter = createRateLimiter({ maxKeys: 1000 });
+        const winners = limits.map((limit, i) => winner(`r${i}`, limit, i));
+        const buckets = new Map<string, { tokens: number; atMs: number }>();
+        let now = 0;
+        for (const [gap, who, what, anonymous] of calls) {
+          now += gap;
+          const user = anonymous ? undefined : { ...userNamed(`u${who}`), roles: [`role${who}`] };
+          const call: Call = { ...base, user, resource: { kind: "known", type: "m", value: `m${what}` } };
+          const mine = limits.map((limit, i) => {
+            const name = anonymous ? "workload" : who;
+            const parts = { user: name, role: name, workload: 0, namespace: 0, target: 0, resource: what };
+            const key = `${i}/${limit.key.map((part) => `${part}=${parts[part]}`).join("/")}`;
+            const rate = limit.requests / limit.perMs;
+            const { tokens, atMs } = buckets.get(key) ?? { tokens: limit.burst, atMs: now };
+            return { key, rate, tokens: Math.min(limit.burst, tokens + (now - atMs) * rate) };
+          });
+          const open = mine.every(({ tokens }) => tokens >= 1 - 1e-5);
+          const verdict = limiter.admit(target, { winners }, call, now);
+          expect(verdict.allowed).toBe(open);
+          for (const { key, tokens } of mine)
+            buckets.set(key, { tokens: open ? tokens - 1 : tokens, atMs: now });
+          if (verdict.allowed) continue;
+          const waitMs = Math.max(...mine.map(({ tokens, rate }) => (1 - tokens) / rate));
+          expect(Math.abs(verdict.retryAfterMs - Math.ceil(waitMs - 1e-3))).toBeLessThanOrEqual(1e-9);
+        }
+      },
+    );
+    fc.assert(property, { numRuns: 500 });
+  });
+
   test("never admits more than burst plus what the time earned", () => {
     fc.assert(
       fc.property(
