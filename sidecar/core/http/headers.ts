@@ -136,7 +136,8 @@ interface NamedValue {
 
 /**
  * All that was sent under a name: undefined, the value, or every value in order when the field came more than once. This
- * is what the classifier must see: taking the first of two would let the application take the second.
+ * is what the classifier must see: taking the first of two would let the application take the second. A name that only
+ * folding tells apart (`content_type`) counts, as servers that read headers through CGI names take it for the same.
  *
  * @param name lower case.
  */
@@ -146,12 +147,17 @@ export function lookupField(
 ): string | readonly string[] | undefined {
   let found: string | string[] | undefined;
   for (const field of fields) {
-    if (field.name !== name) continue;
+    if (field.name !== name && !foldsTo(field.name, name)) continue;
     if (found === undefined) found = field.value;
     else if (typeof found === "string") found = [found, field.value];
     else found.push(field.value);
   }
   return found;
+}
+
+/** Most names differ in length, so this costs a comparison of numbers. */
+function foldsTo(name: string, wanted: string): boolean {
+  return name.length === wanted.length && foldFieldName(name) === foldFieldName(wanted);
 }
 
 /** The values under a name joined by `, ` (RFC 9110 section 5.3): two content types make none that is known. */

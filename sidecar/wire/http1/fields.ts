@@ -141,7 +141,7 @@ export class FieldReader {
       const field = this.#cache.fromLine(line);
       if (field === undefined) return problemOfLine(line);
       if (this.fields.length === maxFields) return "trailers_too_large";
-      if ((field.flags & TRAILER_REFUSED) !== 0 || NEVER_TRAILERS.has(field.name)) return "forbidden_trailer";
+      if (!mayTrail(field)) return "forbidden_trailer";
       this.fields.push(field);
       at = end + 2;
     }
@@ -226,6 +226,11 @@ export class FieldReader {
     this.connectionNames = names;
     return undefined;
   }
+}
+
+/** Whether a field may stand in a trailer section; HTTP/2 peers send what they like. */
+export function mayTrail(field: Field): boolean {
+  return (field.flags & TRAILER_REFUSED) === 0 && !NEVER_TRAILERS.has(field.name.replace(/[_.]/g, "-"));
 }
 
 function isProtected(name: string): boolean {

@@ -1,7 +1,8 @@
 // PURE. Writes HTTP/1.1: start lines, framing fields and chunks as Latin-1 strings. Fields are written by their `line`.
 import { MeshError } from "../../core/runtime/errors.ts";
-import { type Field, FieldFlag } from "../field.ts";
+import type { Field } from "../field.ts";
 import { isToken } from "../field-syntax.ts";
+import { mayTrail } from "./fields.ts";
 import { isTarget } from "./target.ts";
 
 const REASONS = new Map<number, string>([
@@ -111,10 +112,7 @@ export function lastChunk(trailers: readonly Field[]): string {
   if (trailers.length === 0) return LAST_CHUNK;
   let text = "0\r\n";
   for (const field of trailers) {
-    if ((field.flags & NEVER_A_TRAILER) === 0) text += field.line;
+    if (mayTrail(field)) text += field.line;
   }
   return `${text}\r\n`;
 }
-
-const NEVER_A_TRAILER =
-  FieldFlag.framing | FieldFlag.hopByHop | FieldFlag.identity | FieldFlag.methodOverride | FieldFlag.pseudo;
