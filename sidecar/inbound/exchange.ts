@@ -324,6 +324,11 @@ export class InboundExchange implements AppExchange {
       this.#refuse(chain.error, "the call chain is too deep or loops");
       return;
     }
+    const until = hop?.cav?.exp;
+    if (until !== undefined && this.#nowMs >= until * 1_000) {
+      this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
+      return;
+    }
     const { pending, operation } = classified.value;
     const wantsBody =
       pending !== undefined && (pending.kind === "mcp" || needsResource(enforcement.program, operation));
@@ -435,7 +440,7 @@ export class InboundExchange implements AppExchange {
       resource: classified.resource,
       folded: classified.folded,
       sourceIp: this.#peer.remoteAddress,
-      scope: undefined,
+      scope: identified.scope,
       nowMs: this.#nowMs,
     };
     this.#call = call;

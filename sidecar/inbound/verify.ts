@@ -1,5 +1,6 @@
 // Who calls: the peer of a mesh connection from its certificate (once per connection), and each request's tokens, whose
 // verified form hangs on the field object, so that a repeated proof costs comparisons, not signatures (DOMAIN 2.5).
+import { scopeEntries } from "../core/identity/chain.ts";
 import type { ProofVerifier, VerifiedCaller, VerifyInput } from "../core/identity/proofs.ts";
 import { parseSpiffeId, workloadOf } from "../core/identity/spiffe-id.ts";
 import type { PeerFacts } from "../core/identity/svid.ts";
@@ -16,6 +17,8 @@ export class IdentifiedCaller {
   readonly caller: Caller;
   readonly via: readonly Hop[];
   readonly viaKey: string;
+  /** Operations that the caveat of the proof leaves; undefined: unlimited. */
+  readonly scope: readonly string[] | undefined;
   readonly #chains = new Map<string, CallChain>();
   #edges = new Map<string, InboundEdge>();
   #edgesOf: Enforcement | undefined;
@@ -24,6 +27,8 @@ export class IdentifiedCaller {
     this.verified = verified;
     this.caller = callerOf(verified, ownTrustDomain);
     this.via = verified.via.map((hop) => hopOf(hop.s, hop.o));
+    const scope = verified.hop?.cav?.scope;
+    this.scope = scope === undefined ? undefined : scopeEntries(scope);
     this.viaKey = verified.via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
   }
 
@@ -46,7 +51,9 @@ export class IdentifiedCaller {
     let chain = this.#chains.get(operation);
     if (chain === undefined) {
       const via = [...this.verified.via, { s: this.verified.peer.spiffeId, o: operation }];
-      chain = { via, key: via.map((hop) => `${hop.s} ${hop.o}`).join("\n") };
+      const caveat = this.verified.hop?.cav;
+      const limits = caveat === undefined ? "" : `\n${caveat.exp ?? ""} ${caveat.scope ?? "*"}`;
+      chain = { via, caveat, key: via.map((hop) => `${hop.s} ${hop.o}`).join("\n") + limits };
       this.#chains.set(operation, chain);
     }
     return chain;

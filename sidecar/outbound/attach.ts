@@ -85,6 +85,7 @@ export class Countersigner {
         // The hops come from a verified proof, whose IDs were parsed (claims.ts).
         via: (chain?.via ?? []) as readonly { readonly s: SpiffeId; readonly o: string }[],
         authorization,
+        caveat: chain?.caveat,
       }),
     );
     if (isPlain) {

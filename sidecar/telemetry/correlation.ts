@@ -5,7 +5,9 @@
 /** The chain that an outbound call continues: hops so far, the last one being who called this workload. */
 export interface CallChain {
   readonly via: readonly { readonly s: string; readonly o: string }[];
-  /** Equal for equal `via`, so that caches need not look inside. */
+  /** What hops have restricted the call to; goes on unchanged. */
+  readonly caveat: { readonly scope?: string | undefined; readonly exp?: number | undefined } | undefined;
+  /** Equal for equal `via` and `caveat`, so that caches need not look inside. */
   readonly key: string;
 }
 

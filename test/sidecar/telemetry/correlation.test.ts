@@ -1,7 +1,7 @@
 import { expect, test } from "@jest/globals";
 import { Correlation } from "../../../sidecar/telemetry/correlation.ts";
 
-const chain = (key: string) => ({ via: [{ s: key, o: "op" }], key });
+const chain = (key: string) => ({ via: [{ s: key, o: "op" }], caveat: undefined, key });
 
 test("a chain is found while its request is open, and ten seconds after", () => {
   const correlation = new Correlation();
