@@ -64,11 +64,8 @@ const STATUS_LINES: readonly string[] = Array.from({ length: 600 }, (_, status) 
   return `HTTP/1.1 ${status} ${REASONS.get(status) ?? ""}\r\n`;
 });
 
-/** Tells the client to send its body (RFC 9110 section 15.2.1). */
-export const CONTINUE_RESPONSE = "HTTP/1.1 100 Continue\r\n\r\n";
 export const CHUNKED_LINE = "transfer-encoding: chunked\r\n";
 export const CLOSE_LINE = "connection: close\r\n";
-export const KEEP_ALIVE_LINE = "connection: keep-alive\r\n";
 /** Ends the data of a chunk. */
 export const CHUNK_END = "\r\n";
 /** The last chunk with an empty trailer section. */
