@@ -79,6 +79,7 @@ const INTERNAL_ERROR = 0x2;
 const MCP_DENIED = -32001;
 const CANCEL = 0x8;
 const MAX_BUFFERED_BODY = 65_536;
+const MAX_HEAD = 16_384;
 /** How long the body may take that a decision needs, milliseconds from the head on. */
 const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
@@ -218,6 +219,8 @@ export class InboundExchange implements AppExchange {
       } else if (name === "tracestate") traceState += field.line;
       else lines += field.line;
     }
+    // The tokens ended here; what is left must be no more than another sidecar takes from an application.
+    if (lines.length + cookies.length > MAX_HEAD) malformed = "the head is larger than 16 KiB";
     if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
     this.#lines = lines;
     if (this.#traceparent === undefined) {
