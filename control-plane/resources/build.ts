@@ -64,8 +64,12 @@ export function createResource(
   };
 }
 
-export function buildProgram(program: WorkloadProgram): BuiltResource {
-  return createResource("workload-program", program.id, encodeProgram(program), program.features);
+/** @param encode one that keeps bytes of policies pays where programs are built again and again. */
+export function buildProgram(
+  program: WorkloadProgram,
+  encode: (program: WorkloadProgram) => Buffer = encodeProgram,
+): BuiltResource {
+  return createResource("workload-program", program.id, encode(program), program.features);
 }
 
 /** Service that a workload is reached by, as `namespace/name`; undefined: it cannot be called. */

@@ -2,6 +2,7 @@
 // encoded again, so an edit costs what it affects plus one pass of identity comparisons (no encoding, no hashing).
 import { MAX_RESOURCE_BYTES } from "../../proto/protocol.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
+import { createProgramEncoder } from "../../sidecar/core/policy/wire.ts";
 import type { Compiled } from "../policy/compile.ts";
 import type { Workload } from "../sources/store.ts";
 import {
@@ -68,6 +69,7 @@ export class ResourceCache {
   #input: CacheInput | undefined;
   readonly #entries = new Map<string, Entry>();
   readonly #resources = new Map<string, BuiltResource>();
+  readonly #encode = createProgramEncoder();
   /** Members of each service, to see which service changed. */
   #members = new Map<string, readonly Workload[]>();
 
@@ -147,7 +149,7 @@ export class ResourceCache {
     for (const [id, program] of programs) {
       if (old?.get(id) === program) continue;
       changed.add(id);
-      put(buildProgram(program));
+      put(buildProgram(program, this.#encode));
     }
     for (const id of old?.keys() ?? []) {
       if (programs.has(id)) continue;
