@@ -64,7 +64,7 @@ export async function startRecordedWorld(): Promise<RecordedWorld> {
   });
   server.on("clientError", (error: NodeJS.ErrnoException, socket) => {
     // A request that we broke off is cut, never malformed.
-    if (error.code !== "ECONNRESET" && error.code !== "HPE_INVALID_EOF_STATE")
+    if (error.code?.startsWith("HPE_") === true && error.code !== "HPE_INVALID_EOF_STATE")
       findings.push(`the application could not read us: ${error.code} ${error.message}`);
     socket.destroy();
   });
