@@ -13,7 +13,7 @@ import {
   SPIFFE_ID as BY_SPIFFE_ID,
   type IndexEntry,
   type Keys,
-} from "./rule-index.ts";
+} from "./rule-keys.ts";
 import type { Probe } from "./symbols.ts";
 
 /** Flags of a record. QUICK: the record holds all of `from ∧ operations ∧ when`. */
