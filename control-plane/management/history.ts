@@ -3,6 +3,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { MeshError, messageOf, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { ClusterState } from "../sources/store.ts";
@@ -254,6 +255,8 @@ export class History {
     fresh: readonly { hash: string; text: string }[],
     dropped: readonly RevisionSummary[],
   ): Promise<void> {
+    // What goes to sidecars leaves first: the list of 10 000 names takes longer to write down than a delta to send.
+    await setImmediate();
     // Objects first: a revision never refers to what is not there. In small groups, so that a first start with
     // thousands of objects does not open thousands of files at once.
     for (let at = 0; at < fresh.length; at += 32) {
