@@ -138,8 +138,8 @@ function operationMatches(clause: OperationClause, call: Call, asked: Asked, den
     if (lost || resource.kind === "unknown") checks.push("error");
     else if (resource.kind === "none") checks.push("false");
     else {
-      const alike =
-        asked.folded && deny && resources.some((pattern) => like(pattern.toLowerCase(), resource.value));
+      const value = resource.value.toLowerCase();
+      const alike = deny && resources.some((pattern) => like(pattern.toLowerCase(), value));
       checks.push(truth(alike || listed(resources, resource.value)));
     }
   }
@@ -336,9 +336,19 @@ export function referenceDecide(program: WorkloadProgram, original: Call): Refer
   };
   const enforced = decideWith(here.filter((policy) => policy.enforcement === "Enforce"));
   const tried = decideWith(here);
+  // Rules that err are recorded, and those behind them too.
+  const auditsOf = (policy: ProgramPolicy): Hit[] => {
+    const hits: Hit[] = [];
+    for (const rule of policy.rules) {
+      const matched = ruleMatches(rule, call, exact, { program, strict: false }, false);
+      if (matched !== "false") hits.push({ policy, rule });
+      if (matched === "true") break;
+    }
+    return hits;
+  };
   const audits = here
     .filter((policy) => policy.action === "Audit" && policy.enforcement === "Enforce")
-    .flatMap(winnerOf);
+    .flatMap(auditsOf);
   const levels = [enforced.auditLevel, highest(audits)].filter((level) => level !== undefined);
   const auditLevel = levels.sort((a, b) => LEVELS.indexOf(b) - LEVELS.indexOf(a))[0];
   return { ...enforced, auditLevel, would: tried.allowed === enforced.allowed ? undefined : tried.allowed };

@@ -145,7 +145,9 @@ function decodeSegment(raw: string, allowLoose: boolean): Result<{ text: string;
  * (the Kelvin sign, the long s) fold too, as servers written in Go do.
  */
 export function foldCase(text: string): string {
-  return isAscii(text) ? text.toLowerCase() : text.toUpperCase().toLowerCase();
+  if (isAscii(text)) return text.toLowerCase();
+  // A sigma is lowered by its place in the word; folding must not depend on what follows, or prefixes would not match.
+  return text.toUpperCase().toLowerCase().replaceAll("ς", "σ");
 }
 
 function isAscii(text: string): boolean {

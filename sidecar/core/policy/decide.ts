@@ -174,7 +174,7 @@ class Engine {
     this.#demanding = create(DEMANDS, "every");
     this.#grants = create(GRANTS, "allow");
     this.#roleGrants = create(ROLE_GRANTS, "every");
-    this.#audit = create(AUDITS, "every");
+    this.#audit = create(AUDITS, "audit");
     this.#dryDeny = create(DRY_DENIES, "deny");
     this.#dryAllow = create(DRY_ALLOWS, "allow");
     for (const source of program.policies) {

@@ -1,6 +1,7 @@
 // Three-valued matching of one rule against one call (DOMAIN 3.3): rules are compiled once into these forms, and the
 // functions here are the hot path that the index leads to.
 
+import { foldCase, withoutTrailingSlash } from "../http/path.ts";
 import type { Result } from "../runtime/errors.ts";
 import type { AccessClass, Call, Caller, Hop, Operation, Resource, User } from "./call.ts";
 import { scopedAccountOf } from "./caller.ts";
@@ -60,14 +61,13 @@ export function matchesPattern(patterns: Patterns, value: string): boolean {
 
 /** The folded view of a path (M1): one trailing slash removed, case folded. */
 export function foldPath(path: string): string {
-  const cut = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) : path;
-  return cut.toLowerCase();
+  return foldCase(withoutTrailingSlash(path));
 }
 
 const foldPatterns = (patterns: Patterns, fold: (text: string) => string): Patterns => ({
   all: patterns.all,
   exact: patterns.exact.map(fold),
-  prefixes: patterns.prefixes.map((prefix) => prefix.toLowerCase()),
+  prefixes: patterns.prefixes.map(foldCase),
 });
 
 interface CompiledPlace {
@@ -183,7 +183,7 @@ function compileOperation(clause: OperationClause, deny: boolean): CompiledOpera
     op: clause.op,
     access: clause.access,
     resources,
-    foldedResources: deny && resources ? foldPatterns(resources, (text) => text.toLowerCase()) : undefined,
+    foldedResources: deny && resources ? foldPatterns(resources, foldCase) : undefined,
     http: clause.http !== undefined,
     methods: clause.http?.methods,
     paths,
@@ -333,13 +333,13 @@ function matchMcp(match: NonNullable<CompiledOperation["mcp"]>, call: Call, oper
 }
 
 function matchResource(clause: CompiledOperation, patterns: Patterns, view: View): Tri {
-  const { operation, resource, folded } = view;
+  const { operation, resource } = view;
   if (operation.kind === "undetermined" || resource.kind === "unknown") return ERROR;
   if (resource.kind === "none") return FALSE;
   if (matchesPattern(patterns, resource.value)) return TRUE;
-  return tri(
-    folded && clause.foldedResources !== undefined && matchesPattern(clause.foldedResources, resource.value),
-  );
+  // Set on Deny: the spelling of rule or request opens no door, from a body neither.
+  const { foldedResources } = clause;
+  return tri(foldedResources !== undefined && matchesPattern(foldedResources, foldCase(resource.value)));
 }
 
 function matchPath(clause: CompiledOperation, patterns: Patterns, view: View): boolean {

@@ -1,6 +1,7 @@
 // Discrimination tree over rules: each node asks the attribute of a call that splits its rules best, so a decision
 // visits the few rules that could match, however many there are. INVARIANT: a rule is skipped only when a field of it
 // is *false* for the call, never when it could be an error, because an error stops its policy (DOMAIN 3.3).
+import { foldCase } from "../http/path.ts";
 import type { Call } from "./call.ts";
 import { foldPath, type View } from "./match.ts";
 import {
@@ -284,7 +285,7 @@ export abstract class IndexWalk {
         break;
       case PATH:
         this.#one(node, this.probe.idOf(this.#folded ? foldPath(view.path) : view.path), call, view);
-        this.#prefixes(node, this.#folded ? view.path.toLowerCase() : view.path, call, view);
+        this.#prefixes(node, this.#folded ? foldCase(view.path) : view.path, call, view);
         break;
     }
     const rest = cells[node + REST] ?? 0;
@@ -338,7 +339,7 @@ export abstract class IndexWalk {
     const { operation, resource } = view;
     if (resource.kind === "unknown" || operation.kind === "undetermined") this.#every(node, call, view);
     else if (resource.kind === "known") {
-      const value = this.#folded ? resource.value.toLowerCase() : resource.value;
+      const value = this.#folded ? foldCase(resource.value) : resource.value;
       this.#one(node, this.probe.idOf(value), call, view);
       this.#prefixes(node, value, call, view);
     }

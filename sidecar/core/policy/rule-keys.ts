@@ -1,5 +1,6 @@
 // What a rule asks of each attribute of a call, as the index (rule-index.ts) wants it: symbols and prefixes. INVARIANT: a
 // key leaves out only calls for which the field is *false*, never those for which it could be an error.
+import { foldCase } from "../http/path.ts";
 import { foldPath } from "./match.ts";
 import type { FromClause, OperationClause, PolicyRule } from "./rule.ts";
 import type { Symbols } from "./symbols.ts";
@@ -83,10 +84,9 @@ function union(
 
 function fold(texts: Texts | undefined, exact: (text: string) => string): Texts | undefined {
   if (texts === undefined) return undefined;
-  return { exact: texts.exact.map(exact), prefixes: texts.prefixes.map((prefix) => prefix.toLowerCase()) };
+  return { exact: texts.exact.map(exact), prefixes: texts.prefixes.map(foldCase) };
 }
 
-const lower = (text: string): string => text.toLowerCase();
 const opTexts = (clause: OperationClause): Texts | undefined =>
   exactTexts((clause.op && [clause.op]) || undefined);
 const resourceTexts = (clause: OperationClause): Texts | undefined => patternTexts(clause.resources);
@@ -133,7 +133,7 @@ export function entriesOf(
   const resources = union(rule.operations, resourceTexts);
   const paths = union(rule.operations, clausePathTexts);
   const op = opKeys(rule.operations, symbols);
-  const resource = keysOf(folded ? fold(resources, lower) : resources, symbols);
+  const resource = keysOf(folded ? fold(resources, foldCase) : resources, symbols);
   const path = keysOf(folded ? fold(paths, foldPath) : paths, symbols);
   for (const clause of rule.from ?? NO_FROM) {
     const workload = clause?.workload;

@@ -6,8 +6,11 @@ import { IndexWalk, type RuleTrees } from "./rule-index.ts";
 import { ALONE, flagsOf, HAS_PORTS, HAS_UNLESS, matchRecord, QUICK } from "./rule-record.ts";
 import type { Probe } from "./symbols.ts";
 
-/** `deny` and `allow` find the first deciding rule; `every` lists the deciding rule of each policy. */
-export type SetKind = "deny" | "allow" | "every";
+/**
+ * `deny` and `allow` find the first deciding rule; `every` lists the deciding rule of each policy, and
+ * `audit` the rules before it that err as well: what cannot be told is recorded rather than missed.
+ */
+export type SetKind = "deny" | "allow" | "every" | "audit";
 
 /** What all sets of a program share. */
 export interface SetDeps {
@@ -82,6 +85,10 @@ export class RuleSet extends IndexWalk {
       this.limit = index;
       return;
     }
+    if (this.#kind === "audit") {
+      this.#addAudits(policy, call, view);
+      return;
+    }
     const winner =
       (flags & ALONE) === 0 ? this.#firstOf(policy, call, view) : value === TRUE ? entry : undefined;
     if (winner === undefined) return;
@@ -90,6 +97,17 @@ export class RuleSet extends IndexWalk {
     } else if (winner.index < this.limit) {
       this.#found = winner.index;
       this.limit = winner.index;
+    }
+  }
+
+  #addAudits(policy: PolicyEntry, call: Call, view: View): void {
+    const end = policy.first + policy.source.rules.length;
+    for (let i = policy.first; i < end; i++) {
+      const rule = this.#entries[i];
+      if (rule === undefined) return;
+      const value = matchRule(rule.match, call, view, this.#variables);
+      if (value !== FALSE && !this.#all.includes(rule)) this.#all.push(rule);
+      if (value === TRUE) return;
     }
   }
 

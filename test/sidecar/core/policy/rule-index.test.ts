@@ -188,7 +188,8 @@ describe("the index of a large program", () => {
           reasons.add(reason);
         }
       }),
-      { numRuns: 20 },
+      // Seeded: which reasons occur must not depend on luck. The fuzz targets vary it.
+      { numRuns: 20, seed: policies + names },
     );
     expect([...reasons]).toEqual(expect.arrayContaining(["ALLOWED", "NO_MATCHING_ALLOW"]));
   });
