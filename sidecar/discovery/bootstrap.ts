@@ -104,9 +104,12 @@ export async function join(input: JoinInput, signal?: AbortSignal): Promise<Iden
   const { address, joinToken, request, timeoutMs } = input;
   const token = parseJoinToken(joinToken);
   if (!token.ok) throw new MeshError("bad_token", token.error);
-  const rootPem = await fetchPinnedRoot(address, token.value.rootSpkiSha256, timeoutMs, signal);
+  // Loaded while the control plane answers the first handshake.
+  const [rootPem, grpc] = await Promise.all([
+    fetchPinnedRoot(address, token.value.rootSpkiSha256, timeoutMs, signal),
+    import("@grpc/grpc-js"),
+  ]);
   const expected = controlPlaneSpiffeId(trustDomainOf(rootPem));
-  const grpc = await import("@grpc/grpc-js");
   const credentials = grpc.credentials.createFromSecureContext(
     createSecureContext({ ca: rootPem, minVersion: "TLSv1.3" }),
     {

@@ -1,7 +1,7 @@
 // The small HTTP server of every process for machines that look after it: /metrics, /livez, /readyz, and whatever JSON
 // pages the process adds (admin socket). Loaded when first needed; not part of the data path.
 import { chmodSync, rmSync } from "node:fs";
-import { createServer, type Server } from "node:http";
+import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { MeshError } from "./errors.ts";
 
@@ -45,6 +45,8 @@ export async function startStatusServer(
     | { readonly kind: "unix"; readonly path: string },
   pages: PageHandler,
 ): Promise<StatusServer> {
+  // Imported as a module, node:http would load undici for its WebSocket export: 45 ms and 5 MB of every start.
+  const { createServer } = process.getBuiltinModule("node:http");
   const server = createServer(
     {
       requestTimeout: 10_000,

@@ -17,10 +17,11 @@ const EOS = 256;
 const FAIL = -1;
 const EMITS = 0x200;
 
-/** [state * 16 + nibble] is the next state, with `EMITS` and a symbol from bit 10 on where one ends; FAIL after EOS. */
-const { transitions: TRANSITIONS, accepts: ACCEPTS } = buildTable();
+// Built with the first string that needs it (9 ms of a start otherwise): our own sidecars never send one.
+let table: Table | undefined;
 
 interface Table {
+  /** [state * 16 + nibble] is the next state, with `EMITS` and a symbol from bit 10 on where one ends; FAIL after EOS. */
   readonly transitions: Int32Array;
   /** 1 where input may end: at most 7 bits, all ones, since the last symbol. */
   readonly accepts: Uint8Array;
@@ -91,18 +92,20 @@ export function huffmanBound(length: number): number {
  * @returns bytes written, or -1: EOS in the data, or padding that is longer than 7 bits or not all ones.
  */
 export function huffmanDecode(input: Uint8Array, start: number, end: number, output: Uint8Array): number {
+  table ??= buildTable();
+  const { transitions, accepts } = table;
   let state = 0;
   let length = 0;
   for (let at = start; at < end; at++) {
     const byte = input[at] ?? 0;
-    let step = TRANSITIONS[(state << 4) | (byte >> 4)] ?? FAIL;
+    let step = transitions[(state << 4) | (byte >> 4)] ?? FAIL;
     if (step < 0) return -1;
     if ((step & EMITS) !== 0) output[length++] = step >> 10;
     state = step & 0xff;
-    step = TRANSITIONS[(state << 4) | (byte & 15)] ?? FAIL;
+    step = transitions[(state << 4) | (byte & 15)] ?? FAIL;
     if (step < 0) return -1;
     if ((step & EMITS) !== 0) output[length++] = step >> 10;
     state = step & 0xff;
   }
-  return ACCEPTS[state] === 1 ? length : -1;
+  return accepts[state] === 1 ? length : -1;
 }

@@ -2,7 +2,7 @@
 // Original file: mesh/v1/policy.proto
 
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_AuditSetting_Level = {
   LEVEL_UNSET: 'LEVEL_UNSET',
@@ -26,7 +26,7 @@ export type _countersign_mesh_v1_AuditSetting_Level =
 
 export type _countersign_mesh_v1_AuditSetting_Level__Output = typeof _countersign_mesh_v1_AuditSetting_Level[keyof typeof _countersign_mesh_v1_AuditSetting_Level]
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_AuditSetting_Mode = {
   MODE_UNSET: 'MODE_UNSET',

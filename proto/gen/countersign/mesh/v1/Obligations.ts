@@ -8,7 +8,7 @@ import type { HeaderChange as _countersign_mesh_v1_HeaderChange, HeaderChange__O
 import type { IdentityForward as _countersign_mesh_v1_IdentityForward, IdentityForward__Output as _countersign_mesh_v1_IdentityForward__Output } from '../../../countersign/mesh/v1/IdentityForward.ts';
 import type { Long } from '@grpc/proto-loader';
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_Obligations_Replay = {
   REPLAY_UNSET: 'REPLAY_UNSET',

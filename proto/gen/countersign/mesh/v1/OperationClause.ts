@@ -5,7 +5,7 @@ import type { HttpMatch as _countersign_mesh_v1_HttpMatch, HttpMatch__Output as 
 import type { GrpcMatch as _countersign_mesh_v1_GrpcMatch, GrpcMatch__Output as _countersign_mesh_v1_GrpcMatch__Output } from '../../../countersign/mesh/v1/GrpcMatch.ts';
 import type { McpMatch as _countersign_mesh_v1_McpMatch, McpMatch__Output as _countersign_mesh_v1_McpMatch__Output } from '../../../countersign/mesh/v1/McpMatch.ts';
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_OperationClause_Access = {
   ACCESS_UNSET: 'ACCESS_UNSET',

@@ -4,7 +4,7 @@
 import type { PolicyRule as _countersign_mesh_v1_PolicyRule, PolicyRule__Output as _countersign_mesh_v1_PolicyRule__Output } from '../../../countersign/mesh/v1/PolicyRule.ts';
 import type { Long } from '@grpc/proto-loader';
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_ProgramPolicy_Action = {
   ACTION_UNSET: 'ACTION_UNSET',
@@ -25,7 +25,7 @@ export type _countersign_mesh_v1_ProgramPolicy_Action =
 
 export type _countersign_mesh_v1_ProgramPolicy_Action__Output = typeof _countersign_mesh_v1_ProgramPolicy_Action[keyof typeof _countersign_mesh_v1_ProgramPolicy_Action]
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_ProgramPolicy_Enforcement = {
   ENFORCEMENT_UNSET: 'ENFORCEMENT_UNSET',
@@ -43,7 +43,7 @@ export type _countersign_mesh_v1_ProgramPolicy_Enforcement =
 
 export type _countersign_mesh_v1_ProgramPolicy_Enforcement__Output = typeof _countersign_mesh_v1_ProgramPolicy_Enforcement[keyof typeof _countersign_mesh_v1_ProgramPolicy_Enforcement]
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_ProgramPolicy_Source = {
   SOURCE_UNSET: 'SOURCE_UNSET',

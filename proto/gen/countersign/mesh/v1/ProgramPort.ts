@@ -3,7 +3,7 @@
 
 import type { Long } from '@grpc/proto-loader';
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_ProgramPort_Protocol = {
   PROTOCOL_UNSET: 'PROTOCOL_UNSET',

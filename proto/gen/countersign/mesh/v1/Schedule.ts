@@ -2,7 +2,7 @@
 // Original file: mesh/v1/policy.proto
 
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_Schedule_Weekday = {
   WEEKDAY_UNSET: 'WEEKDAY_UNSET',

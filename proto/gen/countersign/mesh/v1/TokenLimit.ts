@@ -4,7 +4,7 @@
 import type { LimitKey as _countersign_mesh_v1_LimitKey, LimitKey__Output as _countersign_mesh_v1_LimitKey__Output } from '../../../countersign/mesh/v1/LimitKey.ts';
 import type { Long } from '@grpc/proto-loader';
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_TokenLimit_Count = {
   COUNT_UNSET: 'COUNT_UNSET',

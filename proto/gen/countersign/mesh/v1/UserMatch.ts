@@ -2,7 +2,7 @@
 // Original file: mesh/v1/policy.proto
 
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_UserMatch_Presence = {
   PRESENCE_UNSET: 'PRESENCE_UNSET',
@@ -23,7 +23,7 @@ export type _countersign_mesh_v1_UserMatch_Presence =
 
 export type _countersign_mesh_v1_UserMatch_Presence__Output = typeof _countersign_mesh_v1_UserMatch_Presence[keyof typeof _countersign_mesh_v1_UserMatch_Presence]
 
-// Original file: /work/main/proto/mesh/v1/policy.proto
+// Original file: mesh/v1/policy.proto
 
 export const _countersign_mesh_v1_UserMatch_UserType = {
   USER_TYPE_UNSET: 'USER_TYPE_UNSET',
