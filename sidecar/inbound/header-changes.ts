@@ -25,31 +25,35 @@ export function headerChangesProblem(program: WorkloadProgram): string | undefin
 }
 
 /**
- * Field lines after the changes of the winning rules. Of two rules that set a name the first one counts; setting beats
- * removing. What came under a name that only folding tells apart (`x_team`, `x-team`) goes too.
+ * Field lines after the changes of the winning rules. The first rule that sets or removes a name decides about it (DOMAIN
+ * 3.3); inside one rule setting beats removing. What came under a name that only folding tells apart (`x_team`, `x-team`)
+ * is the same name.
  *
  * @param lines `name: value\r\n`, any number of them.
+ * @param winners in reported order.
  */
 export function changeHeaders(lines: string, winners: readonly WinningRule[]): string {
-  let set: Map<string, string> | undefined;
-  let gone: Set<string> | undefined;
+  // By folded name: the line to write, or undefined for a name that goes.
+  let changes: Map<string, string | undefined> | undefined;
   for (const winner of winners) {
     const headers = winner.with?.headers;
     if (headers === undefined) continue;
-    set ??= new Map();
-    gone ??= new Set();
-    for (const name of headers.remove) gone.add(foldFieldName(name));
+    changes ??= new Map();
     for (const [name, value] of headers.set) {
-      gone.add(foldFieldName(name));
-      if (!set.has(name)) set.set(name, value);
+      const folded = foldFieldName(name);
+      if (!changes.has(folded)) changes.set(folded, `${name}: ${value}\r\n`);
+    }
+    for (const name of headers.remove) {
+      const folded = foldFieldName(name);
+      if (!changes.has(folded)) changes.set(folded, undefined);
     }
   }
-  if (set === undefined || gone === undefined) return lines;
+  if (changes === undefined) return lines;
   let changed = "";
   for (const line of lines.split("\r\n")) {
-    if (line === "" || gone.has(foldFieldName(line.slice(0, line.indexOf(":"))))) continue;
+    if (line === "" || changes.has(foldFieldName(line.slice(0, line.indexOf(":"))))) continue;
     changed += `${line}\r\n`;
   }
-  for (const [name, value] of set) changed += `${name}: ${value}\r\n`;
+  for (const line of changes.values()) changed += line ?? "";
   return changed;
 }
