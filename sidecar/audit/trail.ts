@@ -2,6 +2,7 @@
 // the latest denials so that an operator can ask about a decision id.
 import type { Call } from "../core/policy/call.ts";
 import type { AuditSetting } from "../core/policy/rule.ts";
+import { JsonTexts } from "../telemetry/json-texts.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import {
   type AuditCall,
@@ -11,7 +12,6 @@ import {
   auditDecision,
   auditEdge,
   auditEvent,
-  JsonTexts,
 } from "./record.ts";
 
 /** A denial that can still be explained. */

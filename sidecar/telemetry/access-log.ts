@@ -1,4 +1,5 @@
 // One line of JSON per request, for people who want one; never a query, a token or a field value but the trace id.
+import { JsonTexts } from "./json-texts.ts";
 import type { LineFile } from "./line-file.ts";
 
 export interface AccessLine {
@@ -19,16 +20,24 @@ export interface AccessLine {
 
 export class AccessLog {
   readonly #file: LineFile;
+  readonly #texts = new JsonTexts();
 
   constructor(file: LineFile) {
     this.#file = file;
   }
 
   write(line: AccessLine): void {
+    const texts = this.#texts;
+    const { traceparent } = line;
+    // A version 00 traceparent was checked to be hexadecimal.
+    const trace =
+      traceparent === undefined
+        ? ""
+        : `,"traceparent":${traceparent.length === 55 ? `"${traceparent}"` : JSON.stringify(traceparent)}`;
     this.#file.append(
-      `{"time":${line.timeMs},"direction":"${line.direction}","peer":${JSON.stringify(line.peer)},"method":${JSON.stringify(line.method)},"path":${JSON.stringify(line.path)},"operation":${JSON.stringify(line.operation)}` +
+      `{"time":${line.timeMs},"direction":"${line.direction}","peer":${texts.of(line.peer)},"method":${texts.of(line.method)},"path":${texts.of(line.path)},"operation":${texts.of(line.operation)}` +
         `,"status":${line.status},"reason":"${line.reason}","requestBytes":${line.requestBytes},"responseBytes":${line.responseBytes},"durationMs":${Math.round(line.durationMs * 100) / 100}` +
-        `${line.traceparent === undefined ? "" : `,"traceparent":${JSON.stringify(line.traceparent)}`}}`,
+        `${trace}}`,
       false,
     );
   }

@@ -1,6 +1,7 @@
 import { expect, test } from "@jest/globals";
 import fc from "fast-check";
-import { auditDecision, auditEdge, auditEvent, JsonTexts } from "../../../sidecar/audit/record.ts";
+import { auditDecision, auditEdge, auditEvent } from "../../../sidecar/audit/record.ts";
+import { JsonTexts } from "../../../sidecar/telemetry/json-texts.ts";
 
 test("an event is JSON, whatever stands in the request", () => {
   const texts = new JsonTexts();
@@ -60,5 +61,51 @@ test("an event is JSON, whatever stands in the request", () => {
         });
       },
     ),
+  );
+});
+
+test("an edge that remembers its last event writes what a new edge writes", () => {
+  const texts = new JsonTexts();
+  const newEdge = () =>
+    auditEdge({
+      source: { spiffeId: "spiffe://td/x", cluster: "c" },
+      target: "serving/s",
+      targetNamespace: "ns",
+      targetKind: "serving",
+      operation: "op",
+      caller: "notebook/n",
+      callerSpiffeId: "id",
+      via: [],
+    });
+  const edge = newEdge();
+  const some = fc.constantFrom(undefined, "a", "\u00e9", '"');
+  const oneOf = fc.constantFrom("GET", "POST");
+  const call = fc.record({
+    traceparent: some,
+    decision: fc.constantFrom('{"effect":"Allow"}', '{"effect":"Deny"}'),
+    decisionId: fc.constantFrom("d-1", "d-2"),
+    requestId: some,
+    resourceType: fc.constantFrom(undefined, "model"),
+    resourceName: some,
+    method: oneOf,
+    pathTemplate: fc.constantFrom("/a", "/b"),
+    requestBytes: fc.nat(2),
+    contentType: some,
+    sourceIp: some,
+    userAgent: some,
+    statusCode: fc.constantFrom(0, 200),
+    responseBytes: fc.nat(2),
+    durationMs: fc.nat(2),
+    upstreamMs: fc.constantFrom(-1, 1),
+    errorMessage: some,
+  });
+  const stamp = { id: "e", time: "t", proxySeq: 1 };
+  fc.assert(
+    fc.property(call, fc.integer({ min: 1, max: 3 }), (one, times) => {
+      for (let i = 0; i < times; i++) {
+        const line = auditEvent({ ...one, edge }, stamp, texts);
+        expect(line).toBe(auditEvent({ ...one, edge: newEdge() }, stamp, new JsonTexts()));
+      }
+    }),
   );
 });
