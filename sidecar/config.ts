@@ -258,6 +258,11 @@ function build(given: Given): SidecarConfig {
     return value === "none" ? undefined : address(flag, value);
   };
   const admin = one("--admin-socket") ?? `${stateDir}/admin.sock`;
+  if (Buffer.byteLength(admin) > MAX_SOCKET_PATH_BYTES)
+    throw bad(
+      "--admin-socket",
+      `\`${admin}\` is longer than ${MAX_SOCKET_PATH_BYTES} bytes: give a shorter one, or \`none\``,
+    );
   return {
     workload,
     controlPlane: hostPort("--control-plane", one("--control-plane")),
@@ -289,6 +294,9 @@ function build(given: Given): SidecarConfig {
     },
   };
 }
+
+/** What sockaddr_un holds on Linux; a longer path would be cut silently. */
+const MAX_SOCKET_PATH_BYTES = 107;
 
 function choice<T extends string>(
   flag: string,
@@ -324,9 +332,8 @@ function portNumber(flag: string, text: string): number {
 function address(flag: string, text: string): SocketAddress {
   if (text.startsWith("unix:")) {
     const path = text.slice(5);
-    // 107 bytes is what sockaddr_un holds on Linux; a longer path would be cut silently.
-    if (path === "" || Buffer.byteLength(path) > 107)
-      throw bad(flag, `\`${text}\` needs a path of 1 to 107 bytes`);
+    if (path === "" || Buffer.byteLength(path) > MAX_SOCKET_PATH_BYTES)
+      throw bad(flag, `\`${text}\` needs a path of 1 to ${MAX_SOCKET_PATH_BYTES} bytes`);
     return { kind: "unix", path };
   }
   const colon = text.lastIndexOf(":");

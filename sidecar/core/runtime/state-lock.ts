@@ -1,7 +1,8 @@
 // Keeps two processes from using one state directory: a lock file that names its process, taken over when that
 // process is gone.
+import { existsSync } from "node:fs";
 import { mkdir, open, readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { MeshError, systemCodeOf } from "./errors.ts";
 
 /** Start time of a process in clock ticks since boot; tells a process from a later one with the same id. */
@@ -34,6 +35,20 @@ async function holder(path: string): Promise<number | undefined> {
   }
 }
 
+/** Like `mkdir -p`; Node's own recursive mode never ends below `/proc`, where a folder's parent is there and yet it is not. */
+async function makeDirectory(path: string): Promise<void> {
+  try {
+    await mkdir(path, { mode: 0o700 });
+  } catch (error) {
+    const code = systemCodeOf(error);
+    if (code === "EEXIST") return;
+    const parent = dirname(path);
+    if (code !== "ENOENT" || parent === path || existsSync(parent)) throw error;
+    await makeDirectory(parent);
+    await mkdir(path, { mode: 0o700 });
+  }
+}
+
 /**
  * Takes the lock of a state directory (made with mode 0700 when missing).
  *
@@ -43,7 +58,7 @@ async function holder(path: string): Promise<number | undefined> {
 export async function lockStateDir(stateDir: string): Promise<() => Promise<void>> {
   const path = join(stateDir, "lock");
   try {
-    await mkdir(stateDir, { recursive: true, mode: 0o700 });
+    await makeDirectory(resolve(stateDir));
   } catch (cause) {
     throw new MeshError("bad_config", `cannot make \`${stateDir}\`; use another \`--state-dir\``, { cause });
   }
