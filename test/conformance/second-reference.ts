@@ -51,7 +51,7 @@ export interface SecondVerdict {
 }
 
 /** What of a call a rule looks at: Deny rules see the folded views too. */
-export interface View {
+interface View {
   readonly operation: Operation;
   readonly resource: Resource;
   readonly path: string;

@@ -391,7 +391,7 @@ function localTime(nowMs: number, timeZone: string): string {
 function scheduleFailure({ timeZone, days, from, to }: Schedule, nowMs: number): string {
   const onDays = days === undefined ? "every day" : days.join(", ");
   const open = `${onDays} ${from ?? "00:00"} to ${to ?? "24:00"}`;
-  return `when.schedule: it is ${localTime(nowMs, timeZone)} in \`${timeZone}\`, rule is open ${open}`;
+  return `when.schedule: closed at ${localTime(nowMs, timeZone)} in \`${timeZone}\`, rule is open ${open}`;
 }
 
 /** @param when with the one field that failed. */

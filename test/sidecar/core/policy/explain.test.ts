@@ -97,6 +97,19 @@ describe("explain", () => {
       want: { outcome: "failed", why: "when.notAfter: it is 1970-01-01T00:00:00.000Z, too late" },
     },
     {
+      name: "the time in the rule's own zone",
+      rule: { when: { schedule: { timeZone: "Asia/Kolkata", days: ["Fri" as const], from: "08:00" } } },
+      want: {
+        outcome: "failed",
+        why: "when.schedule: closed at Thu 1970-01-01 05:30 in `Asia/Kolkata`, rule is open Fri 08:00 to 24:00",
+      },
+    },
+    {
+      name: "the condition that decided, not one that holds",
+      rule: { operations: [{ http: { paths: ["/**"] }, mcp: { methods: ["tools/call"] } }] },
+      want: { outcome: "failed", why: "operations[0].mcp: call is not that MCP method and name" },
+    },
+    {
       name: "a condition that errs",
       rule: { when: { cel: "user.id == caller.owner" } },
       want: { outcome: "error", why: "when.cel: the condition could not be evaluated" },
