@@ -19,6 +19,12 @@ export interface RunningProcess {
   stop(graceMs?: number): Promise<number | null>;
 }
 
+/** Children that run; ended with this process, also when it fails or its output is closed. */
+const alive = new Set<ChildProcess>();
+process.on("exit", () => {
+  for (const child of alive) child.kill("SIGKILL");
+});
+
 /** Starts `node args…` with the Node that runs this. */
 export function startNode(
   name: string,
@@ -30,6 +36,8 @@ export function startNode(
     env: { ...process.env, ...env },
     stdio: ["pipe", "pipe", "pipe"],
   });
+  alive.add(child);
+  child.on("exit", () => alive.delete(child));
   let errors = "";
   let partial = "";
   const lines: string[] = [];
