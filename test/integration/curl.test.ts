@@ -31,7 +31,7 @@ const able = canTest("curl over HTTP/2 with an exported SVID", { curl: "Debian's
     path: string,
     body: string,
   ): Promise<{ code: string; version: string; text: string }> {
-    const out = join(dir, "identity", workload.replace("/", "-"));
+    const out = join(dir, workload.replace("/", "-"));
     await exportIdentity(
       workload,
       { stateDir: platform.stateDir, out, ttlSeconds: 600 },
