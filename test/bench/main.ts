@@ -3,6 +3,9 @@ import { parseArgs } from "node:util";
 import { printTable, terminal } from "../../control-plane/cli/print.ts";
 import type { BenchRow } from "./measure.ts";
 
+// What was started ends with us: process.ts and program.ts see to it when this process exits.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
+
 const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [--json] [--rounds N] [--seconds N]
 
   datapath    our pair of sidecars beside Envoy doing the same work, and nginx and haproxy as a floor: CPU per request

@@ -255,10 +255,12 @@ async function main(): Promise<number> {
   };
   const rows: Row[] = [];
   const dir = mkdtempSync(join(tmpdir(), "countersign-demo-"));
-  const interrupted = new Promise<void>((resolve) => {
-    process.once("SIGINT", resolve);
-    process.once("SIGTERM", resolve);
-  });
+  // Ctrl-C ends everything at once, or, with --keep, the waiting.
+  let stopWaiting = (): void => {
+    removePlatformDir(dir);
+    process.exit(130);
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => stopWaiting());
   say("Starting a control plane and six workloads, each with its own sidecar …");
   const startedMs = performance.now();
   const platform = await startPlatform(dir, { windowFrom: berlinTime(2), windowTo: berlinTime(4) });
@@ -338,7 +340,9 @@ Where to look${options.keep === true ? "" : " (with --keep)"}:
 ${rows.length} calls, ${wrong.length === 0 ? "each answered as its policy says" : `${wrong.length} NOT answered as their policy says`}; six sidecars were ready within ${Math.max(...readyMs).toFixed(0)} ms, started together.`);
     if (options.keep === true) {
       say("\nRunning until Ctrl-C …");
-      await interrupted;
+      await new Promise<void>((resolve) => {
+        stopWaiting = resolve;
+      });
     }
     return wrong.length === 0 ? 0 : 1;
   } finally {

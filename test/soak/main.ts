@@ -12,6 +12,9 @@ import { OPERATIONS, operationPath, startBackend } from "../bench/datapath/peers
 import { median, privateBytes } from "../bench/measure.ts";
 import { freePorts } from "../demo/process.ts";
 
+// What was started ends with us: process.ts and program.ts see to it when this process exits.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
+
 const HELP = `usage: npm run soak -- [--minutes N] [--rate N]
 
   --minutes N  how long (default 10)

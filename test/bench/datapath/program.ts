@@ -1,6 +1,6 @@
 // A program beside us (a peer proxy, the backend): started in the foreground, waited for until its port answers, ended
 // by its pid.
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import net from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
@@ -10,6 +10,12 @@ export interface ProgramProcess {
   stop(): Promise<void>;
 }
 
+/** Programs that run; ended with this process, whatever ends it. */
+const alive = new Set<ChildProcess>();
+process.on("exit", () => {
+  for (const child of alive) child.kill("SIGKILL");
+});
+
 /** @throws Error with what the program said, when it ends or does not listen within ten seconds. */
 export async function startProgram(
   command: string,
@@ -17,6 +23,8 @@ export async function startProgram(
   port: number,
 ): Promise<ProgramProcess> {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+  alive.add(child);
+  child.on("exit", () => alive.delete(child));
   let said = "";
   let failed: Error | undefined;
   for (const stream of [child.stdout, child.stderr])
