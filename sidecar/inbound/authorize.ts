@@ -81,6 +81,8 @@ const REASON_STRIDE = 64;
 const MAX_POLICY_SERIES = 500;
 
 export class Enforcement {
+  /** Stands for this enforcement in caches that outlive it: proofs are kept for hours, tables must not be. */
+  readonly token: object = {};
   readonly table: SidecarTable;
   readonly program: CompiledProgram;
   readonly ports: ReadonlyMap<number, EnforcedPort>;

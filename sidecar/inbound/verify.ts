@@ -21,7 +21,8 @@ export class IdentifiedCaller {
   readonly scope: readonly string[] | undefined;
   readonly #chains = new Map<string, CallChain>();
   #edges = new Map<string, InboundEdge>();
-  #edgesOf: Enforcement | undefined;
+  /** Token of the enforcement the edges are of, never the enforcement itself: that would keep every old table. */
+  #edgesOf: object | undefined;
 
   constructor(verified: VerifiedCaller, ownTrustDomain: string) {
     this.verified = verified;
@@ -34,8 +35,8 @@ export class IdentifiedCaller {
 
   /** The edge of this caller to an operation, kept as long as the enforcement is in force. */
   edge(enforcement: Enforcement, operation: string): InboundEdge {
-    if (this.#edgesOf !== enforcement) {
-      this.#edgesOf = enforcement;
+    if (this.#edgesOf !== enforcement.token) {
+      this.#edgesOf = enforcement.token;
       this.#edges = new Map();
     }
     let edge = this.#edges.get(operation);
