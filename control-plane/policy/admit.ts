@@ -16,7 +16,13 @@ import {
 } from "./conditions.ts";
 import { unsupportedFields } from "./external-service.ts";
 import type { TypedObject } from "./typed-object.ts";
-import { unsupportedMeshSettings, unsupportedWorkloadSettings } from "./unsupported-settings.ts";
+import {
+  unsupportedGrantSettings,
+  unsupportedMeshSettings,
+  unsupportedRoleSettings,
+  unsupportedSubjects,
+  unsupportedWorkloadSettings,
+} from "./unsupported-settings.ts";
 
 /** @returns why the object must not come into force; empty when it may. Warnings are not among them. */
 export type Admission = (object: TypedObject, valid: ValidObject) => readonly FieldProblem[];
@@ -107,13 +113,21 @@ function createAdmission(
       case "ClusterAccessPolicy":
         return errorsOf(checkPolicy(object.value, context));
       case "AccessGrant":
-        return errorsOf(checkOperations(object.value.operations ?? [], "spec.operations", context));
+        return [
+          ...errorsOf(checkOperations(object.value.operations ?? [], "spec.operations", context)),
+          ...unsupportedGrantSettings(object.value, valid),
+        ];
       case "MeshRole":
-        return errorsOf(
-          object.value.rules.flatMap((rule, i) =>
-            checkOperations(rule.operations, `spec.rules[${i}].operations`, context),
+        return [
+          ...errorsOf(
+            object.value.rules.flatMap((rule, i) =>
+              checkOperations(rule.operations, `spec.rules[${i}].operations`, context),
+            ),
           ),
-        );
+          ...unsupportedRoleSettings(object.value),
+        ];
+      case "MeshRoleBinding":
+        return unsupportedSubjects(object.value);
       case "ExternalService":
         return unsupportedFields(valid);
       case "MeshConfig":

@@ -1,4 +1,5 @@
 // Problems of a policy beyond its schema: what makes it `Accepted=False`, and what its author should know; PURE.
+import { selectsCallerLabels } from "../../sidecar/core/policy/cel.ts";
 import type { CelCompiler } from "../../sidecar/core/policy/condition.ts";
 import type {
   FromClause,
@@ -46,6 +47,9 @@ export function operationNames(known: KnownOperations): ReadonlyMap<string, bool
   return out;
 }
 
+/** Facts for the application that exist without users. */
+const CARRIED_HEADERS: ReadonlySet<string> = new Set(["caller", "xfcc"]);
+
 /** Obligations that the data path of this build does not carry out. A later part deletes rows here. */
 export const UNSUPPORTED: readonly {
   readonly field: string;
@@ -58,6 +62,10 @@ export const UNSUPPORTED: readonly {
   {
     field: "audit.level",
     has: (demands) => demands.audit?.level === "Headers" || demands.audit?.level === "Body",
+  },
+  {
+    field: "identity.forward",
+    has: (demands) => demands.identity?.forward.some((header) => !CARRIED_HEADERS.has(header)) === true,
   },
 ];
 
@@ -235,6 +243,10 @@ function checkWhen(rule: PolicyRule, path: string, context: ConditionContext, re
   if (cel !== undefined) {
     const compiled = context.cel.compile(cel);
     if (!compiled.ok) report(error("InvalidCEL", `${path}.cel`, compiled.error));
+    else if (!context.supportAll && selectsCallerLabels(cel)) {
+      const message = "no credential of this build carries `caller.labels`; use kind, name or namespace";
+      report(error("Unsupported", `${path}.cel`, message));
+    }
   }
 }
 

@@ -26,21 +26,24 @@ export function parseExternalService(object: ValidObject): Result<ExternalServic
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: service };
 }
 
-/** Fields of an ExternalService that this build does not act on yet; it is refused, so that nobody relies on them. */
+/** Calls to hosts outside the mesh are not carried yet: it is refused whole, so that nobody relies on it. */
 export function unsupportedFields(object: ValidObject): readonly FieldProblem[] {
-  if (
-    object.kind !== "ExternalService" ||
-    typeof object.spec !== "object" ||
-    object.spec === null ||
-    !("credential" in object.spec)
-  )
-    return [];
   return [
     {
       reason: "Unsupported",
-      path: "spec.credential",
-      message: "this build does not sign in to external services yet",
-      hint: "remove it and let the application sign in itself",
+      path: "spec.hosts",
+      message: "this build carries no calls to hosts outside the mesh yet",
+      hint: "remove it and let the application call them itself",
     },
+    ...(typeof object.spec === "object" && object.spec !== null && "credential" in object.spec
+      ? [
+          {
+            reason: "Unsupported",
+            path: "spec.credential",
+            message: "this build does not sign in to external services yet",
+            hint: "remove it and let the application sign in itself",
+          },
+        ]
+      : []),
   ];
 }

@@ -1,7 +1,10 @@
 // Settings of the mesh and of workloads that this build does not enforce: they are refused, so that nobody relies on
 // them. A later part deletes rows here. PURE.
 import type { FieldProblem } from "../sources/field-problem.ts";
-import type { MeshConfig, Workload } from "../sources/store.ts";
+import type { ValidObject } from "../sources/schema.ts";
+import type { AccessGrant, MeshConfig, MeshRole, MeshRoleBinding, Workload } from "../sources/store.ts";
+import type { TargetMatch } from "./access-policy.ts";
+import { DEFAULT_MESH_CONFIG } from "./mesh-config.ts";
 
 const unsupported = (path: string, what: string, hint: string): FieldProblem => ({
   reason: "Unsupported",
@@ -25,10 +28,42 @@ export function unsupportedMeshSettings(config: MeshConfig): readonly FieldProbl
       unsupported("spec.outbound", "does not carry calls to hosts outside the mesh", "leave it at `Deny`"),
     );
   }
+  if (config.txnTtlMs !== DEFAULT_MESH_CONFIG.txnTtlMs)
+    problems.push(unsupported("spec.txnTTL", "issues no transaction tokens", "leave it out"));
+  // What these three protect comes from a cluster; who writes the directory is trusted with all of it.
+  for (const field of ["trustedSpawners", "protectedLabels", "gateways"] as const) {
+    if (config[field].length > 0)
+      problems.push(unsupported(`spec.${field}`, "has no Kubernetes source to apply it to", "leave it out"));
+  }
   return problems;
 }
 
+/** `session` stands in the default list, where it has nothing to carry without users; whoever asks for it relies on it. */
+function unsupportedPropagation(workload: Workload): readonly FieldProblem[] {
+  const asked = [...workload.propagation].sort().join();
+  const modes = asked === "session,trace" ? [] : ["session", "forward"];
+  return workload.propagation.flatMap((mode, i): readonly FieldProblem[] =>
+    modes.includes(mode)
+      ? [
+          unsupported(
+            `spec.propagation[${i}]`,
+            `has no transaction tokens for \`${mode}\` to carry`,
+            "use `trace` or `none`",
+          ),
+        ]
+      : [],
+  );
+}
+
 export function unsupportedWorkloadSettings(workload: Workload): readonly FieldProblem[] {
+  const runAs =
+    workload.runAs === undefined
+      ? []
+      : [unsupported("spec.runAs", "knows no users to act for", "leave it out")];
+  return [...runAs, ...unsupportedPropagation(workload), ...unsupportedPorts(workload)];
+}
+
+function unsupportedPorts(workload: Workload): readonly FieldProblem[] {
   return workload.ports.flatMap(({ protocol }, i): readonly FieldProblem[] =>
     protocol === "http"
       ? []
@@ -37,6 +72,57 @@ export function unsupportedWorkloadSettings(workload: Workload): readonly FieldP
             `spec.ports[${i}].protocol`,
             `does not carry \`${protocol}\``,
             "leave the port out, or serve HTTP/1.1 on it",
+          ),
+        ],
+  );
+}
+
+/** People, and what their identity providers say of them, do not exist yet; ServiceAccounts do. */
+export function unsupportedSubjects(binding: MeshRoleBinding): readonly FieldProblem[] {
+  const fields = ["idp", "group", "groupId", "claim", "user", "servicePrincipal"] as const;
+  return binding.subjects.flatMap((subject, i) =>
+    fields
+      .filter((field) => subject[field] !== undefined)
+      .map((field) =>
+        unsupported(`spec.subjects[${i}].${field}`, "signs nobody in", "bind a `serviceAccount`"),
+      ),
+  );
+}
+
+/** Nobody is asked for an approval yet: `status` says whether there is one. */
+export function unsupportedGrantSettings(grant: AccessGrant, { spec }: ValidObject): readonly FieldProblem[] {
+  // Holds because the schema was checked; what it does not have is undefined.
+  const { approval = {} } = spec as {
+    approval?: { required?: number; fromRoles?: readonly string[]; selfApproval?: boolean };
+  };
+  const problems: FieldProblem[] = [];
+  const hint = "leave it out; whoever may write `status.phase` approves";
+  const asks = (field: string): void => {
+    problems.push(unsupported(`spec.approval.${field}`, "asks nobody for an approval", hint));
+  };
+  if (approval.required !== undefined && approval.required > 1) asks("required");
+  if (approval.fromRoles !== undefined) asks("fromRoles");
+  if (approval.selfApproval === true) asks("selfApproval");
+  return [...problems, ...unsupportedTargets(grant.targets, "spec.targets")];
+}
+
+/** External services as targets of what roles and grants allow. */
+export function unsupportedRoleSettings(role: MeshRole): readonly FieldProblem[] {
+  return role.rules.flatMap((rule, i) => unsupportedTargets(rule.targets, `spec.rules[${i}].targets`));
+}
+
+function unsupportedTargets(
+  targets: readonly TargetMatch[] | undefined,
+  path: string,
+): readonly FieldProblem[] {
+  return (targets ?? []).flatMap(({ external }, i) =>
+    external === undefined
+      ? []
+      : [
+          unsupported(
+            `${path}[${i}].external`,
+            "decides on no calls to external services",
+            "name workloads instead",
           ),
         ],
   );

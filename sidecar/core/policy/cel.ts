@@ -116,4 +116,23 @@ function compileWith(environment: Environment, source: string): Result<CelCondit
   }
 }
 
+/**
+ * Whether a condition that compiles reads labels of the caller. Only `caller` and `target` have the field, and what is
+ * not written as `target.labels` counts as the caller's, whatever it is called inside a comprehension.
+ */
+export function selectsCallerLabels(source: string): boolean {
+  return readsCallerLabels(createEnvironment().parse(source).ast);
+}
+
+function readsCallerLabels(value: unknown): boolean {
+  if (Array.isArray(value)) return value.some(readsCallerLabels);
+  if (!isNode(value)) return false;
+  if ((value.op === "." || value.op === "[]") && Array.isArray(value.args)) {
+    const [base, field] = value.args as readonly unknown[];
+    const name = isNode(field) ? field.args : field;
+    if (name === "labels") return !(isNode(base) && base.op === "id" && base.args === "target");
+  }
+  return readsCallerLabels(value.args);
+}
+
 const firstLine = (text: string): string => text.split("\n", 1)[0] ?? text;

@@ -91,7 +91,7 @@ describe("admission", () => {
           scope: "sql",
         },
       },
-      says: [/^Unsupported spec\.credential: /],
+      says: [/^Unsupported spec\.hosts: /, /^Unsupported spec\.credential: /],
     },
     {
       name: "plaintext and calls to the outside",

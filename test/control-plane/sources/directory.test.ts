@@ -471,13 +471,23 @@ describe("readDirectory", () => {
     expect(report.problems.map(({ object, reason, path }) => `${object} ${reason} ${path}`)).toEqual([
       "AccessPolicy agents/claims-tools Unsupported spec.rules[0].with.audit.level",
       "AccessPolicy ml-dev/databricks-egress Unsupported spec.targets[0].external",
+      "ExternalService ml-dev/databricks-prod Unsupported spec.hosts",
       "ExternalService ml-dev/databricks-prod Unsupported spec.credential",
+      "AccessGrant ml-serving/inc-42 Unsupported spec.approval.fromRoles",
       ...[0, 1, 2].map(
         (i) => `AccessPolicy ml-serving/llm-budget Unsupported spec.rules[${i}].with.tokenLimit`,
       ),
+      ...["trustedSpawners", "protectedLabels", "gateways"].map(
+        (field) => `MeshConfig default Unsupported spec.${field}`,
+      ),
+      ...["0].idp", "0].group", "1].idp", "1].groupId", "2].idp", "2].claim", "3].servicePrincipal"].map(
+        (field) => `MeshRoleBinding fraud-scientists Unsupported spec.subjects[${field}`,
+      ),
     ]);
     expect(state.policies.size).toBe(7);
-    expect(report.notices).toEqual([]);
+    expect(report.notices.map(({ message }) => message)).toEqual([
+      "there is no MeshConfig, so the defaults hold and the trust domain is `mesh.local`",
+    ]);
   });
 
   test("takes files, lists and several documents, and names line and closest field", () => {

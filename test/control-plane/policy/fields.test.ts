@@ -1,0 +1,233 @@
+// Every field of every kind is enforced, refused as unsupported, or meant for people: nothing that somebody writes is
+// without effect in silence. A field that is added to a schema fails here until it is said which of these it is.
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, expect, test } from "@jest/globals";
+import { parse as parseYaml } from "yaml";
+import { createAdmitter } from "../../../control-plane/policy/admit.ts";
+import { loadBuiltInPacks } from "../../../control-plane/policy/packs.ts";
+import { createObjectParser } from "../../../control-plane/policy/typed-object.ts";
+import { loadSchemas } from "../../../control-plane/sources/schema.ts";
+
+const repository = new URL("../../../", import.meta.url);
+const POLICIES = ["AccessPolicy", "ClusterAccessPolicy"];
+
+interface Schema {
+  readonly properties?: Readonly<Record<string, Schema>>;
+  readonly items?: Schema;
+}
+
+/** `Kind path` of each leaf of each schema, without what every object has. */
+function leaves(): string[] {
+  const out: string[] = [];
+  for (const file of readdirSync(new URL("crds/", repository)).filter((name) => name.endsWith(".yaml"))) {
+    const crd = parseYaml(readFileSync(new URL(`crds/${file}`, repository), "utf8"));
+    const walk = (schema: Schema, path: string): void => {
+      if (schema.items !== undefined) walk(schema.items, `${path}[]`);
+      else if (schema.properties === undefined) out.push(`${crd.spec.names.kind} ${path}`);
+      else
+        for (const [name, child] of Object.entries(schema.properties))
+          walk(child, path === "" ? name : `${path}.${name}`);
+    };
+    const { spec, status } = crd.spec.versions[0].schema.openAPIV3Schema.properties;
+    walk(spec, "spec");
+    if (status !== undefined) walk(status, "status");
+  }
+  return out;
+}
+
+/** Leaves by pattern, with the file in which they take effect and the word that stands for them there. */
+const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
+  [
+    / spec\.(rules\[\]\.)?targets\[\]\.(kinds|names|namespaces|ports)/,
+    "control-plane/policy/select.ts",
+    "target.",
+  ],
+  [/[sS]elector\.match/, "control-plane/policy/select.ts", "matchesSelector"],
+  [/Policy spec\.action$/, "sidecar/core/policy/rule-record.ts", "action"],
+  [/Policy spec\.enforcement$/, "sidecar/core/policy/decide.ts", "enforcement"],
+  [/Policy spec\.rules\[\]\.name$/, "sidecar/core/policy/rule-entry.ts", "name"],
+  [/(from|unless)\[\]\./, "sidecar/core/policy/match.ts", "serviceAccounts"],
+  [/operations\[\]\.(any|op|access|resources|http|grpc|mcp)/, "sidecar/core/policy/match.ts", "resources"],
+  [
+    /when\.(notBefore|notAfter|environments|sourceCIDRs|authn)/,
+    "sidecar/core/policy/match.ts",
+    "environments",
+  ],
+  [/when\.schedule\./, "sidecar/core/policy/schedule.ts", "timeZone"],
+  [/when\.cel$/, "sidecar/core/policy/condition.ts", "CelCondition"],
+  [/with\.rateLimit\./, "sidecar/balance/limits.ts", "burst"],
+  [/with\.audit\.(level|sample)$/, "sidecar/audit/trail.ts", "sample"],
+  [/with\.headers\./, "sidecar/inbound/header-changes.ts", "remove"],
+  [/with\.identity\.forward\[\]$/, "sidecar/inbound/", "x-mesh-caller"],
+  [/^AccessGrant spec\.(subject\.|roles)/, "control-plane/policy/derived.ts", "subject"],
+  [/^AccessGrant spec\.(duration|approval\.required)$/, "control-plane/policy/access-grant.ts", "duration"],
+  [
+    /^AccessGrant status\.(phase|activeFrom|activeUntil)$/,
+    "control-plane/policy/access-grant.ts",
+    "activeFrom",
+  ],
+  [/^MeshConfig spec\.trustDomain$/, "control-plane/publisher.ts", "trustDomain"],
+  [/^MeshConfig spec\.(namespaces\[\]\.)?defaultAction$/, "control-plane/policy/compile.ts", "defaultAction"],
+  [/^MeshConfig spec\.namespaces\[\]\.names\[\]$/, "control-plane/policy/compile.ts", "override.names"],
+  [/^MeshConfig spec\.(proofs|explainDenials)$/, "control-plane/resources/build.ts", "proofs"],
+  [/^MeshConfig spec\.maxHops$/, "control-plane/policy/compile.ts", "maxHops"],
+  [/^MeshConfig spec\.svidTTL$/, "control-plane/issuer.ts", "svidTtlMs"],
+  [/^MeshRole/, "control-plane/policy/derived.ts", "roles"],
+  [/^OperationCatalog spec\.packs/, "control-plane/publisher.ts", "catalog.packs"],
+  [/^Workload spec\.(owner|env|kind)$/, "control-plane/issuer.ts", "workload.owner"],
+  [
+    /^Workload spec\.(serviceAccount|addresses|meshPort|service|ports\[\]\..*)/,
+    "control-plane/resources/build.ts",
+    "meshPort",
+  ],
+  [/^Workload spec\.propagation\[\]$/, "sidecar/data-plane.ts", "propagation"],
+  [/^Workload spec\.labels/, "control-plane/policy/select.ts", "labels"],
+];
+
+/** Written by the mesh, or for people alone. */
+const DESCRIPTIVE = [/ status\./, /^AccessGrant spec\.reason$/];
+
+const allow = (more: object, targets?: object[]): object => ({
+  action: "Allow",
+  ...(targets === undefined ? {} : { targets }),
+  rules: [{ name: "r", from: [{ any: true }], operations: [{ any: true }], ...more }],
+});
+const granted = (approval: object): object => ({
+  subject: { workload: "lab/a" },
+  operations: [{ any: true }],
+  duration: "1h",
+  reason: "x",
+  approval,
+});
+const bound = (subject: object): object => ({ roles: ["r"], subjects: [subject] });
+const declared = (more: object): object => ({ kind: "service", serviceAccount: "s", ...more });
+
+/** An object with the field, by the leaf that is refused. */
+const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]>> = {
+  "Policy spec.targets[].external": ["spec.targets[0].external", allow({}, [{ external: "x" }])],
+  ...Object.fromEntries(
+    Object.entries({
+      tokenLimit: { key: "user", tokens: 1, per: "1m", count: "total" },
+      concurrency: 1,
+      replay: "Strict",
+      "audit.mode": { level: "Metadata", mode: "Required" },
+      "audit.level": { level: "Headers" },
+      "identity.forward": { forward: ["user"] },
+    }).map(([field, value]) => [
+      `Policy spec.rules[].with.${field}`,
+      [`spec.rules[0].with.${field}`, allow({ with: { [field.split(".")[0] ?? ""]: value } })],
+    ]),
+  ),
+  "Policy spec.rules[].when.cel": [
+    "spec.rules[0].when.cel",
+    allow({ when: { cel: "caller.labels.a == 'b'" } }),
+  ],
+  "MeshRole spec.rules[].targets[].external": [
+    "spec.rules[0].targets[0].external",
+    { rules: [{ operations: [{ any: true }], targets: [{ external: "x" }] }] },
+  ],
+  "AccessGrant spec.targets[].external": [
+    "spec.targets[0].external",
+    { ...granted({}), targets: [{ external: "x" }] },
+  ],
+  "AccessGrant spec.approval.required": ["spec.approval.required", granted({ required: 2 })],
+  "AccessGrant spec.approval.fromRoles": ["spec.approval.fromRoles", granted({ fromRoles: ["r"] })],
+  "AccessGrant spec.approval.selfApproval": ["spec.approval.selfApproval", granted({ selfApproval: true })],
+  "ExternalService spec.hosts": ["spec.hosts", { hosts: ["a.example"] }],
+  "ExternalService spec.port": ["spec.hosts", { hosts: ["a.example"], port: 1 }],
+  "ExternalService spec.packs": ["spec.hosts", { hosts: ["a.example"], packs: ["databricks"] }],
+  "ExternalService spec.credential": [
+    "spec.credential",
+    {
+      hosts: ["a.example"],
+      credential: {
+        type: "tokenFederation",
+        tokenURL: "https://a.example/t",
+        servicePrincipal: "p",
+        scope: "sql",
+      },
+    },
+  ],
+  "MeshConfig spec.mtls": ["spec.mtls", { mtls: "Permissive" }],
+  "MeshConfig spec.namespaces[].mtls": [
+    "spec.namespaces[0].mtls",
+    { namespaces: [{ names: ["a"], mtls: "Permissive" }] },
+  ],
+  "MeshConfig spec.outbound": ["spec.outbound", { outbound: "Allow" }],
+  "MeshConfig spec.txnTTL": ["spec.txnTTL", { txnTTL: "1m" }],
+  "MeshConfig spec.trustedSpawners": ["spec.trustedSpawners", { trustedSpawners: ["a/b"] }],
+  "MeshConfig spec.protectedLabels": ["spec.protectedLabels", { protectedLabels: ["a"] }],
+  "MeshConfig spec.gateways": ["spec.gateways", { gateways: ["a/b"] }],
+  "MeshRoleBinding spec.subjects[].idp": ["spec.subjects[0].idp", bound({ idp: "i", group: "g" })],
+  "MeshRoleBinding spec.subjects[].group": ["spec.subjects[0].group", bound({ idp: "i", group: "g" })],
+  "MeshRoleBinding spec.subjects[].groupId": ["spec.subjects[0].groupId", bound({ idp: "i", groupId: "g" })],
+  "MeshRoleBinding spec.subjects[].claim": [
+    "spec.subjects[0].claim",
+    bound({ idp: "i", claim: "claims.a == 'b'" }),
+  ],
+  "MeshRoleBinding spec.subjects[].user": ["spec.subjects[0].user", bound({ user: "i|u" })],
+  "MeshRoleBinding spec.subjects[].servicePrincipal": [
+    "spec.subjects[0].servicePrincipal",
+    bound({ servicePrincipal: "s" }),
+  ],
+  "Workload spec.runAs": ["spec.runAs", declared({ runAs: "i|u" })],
+  "Workload spec.propagation": ["spec.propagation[0]", declared({ propagation: ["forward", "trace"] })],
+};
+
+const isRefused = (leaf: string): boolean =>
+  Object.keys(UNSUPPORTED).some((known) =>
+    leaf.replace(/^(Cluster)?AccessPolicy /, "Policy ").startsWith(known),
+  );
+const enforcedIn = (leaf: string): (typeof ENFORCED)[number] | undefined =>
+  ENFORCED.find(([pattern]) => pattern.test(leaf));
+
+describe("fields", () => {
+  test("are all enforced, refused or descriptive", () => {
+    const unknown = leaves().filter(
+      (leaf) =>
+        !isRefused(leaf) && enforcedIn(leaf) === undefined && !DESCRIPTIVE.some((one) => one.test(leaf)),
+    );
+    expect(unknown).toEqual([]);
+    expect(leaves().length).toBeGreaterThan(200);
+  });
+
+  test.each(ENFORCED)("%s are enforced in %s", (pattern, file, word) => {
+    expect(leaves().some((leaf) => pattern.test(leaf))).toBe(true);
+    const url = new URL(file, repository);
+    const files = file.endsWith("/") ? readdirSync(url).map((name) => new URL(name, url)) : [url];
+    expect(files.some((one) => readFileSync(one, "utf8").includes(word))).toBe(true);
+  });
+
+  const schemas = loadSchemas();
+  const parse = createObjectParser();
+  const admission = createAdmitter(loadBuiltInPacks()).against([]);
+  const cases = Object.entries(UNSUPPORTED).flatMap(([leaf, [path, spec]]) => {
+    const kind = leaf.split(" ")[0] ?? "";
+    return (kind === "Policy" ? POLICIES : [kind]).map((one) => ({ leaf, kind: one, path, spec }));
+  });
+
+  test.each(cases)("$kind: $leaf is refused as unsupported", ({ leaf, kind, path, spec }) => {
+    expect(leaves().some((one) => one.replace(/^(Cluster)?AccessPolicy /, "Policy ").startsWith(leaf))).toBe(
+      true,
+    );
+    const namespaced = ["AccessPolicy", "AccessGrant", "Workload", "ExternalService"].includes(kind);
+    const checked = schemas.validate({
+      apiVersion: "countersign.dev/v1alpha1",
+      kind,
+      metadata: {
+        name: kind === "MeshConfig" ? "default" : "x",
+        ...(namespaced ? { namespace: "lab" } : {}),
+      },
+      spec,
+    });
+    if (!checked.ok) {
+      // The schema itself has no such value there: refused even earlier.
+      expect(checked.error.map((problem) => problem.path)).toContain(path);
+      return;
+    }
+    const typed = parse(checked.value, 0);
+    if (!typed.ok) throw new Error(JSON.stringify(typed.error));
+    const found = admission(typed.value, checked.value).map((problem) => `${problem.reason} ${problem.path}`);
+    expect(found).toContain(`Unsupported ${path}`);
+  });
+});
