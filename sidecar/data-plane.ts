@@ -195,6 +195,11 @@ export class DataPlane {
   }
 
   #adopt(identity: WorkloadIdentity): void {
+    const { epoch, roots } = identity.bundle;
+    if (this.#identity !== undefined && this.#identity.bundle.epoch !== epoch) {
+      this.inbound.recheck(roots);
+      this.upstreams.recheck(roots);
+    }
     this.#identity = identity;
     this.#state.identityUntilMs = identity.notAfterMs;
     this.#state.bundleEpoch = identity.bundle.epoch;

@@ -1,6 +1,8 @@
 // The mesh port: mutual TLS 1.3, ALPN `h2`. Certificate and trust bundle are swapped without ending a connection.
+import type { X509Certificate } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { createServer, type Server, type TLSSocket, type TlsOptions } from "node:tls";
+import { Anchors } from "../certs/anchors.ts";
 import type { SocketAddress } from "../config.ts";
 import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
@@ -20,6 +22,7 @@ export interface InboundListenerDeps {
 export class InboundListener {
   readonly #deps: InboundListenerDeps;
   readonly #connections = new Set<PeerConnection>();
+  readonly #anchors = new Anchors();
   #server: Server | undefined;
   #draining = false;
 
@@ -78,6 +81,11 @@ export class InboundListener {
     this.#server?.setSecureContext(options);
   }
 
+  /** Ends connections whose peers these roots do not vouch for. */
+  recheck(roots: readonly X509Certificate[]): void {
+    for (const connection of this.#connections) connection.recheck(roots);
+  }
+
   #refuse(detail: string): void {
     const { connections } = this.#deps.services.metrics;
     connections.add(connections.series("mesh", "refused"));
@@ -114,6 +122,7 @@ export class InboundListener {
       {
         services,
         log,
+        anchor: this.#anchors.of(socket),
         onClosed: (closed) => this.#connections.delete(closed),
       },
     );

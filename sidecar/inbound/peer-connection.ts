@@ -1,5 +1,7 @@
 // One mesh connection from another sidecar (or any HTTP/2 client with an SVID): HTTP/2 over mutual TLS, an exchange per
 // stream. Ends itself after ten requests whose identity does not verify.
+import type { X509Certificate } from "node:crypto";
+import { isAnchored } from "../certs/anchors.ts";
 import { lookupField } from "../core/http/headers.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
@@ -29,6 +31,8 @@ const MESH_SETTINGS = { maxHeaderListSize: 65_536, maxFields: 128 };
 export interface PeerConnectionDeps {
   readonly services: InboundServices;
   readonly log: Logger;
+  /** What the peer's certificate rests on. */
+  readonly anchor: X509Certificate | undefined;
   readonly onClosed: (connection: PeerConnection) => void;
 }
 
@@ -199,6 +203,20 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   }
 
   destroy(): void {
+    this.#socket.destroy();
+  }
+
+  /** The trust bundle changed: a peer whose certificate rests on a withdrawn root is nobody any more, mid-request too. */
+  recheck(roots: readonly X509Certificate[]): void {
+    if (isAnchored(this.#deps.anchor, roots)) return;
+    const { metrics } = this.#deps.services;
+    metrics.problems.add(metrics.problems.series("mesh", "distrusted"));
+    this.#deps.log.warn(
+      "mesh connection ended: the trust bundle has no root of the peer's certificate any more",
+      {
+        peer: this.verifier.peer.spiffeId,
+      },
+    );
     this.#socket.destroy();
   }
 

@@ -1,7 +1,9 @@
 // Connections to other sidecars: one HTTP/2 connection over mutual TLS per endpoint, opened when first needed, replaced
 // when the identity is renewed, and tried again with backoff. Requests that were never processed may move elsewhere.
+import type { X509Certificate } from "node:crypto";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import type { Candidate } from "../balance/pick.ts";
+import { Anchors, isAnchored } from "../certs/anchors.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import { ProofSigner } from "../core/identity/proofs.ts";
 import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
@@ -47,6 +49,7 @@ export interface UpstreamDeps {
   readonly log: Logger;
   readonly random: () => number;
   readonly randomId: () => string;
+  readonly anchors: Anchors;
   /** Mutual TLS with an identity, towards a peer that must have this SPIFFE ID. */
   readonly tlsOptions: (
     identity: WorkloadIdentity,
@@ -82,6 +85,9 @@ export class UpstreamConnection {
   #retiring = false;
   #dataPaused = false;
   readonly #deadlineMs: number;
+  /** What the callee's certificate rests on, and its end in Unix milliseconds. */
+  #anchor: X509Certificate | undefined;
+  #peerUntilMs = 0;
   readonly #keepAlive = new KeepAlive();
   readonly #flush = (): void => {
     this.#h2?.flush();
@@ -160,8 +166,22 @@ export class UpstreamConnection {
     this.#raw.destroy();
   }
 
+  /** The trust bundle changed: a callee whose certificate rests on a withdrawn root gets nothing more. */
+  recheck(roots: readonly X509Certificate[]): void {
+    if (this.#closed || !this.#ready || isAnchored(this.#anchor, roots)) return;
+    const { metrics, log } = this.#deps;
+    metrics.problems.add(metrics.problems.series("upstream", "distrusted"));
+    log.warn("connection ended: the trust bundle has no root of the callee's certificate any more", {
+      peer: this.#upstream.endpoint.spiffeId,
+    });
+    this.#raw.destroy(new Error("the callee's certificate is not trusted any more"));
+  }
+
   sweep(nowMs: number): void {
     if (this.#closed) return;
+    // Its end is looked at during the handshake only; a new connection gets the renewed one.
+    if (this.#ready && !this.#retiring && this.#deps.meshNowMs() >= this.#peerUntilMs)
+      this.#upstream.expire(this);
     if (!this.#ready) {
       if (nowMs >= this.#deadlineMs) this.#raw.destroy(new Error("connecting took too long"));
       return;
@@ -183,6 +203,9 @@ export class UpstreamConnection {
       this.#raw.destroy(new Error("the peer does not speak HTTP/2"));
       return;
     }
+    const certificate = this.#raw.getPeerX509Certificate();
+    this.#anchor = this.#deps.anchors.of(this.#raw);
+    this.#peerUntilMs = certificate === undefined ? 0 : certificate.validToDate.getTime() + 1_000;
     const socket = new MeshSocket(this.#raw);
     this.#socket = socket;
     const h2 = new Http2Connection<UpstreamExchange | undefined>({
@@ -363,6 +386,16 @@ export class Upstream implements Candidate {
     for (const connection of [this.#current, this.#next, ...this.#retired]) connection?.destroy();
   }
 
+  recheck(roots: readonly X509Certificate[]): void {
+    for (const connection of [this.#current, ...this.#retired]) connection?.recheck(roots);
+  }
+
+  /** The callee's certificate has ended: open requests finish, the next one opens a connection. */
+  expire(connection: UpstreamConnection): void {
+    connection.retire();
+    this.onGoingAway(connection);
+  }
+
   sweep(nowMs: number): void {
     this.#next?.sweep(nowMs);
     this.#current?.sweep(nowMs);
@@ -444,12 +477,14 @@ export class Upstream implements Candidate {
 export class UpstreamPool {
   readonly #deps: UpstreamDeps;
   readonly #upstreams = new Map<string, Upstream>();
+  /** No table names them any more; they finish what they have. */
+  readonly #leaving = new Set<Upstream>();
   #signing: SigningIdentity | undefined;
   /** Of signers that were replaced; what they still sign for open connections is not counted. */
   readonly #signedBefore = { hits: 0, signed: 0 };
 
-  constructor(deps: UpstreamDeps) {
-    this.#deps = deps;
+  constructor(deps: Omit<UpstreamDeps, "anchors">) {
+    this.#deps = { ...deps, anchors: new Anchors() };
   }
 
   get signing(): SigningIdentity | undefined {
@@ -498,11 +533,22 @@ export class UpstreamPool {
       if (named.has(key)) continue;
       this.#upstreams.delete(key);
       upstream.retire();
+      if (upstream.openExchanges > 0) this.#leaving.add(upstream);
     }
+  }
+
+  /** Ends connections to callees that these roots do not vouch for. */
+  recheck(roots: readonly X509Certificate[]): void {
+    for (const upstream of this.#upstreams.values()) upstream.recheck(roots);
+    for (const upstream of this.#leaving) upstream.recheck(roots);
   }
 
   sweep(nowMs: number): void {
     for (const upstream of this.#upstreams.values()) upstream.sweep(nowMs);
+    for (const upstream of this.#leaving) {
+      upstream.sweep(nowMs);
+      if (upstream.openExchanges === 0) this.#leaving.delete(upstream);
+    }
   }
 
   retire(): void {
@@ -510,7 +556,7 @@ export class UpstreamPool {
   }
 
   destroy(): void {
-    for (const upstream of this.#upstreams.values()) upstream.destroy();
+    for (const upstream of [...this.#upstreams.values(), ...this.#leaving]) upstream.destroy();
   }
 }
 

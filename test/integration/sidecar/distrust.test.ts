@@ -1,0 +1,131 @@
+// A root leaves the trust bundle, or the callee's certificate ends, while connections between sidecars stand: nobody
+// lives on because the handshake was earlier.
+import { once } from "node:events";
+import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
+import { connect as connectTls } from "node:tls";
+import { afterEach, beforeEach, expect, test } from "@jest/globals";
+import { clientTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
+import { parseTrustBundle } from "../../../sidecar/core/identity/trust-bundle.ts";
+import { exposition } from "../../../sidecar/telemetry/exposition.ts";
+import { createTestAuthority, issueTestIdentity, must, type TestAuthority } from "../../fakes/authority.ts";
+import {
+  ALLOW_READ,
+  type App,
+  hello,
+  idOf,
+  type ServiceSpec,
+  type Sidecar,
+  send,
+  table,
+  World,
+} from "./world.ts";
+
+const NOTEBOOK: ServiceSpec = { namespace: "lab", kind: "notebook", name: "nb-1", ports: [8888] };
+const THINGS: ServiceSpec = { namespace: "ml", kind: "serving", name: "things", ports: [8080] };
+const GET = "GET http://things.ml:8080/things/a HTTP/1.1\r\nhost: things.ml:8080\r\n\r\n";
+
+let world: World;
+let other: TestAuthority;
+let app: App;
+/** Both roots, and the first alone, as the bundle after a withdrawal. */
+let both: string;
+let first: string;
+let callee: Sidecar;
+let caller: Sidecar;
+let offsetMs: number;
+
+const meshNowMs = (): number => Date.now() + offsetMs;
+const calleeTable = (bundle: string) => table({ self: THINGS, policies: [ALLOW_READ], bundle });
+const callerTable = (bundle: string) =>
+  table({ self: NOTEBOOK, services: [{ service: THINGS, meshPort: callee.meshPort }], bundle });
+const idOfSpec = ({ namespace, kind, name }: ServiceSpec) => idOf(namespace, kind, name);
+
+beforeEach(async () => {
+  offsetMs = 0;
+  world = await World.create();
+  other = await createTestAuthority(Date.now());
+  const [a, b] = [world.authority, other].map(({ bundle }) => JSON.parse(bundle.json));
+  both = JSON.stringify({ ...a, spiffe_sequence: 5, keys: [...a.keys, ...b.keys] });
+  first = JSON.stringify({ ...a, spiffe_sequence: 6 });
+  app = await world.app(hello);
+  callee = await world.sidecar(THINGS, { app, meshNowMs });
+  caller = await world.sidecar(NOTEBOOK, { meshNowMs });
+  expect(callee.plane.setTable(calleeTable(both)).ok).toBe(true);
+  expect(caller.plane.setTable(callerTable(both)).ok).toBe(true);
+});
+afterEach(async () => {
+  await world.close();
+  await other.close();
+});
+
+/** An identity of the root that will be withdrawn. */
+const foreign = (spec: ServiceSpec) =>
+  issueTestIdentity(other, idOfSpec(spec), Date.now(), {
+    bundle: must(parseTrustBundle(both, world.authority.bundle.trustDomain)),
+  });
+
+test("a caller sends nothing more to a callee of a withdrawn root", async () => {
+  await callee.plane.setIdentity(foreign(THINGS));
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  expect(caller.plane.setTable(callerTable(first)).ok).toBe(true);
+  const after = await send(caller.proxyPort, GET);
+  expect([after.status, app.heads.length]).toEqual([502, 1]);
+  expect(exposition(caller.plane.metrics).body).toContain(
+    'countersign_protocol_errors_total{side="upstream",code="distrusted"} 1',
+  );
+});
+
+test("a callee hears nothing more from a caller of a withdrawn root, with or without tokens", async () => {
+  const identity = foreign(NOTEBOOK);
+  await caller.plane.setIdentity(identity);
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  const session = await plainClient(identity);
+  expect(await statusOf(session)).toBe(200);
+  expect(callee.plane.setTable(calleeTable(first)).ok).toBe(true);
+  await once(session, "close");
+  const after = await send(caller.proxyPort, GET);
+  expect([after.status, app.heads.length]).toEqual([502, 2]);
+  expect(exposition(callee.plane.metrics).body).toContain(
+    'countersign_protocol_errors_total{side="mesh",code="distrusted"} 2',
+  );
+});
+
+test("connections of roots that stay live on", async () => {
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  const accepted = callee.plane.inbound.connections.size;
+  expect(callee.plane.setTable(calleeTable(first)).ok).toBe(true);
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  expect(callee.plane.inbound.connections.size).toBe(accepted);
+});
+
+test("a callee whose certificate has ended is met with its renewed one", async () => {
+  await callee.plane.setIdentity(world.identity(THINGS, { ttlMs: 600_000 }));
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  const before = [...callee.plane.inbound.connections][0];
+  await callee.plane.setIdentity(world.identity(THINGS));
+  offsetMs = 3_600_000;
+  caller.plane.sweep(performance.now());
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  expect([...callee.plane.inbound.connections].at(-1)).not.toBe(before);
+});
+
+/** An HTTP/2 client with mutual TLS and no tokens. */
+async function plainClient(identity: ReturnType<typeof foreign>): Promise<ClientHttp2Session> {
+  const socket = connectTls({
+    ...clientTlsOptions(identity, idOfSpec(THINGS), Date.now, ["h2"]),
+    host: "127.0.0.1",
+    port: callee.meshPort,
+  });
+  const session = connectHttp2("https://things.ml", { createConnection: () => socket });
+  session.on("error", () => {});
+  await once(session, "connect");
+  return session;
+}
+
+async function statusOf(session: ClientHttp2Session): Promise<unknown> {
+  const stream = session.request({ ":path": "/things/a", ":authority": "things.ml:8080", ":scheme": "http" });
+  stream.resume();
+  const [headers] = (await once(stream, "response")) as [Record<string, unknown>];
+  await once(stream, "close");
+  return headers[":status"];
+}
