@@ -196,8 +196,11 @@ export class DataPlane {
 
   #adopt(identity: WorkloadIdentity): void {
     const { epoch, roots } = identity.bundle;
-    if (this.#identity !== undefined && this.#identity.bundle.epoch !== epoch) {
-      this.inbound.recheck(roots);
+    const before = this.#identity?.bundle;
+    if (before !== undefined && before.epoch !== epoch) {
+      const kept = new Set(roots.map((root) => root.fingerprint256));
+      if (before.roots.some((root) => !kept.has(root.fingerprint256)))
+        this.inbound.expelAll(this.#deps.clock.monotonicMs());
       this.upstreams.recheck(roots);
     }
     this.#identity = identity;

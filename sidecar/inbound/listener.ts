@@ -1,8 +1,6 @@
 // The mesh port: mutual TLS 1.3, ALPN `h2`. Certificate and trust bundle are swapped without ending a connection.
-import type { X509Certificate } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { createServer, type Server, type TLSSocket, type TlsOptions } from "node:tls";
-import { Anchors } from "../certs/anchors.ts";
 import type { SocketAddress } from "../config.ts";
 import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
@@ -22,7 +20,6 @@ export interface InboundListenerDeps {
 export class InboundListener {
   readonly #deps: InboundListenerDeps;
   readonly #connections = new Set<PeerConnection>();
-  readonly #anchors = new Anchors();
   #server: Server | undefined;
   #draining = false;
 
@@ -81,9 +78,17 @@ export class InboundListener {
     this.#server?.setSecureContext(options);
   }
 
-  /** Ends connections whose peers these roots do not vouch for. */
-  recheck(roots: readonly X509Certificate[]): void {
-    for (const connection of this.#connections) connection.recheck(roots);
+  /**
+   * A root left the bundle. Which peers rest on it cannot be told (Node shows a server the peer's leaf alone), so all
+   * connect again: no new requests on the old connections, and `drainMs` for the open ones.
+   */
+  expelAll(nowMs: number): void {
+    if (this.#connections.size === 0) return;
+    this.#deps.log.info("a root was withdrawn: callers connect again", {
+      connections: this.#connections.size,
+    });
+    const { drainMs } = this.#deps.services.timeouts;
+    for (const connection of this.#connections) connection.expel(nowMs + drainMs);
   }
 
   #refuse(detail: string): void {
@@ -122,7 +127,6 @@ export class InboundListener {
       {
         services,
         log,
-        anchor: this.#anchors.of(socket),
         onClosed: (closed) => this.#connections.delete(closed),
       },
     );

@@ -1,7 +1,5 @@
 // One mesh connection from another sidecar (or any HTTP/2 client with an SVID): HTTP/2 over mutual TLS, an exchange per
 // stream. Ends itself after ten requests whose identity does not verify.
-import type { X509Certificate } from "node:crypto";
-import { isAnchored } from "../certs/anchors.ts";
 import { lookupField } from "../core/http/headers.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
@@ -31,8 +29,6 @@ const MESH_SETTINGS = { maxHeaderListSize: 65_536, maxFields: 128 };
 export interface PeerConnectionDeps {
   readonly services: InboundServices;
   readonly log: Logger;
-  /** What the peer's certificate rests on. */
-  readonly anchor: X509Certificate | undefined;
   readonly onClosed: (connection: PeerConnection) => void;
 }
 
@@ -69,6 +65,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   #unreadBytes = 0;
   /** Monotonic milliseconds; -1: the connection is in use. */
   #endedAtMs = -1;
+  #expelAtMs = Number.POSITIVE_INFINITY;
   /** Monotonic milliseconds of the last request or answer. */
   activeAtMs: number;
 
@@ -179,6 +176,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
 
   /** Notices that a caller with open requests is gone, or stays without reading or closing. */
   sweep(nowMs: number): void {
+    if (nowMs >= this.#expelAtMs) this.#socket.destroy();
     for (const exchange of this.#exchanges.all()) exchange.sweep(nowMs);
     if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
       if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;
@@ -206,18 +204,10 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
     this.#socket.destroy();
   }
 
-  /** The trust bundle changed: a peer whose certificate rests on a withdrawn root is nobody any more, mid-request too. */
-  recheck(roots: readonly X509Certificate[]): void {
-    if (isAnchored(this.#deps.anchor, roots)) return;
-    const { metrics } = this.#deps.services;
-    metrics.problems.add(metrics.problems.series("mesh", "distrusted"));
-    this.#deps.log.warn(
-      "mesh connection ended: the trust bundle has no root of the peer's certificate any more",
-      {
-        peer: this.verifier.peer.spiffeId,
-      },
-    );
-    this.#socket.destroy();
+  /** Like `drain`, and ends what is still open at `untilMs` (monotonic). */
+  expel(untilMs: number): void {
+    this.drain();
+    this.#expelAtMs = untilMs;
   }
 
   #onSocketEnd(): void {

@@ -3,8 +3,8 @@
 import type { X509Certificate } from "node:crypto";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import type { Candidate } from "../balance/pick.ts";
-import { Anchors, isAnchored } from "../certs/anchors.ts";
 import type { Limits, Timeouts } from "../config.ts";
+import { Anchors, isAnchored } from "../core/identity/anchors.ts";
 import { ProofSigner } from "../core/identity/proofs.ts";
 import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
 import { backoffMs } from "../core/runtime/backoff.ts";
@@ -204,7 +204,7 @@ export class UpstreamConnection {
       return;
     }
     const certificate = this.#raw.getPeerX509Certificate();
-    this.#anchor = this.#deps.anchors.of(this.#raw);
+    this.#anchor = this.#deps.anchors.of(certificate);
     this.#peerUntilMs = certificate === undefined ? 0 : certificate.validToDate.getTime() + 1_000;
     const socket = new MeshSocket(this.#raw);
     this.#socket = socket;

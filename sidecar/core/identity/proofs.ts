@@ -404,6 +404,9 @@ export class ProofVerifier {
       nowMs: input.nowMs,
     });
     if (!proof.ok) return proof;
+    // V5: nothing here verifies transaction tokens yet, so nobody speaks for a user.
+    if (input.txnToken !== undefined)
+      return refusal("AUTHN_TXN_INVALID", "this build verifies no transaction tokens");
     return {
       ok: true,
       value: new VerifiedCaller({ input, wit: claims, wpt: proof.value, bundleEpoch: bundle.epoch }),

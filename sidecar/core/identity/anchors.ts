@@ -1,7 +1,6 @@
 // What the certificate of an open connection rests on, so that it can be asked again when the trust bundle changes:
 // TLS looks at the bundle during the handshake only, and connections between sidecars live for days.
 import type { X509Certificate } from "node:crypto";
-import type { TLSSocket } from "node:tls";
 
 /** Certificates kept for all connections together; a mesh has one or two issuing certificates at a time. */
 const MAX_KEPT = 64;
@@ -15,10 +14,11 @@ export class Anchors {
    * The last certificate that the peer sent, which only a root of the bundle can have issued: usually the issuing
    * certificate of the mesh, one object for all connections.
    *
-   * @returns undefined when the connection has no peer certificate.
+   * @param leaf of `getPeerX509Certificate()` on the client's side, the first time it is asked: Node gives its issuers
+   *   once, and on the server's side never.
    */
-  of(socket: Pick<TLSSocket, "getPeerX509Certificate">): X509Certificate | undefined {
-    let top = socket.getPeerX509Certificate();
+  of(leaf: X509Certificate | undefined): X509Certificate | undefined {
+    let top = leaf;
     for (let depth = 0; depth < MAX_DEPTH && top?.issuerCertificate !== undefined; depth++) {
       if (top.issuerCertificate.fingerprint256 === top.fingerprint256) break;
       top = top.issuerCertificate;
