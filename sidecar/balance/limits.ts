@@ -1,5 +1,6 @@
 // Rate limits of winning rules, per sidecar: GCRA (ITU-T I.371 annex A, virtual scheduling), one number per counter. A
 // counter is kept for (policy, rule, key value, target); DOMAIN 3.3.
+import { hash } from "node:crypto";
 import type { Call } from "../core/policy/call.ts";
 import type { CompiledProgram, Decision, WinningRule } from "../core/policy/decide.ts";
 import type { LimitKey, RateLimit } from "../core/policy/rule.ts";
@@ -60,6 +61,14 @@ function partOf(key: LimitKey, target: string, call: Call): string {
   }
 }
 
+/** A resource may be 8 KiB of path: what is longer than this is kept as its digest, so that counters have a size. */
+const MAX_KEY_LENGTH = 256;
+
+function counterKey(parts: readonly LimitKey[], target: string, call: Call): string {
+  const key = JSON.stringify(parts.map((part) => partOf(part, target, call)));
+  return key.length <= MAX_KEY_LENGTH ? key : hash("sha256", key, "base64url");
+}
+
 /** The counters of one rule on one target: theoretical arrival time in milliseconds by key value. */
 interface RuleCounters {
   readonly policy: string;
@@ -73,7 +82,7 @@ interface Due {
   readonly next: number;
 }
 
-/** Key of the counter that all callers without one of their own share; keys are JSON, so no caller can name it. */
+/** Key of the counter that all callers without one of their own share; keys are JSON or a digest, so no caller can name it. */
 const OVERFLOW = "overflow";
 /** Counters that one call looks at for one that is full again. */
 const SWEEP = 32;
@@ -109,7 +118,7 @@ class GcraLimiter implements RateLimiter {
       const limit = winner.with?.rateLimit;
       if (limit === undefined) continue;
       const { arrivals } = this.#countersOf(winner, target);
-      const own = JSON.stringify(limit.key.map((part) => partOf(part, target, call)));
+      const own = counterKey(limit.key, target, call);
       const key = this.#hasRoom(arrivals, own, nowMs) ? own : OVERFLOW;
       const intervalMs = limit.perMs / limit.requests;
       const arrival = Math.max(nowMs, arrivals.get(key) ?? nowMs);

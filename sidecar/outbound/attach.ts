@@ -35,6 +35,8 @@ class FieldSlot {
 }
 
 const MAX_SLOTS = 4_096;
+/** Of one connection; the signer keeps 8 MiB more for all of them together. */
+const MAX_SLOT_LENGTH = 1024 * 1024;
 const MAX_CATALOGS = 64;
 
 /** The proofs of one identity towards one callee; a renewed identity gets new ones. */
@@ -45,6 +47,8 @@ export class Countersigner {
   /** Calls without hops and bearer token, nearly all of them: by packs digest, then operation. */
   readonly #plain = new Map<string, Map<string, FieldSlot>>();
   readonly #slots = new Map<string, FieldSlot>();
+  /** Characters of the keys of `#slots`: bearer tokens may be long. */
+  #slotLength = 0;
 
   constructor(signer: ProofSigner, audience: string, cache: FieldCache) {
     this.#signer = signer;
@@ -98,8 +102,12 @@ export class Countersigner {
       }
       byOperation.set(operation, slot);
     } else {
-      if (this.#slots.size >= MAX_SLOTS) this.#slots.clear();
+      if (this.#slots.size >= MAX_SLOTS || this.#slotLength + key.length > MAX_SLOT_LENGTH) {
+        this.#slots.clear();
+        this.#slotLength = 0;
+      }
       this.#slots.set(key, slot);
+      this.#slotLength += key.length;
     }
     return slot;
   }

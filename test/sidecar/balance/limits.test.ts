@@ -50,6 +50,16 @@ describe("createRateLimiter", () => {
     expect([admit({ ...base, user: userNamed("a") }), admit(base)]).toEqual([false, false]);
   });
 
+  test("counts long resources apart, and keeps no more of them than a digest", () => {
+    const limiter = createRateLimiter({ maxKeys: 10 });
+    const decision = { winners: [winner("r", { key: ["resource"], requests: 1, burst: 1 })] };
+    const at = (value: string): Call => ({ ...base, resource: { kind: "known", type: "file", value } });
+    const long = "x".repeat(8_000);
+    const admit = (value: string) => limiter.admit(target, decision, at(value), 0).allowed;
+    expect([admit(`${long}a`), admit(`${long}b`), admit(`${long}a`)]).toEqual([true, true, false]);
+    expect(limiter.size).toBe(2);
+  });
+
   test("counts in no limit when one of them refuses", () => {
     const limiter = createRateLimiter({ maxKeys: 10 });
     const wide = winner("wide", { requests: 2, burst: 2 }, 0);
