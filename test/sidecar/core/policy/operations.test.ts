@@ -2,8 +2,8 @@ import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { loadBuiltInPacks } from "../../../../control-plane/policy/packs.ts";
 import { type Pack, type PackRow, parsePack } from "../../../../sidecar/core/policy/catalog.ts";
+import type { Classified } from "../../../../sidecar/core/policy/classified.ts";
 import {
-  type Classified,
   type Classifier,
   type ClassifyInput,
   createClassifier,
