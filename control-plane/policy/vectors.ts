@@ -5,6 +5,7 @@ import type { Call, Caller, Hop, User } from "../../sidecar/core/policy/call.ts"
 import { createCaller, plaintextCaller } from "../../sidecar/core/policy/caller.ts";
 import { buildCatalog, type Pack, parsePack } from "../../sidecar/core/policy/catalog.ts";
 import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
+import type { Classified } from "../../sidecar/core/policy/classified.ts";
 import {
   type CompiledProgram,
   createProgram,
@@ -14,7 +15,7 @@ import {
 } from "../../sidecar/core/policy/decide.ts";
 import { type Explanation, explain } from "../../sidecar/core/policy/explain.ts";
 import type { BodyFacts } from "../../sidecar/core/policy/mcp.ts";
-import { type Classified, type Classifier, createClassifier } from "../../sidecar/core/policy/operations.ts";
+import { type Classifier, createClassifier } from "../../sidecar/core/policy/operations.ts";
 import { intersectScopes } from "../../sidecar/core/policy/scope.ts";
 import { MeshError, type Result } from "../../sidecar/core/runtime/errors.ts";
 import type { AccessPolicy } from "./access-policy.ts";

@@ -13,9 +13,9 @@ import {
   WORKLOAD_PROOF_TOKEN,
 } from "../core/identity/claims.ts";
 import type { Call } from "../core/policy/call.ts";
+import type { Classified } from "../core/policy/classified.ts";
 import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
 import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
-import type { Classified } from "../core/policy/operations.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Result } from "../core/runtime/errors.ts";

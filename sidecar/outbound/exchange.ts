@@ -6,7 +6,7 @@ import { pickLeastRequest } from "../balance/pick.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import { joinedField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
-import type { Classified } from "../core/policy/operations.ts";
+import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Resolution } from "../discovery/resolver.ts";
