@@ -1,7 +1,7 @@
 // The status of one policy in the shape that Kubernetes would show (DOMAIN 3.6). PURE.
 import type { ProxyStatus } from "../discovery/server.ts";
 import type { AccessPolicy } from "../policy/access-policy.ts";
-import type { PolicyReport } from "../policy/compile.ts";
+import type { PolicyReport } from "../policy/policy-report.ts";
 
 export interface Condition {
   readonly type: "Accepted" | "ResolvedRefs" | "Programmed";

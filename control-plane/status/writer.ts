@@ -9,8 +9,9 @@ import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { ProxyStatus } from "../discovery/server.ts";
 import type { AccessPolicy } from "../policy/access-policy.ts";
-import type { Compiled, PolicyReport } from "../policy/compile.ts";
+import type { Compiled } from "../policy/compile.ts";
 import { expiredRules } from "../policy/conditions.ts";
+import type { PolicyReport } from "../policy/policy-report.ts";
 import { buildStatus, isProgrammedOn, type PolicyStatus, type Refusal } from "./conditions.ts";
 
 /** An object whose present version was refused. */

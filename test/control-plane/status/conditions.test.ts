@@ -1,6 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import type { ProxyStatus } from "../../../control-plane/discovery/server.ts";
-import type { PolicyReport } from "../../../control-plane/policy/compile.ts";
+import type { PolicyReport } from "../../../control-plane/policy/policy-report.ts";
 import { buildStatus, type StatusInput } from "../../../control-plane/status/conditions.ts";
 
 const proxy = (workload: string, over: Partial<ProxyStatus> = {}): ProxyStatus => ({

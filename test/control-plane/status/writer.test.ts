@@ -7,7 +7,8 @@ import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { parse } from "yaml";
 import type { ProxyStatus } from "../../../control-plane/discovery/server.ts";
 import type { AccessPolicy } from "../../../control-plane/policy/access-policy.ts";
-import type { Compiled, PolicyReport } from "../../../control-plane/policy/compile.ts";
+import type { Compiled } from "../../../control-plane/policy/compile.ts";
+import type { PolicyReport } from "../../../control-plane/policy/policy-report.ts";
 import {
   type RefusedObject,
   runStatusWriter,
