@@ -6,12 +6,6 @@ import type { Limits, Timeouts } from "../config.ts";
 import { joinedField } from "../core/http/headers.ts";
 import { jsonRpcProblem, type ProblemInput, problemJson, proxyStatus } from "../core/http/problem.ts";
 import { checkChain, checkOperation } from "../core/identity/chain.ts";
-import {
-  COUNTERSIGN_PORT,
-  TXN_TOKEN,
-  WORKLOAD_IDENTITY_TOKEN,
-  WORKLOAD_PROOF_TOKEN,
-} from "../core/identity/claims.ts";
 import type { Call } from "../core/policy/call.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
@@ -23,13 +17,11 @@ import type { SidecarMetrics } from "../metrics.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
-import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
+import { traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
-import { isToken } from "../wire/field-syntax.ts";
 import type { ResponseHead } from "../wire/http1/parser.ts";
 import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
-import { authorityProblem, isTarget, sameAuthority } from "../wire/http1/target.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
 import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import {
@@ -43,6 +35,7 @@ import {
 import type { AppConnection, AppExchange, AppFailure, AppPool } from "./forward.ts";
 import { changeHeaders } from "./header-changes.ts";
 import type { PeerConnection } from "./peer-connection.ts";
+import { RequestHead, STRIPPED } from "./request-head.ts";
 import { IdentifiedCaller } from "./verify.ts";
 
 /** What is in force; swapped by the data plane between requests. */
@@ -79,13 +72,10 @@ const INTERNAL_ERROR = 0x2;
 const MCP_DENIED = -32001;
 const CANCEL = 0x8;
 const MAX_BUFFERED_BODY = 65_536;
-const MAX_HEAD = 16_384;
 /** How long the body may take that a decision needs, milliseconds from the head on. */
 const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
-/** Fields that never go on as they came, in either direction. */
-const STRIPPED =
-  FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.methodOverride | FieldFlag.pseudo;
+const EMPTY = Buffer.alloc(0);
 const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
 
 export class InboundExchange implements AppExchange {
@@ -96,15 +86,7 @@ export class InboundExchange implements AppExchange {
   readonly #nowMs: number;
   /** Place in the connection's list. */
   slot = -1;
-  // Facts of the request.
-  method = "";
-  #target = "";
-  #authority = "";
-  #fields: readonly Field[] = [];
-  /** Fields that go on to the application, as HTTP/1.1 lines. */
-  #lines = "";
-  #contentLength = -1;
-  #traceparent: string | undefined;
+  readonly #head: RequestHead;
   #bodyless = false;
   // What was found out.
   #enforcement: Enforcement | undefined;
@@ -144,90 +126,25 @@ export class InboundExchange implements AppExchange {
     services: InboundServices,
     peer: PeerConnection,
     stream: Http2Stream<InboundExchange | undefined>,
+    fields: readonly Field[],
   ) {
     this.#services = services;
+    this.#head = new RequestHead(fields, services.ids);
     this.#peer = peer;
     this.#stream = stream;
     this.#startedMs = services.clock.monotonicMs();
     this.#nowMs = services.meshNowMs();
   }
 
+  get method(): string {
+    return this.#head.method;
+  }
+
   /** Takes the request's head through every check up to forwarding, or answers it. */
-  start(fields: readonly Field[], endStream: boolean): void {
-    this.#fields = fields;
+  start(endStream: boolean): void {
+    const head = this.#head;
     this.#bodyless = endStream;
     this.#requestEnded = endStream;
-    const shown = { wit: undefined, wpt: undefined, authorization: undefined, txnToken: undefined } as {
-      wit: Field | undefined;
-      wpt: Field | undefined;
-      authorization: string | undefined;
-      txnToken: string | undefined;
-    };
-    let portText: string | undefined;
-    let scheme = "";
-    let host: string | undefined;
-    let cookies = "";
-    let traceLine = "";
-    let traceState = "";
-    let lines = "";
-    let twice = "";
-    let malformed = "";
-    for (let i = 0; i < fields.length; i++) {
-      const field = fields[i];
-      if (field === undefined) continue;
-      const { flags, name, value } = field;
-      if (flags === 0) lines += field.line;
-      else if ((flags & FieldFlag.pseudo) !== 0) {
-        if (name === ":method") this.method = value;
-        else if (name === ":path") this.#target = value;
-        else if (name === ":authority") this.#authority = value;
-        else if (name === ":scheme") scheme = value;
-      } else if ((flags & FieldFlag.identity) !== 0) {
-        if (name === WORKLOAD_PROOF_TOKEN) {
-          if (shown.wpt !== undefined) twice = name;
-          shown.wpt = field;
-        } else if (name === WORKLOAD_IDENTITY_TOKEN) {
-          if (shown.wit !== undefined) twice = name;
-          shown.wit = field;
-        } else if (name === TXN_TOKEN) {
-          if (shown.txnToken !== undefined) twice = name;
-          shown.txnToken = value;
-        } else if (name === COUNTERSIGN_PORT) {
-          if (portText !== undefined) malformed = "`countersign-port` came twice";
-          portText = value;
-        }
-      } else if ((flags & FieldFlag.framing) !== 0) {
-        if (name === "host") {
-          if (host !== undefined) malformed = "there is more than one Host field";
-          host = value;
-        } else if (name === "content-length") {
-          if (this.#contentLength >= 0 || !/^(?:0|[1-9][0-9]{0,15})$/.test(value))
-            malformed = "the Content-Length is malformed";
-          else this.#contentLength = Number(value);
-        }
-      } else if ((flags & STRIPPED) !== 0) {
-        // Hop by hop, or an attempt to override the method: ends here.
-      } else if (name === "authorization") {
-        if (shown.authorization !== undefined) malformed = "there is more than one Authorization field";
-        shown.authorization = value;
-        lines += field.line;
-      } else if (name === "cookie") cookies += cookies === "" ? value : `; ${value}`;
-      else if (name === "traceparent") {
-        // Two of them, or a broken one: none (W3C Trace Context section 3.2).
-        this.#traceparent = traceLine === "" && isTraceparent(value) ? value : undefined;
-        traceLine = field.line;
-      } else if (name === "tracestate") traceState += field.line;
-      else lines += field.line;
-    }
-    // The tokens ended here; what is left must be no more than another sidecar takes from an application.
-    if (lines.length + cookies.length > MAX_HEAD) malformed = "the head is larger than 16 KiB";
-    if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
-    this.#lines = lines;
-    if (this.#traceparent === undefined) {
-      // The state belongs to the trace that could not be read: it ends with it.
-      this.#traceparent = createTraceparent(this.#services.ids);
-      this.#lines += `traceparent: ${this.#traceparent}\r\n`;
-    } else this.#lines += traceLine + traceState;
     const { enforcement, identityUntilMs, bundleEpoch } = this.#services.state;
     this.#enforcement = enforcement;
     if (enforcement === undefined) {
@@ -238,24 +155,19 @@ export class InboundExchange implements AppExchange {
       this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
       return;
     }
-    if (host !== undefined) {
-      if (this.#authority === "") this.#authority = host;
-      else if (!sameAuthority(host, this.#authority)) malformed = "the Host field differs from :authority";
-    }
-    if (malformed === "") malformed = this.#malformedHead(scheme);
-    if (malformed !== "") {
-      this.#refuse("REQ_MALFORMED", malformed);
+    if (head.malformed !== "") {
+      this.#refuse("REQ_MALFORMED", head.malformed);
       return;
     }
-    if (this.method === "CONNECT") {
+    if (this.#head.method === "CONNECT") {
       this.#refuse("UNSUPPORTED", "CONNECT is not carried yet");
       return;
     }
     // V1 to V4.
     const identified =
-      twice === ""
-        ? this.#peer.verifier.identify(shown, bundleEpoch, this.#nowMs)
-        : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${twice}\` came twice` };
+      head.twice === ""
+        ? this.#peer.verifier.identify(head, bundleEpoch, this.#nowMs)
+        : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${head.twice}\` came twice` };
     if (!(identified instanceof IdentifiedCaller)) {
       this.#refuseIdentity(identified.reason, identified.detail);
       return;
@@ -265,6 +177,7 @@ export class InboundExchange implements AppExchange {
       this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
       return;
     }
+    const { portText } = head;
     const port =
       portText === undefined
         ? enforcement.onlyPort
@@ -286,22 +199,6 @@ export class InboundExchange implements AppExchange {
       return;
     }
     this.#classify(enforcement, port, identified);
-  }
-
-  #malformedHead(scheme: string): string {
-    if (scheme !== "http" && scheme !== "https") return "the scheme is neither http nor https";
-    if (!isToken(this.method) || this.method.length > 32) return "the method is malformed";
-    if (
-      this.method !== "CONNECT" &&
-      (!isTarget(this.#target) ||
-        !(this.#target.startsWith("/") || (this.#target === "*" && this.method === "OPTIONS")))
-    ) {
-      return "the request target is malformed";
-    }
-    if (this.#target.length > 8_192) return "the request target is too long";
-    if (this.#authority === "" || authorityProblem(this.#authority) !== undefined)
-      return "the authority is missing or malformed";
-    return "";
   }
 
   #classify(enforcement: Enforcement, port: EnforcedPort, identified: IdentifiedCaller): void {
@@ -345,19 +242,19 @@ export class InboundExchange implements AppExchange {
     }
     this.#body = [];
     // The client waits for this before it sends what the decision needs.
-    if (this.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
+    if (this.#head.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
   }
 
   #classification(port: EnforcedPort): Result<Classified, string> {
     return port.classifier.classify({
-      method: this.method,
-      target: this.#target,
-      contentType: joinedField(this.#fields, "content-type"),
+      method: this.#head.method,
+      target: this.#head.target,
+      contentType: joinedField(this.#head.fields, "content-type"),
       hasBody: !this.#bodyless,
-      header: this.#peer.lookup(this.#fields),
+      header: this.#peer.lookup(this.#head.fields),
       corsMethod:
-        this.method === "OPTIONS" && this.header("origin") !== undefined
-          ? joinedField(this.#fields, "access-control-request-method")
+        this.#head.method === "OPTIONS" && this.#head.header("origin") !== undefined
+          ? joinedField(this.#head.fields, "access-control-request-method")
           : undefined,
     });
   }
@@ -385,16 +282,6 @@ export class InboundExchange implements AppExchange {
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
   }
 
-  /** Value of a request field. */
-  header(name: string): string | undefined {
-    const fields = this.#fields;
-    for (let i = 0; i < fields.length; i++) {
-      const field = fields[i];
-      if (field !== undefined && field.name === name) return field.value;
-    }
-    return undefined;
-  }
-
   #withBody(truncated: boolean): void {
     const current = this.#catchUp();
     if (!current.ok) {
@@ -407,10 +294,10 @@ export class InboundExchange implements AppExchange {
     const body = Buffer.concat(this.#body ?? []);
     if (this.#isMcp && !truncated) this.#rpcBody = body;
     const classified = classifier.withBody(before, body, {
-      contentType: joinedField(this.#fields, "content-type"),
-      contentEncoding: joinedField(this.#fields, "content-encoding"),
+      contentType: joinedField(this.#head.fields, "content-type"),
+      contentEncoding: joinedField(this.#head.fields, "content-encoding"),
       truncated,
-      header: this.#peer.lookup(this.#fields),
+      header: this.#peer.lookup(this.#head.fields),
     });
     if (!classified.ok) {
       this.#rpcCode = jsonRpcCodeOf(classified.error);
@@ -438,7 +325,7 @@ export class InboundExchange implements AppExchange {
       user: undefined,
       via: identified.via,
       port: port.port,
-      request: { ...classified.request, host: this.#authority },
+      request: { ...classified.request, host: this.#head.authority },
       operation: classified.operation,
       resource: classified.resource,
       folded: classified.folded,
@@ -455,7 +342,7 @@ export class InboundExchange implements AppExchange {
       return;
     }
     if (decision.winners.length > 0) {
-      this.#lines = changeHeaders(this.#lines, decision.winners);
+      this.#head.lines = changeHeaders(this.#head.lines, decision.winners);
       const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#nowMs);
       if (!admitted.allowed) {
         const { metrics } = this.#services;
@@ -480,8 +367,8 @@ export class InboundExchange implements AppExchange {
 
   #forward(port: EnforcedPort, identified: IdentifiedCaller, classified: Classified): void {
     const { correlation, metrics, state } = this.#services;
-    if (correlation !== undefined && state.carriesTrace && this.#traceparent !== undefined) {
-      this.#traceId = traceIdOf(this.#traceparent);
+    if (correlation !== undefined && state.carriesTrace && this.#head.traceparent !== undefined) {
+      this.#traceId = traceIdOf(this.#head.traceparent);
       correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), this.#nowMs);
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
@@ -502,8 +389,8 @@ export class InboundExchange implements AppExchange {
     this.#waiting = false;
     const { metrics } = this.#services;
     metrics.forwarded.add(metrics.attempts);
-    let head = `${requestLine(this.method, this.#target)}host: ${this.#authority}\r\n${this.#lines}`;
-    if (this.#contentLength >= 0) head += `content-length: ${this.#contentLength}\r\n`;
+    let head = `${requestLine(this.#head.method, this.#head.target)}host: ${this.#head.authority}\r\n${this.#head.lines}`;
+    if (this.#head.contentLength >= 0) head += `content-length: ${this.#head.contentLength}\r\n`;
     else if (!this.#bodyless) head += CHUNKED_LINE;
     head += this.#identityLines();
     connection.socket.write(`${head}\r\n`);
@@ -558,7 +445,7 @@ export class InboundExchange implements AppExchange {
       } else if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
     }
     const empty =
-      this.method === "HEAD" || head.status === 204 || head.status === 304 || head.contentLength === 0;
+      this.#head.method === "HEAD" || head.status === 204 || head.status === 304 || head.contentLength === 0;
     this.#responseLength = head.contentLength;
     this.#answerEnded = empty;
     h2.endHeaders(empty);
@@ -609,7 +496,7 @@ export class InboundExchange implements AppExchange {
       app?.reused === true &&
       !this.#retried &&
       this.#bodyless &&
-      IDEMPOTENT.has(this.method) &&
+      IDEMPOTENT.has(this.#head.method) &&
       this.#port !== undefined
     ) {
       this.#retried = true;
@@ -631,8 +518,9 @@ export class InboundExchange implements AppExchange {
       return;
     }
     if (
-      this.#contentLength >= 0 &&
-      (this.#requestBytes > this.#contentLength || (endStream && this.#requestBytes < this.#contentLength))
+      this.#head.contentLength >= 0 &&
+      (this.#requestBytes > this.#head.contentLength ||
+        (endStream && this.#requestBytes < this.#head.contentLength))
     ) {
       this.#breakOff("the body does not have the announced length");
       return;
@@ -666,7 +554,7 @@ export class InboundExchange implements AppExchange {
     this.#requestEnded = true;
     this.#trailers = fields;
     if (this.#over || this.#answerEnded) return;
-    if (this.#contentLength >= 0 && this.#requestBytes !== this.#contentLength) {
+    if (this.#head.contentLength >= 0 && this.#requestBytes !== this.#head.contentLength) {
       this.#breakOff("the body does not have the announced length");
       return;
     }
@@ -692,7 +580,7 @@ export class InboundExchange implements AppExchange {
   #sendToApp(chunk: Buffer): void {
     const socket = this.#app?.socket;
     if (socket === undefined || chunk.length === 0) return;
-    if (this.#contentLength >= 0) socket.write(chunk);
+    if (this.#head.contentLength >= 0) socket.write(chunk);
     else {
       socket.write(chunkHeader(chunk.length));
       socket.write(chunk);
@@ -703,7 +591,8 @@ export class InboundExchange implements AppExchange {
   #endRequest(): void {
     if (this.#requestSent) return;
     this.#requestSent = true;
-    if (!this.#bodyless && this.#contentLength < 0) this.#app?.socket.write(lastChunk(this.#trailers ?? []));
+    if (!this.#bodyless && this.#head.contentLength < 0)
+      this.#app?.socket.write(lastChunk(this.#trailers ?? []));
   }
 
   /** Lets the caller send more, unless the application does not keep up. */
@@ -803,7 +692,7 @@ export class InboundExchange implements AppExchange {
       );
       h2.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
     } else if (problem.status === 503) h2.putPair("retry-after", "1");
-    const bodyless = this.method === "HEAD";
+    const bodyless = this.#head.method === "HEAD";
     h2.endHeaders(bodyless);
     if (!bodyless) h2.sendData(this.#stream, body, true);
     if (!this.#requestEnded) h2.resetStream(this.#stream, NO_ERROR);
@@ -853,19 +742,19 @@ export class InboundExchange implements AppExchange {
       trail.record(
         {
           timeMs: this.#nowMs,
-          traceparent: this.#traceparent,
+          traceparent: this.#head.traceparent,
           edge: edge.audit,
           decision: outcome.auditDecision,
           decisionId: this.#decisionId === "" ? trail.decisionId() : this.#decisionId,
-          requestId: this.header("x-request-id"),
+          requestId: this.#head.header("x-request-id"),
           resourceType: resource.kind === "none" ? undefined : resource.type,
           resourceName: resource.kind === "known" ? resource.value : undefined,
-          method: this.method,
-          pathTemplate: this.#classified?.template || this.#path(),
+          method: this.#head.method,
+          pathTemplate: this.#classified?.template || this.#head.path(),
           requestBytes: this.#requestBytes,
-          contentType: this.header("content-type"),
+          contentType: this.#head.header("content-type"),
           sourceIp: this.#peer.remoteAddress,
-          userAgent: this.header("user-agent"),
+          userAgent: this.#head.header("user-agent"),
           statusCode: this.#status,
           responseBytes: this.#responseBytes,
           durationMs,
@@ -880,23 +769,17 @@ export class InboundExchange implements AppExchange {
         timeMs: this.#nowMs,
         direction: "inbound",
         peer: this.#peer.verifier.peer.spiffeId,
-        method: this.method,
-        path: this.#path(),
+        method: this.#head.method,
+        path: this.#head.path(),
         operation,
         status: this.#status,
         reason: decision.reason,
         requestBytes: this.#requestBytes,
         responseBytes: this.#responseBytes,
         durationMs,
-        traceparent: this.#traceparent,
+        traceparent: this.#head.traceparent,
       });
     }
-  }
-
-  /** Without query: its values are never recorded. */
-  #path(): string {
-    const query = this.#target.indexOf("?");
-    return query < 0 ? this.#target : this.#target.slice(0, query);
   }
 
   /** Ends the exchange because the sidecar does. */
@@ -906,5 +789,3 @@ export class InboundExchange implements AppExchange {
     this.onPeerGone();
   }
 }
-
-const EMPTY = Buffer.alloc(0);

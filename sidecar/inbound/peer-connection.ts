@@ -110,10 +110,10 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
     fields: readonly Field[],
     endStream: boolean,
   ): void {
-    const exchange = new InboundExchange(this.#deps.services, this, stream);
+    const exchange = new InboundExchange(this.#deps.services, this, stream, fields);
     stream.context = exchange;
     this.#exchanges.add(exchange);
-    exchange.start(fields, endStream);
+    exchange.start(endStream);
   }
 
   onInformational(stream: Http2Stream<InboundExchange | undefined>): void {

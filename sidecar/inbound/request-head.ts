@@ -1,0 +1,147 @@
+// The head of one request on the mesh port, taken apart in one pass: what identifies, what frames, and what goes on to
+// the application. Checks syntax only; who asks and for what is decided behind it.
+import {
+  COUNTERSIGN_PORT,
+  TXN_TOKEN,
+  WORKLOAD_IDENTITY_TOKEN,
+  WORKLOAD_PROOF_TOKEN,
+} from "../core/identity/claims.ts";
+import type { RandomIds } from "../telemetry/random-ids.ts";
+import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
+import { type Field, FieldFlag } from "../wire/field.ts";
+import { isToken } from "../wire/field-syntax.ts";
+import { authorityProblem, isTarget, sameAuthority } from "../wire/http1/target.ts";
+import type { ShownTokens } from "./verify.ts";
+
+const MAX_HEAD = 16_384;
+/** Fields that never go on as they came, in either direction. */
+export const STRIPPED =
+  FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.methodOverride | FieldFlag.pseudo;
+
+export class RequestHead implements ShownTokens {
+  readonly fields: readonly Field[];
+  method = "";
+  target = "";
+  authority = "";
+  /** Fields that go on to the application, as HTTP/1.1 lines. */
+  lines = "";
+  /** -1: not announced. */
+  contentLength = -1;
+  /** Of the request, or a new one when that cannot be read. */
+  traceparent = "";
+  /** Value of `countersign-port`. */
+  portText: string | undefined;
+  wit: Field | undefined;
+  wpt: Field | undefined;
+  authorization: string | undefined;
+  txnToken: string | undefined;
+  /** Name of a token field that came more than once; empty: none. */
+  twice = "";
+  /** What is wrong with the head, in words; empty: nothing. */
+  readonly malformed: string;
+  #scheme = "";
+
+  /** @param ids for a request without a readable trace. */
+  constructor(fields: readonly Field[], ids: RandomIds) {
+    this.fields = fields;
+    let host: string | undefined;
+    let cookies = "";
+    let traceLine = "";
+    let traceState = "";
+    let lines = "";
+    let malformed = "";
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field === undefined) continue;
+      const { flags, name, value } = field;
+      if (flags === 0) lines += field.line;
+      else if ((flags & FieldFlag.pseudo) !== 0) {
+        if (name === ":method") this.method = value;
+        else if (name === ":path") this.target = value;
+        else if (name === ":authority") this.authority = value;
+        else if (name === ":scheme") this.#scheme = value;
+      } else if ((flags & FieldFlag.identity) !== 0) {
+        if (name === WORKLOAD_PROOF_TOKEN) {
+          if (this.wpt !== undefined) this.twice = name;
+          this.wpt = field;
+        } else if (name === WORKLOAD_IDENTITY_TOKEN) {
+          if (this.wit !== undefined) this.twice = name;
+          this.wit = field;
+        } else if (name === TXN_TOKEN) {
+          if (this.txnToken !== undefined) this.twice = name;
+          this.txnToken = value;
+        } else if (name === COUNTERSIGN_PORT) {
+          if (this.portText !== undefined) malformed = "`countersign-port` came twice";
+          this.portText = value;
+        }
+      } else if ((flags & FieldFlag.framing) !== 0) {
+        if (name === "host") {
+          if (host !== undefined) malformed = "there is more than one Host field";
+          host = value;
+        } else if (name === "content-length") {
+          if (this.contentLength >= 0 || !/^(?:0|[1-9][0-9]{0,15})$/.test(value))
+            malformed = "the Content-Length is malformed";
+          else this.contentLength = Number(value);
+        }
+      } else if ((flags & STRIPPED) !== 0) {
+        // Hop by hop, or an attempt to override the method: ends here.
+      } else if (name === "authorization") {
+        if (this.authorization !== undefined) malformed = "there is more than one Authorization field";
+        this.authorization = value;
+        lines += field.line;
+      } else if (name === "cookie") cookies += cookies === "" ? value : `; ${value}`;
+      else if (name === "traceparent") {
+        // Two of them, or a broken one: none (W3C Trace Context section 3.2).
+        this.traceparent = traceLine === "" && isTraceparent(value) ? value : "";
+        traceLine = field.line;
+      } else if (name === "tracestate") traceState += field.line;
+      else lines += field.line;
+    }
+    // The tokens ended here; what is left must be no more than another sidecar takes from an application.
+    if (lines.length + cookies.length > MAX_HEAD) malformed = "the head is larger than 16 KiB";
+    if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
+    this.lines = lines;
+    if (this.traceparent === "") {
+      // The state belongs to the trace that could not be read: it ends with it.
+      this.traceparent = createTraceparent(ids);
+      this.lines += `traceparent: ${this.traceparent}\r\n`;
+    } else this.lines += traceLine + traceState;
+    if (host !== undefined) {
+      if (this.authority === "") this.authority = host;
+      else if (!sameAuthority(host, this.authority)) malformed = "the Host field differs from :authority";
+    }
+    this.malformed = malformed === "" ? this.#problem() : malformed;
+  }
+
+  #problem(): string {
+    if (this.#scheme !== "http" && this.#scheme !== "https") return "the scheme is neither http nor https";
+    if (!isToken(this.method) || this.method.length > 32) return "the method is malformed";
+    if (
+      this.method !== "CONNECT" &&
+      (!isTarget(this.target) ||
+        !(this.target.startsWith("/") || (this.target === "*" && this.method === "OPTIONS")))
+    ) {
+      return "the request target is malformed";
+    }
+    if (this.target.length > 8_192) return "the request target is too long";
+    if (this.authority === "" || authorityProblem(this.authority) !== undefined)
+      return "the authority is missing or malformed";
+    return "";
+  }
+
+  /** Value of a request field. */
+  header(name: string): string | undefined {
+    const fields = this.fields;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field !== undefined && field.name === name) return field.value;
+    }
+    return undefined;
+  }
+
+  /** Without query: its values are never recorded. */
+  path(): string {
+    const query = this.target.indexOf("?");
+    return query < 0 ? this.target : this.target.slice(0, query);
+  }
+}
