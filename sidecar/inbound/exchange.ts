@@ -1,25 +1,15 @@
 // One request that another workload sends to ours: checked, identified, classified, decided, forwarded, recorded. One
 // object per stream; every way out ends in `#finish`, once.
-import type { AuditTrail } from "../audit/trail.ts";
-import type { LimitVerdict, RateLimiter } from "../balance/limits.ts";
-import type { Limits, Timeouts } from "../config.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { jsonRpcProblem, type ProblemInput, problemJson, proxyStatus } from "../core/http/problem.ts";
 import { checkChain, checkOperation } from "../core/identity/chain.ts";
 import type { Call } from "../core/policy/call.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
 import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
-import type { Clock } from "../core/runtime/clock.ts";
 import type { Result } from "../core/runtime/errors.ts";
-import type { SidecarMetrics } from "../metrics.ts";
-import type { AccessLog } from "../telemetry/access-log.ts";
-import type { Correlation } from "../telemetry/correlation.ts";
-import type { RandomIds } from "../telemetry/random-ids.ts";
 import { traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
-import type { FieldCache } from "../wire/field-cache.ts";
 import type { ResponseHead } from "../wire/http1/parser.ts";
 import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
@@ -27,45 +17,18 @@ import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import {
   type EnforcedPort,
   type Enforcement,
-  type InboundEdge,
   operationLabel,
   proofOperation,
   refusalDecision,
 } from "./authorize.ts";
-import type { AppConnection, AppExchange, AppFailure, AppPool } from "./forward.ts";
+import { CallFacts } from "./call-facts.ts";
+import type { AppConnection, AppExchange, AppFailure } from "./forward.ts";
 import { changeHeaders } from "./header-changes.ts";
 import type { PeerConnection } from "./peer-connection.ts";
+import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { RequestHead, STRIPPED } from "./request-head.ts";
+import type { InboundServices } from "./services.ts";
 import { IdentifiedCaller } from "./verify.ts";
-
-/** What is in force; swapped by the data plane between requests. */
-export interface InboundState {
-  readonly enforcement: Enforcement | undefined;
-  /** Own certificate, Unix milliseconds. */
-  readonly identityUntilMs: number;
-  /** Epoch of the bundle of a trust domain. */
-  readonly bundleEpoch: string;
-  /** Whether calls that the application makes continue the chain of the call with the same trace id. */
-  readonly carriesTrace: boolean;
-}
-
-export interface InboundServices {
-  readonly state: InboundState;
-  readonly cache: FieldCache;
-  readonly clock: Clock;
-  /** Control plane's time, Unix milliseconds: what decisions are made on. */
-  readonly meshNowMs: () => number;
-  readonly metrics: SidecarMetrics;
-  readonly trail: AuditTrail;
-  readonly accessLog: AccessLog | undefined;
-  readonly ids: RandomIds;
-  /** undefined when the workload calls nobody or does not propagate by trace id. */
-  readonly correlation: Correlation | undefined;
-  readonly limiter: RateLimiter;
-  readonly timeouts: Timeouts;
-  readonly limits: Limits;
-  readonly pool: (port: number) => AppPool;
-}
 
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
@@ -82,44 +45,32 @@ export class InboundExchange implements AppExchange {
   readonly #services: InboundServices;
   readonly #peer: PeerConnection;
   readonly #stream: Http2Stream<InboundExchange | undefined>;
-  readonly #startedMs: number;
-  readonly #nowMs: number;
   /** Place in the connection's list. */
   slot = -1;
   readonly #head: RequestHead;
+  readonly #facts: CallFacts;
   #bodyless = false;
   // What was found out.
-  #enforcement: Enforcement | undefined;
   #port: EnforcedPort | undefined;
-  #identified: IdentifiedCaller | undefined;
-  #classified: Classified | undefined;
   #isMcp = false;
   /** The message of an MCP request, until the application answers: a denial repeats its id. */
   #rpcBody: Buffer | undefined;
   #rpcCode = MCP_DENIED;
-  #call: Call | undefined;
-  #decision: Decision | undefined;
-  #decisionId = "";
   #traceId: string | undefined;
   // Progress.
   #body: Buffer[] | undefined;
   #bodyBytes = 0;
   #trailers: readonly Field[] | undefined;
   #held = 0;
-  #requestBytes = 0;
   #requestEnded = false;
   #requestSent = false;
   #app: AppConnection | undefined;
   #retried = false;
   #waiting = false;
   #upstreamAtMs = -1;
-  #upstreamMs = -1;
-  #status = 0;
   #answerHead = false;
   #answerEnded = false;
-  #responseBytes = 0;
   #responseLength = -1;
-  #error: string | undefined;
   #over = false;
 
   constructor(
@@ -130,10 +81,9 @@ export class InboundExchange implements AppExchange {
   ) {
     this.#services = services;
     this.#head = new RequestHead(fields, services.ids);
+    this.#facts = new CallFacts(this.#head, services.clock.monotonicMs(), services.meshNowMs());
     this.#peer = peer;
     this.#stream = stream;
-    this.#startedMs = services.clock.monotonicMs();
-    this.#nowMs = services.meshNowMs();
   }
 
   get method(): string {
@@ -146,12 +96,12 @@ export class InboundExchange implements AppExchange {
     this.#bodyless = endStream;
     this.#requestEnded = endStream;
     const { enforcement, identityUntilMs, bundleEpoch } = this.#services.state;
-    this.#enforcement = enforcement;
+    this.#facts.enforcement = enforcement;
     if (enforcement === undefined) {
       this.#refuse("NOT_READY", "no policy yet");
       return;
     }
-    if (this.#nowMs >= identityUntilMs) {
+    if (this.#facts.nowMs >= identityUntilMs) {
       this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
       return;
     }
@@ -166,13 +116,13 @@ export class InboundExchange implements AppExchange {
     // V1 to V4.
     const identified =
       head.twice === ""
-        ? this.#peer.verifier.identify(head, bundleEpoch, this.#nowMs)
+        ? this.#peer.verifier.identify(head, bundleEpoch, this.#facts.nowMs)
         : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${head.twice}\` came twice` };
     if (!(identified instanceof IdentifiedCaller)) {
       this.#refuseIdentity(identified.reason, identified.detail);
       return;
     }
-    this.#identified = identified;
+    this.#facts.identified = identified;
     if (identified.verified.kind === "mtls" && enforcement.table.settings.proofs === "Required") {
       this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
       return;
@@ -207,7 +157,7 @@ export class InboundExchange implements AppExchange {
       this.#refuse("REQ_MALFORMED", classified.error);
       return;
     }
-    this.#classified = classified.value;
+    this.#facts.classified = classified.value;
     this.#isMcp = classified.value.pending?.kind === "mcp";
     // V6 and V8.
     const { hop, via, peer } = identified.verified;
@@ -225,7 +175,7 @@ export class InboundExchange implements AppExchange {
       return;
     }
     const until = hop?.cav?.exp;
-    if (until !== undefined && this.#nowMs >= until * 1_000) {
+    if (until !== undefined && this.#facts.nowMs >= until * 1_000) {
       this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
       return;
     }
@@ -262,23 +212,24 @@ export class InboundExchange implements AppExchange {
   /** A table that came while the body was awaited decides: a caller must not hold on to a withdrawn permission. */
   #catchUp(): Result<void, string> {
     const { enforcement } = this.#services.state;
-    if (enforcement === undefined || enforcement === this.#enforcement) return { ok: true, value: undefined };
+    if (enforcement === undefined || enforcement === this.#facts.enforcement)
+      return { ok: true, value: undefined };
     const port = enforcement.ports.get(this.#port?.port ?? 0);
     if (port?.protocol !== "http")
       return { ok: false, error: "the port is not declared by this workload any more" };
     const classified = this.#classification(port);
     if (!classified.ok) return classified;
-    this.#enforcement = enforcement;
+    this.#facts.enforcement = enforcement;
     this.#port = port;
-    this.#classified = classified.value;
+    this.#facts.classified = classified.value;
     this.#isMcp = classified.value.pending?.kind === "mcp";
     return { ok: true, value: undefined };
   }
 
   /** Ends waiting for a body that the decision needs: until then a request costs memory and nobody has allowed it. */
   sweep(nowMs: number): void {
-    if (this.#over || this.#body === undefined || this.#decision !== undefined) return;
-    if (nowMs - this.#startedMs >= BODY_WITHIN_MS)
+    if (this.#over || this.#body === undefined || this.#facts.decision !== undefined) return;
+    if (nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
   }
 
@@ -289,7 +240,7 @@ export class InboundExchange implements AppExchange {
       return;
     }
     const { classifier } = this.#port ?? {};
-    const before = this.#classified;
+    const before = this.#facts.classified;
     if (classifier === undefined || before === undefined) return;
     const body = Buffer.concat(this.#body ?? []);
     if (this.#isMcp && !truncated) this.#rpcBody = body;
@@ -304,14 +255,14 @@ export class InboundExchange implements AppExchange {
       this.#refuse("REQ_MALFORMED", classified.error);
       return;
     }
-    this.#classified = classified.value;
+    this.#facts.classified = classified.value;
     this.#decide();
   }
 
   #decide(): void {
-    const enforcement = this.#enforcement;
-    const identified = this.#identified;
-    const classified = this.#classified;
+    const enforcement = this.#facts.enforcement;
+    const identified = this.#facts.identified;
+    const classified = this.#facts.classified;
     const port = this.#port;
     if (
       enforcement === undefined ||
@@ -331,11 +282,11 @@ export class InboundExchange implements AppExchange {
       folded: classified.folded,
       sourceIp: this.#peer.remoteAddress,
       scope: identified.scope,
-      nowMs: this.#nowMs,
+      nowMs: this.#facts.nowMs,
     };
-    this.#call = call;
+    this.#facts.call = call;
     const decision = decide(enforcement.program, call);
-    this.#decision = decision;
+    this.#facts.decision = decision;
     if (decision.would !== undefined) this.#countDryRun(decision.would);
     if (!decision.allowed) {
       this.#deny(decision, undefined);
@@ -343,7 +294,7 @@ export class InboundExchange implements AppExchange {
     }
     if (decision.winners.length > 0) {
       this.#head.lines = changeHeaders(this.#head.lines, decision.winners);
-      const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#nowMs);
+      const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#facts.nowMs);
       if (!admitted.allowed) {
         const { metrics } = this.#services;
         metrics.limited.add(
@@ -369,7 +320,7 @@ export class InboundExchange implements AppExchange {
     const { correlation, metrics, state } = this.#services;
     if (correlation !== undefined && state.carriesTrace && this.#head.traceparent !== undefined) {
       this.#traceId = traceIdOf(this.#head.traceparent);
-      correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), this.#nowMs);
+      correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), this.#facts.nowMs);
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
     this.#upstreamAtMs = this.#services.clock.monotonicMs();
@@ -402,15 +353,15 @@ export class InboundExchange implements AppExchange {
   }
 
   #identityLines(): string {
-    const decision = this.#decision;
-    const caller = this.#identified?.caller;
+    const decision = this.#facts.decision;
+    const caller = this.#facts.identified?.caller;
     if (decision === undefined || caller === undefined || decision.identityHeaders.length === 0) return "";
     let lines = "";
     for (const header of decision.identityHeaders) {
       if (header === "caller") lines += `x-mesh-caller: ${caller.kind}/${caller.name}\r\n`;
       else if (header === "xfcc") {
         const hash = Buffer.from(this.#peer.verifier.peer.leafThumbprint, "base64url").toString("hex");
-        lines += `x-forwarded-client-cert: By=${this.#enforcement?.table.program.spiffeId ?? ""};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
+        lines += `x-forwarded-client-cert: By=${this.#facts.enforcement?.table.program.spiffeId ?? ""};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
       }
     }
     return lines;
@@ -429,8 +380,8 @@ export class InboundExchange implements AppExchange {
 
   onAppHead(head: ResponseHead): void {
     if (this.#over) return;
-    this.#upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
-    this.#status = head.status;
+    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
+    this.#facts.status = head.status;
     this.#answerHead = true;
     this.#rpcBody = undefined;
     const { h2 } = this.#peer;
@@ -453,9 +404,9 @@ export class InboundExchange implements AppExchange {
 
   onAppBody(chunk: Buffer): void {
     if (this.#over) return;
-    this.#responseBytes += chunk.length;
+    this.#facts.responseBytes += chunk.length;
     // The last piece carries END_STREAM itself: a frame less per answer.
-    this.#answerEnded = this.#responseBytes === this.#responseLength;
+    this.#answerEnded = this.#facts.responseBytes === this.#responseLength;
     if (!this.#peer.h2.sendData(this.#stream, chunk, this.#answerEnded) && !this.#answerEnded)
       this.#app?.pauseResponse();
   }
@@ -510,7 +461,7 @@ export class InboundExchange implements AppExchange {
   // --- from the caller's side ------------------------------------------------------------------------------------
 
   onRequestBody(chunk: Buffer, endStream: boolean): void {
-    this.#requestBytes += chunk.length;
+    this.#facts.requestBytes += chunk.length;
     this.#held += chunk.length;
     if (endStream) this.#requestEnded = true;
     if (this.#over || this.#answerEnded) {
@@ -519,8 +470,8 @@ export class InboundExchange implements AppExchange {
     }
     if (
       this.#head.contentLength >= 0 &&
-      (this.#requestBytes > this.#head.contentLength ||
-        (endStream && this.#requestBytes < this.#head.contentLength))
+      (this.#facts.requestBytes > this.#head.contentLength ||
+        (endStream && this.#facts.requestBytes < this.#head.contentLength))
     ) {
       this.#breakOff("the body does not have the announced length");
       return;
@@ -537,7 +488,7 @@ export class InboundExchange implements AppExchange {
 
   /** Body that cannot go on yet: the decision needs it, or the application's connection does not stand. */
   #keepBody(chunk: Buffer, endStream: boolean): void {
-    const deciding = this.#decision === undefined;
+    const deciding = this.#facts.decision === undefined;
     // A copy: the view would keep the whole received buffer alive.
     this.#body ??= [];
     this.#body.push(Buffer.from(chunk));
@@ -554,11 +505,11 @@ export class InboundExchange implements AppExchange {
     this.#requestEnded = true;
     this.#trailers = fields;
     if (this.#over || this.#answerEnded) return;
-    if (this.#head.contentLength >= 0 && this.#requestBytes !== this.#head.contentLength) {
+    if (this.#head.contentLength >= 0 && this.#facts.requestBytes !== this.#head.contentLength) {
       this.#breakOff("the body does not have the announced length");
       return;
     }
-    if (this.#body !== undefined && this.#decision === undefined) this.#withBody(false);
+    if (this.#body !== undefined && this.#facts.decision === undefined) this.#withBody(false);
     else if (!this.#waiting && this.#app !== undefined) this.#endRequest();
   }
 
@@ -569,7 +520,7 @@ export class InboundExchange implements AppExchange {
   /** The caller reset the stream or its connection is gone. */
   onPeerGone(): void {
     if (this.#over) return;
-    this.#error = "the caller went away";
+    this.#facts.error = "the caller went away";
     this.#app?.abandon();
     this.#app = undefined;
     this.#finish();
@@ -612,7 +563,7 @@ export class InboundExchange implements AppExchange {
 
   #breakOff(detail: string): void {
     if (this.#answerHead) {
-      this.#error = detail;
+      this.#facts.error = detail;
       this.#app?.abandon();
       this.#app = undefined;
       this.#peer.h2.resetStream(this.#stream, 0x1);
@@ -626,25 +577,25 @@ export class InboundExchange implements AppExchange {
 
   #refuseIdentity(reason: Reason, detail: string): void {
     const { authnFailures } = this.#services.metrics;
-    authnFailures.add(authnFailures.series(this.#enforcement?.self.name ?? "", reason));
+    authnFailures.add(authnFailures.series(this.#facts.enforcement?.self.name ?? "", reason));
     this.#refuse(reason, detail);
     this.#peer.countBadProof();
   }
 
   /** The request ends before, or instead of, a decision by policy. */
   #refuse(reason: Reason, detail: string): void {
-    this.#error = detail;
+    this.#facts.error = detail;
     this.#deny(refusalDecision(reason), undefined);
   }
 
-  #deny(decision: Decision, limited: Extract<LimitVerdict, { allowed: false }> | undefined): void {
-    this.#decision = decision;
+  #deny(decision: Decision, limited: LimitedVerdict | undefined): void {
+    this.#facts.decision = decision;
     this.#answer(decision.reason, limited);
   }
 
   /** Something behind the decision failed: answer if none has begun, else break the stream. */
   #fail(reason: Reason, detail: string): void {
-    this.#error = detail;
+    this.#facts.error = detail;
     if (!this.#answerHead) {
       this.#answer(reason, undefined);
       return;
@@ -653,49 +604,22 @@ export class InboundExchange implements AppExchange {
     this.#finish();
   }
 
-  #answer(reason: Reason, limited: Extract<LimitVerdict, { allowed: false }> | undefined): void {
-    const { trail } = this.#services;
-    this.#decisionId = trail.decisionId();
-    const table = this.#enforcement?.table;
-    const caller = this.#identified?.caller ?? this.#peer.verifier.byCertificate(this.#nowMs)?.caller;
-    const input: ProblemInput = {
-      reason,
-      operation: this.#classified === undefined ? undefined : operationLabel(this.#classified),
-      target: this.#enforcement?.target,
-      caller: caller === undefined ? undefined : `${caller.kind}/${caller.name}`,
-      decisionId: this.#decisionId,
-      detail: this.#error,
-      policy: table?.settings.explainDenials === true ? this.#decision?.policy : undefined,
-      rule: table?.settings.explainDenials === true ? this.#decision?.rule : undefined,
-    };
-    const problem = this.#isMcp
-      ? jsonRpcProblem(input, this.#rpcCode, jsonRpcIdOf(this.#rpcBody))
-      : problemJson(input);
-    this.#status = problem.status;
+  #answer(reason: Reason, limited: LimitedVerdict | undefined): void {
+    const facts = this.#facts;
+    facts.decisionId = this.#services.trail.decisionId();
+    const rpc = this.#isMcp ? { code: this.#rpcCode, id: jsonRpcIdOf(this.#rpcBody) } : undefined;
     this.#answerHead = true;
     this.#answerEnded = true;
-    const { h2 } = this.#peer;
-    const body = Buffer.from(problem.body);
-    this.#responseBytes = body.length;
-    h2.beginHeaders(this.#stream);
-    h2.putStatus(problem.status);
-    h2.putField(this.#services.cache.get("content-type", problem.contentType));
-    h2.putPair("content-length", String(body.length));
-    h2.putPair("proxy-status", proxyStatus(reason, this.#decisionId, this.#error, this.#enforcement?.target));
-    if (limited !== undefined) {
-      const seconds = Math.max(1, Math.ceil(limited.retryAfterMs / 1_000));
-      const name = limited.limit.key.join("+");
-      h2.putPair("retry-after", String(seconds));
-      h2.putPair(
-        "ratelimit-policy",
-        `"${name}";q=${limited.limit.requests};w=${Math.ceil(limited.limit.perMs / 1_000)}`,
-      );
-      h2.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
-    } else if (problem.status === 503) h2.putPair("retry-after", "1");
-    const bodyless = this.#head.method === "HEAD";
-    h2.endHeaders(bodyless);
-    if (!bodyless) h2.sendData(this.#stream, body, true);
-    if (!this.#requestEnded) h2.resetStream(this.#stream, NO_ERROR);
+    writeProblem({
+      peer: this.#peer,
+      stream: this.#stream,
+      cache: this.#services.cache,
+      facts,
+      reason,
+      limited,
+      rpc,
+    });
+    if (!this.#requestEnded) this.#peer.h2.resetStream(this.#stream, NO_ERROR);
     this.#finish();
   }
 
@@ -706,80 +630,8 @@ export class InboundExchange implements AppExchange {
     this.#body = undefined;
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
     this.#stream.context = undefined;
-    this.#record();
+    this.#facts.record(this.#services, this.#peer);
     this.#peer.finished(this);
-  }
-
-  #record(): void {
-    const enforcement = this.#enforcement;
-    const { metrics, trail, clock, accessLog } = this.#services;
-    const durationMs = clock.monotonicMs() - this.#startedMs;
-    const decision = this.#decision;
-    if (enforcement === undefined || decision === undefined) return;
-    const operation = this.#classified === undefined ? "unknown" : operationLabel(this.#classified);
-    const edge: InboundEdge =
-      (this.#identified ?? this.#peer.verifier.byCertificate(this.#nowMs))?.edge(enforcement, operation) ??
-      enforcement.edge(undefined, [], "", operation);
-    const outcome = enforcement.outcome(edge, decision);
-    metrics.decisions.add(outcome.series);
-    edge.counters.count(this.#status, decision.allowed ? "allow" : "deny", durationMs / 1_000);
-    if (this.#upstreamMs >= 0)
-      metrics.overhead.observe(metrics.overheadInbound, Math.max(0, durationMs - this.#upstreamMs) / 1_000);
-    metrics.chainHops.observe(edge.chainSeries, (this.#identified?.via.length ?? 0) + 1);
-    if (!decision.allowed) {
-      trail.remember({
-        decisionId: this.#decisionId,
-        timeMs: this.#nowMs,
-        reason: decision.reason,
-        policy: decision.policy,
-        rule: decision.rule,
-        call: this.#call,
-        detail: this.#error,
-      });
-    }
-    if (trail.wants(decision.allowed, decision.audit)) {
-      const { resource } = this.#classified ?? { resource: { kind: "none" as const } };
-      trail.record(
-        {
-          timeMs: this.#nowMs,
-          traceparent: this.#head.traceparent,
-          edge: edge.audit,
-          decision: outcome.auditDecision,
-          decisionId: this.#decisionId === "" ? trail.decisionId() : this.#decisionId,
-          requestId: this.#head.header("x-request-id"),
-          resourceType: resource.kind === "none" ? undefined : resource.type,
-          resourceName: resource.kind === "known" ? resource.value : undefined,
-          method: this.#head.method,
-          pathTemplate: this.#classified?.template || this.#head.path(),
-          requestBytes: this.#requestBytes,
-          contentType: this.#head.header("content-type"),
-          sourceIp: this.#peer.remoteAddress,
-          userAgent: this.#head.header("user-agent"),
-          statusCode: this.#status,
-          responseBytes: this.#responseBytes,
-          durationMs,
-          upstreamMs: this.#upstreamMs,
-          errorMessage: this.#error,
-        },
-        decision.allowed,
-      );
-    }
-    if (accessLog !== undefined) {
-      accessLog.write({
-        timeMs: this.#nowMs,
-        direction: "inbound",
-        peer: this.#peer.verifier.peer.spiffeId,
-        method: this.#head.method,
-        path: this.#head.path(),
-        operation,
-        status: this.#status,
-        reason: decision.reason,
-        requestBytes: this.#requestBytes,
-        responseBytes: this.#responseBytes,
-        durationMs,
-        traceparent: this.#head.traceparent,
-      });
-    }
   }
 
   /** Ends the exchange because the sidecar does. */

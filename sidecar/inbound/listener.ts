@@ -6,8 +6,8 @@ import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
-import type { InboundServices } from "./exchange.ts";
 import { PeerConnection } from "./peer-connection.ts";
+import type { InboundServices } from "./services.ts";
 import { PeerVerifier, type VerifierDeps } from "./verify.ts";
 
 export interface InboundListenerDeps {

@@ -13,7 +13,8 @@ import {
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
-import { InboundExchange, type InboundServices } from "./exchange.ts";
+import { InboundExchange } from "./exchange.ts";
+import type { InboundServices } from "./services.ts";
 import type { PeerVerifier } from "./verify.ts";
 
 const NO_ERROR = 0x0;

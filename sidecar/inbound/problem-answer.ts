@@ -1,0 +1,68 @@
+// The answer of the sidecar itself: a problem document (RFC 9457) or, where MCP is spoken, a JSON-RPC error, with
+// Proxy-Status (RFC 9209) and the fields of the RateLimit draft.
+import type { LimitVerdict } from "../balance/limits.ts";
+import { jsonRpcProblem, type ProblemInput, problemJson, proxyStatus } from "../core/http/problem.ts";
+import type { jsonRpcIdOf } from "../core/policy/mcp.ts";
+import type { Reason } from "../core/policy/reason.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import type { Http2Stream } from "../wire/http2/connection.ts";
+import { operationLabel } from "./authorize.ts";
+import type { CallFacts } from "./call-facts.ts";
+import type { InboundExchange } from "./exchange.ts";
+import type { PeerConnection } from "./peer-connection.ts";
+
+export type LimitedVerdict = Extract<LimitVerdict, { allowed: false }>;
+
+interface ProblemAnswer {
+  readonly peer: PeerConnection;
+  readonly stream: Http2Stream<InboundExchange | undefined>;
+  readonly cache: FieldCache;
+  /** Gets status and size of the answer. */
+  readonly facts: CallFacts;
+  readonly reason: Reason;
+  readonly limited: LimitedVerdict | undefined;
+  /** Of an MCP request: the answer is a JSON-RPC error. */
+  readonly rpc: { readonly code: number; readonly id: ReturnType<typeof jsonRpcIdOf> } | undefined;
+}
+
+/** Writes the whole answer and ends the stream's sending side. */
+export function writeProblem(answer: ProblemAnswer): void {
+  const { peer, stream, facts, reason, limited, rpc } = answer;
+  const { decisionId, error } = facts;
+  const table = facts.enforcement?.table;
+  const explains = table?.settings.explainDenials === true;
+  const caller = facts.identified?.caller ?? peer.verifier.byCertificate(facts.nowMs)?.caller;
+  const input: ProblemInput = {
+    reason,
+    operation: facts.classified === undefined ? undefined : operationLabel(facts.classified),
+    target: facts.enforcement?.target,
+    caller: caller === undefined ? undefined : `${caller.kind}/${caller.name}`,
+    decisionId,
+    detail: error,
+    policy: explains ? facts.decision?.policy : undefined,
+    rule: explains ? facts.decision?.rule : undefined,
+  };
+  const problem = rpc === undefined ? problemJson(input) : jsonRpcProblem(input, rpc.code, rpc.id);
+  const body = Buffer.from(problem.body);
+  facts.status = problem.status;
+  facts.responseBytes = body.length;
+  const { h2 } = peer;
+  h2.beginHeaders(stream);
+  h2.putStatus(problem.status);
+  h2.putField(answer.cache.get("content-type", problem.contentType));
+  h2.putPair("content-length", String(body.length));
+  h2.putPair("proxy-status", proxyStatus(reason, decisionId, error, facts.enforcement?.target));
+  if (limited !== undefined) {
+    const seconds = Math.max(1, Math.ceil(limited.retryAfterMs / 1_000));
+    const name = limited.limit.key.join("+");
+    h2.putPair("retry-after", String(seconds));
+    h2.putPair(
+      "ratelimit-policy",
+      `"${name}";q=${limited.limit.requests};w=${Math.ceil(limited.limit.perMs / 1_000)}`,
+    );
+    h2.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
+  } else if (problem.status === 503) h2.putPair("retry-after", "1");
+  const bodyless = facts.head.method === "HEAD";
+  h2.endHeaders(bodyless);
+  if (!bodyless) h2.sendData(stream, body, true);
+}

@@ -1,0 +1,41 @@
+// What every request on the mesh port shares: the state in force and the parts of the process it uses.
+import type { AuditTrail } from "../audit/trail.ts";
+import type { RateLimiter } from "../balance/limits.ts";
+import type { Limits, Timeouts } from "../config.ts";
+import type { Clock } from "../core/runtime/clock.ts";
+import type { SidecarMetrics } from "../metrics.ts";
+import type { AccessLog } from "../telemetry/access-log.ts";
+import type { Correlation } from "../telemetry/correlation.ts";
+import type { RandomIds } from "../telemetry/random-ids.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import type { Enforcement } from "./authorize.ts";
+import type { AppPool } from "./forward.ts";
+
+/** What is in force; swapped by the data plane between requests. */
+export interface InboundState {
+  readonly enforcement: Enforcement | undefined;
+  /** Own certificate, Unix milliseconds. */
+  readonly identityUntilMs: number;
+  /** Epoch of the bundle of a trust domain. */
+  readonly bundleEpoch: string;
+  /** Whether calls that the application makes continue the chain of the call with the same trace id. */
+  readonly carriesTrace: boolean;
+}
+
+export interface InboundServices {
+  readonly state: InboundState;
+  readonly cache: FieldCache;
+  readonly clock: Clock;
+  /** Control plane's time, Unix milliseconds: what decisions are made on. */
+  readonly meshNowMs: () => number;
+  readonly metrics: SidecarMetrics;
+  readonly trail: AuditTrail;
+  readonly accessLog: AccessLog | undefined;
+  readonly ids: RandomIds;
+  /** undefined when the workload calls nobody or does not propagate by trace id. */
+  readonly correlation: Correlation | undefined;
+  readonly limiter: RateLimiter;
+  readonly timeouts: Timeouts;
+  readonly limits: Limits;
+  readonly pool: (port: number) => AppPool;
+}
