@@ -8,7 +8,8 @@ import type { Field } from "../wire/field.ts";
 import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
-import { OutboundExchange, type OutboundServices } from "./exchange.ts";
+import { OutboundExchange } from "./exchange.ts";
+import type { OutboundServices } from "./services.ts";
 
 /** Bytes of later requests that may wait in the parser before the socket is paused. */
 const MAX_HELD_BYTES = 65_536;

@@ -1,22 +1,14 @@
 // One request of the application to another workload: resolved, classified, countersigned, sent over the mesh, answered.
 // One object per request; every way out ends in `#finish`, once.
 
-import type { AuditTrail } from "../audit/trail.ts";
 import { pickLeastRequest } from "../balance/pick.ts";
-import type { Limits, Timeouts } from "../config.ts";
 import { joinedField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
-import type { Clock } from "../core/runtime/clock.ts";
-import type { Resolution } from "../discovery/resolver.ts";
-import type { SidecarMetrics } from "../metrics.ts";
-import type { AccessLog } from "../telemetry/access-log.ts";
-import type { CallChain, Correlation } from "../telemetry/correlation.ts";
-import type { RandomIds } from "../telemetry/random-ids.ts";
+import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
-import type { FieldCache } from "../wire/field-cache.ts";
 import type { RequestHead } from "../wire/http1/parser.ts";
 import {
   CHUNK_END,
@@ -29,32 +21,11 @@ import {
 import type { Http2Stream } from "../wire/http2/connection.ts";
 import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import type { AppSideConnection } from "./app-side-connection.ts";
-import type { Upstream, UpstreamConnection, UpstreamExchange } from "./pool.ts";
+import { CallFacts } from "./call-facts.ts";
 import type { Destination, Directory } from "./resolve.ts";
-
-export interface OutboundState {
-  readonly directory: Directory | undefined;
-  /** Own certificate, Unix milliseconds; 0 without an identity. */
-  readonly identityUntilMs: number;
-  /** See `InboundState.carriesTrace`. */
-  readonly carriesTrace: boolean;
-}
-
-export interface OutboundServices {
-  readonly state: OutboundState;
-  readonly cache: FieldCache;
-  readonly clock: Clock;
-  readonly meshNowMs: () => number;
-  readonly metrics: SidecarMetrics;
-  readonly trail: AuditTrail;
-  readonly accessLog: AccessLog | undefined;
-  readonly ids: RandomIds;
-  readonly correlation: Correlation | undefined;
-  readonly timeouts: Timeouts;
-  readonly limits: Limits;
-  /** Asks the control plane for a name that the table does not hold. */
-  readonly resolve: (host: string, port: number) => Promise<Resolution>;
-}
+import type { OutboundServices } from "./services.ts";
+import type { Upstream } from "./upstream.ts";
+import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
 const NO_ERROR = 0x0;
 const CANCEL = 0x8;
@@ -85,39 +56,26 @@ export class OutboundExchange implements UpstreamExchange {
   slot = -1;
   readonly #services: OutboundServices;
   readonly #app: AppSideConnection;
-  readonly #startedMs: number;
-  readonly #nowMs: number;
-  #destination: Destination | undefined;
-  #classified: Classified | undefined;
-  #operation = "unknown";
+  readonly #facts: CallFacts;
   #chain: CallChain | undefined;
   #authorization: string | undefined;
   #authorizations = 0;
-  #traceparent: string | undefined;
   #createdTrace = false;
-  #upstream: Upstream | undefined;
   #tried: Set<Upstream> | undefined;
   #attempts = 0;
   #connection: UpstreamConnection | undefined;
   #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
   #sentAtMs = -1;
-  #requestBytes = 0;
   /** Body bytes handed to the mesh: from the first one on the request cannot be sent again. */
   #bodySent = 0;
   #requestEnded = false;
   #pausedRequest = false;
-  #status = 0;
   #answerHead = false;
   #answerEnded = false;
   #chunked = false;
   #bodyless = false;
   #responseLength = -1;
-  #responseBytes = 0;
   #held = 0;
-  #upstreamMs = -1;
-  #reason: Reason = "ALLOWED";
-  #error: string | undefined;
-  #decisionId = "";
   #over = false;
   /** Monotonic milliseconds after which the answer comes too late. */
   deadlineMs: number;
@@ -126,9 +84,8 @@ export class OutboundExchange implements UpstreamExchange {
     this.#services = services;
     this.#app = app;
     this.head = head;
-    this.#startedMs = services.clock.monotonicMs();
-    this.#nowMs = services.meshNowMs();
-    this.deadlineMs = this.#startedMs + services.timeouts.responseMs;
+    this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
+    this.deadlineMs = this.#facts.startedMs + services.timeouts.responseMs;
   }
 
   get over(): boolean {
@@ -155,7 +112,7 @@ export class OutboundExchange implements UpstreamExchange {
       this.#refuse("NOT_READY", "no policy or identity yet");
       return;
     }
-    if (this.#nowMs >= identityUntilMs) {
+    if (this.#facts.nowMs >= identityUntilMs) {
       this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
       return;
     }
@@ -226,24 +183,24 @@ export class OutboundExchange implements UpstreamExchange {
         this.#authorization = field.value;
       } else if (field.name === "traceparent") {
         traces++;
-        this.#traceparent = traces === 1 && isTraceparent(field.value) ? field.value : undefined;
+        this.#facts.traceparent = traces === 1 && isTraceparent(field.value) ? field.value : undefined;
       }
     }
-    if (this.#traceparent !== undefined) return;
+    if (this.#facts.traceparent !== undefined) return;
     // None, a broken one, or two of them: a new trace begins here (W3C Trace Context section 3.2).
-    this.#traceparent = createTraceparent(this.#services.ids);
+    this.#facts.traceparent = createTraceparent(this.#services.ids);
     this.#createdTrace = true;
   }
 
   #classify(destination: Destination): void {
-    this.#destination = destination;
+    this.#facts.destination = destination;
     const { head } = this;
     if (this.#authorizations > 1) {
       this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
       return;
     }
-    if (this.#services.state.carriesTrace && !this.#createdTrace && this.#traceparent !== undefined)
-      this.#chain = this.#services.correlation?.find(traceIdOf(this.#traceparent), this.#nowMs);
+    if (this.#services.state.carriesTrace && !this.#createdTrace && this.#facts.traceparent !== undefined)
+      this.#chain = this.#services.correlation?.find(traceIdOf(this.#facts.traceparent), this.#facts.nowMs);
     if (destination.port.protocol !== "http") {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
       return;
@@ -254,7 +211,7 @@ export class OutboundExchange implements UpstreamExchange {
       contentType: joinedField(head.fields, "content-type"),
       header: this.#app.lookup(head.fields),
       corsMethod:
-        head.method === "OPTIONS" && this.header("origin") !== undefined
+        head.method === "OPTIONS" && this.#facts.header("origin") !== undefined
           ? joinedField(head.fields, "access-control-request-method")
           : undefined,
     });
@@ -262,30 +219,20 @@ export class OutboundExchange implements UpstreamExchange {
       this.#refuse("REQ_MALFORMED", classified.error);
       return;
     }
-    this.#classified = classified.value;
-    this.#operation = labelOf(classified.value);
+    this.#facts.classified = classified.value;
+    this.#facts.operation = labelOf(classified.value);
     this.#route();
   }
 
-  /** Value of a request field. */
-  header(name: string): string | undefined {
-    const fields = this.head.fields;
-    for (let i = 0; i < fields.length; i++) {
-      const field = fields[i];
-      if (field !== undefined && field.name === name) return field.value;
-    }
-    return undefined;
-  }
-
   #route(): void {
-    const destination = this.#destination;
+    const destination = this.#facts.destination;
     if (destination === undefined) return;
     if (destination.upstreams.length === 0) {
       this.#refuse("NO_ENDPOINTS", "no running workload serves it");
       return;
     }
     if (this.#attempts >= MAX_ATTEMPTS) {
-      this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint could be reached");
+      this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint could be reached");
       return;
     }
     this.#attempts++;
@@ -293,10 +240,10 @@ export class OutboundExchange implements UpstreamExchange {
       pickLeastRequest(destination.upstreams, this.#tried, this.#attempts) ??
       pickLeastRequest(destination.upstreams, undefined, 0);
     if (upstream === undefined) {
-      this.#refuse("UPSTREAM_FAILED", this.#error ?? "no endpoint can be reached at the moment");
+      this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
       return;
     }
-    this.#upstream = upstream;
+    this.#facts.upstream = upstream;
     if (!upstream.request(this)) {
       this.#refuse("OVERLOADED", "too many requests wait for a connection");
       return;
@@ -307,11 +254,11 @@ export class OutboundExchange implements UpstreamExchange {
   // --- from the mesh ---------------------------------------------------------------------------------------------
 
   onUpstreamReady(connection: UpstreamConnection): void {
-    const destination = this.#destination;
+    const destination = this.#facts.destination;
     if (this.#over || destination === undefined) return;
     const stream = connection.open(this);
     if (stream === undefined) {
-      if (this.#upstream?.wait(this) === true) this.#pauseRequest();
+      if (this.#facts.upstream?.wait(this) === true) this.#pauseRequest();
       else this.#refuse("OVERLOADED", "too many requests wait for a connection");
       return;
     }
@@ -359,16 +306,17 @@ export class OutboundExchange implements UpstreamExchange {
       } else if (field.name === "content-length") h2.putField(field);
     }
     const proof = connection.countersigner.fields(
-      this.#operation,
+      this.#facts.operation,
       destination.packsDigest,
       this.#chain,
       this.#authorization,
-      this.#nowMs,
+      this.#facts.nowMs,
     );
     h2.putField(proof.wit);
     h2.putField(proof.wpt);
     h2.putField(destination.portField);
-    if (this.#createdTrace && this.#traceparent !== undefined) h2.putPair("traceparent", this.#traceparent);
+    if (this.#createdTrace && this.#facts.traceparent !== undefined)
+      h2.putPair("traceparent", this.#facts.traceparent);
     h2.endHeaders(this.#hasNoBody);
   }
 
@@ -387,12 +335,12 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#over) return;
     const { clock, timeouts } = this.#services;
     const nowMs = clock.monotonicMs();
-    this.#upstreamMs = nowMs - this.#sentAtMs;
+    this.#facts.upstreamMs = nowMs - this.#sentAtMs;
     this.deadlineMs = nowMs + timeouts.responseMs;
     const { head } = this;
     // INVARIANT: the codec refuses a response whose first field is not a :status of three digits.
     const status = Number(fields[0]?.value);
-    this.#status = status;
+    this.#facts.status = status;
     this.#answerHead = true;
     this.#bodyless = head.method === "HEAD" || status === 204 || status === 304;
     let text = statusLine(status);
@@ -423,11 +371,11 @@ export class OutboundExchange implements UpstreamExchange {
   onUpstreamData(chunk: Buffer, endStream: boolean): void {
     if (this.#over) return;
     const { socket } = this.#app;
-    this.#responseBytes += chunk.length;
+    this.#facts.responseBytes += chunk.length;
     this.#held += chunk.length;
     if (chunk.length > 0 && !this.#bodyless) {
       // More than announced would be read as the next answer: never written.
-      if (this.#responseLength >= 0 && this.#responseBytes > this.#responseLength) {
+      if (this.#responseLength >= 0 && this.#facts.responseBytes > this.#responseLength) {
         this.#breakAnswer("the answer is longer than announced");
         return;
       }
@@ -459,7 +407,7 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#over) return;
     this.#connection = undefined;
     this.#stream = undefined;
-    this.#error = detail;
+    this.#facts.error = detail;
     if (this.#answerHead) {
       // RST_STREAM(NO_ERROR) after a whole answer only says that the rest of the request is not wanted.
       if (this.#answerEnded && code === NO_ERROR) return;
@@ -467,9 +415,9 @@ export class OutboundExchange implements UpstreamExchange {
       return;
     }
     if (untouched && this.#bodySent === 0) {
-      if (this.#upstream !== undefined) {
+      if (this.#facts.upstream !== undefined) {
         this.#tried ??= new Set();
-        this.#tried.add(this.#upstream);
+        this.#tried.add(this.#facts.upstream);
       }
       this.#route();
       return;
@@ -480,13 +428,13 @@ export class OutboundExchange implements UpstreamExchange {
   // --- from the application --------------------------------------------------------------------------------------
 
   onRequestBody(chunk: Buffer): void {
-    this.#requestBytes += chunk.length;
+    this.#facts.requestBytes += chunk.length;
     const stream = this.#stream;
     const connection = this.#connection;
     if (this.#over || this.#answerEnded || stream === undefined || connection === undefined) return;
     this.#bodySent += chunk.length;
     this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
-    const last = this.#requestBytes === this.head.contentLength;
+    const last = this.#facts.requestBytes === this.head.contentLength;
     if (last) this.#requestEnded = true;
     if (!connection.h2.sendData(stream, chunk, last) && !last) this.#pauseRequest();
   }
@@ -516,16 +464,16 @@ export class OutboundExchange implements UpstreamExchange {
   /** The application went away, or broke the protocol in the middle of its request. */
   onAppGone(detail: string, reason: Reason = "ALLOWED"): void {
     if (this.#over) return;
-    this.#error = detail;
-    this.#reason = reason;
-    this.#upstream?.cancel(this);
+    this.#facts.error = detail;
+    this.#facts.reason = reason;
+    this.#facts.upstream?.cancel(this);
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(true);
   }
 
   timeOut(): void {
     if (this.#over) return;
-    this.#upstream?.cancel(this);
+    this.#facts.upstream?.cancel(this);
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     if (this.#answerHead) this.#breakAnswer("the answer stopped");
     else this.#refuse("UPSTREAM_TIMEOUT", "the target did not answer in time");
@@ -554,7 +502,7 @@ export class OutboundExchange implements UpstreamExchange {
   }
 
   #endAnswer(trailers: readonly Field[]): void {
-    if (this.#responseLength >= 0 && this.#responseBytes !== this.#responseLength) {
+    if (this.#responseLength >= 0 && this.#facts.responseBytes !== this.#responseLength) {
       this.#breakAnswer("the answer is shorter than announced");
       return;
     }
@@ -565,33 +513,33 @@ export class OutboundExchange implements UpstreamExchange {
 
   /** The answer cannot be completed: only a broken connection says so in HTTP/1.1. */
   #breakAnswer(detail: string): void {
-    this.#error = detail;
-    this.#reason = "UPSTREAM_FAILED";
+    this.#facts.error = detail;
+    this.#facts.reason = "UPSTREAM_FAILED";
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(true);
     this.#app.destroy();
   }
 
   #refuse(reason: Reason, detail: string): void {
-    this.#error = detail;
-    this.#reason = reason;
+    this.#facts.error = detail;
+    this.#facts.reason = reason;
     const { head } = this;
     const { trail } = this.#services;
     const program = this.#services.state.directory?.table.program;
     const caller = program === undefined ? undefined : `${program.kind}/${program.name}`;
-    this.#decisionId = trail.decisionId();
+    this.#facts.decisionId = trail.decisionId();
     const problem = problemJson({
       reason,
-      operation: this.#classified === undefined ? undefined : this.#operation,
+      operation: this.#facts.classified === undefined ? undefined : this.#facts.operation,
       target:
-        this.#destination === undefined
+        this.#facts.destination === undefined
           ? head.authority
-          : `${this.#destination.callee.kind}/${this.#destination.callee.name}`,
+          : `${this.#facts.destination.callee.kind}/${this.#facts.destination.callee.name}`,
       caller,
-      decisionId: this.#decisionId,
+      decisionId: this.#facts.decisionId,
       detail,
     });
-    this.#status = problem.status;
+    this.#facts.status = problem.status;
     this.#answerHead = true;
     this.#answerEnded = true;
     // A body that nobody will read: the connection cannot be used again without reading it.
@@ -599,10 +547,10 @@ export class OutboundExchange implements UpstreamExchange {
     const close = this.#app.mustClose ? CLOSE_LINE : "";
     const retry = problem.status === 503 ? "retry-after: 1\r\n" : "";
     const body = head.method === "HEAD" ? "" : problem.body;
-    this.#responseBytes = body.length;
+    this.#facts.responseBytes = body.length;
     this.#app.socket.write(
       `${statusLine(problem.status)}content-type: ${problem.contentType}\r\ncontent-length: ${problem.body.length}\r\n` +
-        `proxy-status: ${proxyStatus(reason, this.#decisionId, detail, caller)}\r\n${retry}${close}\r\n${body}`,
+        `proxy-status: ${proxyStatus(reason, this.#facts.decisionId, detail, caller)}\r\n${retry}${close}\r\n${body}`,
     );
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(false);
@@ -618,106 +566,14 @@ export class OutboundExchange implements UpstreamExchange {
     this.#stream = undefined;
     if (connection !== undefined && stream !== undefined) {
       // The answer came before the whole request was sent: nothing more of it will follow.
-      if (!broken && !this.#requestEnded && !this.#hasNoBody && this.#reason === "ALLOWED") {
+      if (!broken && !this.#requestEnded && !this.#hasNoBody && this.#facts.reason === "ALLOWED") {
         connection.h2.resetStream(stream, NO_ERROR);
         this.#app.closeAfterAnswer();
       }
       connection.finished(this, stream);
     }
-    this.#record();
+    this.#facts.record(this.#services);
     this.#pausedRequest = false;
     this.#app.exchangeOver(this, this.#requestEnded || this.#hasNoBody);
-  }
-
-  #record(): void {
-    const { metrics, clock, accessLog, state } = this.#services;
-    const durationMs = clock.monotonicMs() - this.#startedMs;
-    const { directory } = state;
-    if (directory !== undefined) {
-      const edge =
-        this.#destination?.edge(this.#operation) ?? directory.stranger(this.head.authority.slice(0, 256));
-      edge.counters.count(
-        this.#status,
-        REASONS[this.#reason].http === 403 ? "deny" : "allow",
-        durationMs / 1_000,
-      );
-      if (this.#upstreamMs >= 0)
-        metrics.overhead.observe(
-          metrics.overheadOutbound,
-          Math.max(0, durationMs - this.#upstreamMs) / 1_000,
-        );
-      // The callee records what it decided; what never got there is recorded here.
-      if (this.#reason !== "ALLOWED") this.#recordFailure(directory, edge.audit, durationMs);
-    }
-    if (accessLog !== undefined) {
-      accessLog.write({
-        timeMs: this.#nowMs,
-        direction: "outbound",
-        peer: this.#upstream?.endpoint.spiffeId ?? this.head.authority,
-        method: this.head.method,
-        path: this.#path(),
-        operation: this.#operation,
-        status: this.#status,
-        reason: this.#reason,
-        requestBytes: this.#requestBytes,
-        responseBytes: this.#responseBytes,
-        durationMs,
-        traceparent: this.#traceparent,
-      });
-    }
-  }
-
-  #recordFailure(
-    directory: Directory,
-    edge: Parameters<AuditTrail["record"]>[0]["edge"],
-    durationMs: number,
-  ): void {
-    const { trail } = this.#services;
-    if (this.#decisionId === "") this.#decisionId = trail.decisionId();
-    trail.remember({
-      decisionId: this.#decisionId,
-      timeMs: this.#nowMs,
-      reason: this.#reason,
-      policy: undefined,
-      rule: undefined,
-      call: undefined,
-      detail: `${this.head.method} ${this.head.authority}: ${this.#error ?? ""}`,
-    });
-    if (!trail.wants(false, undefined)) return;
-    const resource = this.#classified?.resource ?? { kind: "none" as const };
-    trail.record(
-      {
-        timeMs: this.#nowMs,
-        traceparent: this.#traceparent,
-        edge,
-        decision: trail.decisionText(
-          { allowed: false, reason: this.#reason, policy: undefined, rule: undefined, would: undefined },
-          directory.table.revision,
-        ),
-        decisionId: this.#decisionId,
-        requestId: this.header("x-request-id"),
-        resourceType: resource.kind === "none" ? undefined : resource.type,
-        resourceName: resource.kind === "known" ? resource.value : undefined,
-        method: this.head.method,
-        pathTemplate: this.#classified?.template || this.#path(),
-        requestBytes: this.#requestBytes,
-        contentType: this.header("content-type"),
-        sourceIp: undefined,
-        userAgent: this.header("user-agent"),
-        statusCode: this.#status,
-        responseBytes: this.#responseBytes,
-        durationMs,
-        upstreamMs: this.#upstreamMs,
-        errorMessage: this.#error,
-      },
-      false,
-    );
-  }
-
-  /** Without query: its values are never recorded. */
-  #path(): string {
-    const { target } = this.head;
-    const query = target.indexOf("?");
-    return query < 0 ? target : target.slice(0, query);
   }
 }

@@ -6,7 +6,7 @@ import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import { AppSideConnection } from "./app-side-connection.ts";
-import type { OutboundServices } from "./exchange.ts";
+import type { OutboundServices } from "./services.ts";
 
 export interface OutboundListenerDeps {
   readonly services: OutboundServices;

@@ -10,7 +10,8 @@ import type { ProgramPort } from "../core/policy/rule.ts";
 import type { MeshService, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { createField, type Field } from "../wire/field.ts";
-import type { Upstream, UpstreamPool } from "./pool.ts";
+import type { UpstreamPool } from "./pool.ts";
+import type { Upstream } from "./upstream.ts";
 
 export interface OutboundEdge {
   readonly counters: EdgeCounters;

@@ -1,0 +1,138 @@
+// What became known of one call of the application, and what is written down of it when it is over. The callee records
+// what it decides; what never got there is audited here.
+import type { AuditTrail } from "../audit/trail.ts";
+import type { Classified } from "../core/policy/classified.ts";
+import { REASONS, type Reason } from "../core/policy/reason.ts";
+import type { RequestHead } from "../wire/http1/parser.ts";
+import type { Destination, Directory } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+import type { Upstream } from "./upstream.ts";
+
+export class CallFacts {
+  readonly head: RequestHead;
+  /** Monotonic milliseconds. */
+  readonly startedMs: number;
+  /** Control plane's time, Unix milliseconds. */
+  readonly nowMs: number;
+  destination: Destination | undefined;
+  classified: Classified | undefined;
+  operation = "unknown";
+  traceparent: string | undefined;
+  upstream: Upstream | undefined;
+  requestBytes = 0;
+  responseBytes = 0;
+  /** 0: no answer has begun. */
+  status = 0;
+  /** Milliseconds the callee took to begin its answer; -1: it was not asked. */
+  upstreamMs = -1;
+  reason: Reason = "ALLOWED";
+  error: string | undefined;
+  /** Empty: none was given to the application. */
+  decisionId = "";
+
+  constructor(head: RequestHead, startedMs: number, nowMs: number) {
+    this.head = head;
+    this.startedMs = startedMs;
+    this.nowMs = nowMs;
+  }
+
+  /** Value of a request field. */
+  header(name: string): string | undefined {
+    const fields = this.head.fields;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      if (field !== undefined && field.name === name) return field.value;
+    }
+    return undefined;
+  }
+
+  /** Counts the call, and audits and logs it, once, when it is over. */
+  record(services: OutboundServices): void {
+    const { metrics, clock, accessLog, state } = services;
+    const durationMs = clock.monotonicMs() - this.startedMs;
+    const { directory } = state;
+    if (directory !== undefined) {
+      const edge =
+        this.destination?.edge(this.operation) ?? directory.stranger(this.head.authority.slice(0, 256));
+      edge.counters.count(
+        this.status,
+        REASONS[this.reason].http === 403 ? "deny" : "allow",
+        durationMs / 1_000,
+      );
+      if (this.upstreamMs >= 0)
+        metrics.overhead.observe(metrics.overheadOutbound, Math.max(0, durationMs - this.upstreamMs) / 1_000);
+      // The callee records what it decided; what never got there is recorded here.
+      if (this.reason !== "ALLOWED") this.#recordFailure(services.trail, directory, edge.audit, durationMs);
+    }
+    if (accessLog !== undefined) {
+      accessLog.write({
+        timeMs: this.nowMs,
+        direction: "outbound",
+        peer: this.upstream?.endpoint.spiffeId ?? this.head.authority,
+        method: this.head.method,
+        path: this.path(),
+        operation: this.operation,
+        status: this.status,
+        reason: this.reason,
+        requestBytes: this.requestBytes,
+        responseBytes: this.responseBytes,
+        durationMs,
+        traceparent: this.traceparent,
+      });
+    }
+  }
+
+  #recordFailure(
+    trail: AuditTrail,
+    directory: Directory,
+    edge: Parameters<AuditTrail["record"]>[0]["edge"],
+    durationMs: number,
+  ): void {
+    if (this.decisionId === "") this.decisionId = trail.decisionId();
+    trail.remember({
+      decisionId: this.decisionId,
+      timeMs: this.nowMs,
+      reason: this.reason,
+      policy: undefined,
+      rule: undefined,
+      call: undefined,
+      detail: `${this.head.method} ${this.head.authority}: ${this.error ?? ""}`,
+    });
+    if (!trail.wants(false, undefined)) return;
+    const resource = this.classified?.resource ?? { kind: "none" as const };
+    trail.record(
+      {
+        timeMs: this.nowMs,
+        traceparent: this.traceparent,
+        edge,
+        decision: trail.decisionText(
+          { allowed: false, reason: this.reason, policy: undefined, rule: undefined, would: undefined },
+          directory.table.revision,
+        ),
+        decisionId: this.decisionId,
+        requestId: this.header("x-request-id"),
+        resourceType: resource.kind === "none" ? undefined : resource.type,
+        resourceName: resource.kind === "known" ? resource.value : undefined,
+        method: this.head.method,
+        pathTemplate: this.classified?.template || this.path(),
+        requestBytes: this.requestBytes,
+        contentType: this.header("content-type"),
+        sourceIp: undefined,
+        userAgent: this.header("user-agent"),
+        statusCode: this.status,
+        responseBytes: this.responseBytes,
+        durationMs,
+        upstreamMs: this.upstreamMs,
+        errorMessage: this.error,
+      },
+      false,
+    );
+  }
+
+  /** Without query: its values are never recorded. */
+  path(): string {
+    const { target } = this.head;
+    const query = target.indexOf("?");
+    return query < 0 ? target : target.slice(0, query);
+  }
+}

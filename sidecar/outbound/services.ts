@@ -1,0 +1,35 @@
+// What every request of the application to the mesh shares: the state in force and the parts of the process it uses.
+import type { AuditTrail } from "../audit/trail.ts";
+import type { Limits, Timeouts } from "../config.ts";
+import type { Clock } from "../core/runtime/clock.ts";
+import type { Resolution } from "../discovery/resolver.ts";
+import type { SidecarMetrics } from "../metrics.ts";
+import type { AccessLog } from "../telemetry/access-log.ts";
+import type { Correlation } from "../telemetry/correlation.ts";
+import type { RandomIds } from "../telemetry/random-ids.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import type { Directory } from "./resolve.ts";
+
+export interface OutboundState {
+  readonly directory: Directory | undefined;
+  /** Own certificate, Unix milliseconds; 0 without an identity. */
+  readonly identityUntilMs: number;
+  /** See `InboundState.carriesTrace`. */
+  readonly carriesTrace: boolean;
+}
+
+export interface OutboundServices {
+  readonly state: OutboundState;
+  readonly cache: FieldCache;
+  readonly clock: Clock;
+  readonly meshNowMs: () => number;
+  readonly metrics: SidecarMetrics;
+  readonly trail: AuditTrail;
+  readonly accessLog: AccessLog | undefined;
+  readonly ids: RandomIds;
+  readonly correlation: Correlation | undefined;
+  readonly timeouts: Timeouts;
+  readonly limits: Limits;
+  /** Asks the control plane for a name that the table does not hold. */
+  readonly resolve: (host: string, port: number) => Promise<Resolution>;
+}
