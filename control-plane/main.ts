@@ -249,12 +249,6 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       release: () => publisher.release(),
       createJoinToken: issuer.createToken,
       exportIdentity: issuer.exportIdentity,
-      explain: async () => {
-        throw new MeshError(
-          "unsupported",
-          "explain over the socket is not there yet; `countersign explain` reads the directory",
-        );
-      },
     },
   });
   closers.add(() => management.close());

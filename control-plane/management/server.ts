@@ -19,7 +19,6 @@ export interface ManagementActions {
   readonly release: () => Promise<unknown>;
   readonly createJoinToken: (workload: string, ttlSeconds: number) => Promise<unknown>;
   readonly exportIdentity: (workload: string, ttlSeconds: number) => Promise<unknown>;
-  readonly explain: (request: unknown) => Promise<unknown>;
 }
 
 export interface ManagementServerOptions {
@@ -124,7 +123,6 @@ function routesOf(actions: ManagementActions): readonly Route[] {
       write: "export-identity",
       run: (_query, body) => actions.exportIdentity(...workloadRequest(body, 3600)),
     },
-    { method: "POST", path: "/v1/explain", run: (_query, body) => actions.explain(body) },
   ];
 }
 
