@@ -12,6 +12,10 @@ async function main(args: readonly string[]): Promise<ExitStatus> {
       ? serve.runSidecarVerb(rest, terminal)
       : serve.runControlPlaneVerb(rest, terminal);
   }
+  if (verb === "capture-init") {
+    const { runCaptureInit } = await import("../../sidecar/capture-init.ts");
+    return runCaptureInit(rest, process.env, terminal);
+  }
   const { runVerb } = await import("./verbs.ts");
   return runVerb(args, terminal);
 }

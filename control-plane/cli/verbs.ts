@@ -54,11 +54,14 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
       .exitOverride()
       .showSuggestionAfterError();
 
-  // Listed for the help only: main.ts runs these two without loading this file.
+  // Listed for the help only: main.ts runs these three without loading this file.
   program
     .command("control-plane")
     .description("run the control plane; see `countersign control-plane --help`");
   program.command("sidecar").description("run a sidecar; see `countersign sidecar --help`");
+  program
+    .command("capture-init")
+    .description("redirect the traffic of a pod to its sidecar; see `countersign capture-init --help`");
 
   verb(
     program,
