@@ -84,6 +84,8 @@ export class UpstreamConnection {
   readonly #deadlineMs: number;
   /** What the callee's certificate rests on, and its end in Unix milliseconds. */
   #anchor: X509Certificate | undefined;
+  /** Of a bundle that came after this connection was begun. */
+  #newRoots: readonly X509Certificate[] | undefined;
   #peerUntilMs = 0;
   readonly #keepAlive = new KeepAlive();
   readonly #flush = (): void => {
@@ -165,7 +167,12 @@ export class UpstreamConnection {
 
   /** The trust bundle changed: a callee whose certificate rests on a withdrawn root gets nothing more. */
   recheck(roots: readonly X509Certificate[]): void {
-    if (this.#closed || !this.#ready || isAnchored(this.#anchor, roots)) return;
+    this.#newRoots = roots;
+    // A handshake that is under way is held against them when it is done.
+    if (!this.#closed && this.#socket !== undefined && !isAnchored(this.#anchor, roots)) this.#distrust();
+  }
+
+  #distrust(): void {
     const { metrics, log } = this.#deps;
     metrics.problems.add(metrics.problems.series("upstream", "distrusted"));
     log.warn("connection ended: the trust bundle has no root of the callee's certificate any more", {
@@ -203,6 +210,10 @@ export class UpstreamConnection {
     const certificate = this.#raw.getPeerX509Certificate();
     this.#anchor = this.#deps.anchors.of(certificate);
     this.#peerUntilMs = certificate === undefined ? 0 : certificate.validToDate.getTime() + 1_000;
+    if (this.#newRoots !== undefined && !isAnchored(this.#anchor, this.#newRoots)) {
+      this.#distrust();
+      return;
+    }
     const socket = new MeshSocket(this.#raw);
     this.#socket = socket;
     const h2 = new Http2Connection<UpstreamExchange | undefined>({

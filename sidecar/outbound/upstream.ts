@@ -91,12 +91,19 @@ export class Upstream implements Candidate {
     for (const connection of [this.#current, this.#next, ...this.#retired]) connection?.destroy();
   }
 
+  /** A handshake that is under way may have been made by the bundle before: it is held against this one too. */
   recheck(roots: readonly X509Certificate[]): void {
-    for (const connection of [this.#current, ...this.#retired]) connection?.recheck(roots);
+    for (const connection of [this.#current, this.#next, ...this.#retired]) connection?.recheck(roots);
   }
 
   /** The callee's certificate has ended: open requests finish, the next one opens a connection. */
   expire(connection: UpstreamConnection): void {
+    this.#deps.log.info(
+      "the callee's certificate on a connection has ended, the next request opens another",
+      {
+        peer: this.endpoint.spiffeId,
+      },
+    );
     connection.retire();
     this.onGoingAway(connection);
   }

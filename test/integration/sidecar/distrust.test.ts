@@ -2,9 +2,10 @@
 // lives on because the handshake was earlier.
 import { once } from "node:events";
 import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
-import { connect as connectTls } from "node:tls";
+import type { AddressInfo } from "node:net";
+import { connect as connectTls, createServer as createTlsServer, type TLSSocket } from "node:tls";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
-import { clientTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
+import { clientTlsOptions, serverTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
 import { parseTrustBundle } from "../../../sidecar/core/identity/trust-bundle.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 import { createTestAuthority, issueTestIdentity, must, type TestAuthority } from "../../fakes/authority.ts";
@@ -73,6 +74,37 @@ test("a caller sends nothing more to a callee of a withdrawn root", async () => 
   expect(exposition(caller.plane.metrics).body).toContain(
     'countersign_protocol_errors_total{side="upstream",code="distrusted"} 1',
   );
+});
+
+test("a handshake that was under way when the root was withdrawn counts no more", async () => {
+  // A callee that completes TLS and says nothing until the bundle has changed.
+  const identity = foreign(THINGS);
+  let began: () => void = () => {};
+  const beginning = new Promise<void>((resolve) => {
+    began = resolve;
+  });
+  const requests: string[] = [];
+  const held: TLSSocket[] = [];
+  const server = createTlsServer({ ...serverTlsOptions(identity), ALPNProtocols: ["h2"] }, (socket) => {
+    held.push(socket);
+    socket.on("error", () => {});
+    socket.on("data", (chunk: Buffer) => requests.push(chunk.toString("latin1")));
+    began();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  const towards = (bundle: string) =>
+    table({ self: NOTEBOOK, services: [{ service: THINGS, meshPort: port }], bundle });
+  expect(caller.plane.setTable(towards(both)).ok).toBe(true);
+  const answered = send(caller.proxyPort, GET);
+  await beginning;
+  expect(caller.plane.setTable(towards(first)).ok).toBe(true);
+  // Its SETTINGS would make the connection ready.
+  for (const socket of held) if (!socket.destroyed) socket.write(Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]));
+  expect((await answered).status).toBe(502);
+  expect(requests.join("")).not.toContain("things/a");
+  for (const socket of held) socket.destroy();
+  server.close();
 });
 
 test("a callee hears nothing more from a caller of a withdrawn root, with or without tokens", async () => {
