@@ -173,7 +173,7 @@ export class DataPlane {
       outboundProxy === undefined ? undefined : await this.outbound.listen(outboundProxy, undefined);
     const local: (number | undefined)[] = [];
     for (const { listen, service, port } of localServices)
-      local.push(await this.outbound.listen(listen, { service, port }));
+      local.push(await this.outbound.listen(listen, { kind: "service", service, port }));
     this.#timer = setInterval(() => this.sweep(this.#deps.clock.monotonicMs()), SWEEP_MS).unref();
     return { mesh: this.#meshPort, outbound, local };
   }

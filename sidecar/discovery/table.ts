@@ -1,12 +1,19 @@
 // The table of one sidecar: everything it was told, as one readonly value that is swapped whole.
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
 
+export interface ServicePort extends ProgramPort {
+  /** The application's port behind it; undefined: the same. */
+  readonly targetPort?: number;
+}
+
 export interface MeshService {
   /** `namespace/name`. */
   readonly id: string;
   /** Lower-case host names without port that mean this service, e.g. `fraud-scorer.ml-serving`. */
   readonly hosts: readonly string[];
-  readonly ports: readonly ProgramPort[];
+  /** IP addresses of the service itself (cluster IPs); none outside Kubernetes and for a headless one. */
+  readonly addresses?: readonly string[];
+  readonly ports: readonly ServicePort[];
 }
 
 export interface MeshEndpoint {

@@ -9,6 +9,7 @@ import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
 import { OutboundExchange } from "./exchange.ts";
+import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 /** Bytes of later requests that may wait in the parser before the socket is paused. */
@@ -16,8 +17,8 @@ const MAX_HELD_BYTES = 65_536;
 
 export interface AppSideDeps {
   readonly services: OutboundServices;
-  /** What a local listener means; undefined on the proxy port. */
-  readonly fixed: { readonly service: string; readonly port: number } | undefined;
+  /** What a local listener or the captured connection means; undefined on the proxy port. */
+  readonly fixed: FixedDestination | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppSideConnection) => void;
 }

@@ -22,7 +22,7 @@ import type { Http2Stream } from "../wire/http2/connection.ts";
 import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import type { AppSideConnection } from "./app-side-connection.ts";
 import { CallFacts } from "./call-facts.ts";
-import type { Destination, Directory } from "./resolve.ts";
+import type { Destination, Directory, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { Upstream } from "./upstream.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
@@ -92,8 +92,8 @@ export class OutboundExchange implements UpstreamExchange {
     return this.#over;
   }
 
-  /** @param fixed the service of a local listener; undefined on the proxy port. */
-  start(fixed: { readonly service: string; readonly port: number } | undefined): void {
+  /** @param fixed what a local listener or a captured connection means; undefined on the proxy port. */
+  start(fixed: FixedDestination | undefined): void {
     const { directory, identityUntilMs } = this.#services.state;
     const { head } = this;
     this.#readFields();
@@ -117,9 +117,9 @@ export class OutboundExchange implements UpstreamExchange {
       return;
     }
     if (fixed !== undefined) {
-      const destination = directory.ofService(fixed.service, fixed.port);
+      const destination = directory.ofFixed(fixed);
       if (destination === undefined) {
-        this.#resolve(fixed.service, fixed.port, fixed);
+        this.#resolve(fixed.kind === "service" ? fixed.service : fixed.address, fixed.port, fixed);
         return;
       }
       this.#classify(destination);
@@ -135,11 +135,7 @@ export class OutboundExchange implements UpstreamExchange {
     else this.#resolve(found.host, found.port, undefined);
   }
 
-  #resolve(
-    host: string,
-    port: number,
-    fixed: { readonly service: string; readonly port: number } | undefined,
-  ): void {
+  #resolve(host: string, port: number, fixed: FixedDestination | undefined): void {
     this.#pauseRequest();
     this.#services.resolve(host, port).then(
       (resolution) => {
@@ -153,7 +149,9 @@ export class OutboundExchange implements UpstreamExchange {
         }
         const { directory } = this.#services.state;
         const destination =
-          directory?.ofService(fixed?.service ?? resolution.service.id, port) ?? this.#found(directory);
+          fixed === undefined
+            ? (directory?.ofService(resolution.service.id, port) ?? this.#found(directory))
+            : directory?.ofFixed(fixed);
         if (destination === undefined) {
           this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
           return;

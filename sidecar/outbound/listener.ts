@@ -6,6 +6,7 @@ import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import { AppSideConnection } from "./app-side-connection.ts";
+import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 export interface OutboundListenerDeps {
@@ -40,10 +41,7 @@ export class OutboundListener {
    * @returns the port; undefined for a Unix socket.
    * @throws MeshError `io_failed` when it cannot be bound.
    */
-  listen(
-    address: SocketAddress,
-    fixed: { readonly service: string; readonly port: number } | undefined,
-  ): Promise<number | undefined> {
+  listen(address: SocketAddress, fixed: FixedDestination | undefined): Promise<number | undefined> {
     const server = createServer({ noDelay: true }, (socket) => {
       const connection = new AppSideConnection(new MeshSocket(socket), {
         services: this.#deps.services,

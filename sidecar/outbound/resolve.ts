@@ -6,10 +6,10 @@ import { parseAuthority } from "../core/http/authority.ts";
 import { COUNTERSIGN_PORT } from "../core/identity/claims.ts";
 import { type Pack, packsDigest } from "../core/policy/catalog.ts";
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
-import type { ProgramPort } from "../core/policy/rule.ts";
-import type { MeshService, SidecarTable } from "../discovery/table.ts";
+import type { MeshService, ServicePort, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { createField, type Field } from "../wire/field.ts";
+import { type AddressedPort, addressIndex } from "./address-index.ts";
 import type { UpstreamPool } from "./pool.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -21,7 +21,7 @@ export interface OutboundEdge {
 /** One port of one service. */
 export class Destination {
   readonly service: MeshService;
-  readonly port: ProgramPort;
+  readonly port: ServicePort;
   readonly packsDigest: string;
   readonly upstreams: readonly Upstream[];
   readonly callee: Party;
@@ -33,14 +33,14 @@ export class Destination {
   readonly portField: Field;
   #classifier: Classifier | undefined;
 
-  constructor(directory: Directory, service: MeshService, port: ProgramPort, upstreams: readonly Upstream[]) {
+  constructor(directory: Directory, service: MeshService, port: ServicePort, upstreams: readonly Upstream[]) {
     this.#directory = directory;
     this.service = service;
     this.port = port;
     this.upstreams = upstreams;
     const { table, packs } = directory;
     this.#packs = port.packs.flatMap((name) => packs.get(name) ?? []);
-    this.portField = createField(COUNTERSIGN_PORT, String(port.port));
+    this.portField = createField(COUNTERSIGN_PORT, String(port.targetPort ?? port.port));
     this.packsDigest = packsDigest(port.packs.map((name) => table.packs.get(name)?.text ?? ""));
     const [, , , , , , , kind, name] = upstreams[0]?.endpoint.spiffeId.split("/") ?? [];
     this.callee = { kind: kind ?? "service", name: name ?? service.id.slice(service.id.indexOf("/") + 1) };
@@ -73,6 +73,12 @@ export class Destination {
   }
 }
 
+/** The one destination of a listener or captured connection, whatever the requests on it name. */
+export type FixedDestination =
+  | { readonly kind: "service"; readonly service: string; readonly port: number }
+  /** An address and port as they were connected to; `key` is `addressKey` of both. */
+  | { readonly kind: "address"; readonly address: string; readonly port: number; readonly key: string };
+
 export type Lookup =
   | { readonly kind: "destination"; readonly destination: Destination }
   | { readonly kind: "unknown"; readonly host: string; readonly port: number }
@@ -91,6 +97,7 @@ export class Directory {
   readonly #destinations = new Map<string, Destination>();
   readonly #authorities = new Map<string, Destination>();
   readonly #strangers = new Map<string, OutboundEdge>();
+  #addresses: ReadonlyMap<string, AddressedPort> | undefined;
 
   constructor(
     table: SidecarTable,
@@ -128,7 +135,33 @@ export class Directory {
     return { kind: "destination", destination };
   }
 
-  /** The destination of a local listener. */
+  /** The destination of a listener that means one service, or of a captured connection. */
+  ofFixed(fixed: FixedDestination): Destination | undefined {
+    return fixed.kind === "service" ? this.ofService(fixed.service, fixed.port) : this.ofAddress(fixed.key);
+  }
+
+  /**
+   * The destination of an address and port: a service by its cluster IP, or one endpoint alone by its own address.
+   *
+   * @param key made by `addressKey`.
+   */
+  ofAddress(key: string): Destination | undefined {
+    // Made at the first captured connection: without capture nobody asks.
+    this.#addresses ??= addressIndex(this.table);
+    const found = this.#addresses.get(key);
+    if (found === undefined) return undefined;
+    const { service, port, endpoint } = found;
+    if (endpoint === undefined) return this.#destination(service, port);
+    const name = `${service.id}@${key}`;
+    let destination = this.#destinations.get(name);
+    if (destination === undefined) {
+      destination = new Destination(this, service, port, [this.#pool.upstream(endpoint)]);
+      this.#destinations.set(name, destination);
+    }
+    return destination;
+  }
+
+  /** One port of a service by its id. */
   ofService(id: string, port: number): Destination | undefined {
     const service = this.table.services.get(id);
     const found = service?.ports.find((candidate) => candidate.port === port);
@@ -163,7 +196,7 @@ export class Directory {
     };
   }
 
-  #destination(service: MeshService, port: ProgramPort): Destination {
+  #destination(service: MeshService, port: ServicePort): Destination {
     const key = `${service.id}:${port.port}`;
     let destination = this.#destinations.get(key);
     if (destination === undefined) {
