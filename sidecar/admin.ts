@@ -1,10 +1,12 @@
 // What an operator may ask a running sidecar, over its Unix socket: what is in force, who was denied lately, and why a
 // certain call was (by the code that decided). Also health and metrics. Nothing here changes anything.
+import type { SidecarConfig } from "./config.ts";
 import { jsonPage, type Page, type PageHandler, textPage } from "./core/runtime/metrics-server.ts";
 import type { DataPlane } from "./data-plane.ts";
 
 export interface AdminState {
   readonly plane: DataPlane;
+  readonly config: Pick<SidecarConfig, "probes" | "appHost">;
   readonly meshNowMs: () => number;
   readonly isDraining: () => boolean;
   readonly isConnected: () => boolean;
@@ -19,9 +21,14 @@ export function unreadyReason(state: AdminState): string | undefined {
   return table === undefined ? "no policy yet" : undefined;
 }
 
-/** /metrics, /livez and /readyz. */
+/** /metrics, /livez, /readyz and the relayed probes of the application. */
 export function healthPages(state: AdminState): PageHandler {
   return async (path) => {
+    const { probes, appHost } = state.config;
+    if (probes.size > 0 && path.startsWith("/probe/")) {
+      const { relayProbe } = await import("./capture/probe-relay.ts");
+      return relayProbe(probes, appHost, path);
+    }
     if (path === "/livez") return textPage(200, "ok\n");
     if (path === "/readyz") {
       const reason = unreadyReason(state);

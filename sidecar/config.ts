@@ -1,6 +1,8 @@
 // Settings of the sidecar process: flags, then COUNTERSIGN_* environment variables, then a YAML file (`--config`),
 // then the defaults below. Every problem names the flag and, for a mistyped one, the closest that exists.
 import { readFileSync } from "node:fs";
+import { type Probes, parseProbes } from "./capture/probes.ts";
+import { parsePortList } from "./capture/settings.ts";
 import { closestName, environmentName } from "./core/runtime/env.ts";
 import { MeshError, messageOf } from "./core/runtime/errors.ts";
 import type { LogLevel } from "./core/runtime/log.ts";
@@ -56,6 +58,12 @@ export interface SidecarConfig {
   readonly meshListen: SocketAddress & { readonly kind: "tcp" };
   readonly outboundProxy: SocketAddress | undefined;
   readonly localServices: readonly LocalService[];
+  /** Ports 16001 and 16006 take what iptables redirects; the outbound proxy is off then, unless it is given. */
+  readonly capture: boolean;
+  /** Ports of destinations outside the mesh on which no HTTP is looked for. */
+  readonly opaquePorts: readonly number[];
+  /** Probes of the pod's containers that the metrics port relays; see capture/probes.ts. */
+  readonly probes: Probes;
   /** Host of the application, for ports that `appPorts` does not map. */
   readonly appHost: string;
   /** By declared (container) port. */
@@ -116,6 +124,15 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
     help: "a local port or unix:PATH that means one service",
     repeat: true,
   },
+  "--capture": {
+    value: "on|off",
+    help: "take what `countersign capture-init` redirects: ports 16001 and 16006 (default off)",
+  },
+  "--opaque-ports": {
+    value: "LIST",
+    help: "ports of captured calls on which no HTTP is looked for",
+  },
+  "--probes": { value: "JSON", help: "probes that the metrics port relays to the application" },
   "--app": { value: "HOST", help: "host of the application (default 127.0.0.1)" },
   "--app-port-map": {
     value: "PORT=HOST:PORT|unix:PATH",
@@ -263,6 +280,9 @@ function build(given: Given): SidecarConfig {
       "--admin-socket",
       `\`${admin}\` is longer than ${MAX_SOCKET_PATH_BYTES} bytes: give a shorter one, or \`none\``,
     );
+  const capture = choice("--capture", one("--capture"), ["on", "off"], "off") === "on";
+  const probes = parseProbes(one("--probes") ?? "{}");
+  if (!probes.ok) throw bad("--probes", probes.error);
   return {
     workload,
     controlPlane: hostPort("--control-plane", one("--control-plane")),
@@ -270,8 +290,11 @@ function build(given: Given): SidecarConfig {
     joinTokenFile: one("--join-token-file"),
     stateDir,
     meshListen: mesh,
-    outboundProxy: off("--outbound-proxy", "127.0.0.1:16001"),
+    outboundProxy: off("--outbound-proxy", capture ? "none" : "127.0.0.1:16001"),
     localServices: (given.get("--local-service") ?? []).map(localService),
+    capture,
+    opaquePorts: parsePortList("--opaque-ports", one("--opaque-ports") ?? ""),
+    probes: probes.value,
     appHost: one("--app") ?? "127.0.0.1",
     appPorts: new Map((given.get("--app-port-map") ?? []).map(appPort)),
     metricsListen: off("--metrics-listen", "127.0.0.1:16020"),

@@ -3,6 +3,9 @@
 import { createRequire } from "node:module";
 import { AuditTrail } from "./audit/trail.ts";
 import { createRateLimiter, remainingRatio } from "./balance/limits.ts";
+import { hasIpv6, readKernel } from "./capture/ip-families.ts";
+import { CAPTURE_PORTS, type IpFamily } from "./capture/rules.ts";
+import { PROBE_ADDRESS, verifyCapture } from "./capture/verify.ts";
 import { clientTlsOptions, serverTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig, SocketAddress } from "./config.ts";
 import { ProofVerifier } from "./core/identity/proofs.ts";
@@ -19,15 +22,20 @@ import type { SidecarTable } from "./discovery/table.ts";
 import { createEnforcement, type Enforcement, parsePacks } from "./inbound/authorize.ts";
 import { AppPool } from "./inbound/forward.ts";
 import { InboundListener } from "./inbound/listener.ts";
+import { PlaintextListener } from "./inbound/plaintext-listener.ts";
+import type { InboundServices } from "./inbound/services.ts";
 import { SidecarMetrics } from "./metrics.ts";
+import { CaptureListener } from "./outbound/capture-listener.ts";
 import { OutboundListener } from "./outbound/listener.ts";
 import { UpstreamPool } from "./outbound/pool.ts";
 import { Directory } from "./outbound/resolve.ts";
+import type { OutboundServices } from "./outbound/services.ts";
 import { AccessLog } from "./telemetry/access-log.ts";
 import { Correlation } from "./telemetry/correlation.ts";
 import { LineFile } from "./telemetry/line-file.ts";
 import { RandomIds } from "./telemetry/random-ids.ts";
 import { FieldCache } from "./wire/field-cache.ts";
+import { createOriginalDestinationReader } from "./wire/original-destination.ts";
 
 export interface DataPlaneDeps {
   readonly log: Logger;
@@ -48,6 +56,7 @@ export interface DataPlanePorts {
 const SWEEP_MS = 500;
 const AUDIT_QUEUE_BYTES = 8 * 1024 * 1024;
 const LINE_DELAY_MS = 100;
+const CAPTURE_VERIFY_MS = 2_000;
 
 export class DataPlane {
   readonly metrics = new SidecarMetrics();
@@ -55,6 +64,8 @@ export class DataPlane {
   readonly inbound: InboundListener;
   readonly outbound: OutboundListener;
   readonly upstreams: UpstreamPool;
+  readonly #captured: { readonly outbound: CaptureListener; readonly inbound: PlaintextListener } | undefined;
+  readonly #probeToken: string;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
   readonly #files: LineFile[] = [];
@@ -94,7 +105,7 @@ export class DataPlane {
       accessLog: access === undefined ? undefined : new AccessLog(access),
       ids,
       correlation:
-        config.outboundProxy === undefined && config.localServices.length === 0
+        config.outboundProxy === undefined && config.localServices.length === 0 && !config.capture
           ? undefined
           : new Correlation(),
       timeouts: config.timeouts,
@@ -104,12 +115,13 @@ export class DataPlane {
       bundleOf: (trustDomain) =>
         this.#identity?.trustDomain === trustDomain ? this.#identity.bundle : undefined,
     });
+    const inbound: InboundServices = {
+      ...shared,
+      limiter: this.#limiter,
+      pool: (port) => this.#pool(port),
+    };
     this.inbound = new InboundListener({
-      services: {
-        ...shared,
-        limiter: this.#limiter,
-        pool: (port) => this.#pool(port),
-      },
+      services: inbound,
       verifier: { verifier, trustDomain: () => this.#identity?.trustDomain ?? "" },
       ownSpiffeId: () => this.#identity?.spiffeId ?? "",
       log,
@@ -126,8 +138,29 @@ export class DataPlane {
       randomId: () => ids.hex(16),
       tlsOptions: clientTlsOptions,
     });
-    this.outbound = new OutboundListener({ services: { ...shared, resolve: deps.resolve }, log });
+    const outbound: OutboundServices = { ...shared, resolve: deps.resolve };
+    this.outbound = new OutboundListener({ services: outbound, log });
+    this.#probeToken = ids.hex(32);
+    this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
     this.#gauges(audit, verifier);
+  }
+
+  #createCapture(
+    outbound: OutboundServices,
+    inbound: InboundServices,
+  ): { readonly outbound: CaptureListener; readonly inbound: PlaintextListener } {
+    const { log } = this.#deps;
+    const originalOf = createOriginalDestinationReader();
+    return {
+      outbound: new CaptureListener({
+        services: outbound,
+        originalOf,
+        probeToken: this.#probeToken,
+        opaquePorts: new Set(this.#config.opaquePorts),
+        log,
+      }),
+      inbound: new PlaintextListener({ services: inbound, originalOf, log }),
+    };
   }
 
   #open(flag: string, path: string | undefined): LineFile | undefined {
@@ -174,8 +207,25 @@ export class DataPlane {
     const local: (number | undefined)[] = [];
     for (const { listen, service, port } of localServices)
       local.push(await this.outbound.listen(listen, { kind: "service", service, port }));
+    await this.#startCapture();
     this.#timer = setInterval(() => this.sweep(this.#deps.clock.monotonicMs()), SWEEP_MS).unref();
     return { mesh: this.#meshPort, outbound, local };
+  }
+
+  /** Binds the ports that iptables redirects to, and looks from inside whether it does. */
+  async #startCapture(): Promise<void> {
+    if (this.#captured === undefined) return;
+    const families: IpFamily[] = hasIpv6(readKernel) ? ["ipv4", "ipv6"] : ["ipv4"];
+    for (const family of families)
+      await this.#captured.outbound.listen(PROBE_ADDRESS[family], CAPTURE_PORTS.outbound);
+    await this.#captured.inbound.listen(CAPTURE_PORTS.inbound);
+    await verifyCapture({ families, token: this.#probeToken, timeoutMs: CAPTURE_VERIFY_MS });
+    this.#deps.log.info("capture verified", { families: families.join(",") });
+  }
+
+  /** Requests of the application that are under way. */
+  get busy(): number {
+    return this.outbound.busy + (this.#captured?.outbound.busy ?? 0);
   }
 
   /**
@@ -270,6 +320,7 @@ export class DataPlane {
   sweep(nowMs: number): void {
     this.inbound.sweep(nowMs);
     this.outbound.sweep(nowMs);
+    this.#captured?.outbound.sweep(nowMs);
     this.upstreams.sweep(nowMs);
     for (const pool of this.#apps.values()) pool.sweep(nowMs);
   }
@@ -280,20 +331,22 @@ export class DataPlane {
     const untilMs = clock.monotonicMs() + drainMs;
     this.inbound.drain();
     this.outbound.drain();
+    this.#captured?.outbound.drain();
+    this.#captured?.inbound.drain();
     let turns = 0;
-    while (
-      clock.monotonicMs() < untilMs &&
-      (this.outbound.busy > 0 || this.inbound.openExchanges > 0 || turns < 2)
-    ) {
+    while (clock.monotonicMs() < untilMs && (this.busy > 0 || this.inbound.openExchanges > 0 || turns < 2)) {
       turns++;
       await clock.sleep(20);
     }
     this.outbound.drainIdle();
+    this.#captured?.outbound.drainIdle();
     this.upstreams.retire();
     await clock.sleep(20);
     clearInterval(this.#timer);
     this.inbound.destroy();
     this.outbound.destroy();
+    this.#captured?.outbound.destroy();
+    this.#captured?.inbound.destroy();
     this.upstreams.destroy();
     for (const pool of this.#apps.values()) pool.close();
     for (const file of this.#files) await file.close();
@@ -317,7 +370,7 @@ export class DataPlane {
     one(
       "countersign_application_connections",
       "accepted application-side connections",
-      () => this.outbound.connections,
+      () => this.outbound.connections + (this.#captured?.outbound.connections ?? 0),
     );
     one("process_resident_memory_bytes", "resident memory", () => process.memoryUsage.rss());
     metrics.addTotal({

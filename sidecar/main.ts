@@ -142,6 +142,7 @@ class Sidecar {
     const { startStatusServer } = await import("./core/runtime/metrics-server.ts");
     const state: AdminState = {
       plane: this.#plane,
+      config: this.#config,
       meshNowMs: this.#meshNowMs,
       isDraining: () => this.#signal.aborted,
       isConnected: () => this.#client?.connected ?? false,
@@ -277,7 +278,7 @@ class Sidecar {
       else this.#signal.addEventListener("abort", () => resolve(), { once: true });
     });
     this.#log.info("draining", {
-      openRequests: this.#plane.inbound.openExchanges + this.#plane.outbound.busy,
+      openRequests: this.#plane.inbound.openExchanges + this.#plane.busy,
     });
     await this.close(this.#config.timeouts.drainMs);
     this.#log.info("stopped");

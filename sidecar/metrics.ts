@@ -76,6 +76,11 @@ export class SidecarMetrics {
     "side",
     "result",
   ]);
+  readonly captured = new Counters(
+    "countersign_captured_connections_total",
+    "connections that iptables redirected here, by what became of them",
+    ["direction", "result"],
+  );
   readonly problems = new Counters(
     "countersign_protocol_errors_total",
     "requests refused before a decision",
@@ -123,6 +128,7 @@ export class SidecarMetrics {
       this.proofSkew,
       this.forwarded,
       this.connections,
+      this.captured,
       this.problems,
       this.rotations,
     ];

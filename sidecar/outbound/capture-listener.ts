@@ -1,0 +1,240 @@
+// Where iptables sends the calls of the application: each connection is looked up by the address it was going to and
+// carried over the mesh, passed on, or refused (in words where it speaks HTTP, by a reset otherwise).
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { OWN_PORTS } from "../capture/rules.ts";
+import { isCaptureProbe } from "../capture/verify.ts";
+import { MeshError } from "../core/runtime/errors.ts";
+import type { Logger } from "../core/runtime/log.ts";
+import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
+import { sniffSocket } from "../wire/sniff.ts";
+import { MeshSocket } from "../wire/socket.ts";
+import { addressKey } from "./address-index.ts";
+import { AppSideConnection } from "./app-side-connection.ts";
+import { passThrough } from "./passthrough.ts";
+import type { FixedDestination } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+
+export interface CaptureListenerDeps {
+  readonly services: OutboundServices;
+  readonly originalOf: OriginalDestinationReader;
+  /** What a probe of `verifyCapture` is answered with. */
+  readonly probeToken: string;
+  /** Ports on which no HTTP is looked for; the settings decide all the same. */
+  readonly opaquePorts: ReadonlySet<number>;
+  readonly log: Logger;
+}
+
+/** How a captured connection ended up; label values of `countersign_captured_connections_total`. */
+export type CaptureResult = "mesh" | "passed" | "refused" | "reset" | "loop" | "probe";
+
+type Verdict =
+  | { readonly kind: "mesh" }
+  | { readonly kind: "pass" }
+  /** `why` is for the log. */
+  | { readonly kind: "refuse"; readonly why: string };
+
+const SNIFF_MS = 100;
+const MAX_REPORTED = 256;
+
+export class CaptureListener {
+  readonly #deps: CaptureListenerDeps;
+  readonly #servers: Server[] = [];
+  /** Every accepted socket, whatever became of it. */
+  readonly #sockets = new Set<Socket>();
+  readonly #connections = new Set<AppSideConnection>();
+  /** Local ends of our own connections outward: one of them captured again would go round for ever. */
+  readonly #outward = new Set<string>();
+  readonly #reported = new Set<string>();
+  #draining = false;
+
+  constructor(deps: CaptureListenerDeps) {
+    this.#deps = deps;
+  }
+
+  get connections(): number {
+    return this.#sockets.size;
+  }
+
+  get busy(): number {
+    let busy = 0;
+    for (const connection of this.#connections) if (connection.busy) busy++;
+    return busy;
+  }
+
+  /** @throws MeshError `io_failed` when the address cannot be bound. */
+  listen(host: string, port: number): Promise<number> {
+    const server = createServer({ noDelay: true, pauseOnConnect: true, allowHalfOpen: true }, (socket) =>
+      this.#accept(socket),
+    );
+    server.maxConnections = this.#deps.services.limits.connections;
+    this.#servers.push(server);
+    return new Promise((resolve, reject) => {
+      server.once("error", (error) =>
+        reject(
+          new MeshError("io_failed", `cannot listen on \`${host}:${port}\` for capture: ${error.message}`, {
+            cause: error,
+          }),
+        ),
+      );
+      // A TCP server's address is an object once it listens.
+      server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
+    });
+  }
+
+  #accept(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.on("error", () => {});
+    socket.on("close", () => this.#sockets.delete(socket));
+    const original = this.#deps.originalOf(socket);
+    if (!original.ok) {
+      this.#reset(socket, "loop");
+      return;
+    }
+    if (isCaptureProbe(original.value)) {
+      this.#count("probe");
+      socket.end(this.#deps.probeToken);
+      socket.resume();
+      return;
+    }
+    if (this.#isLoop(socket, original.value)) {
+      this.#reset(socket, "loop");
+      return;
+    }
+    this.#judge(original.value)
+      .then((verdict) => this.#carryOut(socket, original.value, verdict))
+      .catch(() => this.#reset(socket, "reset"));
+  }
+
+  /** What would come back to this process: our own connections, the pod's own ports of the mesh, loopback. */
+  #isLoop(socket: Socket, { address, port }: OriginalDestination): boolean {
+    return (
+      (port >= OWN_PORTS.first && port <= OWN_PORTS.last) ||
+      address === "::1" ||
+      address === "0.0.0.0" ||
+      address === "::" ||
+      address.startsWith("127.") ||
+      this.#outward.has(`${socket.remoteAddress?.replace(/^::ffff:/, "")} ${socket.remotePort}`)
+    );
+  }
+
+  async #judge({ address, port }: OriginalDestination): Promise<Verdict> {
+    const { services } = this.#deps;
+    const { directory } = services.state;
+    if (directory === undefined) return { kind: "refuse", why: "there is no policy yet" };
+    const key = addressKey(address, port);
+    let destination = directory.ofAddress(key);
+    let reason = "";
+    if (destination === undefined) {
+      const resolution = await services.resolve(address, port);
+      if (resolution.kind === "service") destination = services.state.directory?.ofAddress(key);
+      else reason = resolution.reason;
+    }
+    if (destination !== undefined) {
+      const { protocol } = destination.port;
+      if (protocol === "http") return { kind: "mesh" };
+      return { kind: "refuse", why: `protocol \`${protocol}\` is not carried yet` };
+    }
+    // With the control plane away nobody can say whose address it is; a workload of the mesh refuses plaintext itself.
+    const isStranger = reason === "" || reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
+    const { settings } = (services.state.directory ?? directory).table;
+    if (isStranger && settings.outbound === "Allow") return { kind: "pass" };
+    return { kind: "refuse", why: reason === "" ? "UNKNOWN_DESTINATION" : reason };
+  }
+
+  async #carryOut(socket: Socket, original: OriginalDestination, verdict: Verdict): Promise<void> {
+    if (socket.destroyed) return;
+    if (this.#draining) {
+      this.#reset(socket, "reset");
+    } else if (verdict.kind === "mesh") {
+      this.#count("mesh");
+      this.#converse(socket, original);
+    } else if (verdict.kind === "pass") {
+      // If it is our own connection that was captured, its other end may learn of being connected only in this turn.
+      await new Promise((resolve) => setImmediate(resolve));
+      if (this.#isLoop(socket, original)) {
+        this.#reset(socket, "loop");
+        return;
+      }
+      this.#count("passed");
+      this.#pass(socket, original);
+    } else {
+      this.#report(original, verdict.why);
+      const speaks = this.#deps.opaquePorts.has(original.port)
+        ? "other"
+        : await sniffSocket(socket, SNIFF_MS);
+      if (socket.destroyed) return;
+      if (speaks === "http") {
+        this.#count("refused");
+        this.#converse(socket, original);
+      } else this.#reset(socket, "reset");
+    }
+  }
+
+  /** HTTP requests to this one destination; each is looked up again, and answered with the reason where it is refused. */
+  #converse(socket: Socket, { address, port }: OriginalDestination): void {
+    const fixed: FixedDestination = { kind: "address", address, port, key: addressKey(address, port) };
+    const connection = new AppSideConnection(new MeshSocket(socket), {
+      services: this.#deps.services,
+      fixed,
+      isDraining: () => this.#draining,
+      onClosed: (closed) => this.#connections.delete(closed),
+    });
+    this.#connections.add(connection);
+    socket.resume();
+  }
+
+  #pass(socket: Socket, { address, port }: OriginalDestination): void {
+    let local: string | undefined;
+    passThrough(socket, {
+      address,
+      port,
+      connectTimeoutMs: this.#deps.services.timeouts.connectMs,
+      onConnected: (outward) => {
+        local = `${outward.localAddress} ${outward.localPort}`;
+        this.#outward.add(local);
+      },
+      onClosed: () => {
+        if (local !== undefined) this.#outward.delete(local);
+      },
+    });
+  }
+
+  #reset(socket: Socket, result: CaptureResult): void {
+    this.#count(result);
+    socket.resetAndDestroy();
+  }
+
+  #count(result: CaptureResult): void {
+    const { captured } = this.#deps.services.metrics;
+    captured.add(captured.series("outbound", result));
+  }
+
+  /** Once per destination: a client that tries again must not fill the log. */
+  #report({ address, port }: OriginalDestination, why: string): void {
+    const key = `${address} ${port} ${why}`;
+    if (this.#reported.has(key)) return;
+    if (this.#reported.size >= MAX_REPORTED) this.#reported.clear();
+    this.#reported.add(key);
+    this.#deps.log.warn("captured connection refused", { address, port, reason: why });
+  }
+
+  sweep(nowMs: number): void {
+    for (const connection of this.#connections) connection.sweep(nowMs);
+  }
+
+  /** Accepts nothing more; every answer from now on is the last of its connection. */
+  drain(): void {
+    this.#draining = true;
+    for (const server of this.#servers) server.close();
+  }
+
+  drainIdle(): void {
+    for (const connection of this.#connections) connection.drain();
+  }
+
+  destroy(): void {
+    this.drain();
+    for (const connection of this.#connections) connection.destroy();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}

@@ -1,0 +1,51 @@
+// A captured connection to a destination outside the mesh, where settings let it pass: bytes both ways, each direction
+// closed on its own, nothing looked at.
+import { connect, type Socket } from "node:net";
+
+export interface PassthroughOptions {
+  readonly address: string;
+  readonly port: number;
+  readonly connectTimeoutMs: number;
+  /** The connection stands. */
+  readonly onConnected: (outward: Socket) => void;
+  /** Once, when both sides are closed. */
+  readonly onClosed: () => void;
+}
+
+const KEEP_ALIVE_MS = 60_000;
+
+/**
+ * Joins `inner` to a new connection to the address. Whatever breaks one side resets the other, so that neither takes a
+ * broken stream for a complete one.
+ *
+ * @param inner paused, made with `allowHalfOpen`.
+ */
+export function passThrough(inner: Socket, options: PassthroughOptions): void {
+  const outward = connect({ host: options.address, port: options.port, allowHalfOpen: true, noDelay: true });
+  const timer = setTimeout(() => outward.destroy(), options.connectTimeoutMs);
+  let open = 2;
+  const closed = (other: Socket, broken: boolean): void => {
+    clearTimeout(timer);
+    if (broken && !other.destroyed) other.resetAndDestroy();
+    else other.destroySoon();
+    open--;
+    if (open === 0) options.onClosed();
+  };
+  let connected = false;
+  outward.once("connect", () => {
+    connected = true;
+    clearTimeout(timer);
+    outward.setKeepAlive(true, KEEP_ALIVE_MS);
+    inner.setKeepAlive(true, KEEP_ALIVE_MS);
+    options.onConnected(outward);
+    inner.pipe(outward);
+    outward.pipe(inner);
+  });
+  for (const [socket, other] of [
+    [inner, outward],
+    [outward, inner],
+  ] as const) {
+    socket.on("error", () => {});
+    socket.on("close", (hadError) => closed(other, hadError || !connected));
+  }
+}
