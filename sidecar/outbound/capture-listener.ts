@@ -138,7 +138,7 @@ export class CaptureListener {
     const isStranger = reason === "" || reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
     const { settings } = (services.state.directory ?? directory).table;
     if (isStranger && settings.outbound === "Allow") return { kind: "pass" };
-    return { kind: "refuse", why: reason === "" ? "UNKNOWN_DESTINATION" : reason };
+    return { kind: "refuse", why: isStranger && reason !== "NOT_READY" ? "OUTBOUND_DENIED" : reason };
   }
 
   async #carryOut(socket: Socket, original: OriginalDestination, verdict: Verdict): Promise<void> {

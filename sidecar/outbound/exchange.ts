@@ -144,7 +144,12 @@ export class OutboundExchange implements UpstreamExchange {
           const reason = Object.hasOwn(REASONS, resolution.reason)
             ? (resolution.reason as Reason)
             : "UNKNOWN_DESTINATION"; // a key of REASONS
-          this.#refuse(reason, `\`${host}:${port}\` cannot be called from this workload`);
+          // An address that was captured exists all the same; it is not a name that was mistyped.
+          const isOutside = reason === "UNKNOWN_DESTINATION" && fixed?.kind === "address";
+          this.#refuse(
+            isOutside ? "OUTBOUND_DENIED" : reason,
+            `\`${host}:${port}\` cannot be called from this workload`,
+          );
           return;
         }
         const { directory } = this.#services.state;
@@ -153,7 +158,10 @@ export class OutboundExchange implements UpstreamExchange {
             ? (directory?.ofService(resolution.service.id, port) ?? this.#found(directory))
             : directory?.ofFixed(fixed);
         if (destination === undefined) {
-          this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
+          this.#refuse(
+            fixed?.kind === "address" ? "OUTBOUND_DENIED" : "UNKNOWN_DESTINATION",
+            `port ${port} is not declared by \`${host}\``,
+          );
           return;
         }
         this.#classify(destination);

@@ -37,7 +37,17 @@ export function startNode(
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
 ): RunningProcess {
-  const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", ...args], {
+  return startProgram(name, process.execPath, ["--disable-warning=ExperimentalWarning", ...args], env);
+}
+
+/** Starts any program; it must stay the process that it was started as, since it is ended by its pid. */
+export function startProgram(
+  name: string,
+  program: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): RunningProcess {
+  const child = spawn(program, args, {
     cwd: repositoryRoot,
     env: { ...process.env, ...PROCESS_ENV, ...env },
     stdio: ["pipe", "pipe", "pipe"],

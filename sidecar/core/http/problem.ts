@@ -107,6 +107,7 @@ const PROXY_ERRORS: Partial<Record<Reason, string>> = {
   UPSTREAM_FAILED: "http_protocol_error",
   UPSTREAM_TIMEOUT: "http_response_timeout",
   UNKNOWN_DESTINATION: "destination_not_found",
+  OUTBOUND_DENIED: "destination_ip_prohibited",
   REQ_MALFORMED: "http_request_error",
   IDENTITY_EXPIRED: "tls_certificate_error",
   AUTHN_MTLS_REQUIRED: "tls_protocol_error",

@@ -75,6 +75,12 @@ export const REASONS = {
     "Bad Gateway",
     "no service of the mesh has this name; check host and port",
   ),
+  OUTBOUND_DENIED: info(
+    403,
+    7,
+    "Forbidden",
+    "the destination is not part of the mesh, and `outbound` of the MeshConfig denies all others",
+  ),
   IDENTITY_EXPIRED: info(
     503,
     14,
