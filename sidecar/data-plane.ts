@@ -35,7 +35,10 @@ import { Correlation } from "./telemetry/correlation.ts";
 import { LineFile } from "./telemetry/line-file.ts";
 import { RandomIds } from "./telemetry/random-ids.ts";
 import { FieldCache } from "./wire/field-cache.ts";
-import { createOriginalDestinationReader } from "./wire/original-destination.ts";
+import {
+  createOriginalDestinationReader,
+  type OriginalDestinationReader,
+} from "./wire/original-destination.ts";
 
 export interface DataPlaneDeps {
   readonly log: Logger;
@@ -45,12 +48,24 @@ export interface DataPlaneDeps {
   /** Control plane's time, Unix milliseconds. */
   readonly meshNowMs: () => number;
   readonly resolve: (host: string, port: number) => Promise<Resolution>;
+  readonly capture?: CaptureDeps;
+}
+
+/** What capture rests on. Tests bring their own; a process takes the kernel's and the ports that the rules name. */
+export interface CaptureDeps {
+  readonly originalOf: OriginalDestinationReader;
+  readonly families: readonly IpFamily[];
+  readonly outboundPort: number;
+  readonly inboundPort: number;
+  /** Whether to look from inside if the rules are in force. */
+  readonly verifies: boolean;
 }
 
 export interface DataPlanePorts {
   readonly mesh: number | undefined;
   readonly outbound: number | undefined;
   readonly local: readonly (number | undefined)[];
+  readonly captured: { readonly outbound: number; readonly inbound: number } | undefined;
 }
 
 const SWEEP_MS = 500;
@@ -58,14 +73,30 @@ const AUDIT_QUEUE_BYTES = 8 * 1024 * 1024;
 const LINE_DELAY_MS = 100;
 const CAPTURE_VERIFY_MS = 2_000;
 
+interface Captured {
+  readonly deps: CaptureDeps;
+  readonly probeToken: string;
+  readonly outbound: CaptureListener;
+  readonly inbound: PlaintextListener;
+}
+
+function kernelCapture(): CaptureDeps {
+  return {
+    originalOf: createOriginalDestinationReader(),
+    families: hasIpv6(readKernel) ? ["ipv4", "ipv6"] : ["ipv4"],
+    outboundPort: CAPTURE_PORTS.outbound,
+    inboundPort: CAPTURE_PORTS.inbound,
+    verifies: true,
+  };
+}
+
 export class DataPlane {
   readonly metrics = new SidecarMetrics();
   readonly trail: AuditTrail;
   readonly inbound: InboundListener;
   readonly outbound: OutboundListener;
   readonly upstreams: UpstreamPool;
-  readonly #captured: { readonly outbound: CaptureListener; readonly inbound: PlaintextListener } | undefined;
-  readonly #probeToken: string;
+  readonly #captured: Captured | undefined;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
   readonly #files: LineFile[] = [];
@@ -140,25 +171,20 @@ export class DataPlane {
     });
     const outbound: OutboundServices = { ...shared, resolve: deps.resolve };
     this.outbound = new OutboundListener({ services: outbound, log });
-    this.#probeToken = ids.hex(32);
     this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
     this.#gauges(audit, verifier);
   }
 
-  #createCapture(
-    outbound: OutboundServices,
-    inbound: InboundServices,
-  ): { readonly outbound: CaptureListener; readonly inbound: PlaintextListener } {
+  #createCapture(outbound: OutboundServices, inbound: InboundServices): Captured {
     const { log } = this.#deps;
-    const originalOf = createOriginalDestinationReader();
+    const deps = this.#deps.capture ?? kernelCapture();
+    const probeToken = this.#ids.hex(32);
+    const { originalOf } = deps;
+    const opaquePorts = new Set(this.#config.opaquePorts);
     return {
-      outbound: new CaptureListener({
-        services: outbound,
-        originalOf,
-        probeToken: this.#probeToken,
-        opaquePorts: new Set(this.#config.opaquePorts),
-        log,
-      }),
+      deps,
+      probeToken,
+      outbound: new CaptureListener({ services: outbound, originalOf, probeToken, opaquePorts, log }),
       inbound: new PlaintextListener({ services: inbound, originalOf, log }),
     };
   }
@@ -207,20 +233,24 @@ export class DataPlane {
     const local: (number | undefined)[] = [];
     for (const { listen, service, port } of localServices)
       local.push(await this.outbound.listen(listen, { kind: "service", service, port }));
-    await this.#startCapture();
+    const captured = await this.#startCapture();
     this.#timer = setInterval(() => this.sweep(this.#deps.clock.monotonicMs()), SWEEP_MS).unref();
-    return { mesh: this.#meshPort, outbound, local };
+    return { mesh: this.#meshPort, outbound, local, captured };
   }
 
   /** Binds the ports that iptables redirects to, and looks from inside whether it does. */
-  async #startCapture(): Promise<void> {
-    if (this.#captured === undefined) return;
-    const families: IpFamily[] = hasIpv6(readKernel) ? ["ipv4", "ipv6"] : ["ipv4"];
-    for (const family of families)
-      await this.#captured.outbound.listen(PROBE_ADDRESS[family], CAPTURE_PORTS.outbound);
-    await this.#captured.inbound.listen(CAPTURE_PORTS.inbound);
-    await verifyCapture({ families, token: this.#probeToken, timeoutMs: CAPTURE_VERIFY_MS });
-    this.#deps.log.info("capture verified", { families: families.join(",") });
+  async #startCapture(): Promise<DataPlanePorts["captured"]> {
+    if (this.#captured === undefined) return undefined;
+    const { deps, probeToken, outbound, inbound } = this.#captured;
+    const { families } = deps;
+    let port = deps.outboundPort;
+    for (const family of families) port = await outbound.listen(PROBE_ADDRESS[family], port);
+    const plaintext = await inbound.listen(deps.inboundPort);
+    if (deps.verifies) {
+      await verifyCapture({ families, token: probeToken, timeoutMs: CAPTURE_VERIFY_MS });
+      this.#deps.log.info("capture verified", { families: families.join(",") });
+    }
+    return { outbound: port, inbound: plaintext };
   }
 
   /** Requests of the application that are under way. */

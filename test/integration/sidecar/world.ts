@@ -16,7 +16,12 @@ import type { WorkloadIdentity } from "../../../sidecar/core/identity/workload-i
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
-import { DataPlane, type DataPlaneDeps } from "../../../sidecar/data-plane.ts";
+import {
+  type CaptureDeps,
+  DataPlane,
+  type DataPlaneDeps,
+  type DataPlanePorts,
+} from "../../../sidecar/data-plane.ts";
 import type { MeshEndpoint, MeshService, SidecarTable } from "../../../sidecar/discovery/table.ts";
 import { createTestAuthority, issueTestIdentity, type TestAuthority } from "../../fakes/authority.ts";
 
@@ -46,7 +51,13 @@ export interface ServiceSpec {
 export interface TableSpec {
   readonly self: ServiceSpec;
   readonly policies?: readonly ProgramPolicy[];
-  readonly services?: readonly { readonly service: ServiceSpec; readonly meshPort: number }[];
+  readonly services?: readonly {
+    readonly service: ServiceSpec;
+    readonly meshPort: number;
+    /** Cluster IPs, with the ports that lead to the ports of `service`. */
+    readonly addresses?: readonly string[];
+    readonly servicePorts?: MeshService["ports"];
+  }[];
   readonly settings?: Partial<SidecarTable["settings"]>;
   readonly defaultAction?: "Allow" | "Deny";
   readonly revision?: number;
@@ -64,10 +75,10 @@ export function table(spec: TableSpec): SidecarTable {
   const services = new Map<string, MeshService>();
   const servicesByHost = new Map<string, MeshService>();
   const endpoints = new Map<string, readonly MeshEndpoint[]>();
-  for (const { service, meshPort } of spec.services ?? []) {
+  for (const { service, meshPort, addresses = [], servicePorts } of spec.services ?? []) {
     const id = `${service.namespace}/${service.name}`;
     const host = `${service.name}.${service.namespace}`;
-    const entry: MeshService = { id, hosts: [host], ports: portsOf(service) };
+    const entry: MeshService = { id, hosts: [host], addresses, ports: servicePorts ?? portsOf(service) };
     services.set(id, entry);
     servicesByHost.set(host, entry);
     endpoints.set(id, [
@@ -182,6 +193,7 @@ export interface Sidecar {
   readonly meshPort: number;
   readonly proxyPort: number;
   readonly localPorts: readonly (number | undefined)[];
+  readonly captured: DataPlanePorts["captured"];
   readonly auditFile: string;
   /** Writes the trail out and reads it back. */
   audit(): Promise<readonly Record<string, unknown>[]>;
@@ -224,6 +236,7 @@ export class World {
       config?: Partial<SidecarConfig>;
       resolve?: DataPlaneDeps["resolve"];
       meshNowMs?: () => number;
+      capture?: CaptureDeps;
     } = {},
   ): Promise<Sidecar> {
     const auditFile = join(this.dir, `audit-${this.#count++}.jsonl`);
@@ -256,6 +269,7 @@ export class World {
       random: Math.random,
       meshNowMs: options.meshNowMs ?? (() => Date.now()),
       resolve: options.resolve ?? (() => Promise.resolve({ kind: "refused", reason: "UNKNOWN_DESTINATION" })),
+      ...(options.capture === undefined ? {} : { capture: options.capture }),
     });
     const ports = await plane.start();
     const meshPort = await plane.setIdentity(this.identity(spec));
@@ -264,6 +278,7 @@ export class World {
       plane,
       meshPort,
       proxyPort: ports.outbound ?? 0,
+      captured: ports.captured,
       localPorts: ports.local,
       auditFile,
       audit: async () => {
