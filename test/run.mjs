@@ -24,7 +24,11 @@ const VERBS = {
   check: "biome, tsc and knip",
   countersign: "build if needed, then run the command line: npm run countersign -- --help",
   demo: "a whole small ML platform with its mesh; options: --keep, --json",
-  test: "everything that can run on this machine; options are those of jest",
+  test: "everything that can run on this machine; options are those of jest, and --cluster for what needs Kubernetes",
+  "test:cluster":
+    "the end-to-end tests on a Kubernetes of our own, brought up (and built, once) if needed; option: --keep",
+  cluster:
+    "that Kubernetes by hand: install, up, images, kubectl, helm, status, down; see test/cluster/README.md",
   fuzz: "long property and fuzz runs; option: --seconds N",
   bench: "measurements beside other proxies and policy engines; see test/bench/README.md",
   soak: "a long run under load with edits, rollbacks and rotation; option: --minutes N",
@@ -150,18 +154,63 @@ async function check() {
   return status;
 }
 
-/** Runs jest, then says what this machine could not test; in CI nothing may be left out. */
-async function test() {
-  const built = await buildIfStale();
-  if (built !== 0) return built;
+/** Runs tests, then says what this machine could not test; in CI nothing may be left out. */
+async function reportLeftOut(runTests) {
   const dir = mkdtempSync(join(tmpdir(), "countersign-test-"));
   const leftOut = join(dir, "left-out");
-  const status = await run(node, [...jest, ...args], { env: { ...env, COUNTERSIGN_LEFT_OUT: leftOut } });
+  const status = await runTests({ env: { ...env, COUNTERSIGN_LEFT_OUT: leftOut } });
   const lines = existsSync(leftOut) ? [...new Set(readFileSync(leftOut, "utf8").trim().split("\n"))] : [];
   rmSync(dir, { recursive: true, force: true });
   for (const line of lines) process.stdout.write(`LEFT OUT: ${line}\n`);
   if (lines.length > 0 && env.CI) return fail("CI must not leave anything out; install what is named above");
   return status;
+}
+
+const cluster = (...verb) =>
+  run(node, ["--disable-warning=ExperimentalWarning", join(root, "test/cluster/main.ts"), ...verb]);
+const clusterIsUp = async () => {
+  const quiet = { stdio: "ignore" };
+  return (await run(node, [join(root, "test/cluster/main.ts"), "status"], quiet)) === 0;
+};
+const ENDS_ON_CLUSTER = "test/cluster/e2e/";
+/** One after another: they share one node, and some stop parts of it. */
+const clusterTests = (options, more) => run(node, [...jest, "--runInBand", ...more], options);
+
+/** Everything else first, then what runs on a cluster, where one is up or `--cluster` asks for it. */
+async function test() {
+  const built = await buildIfStale();
+  if (built !== 0) return built;
+  const rest = args.filter((arg) => arg !== "--cluster" && arg !== "--keep");
+  const chosen = rest.some((arg) => !arg.startsWith("-")); // named files: no order to keep
+  return reportLeftOut(async (options) => {
+    const asked = args.includes("--cluster");
+    if (chosen && !asked) return run(node, [...jest, ...rest], options);
+    if (!asked && !(await clusterIsUp())) return run(node, [...jest, ...rest], options);
+    const others = ["/node_modules/", "/dist/", ENDS_ON_CLUSTER].map(
+      (path) => `--testPathIgnorePatterns=${path}`,
+    );
+    const status = chosen ? 0 : await run(node, [...jest, ...rest, ...others], options);
+    const more = chosen ? rest : [...rest, ENDS_ON_CLUSTER];
+    const prepare = asked ? "ensure" : "images"; // unasked, nothing is installed or started
+    return Math.max(status, await withCluster(prepare, () => clusterTests(options, more)));
+  });
+}
+
+/** Runs tests with images of the tree as it is. A cluster that was up stays up, as one does with `--keep`. */
+async function withCluster(prepare, action) {
+  const wasUp = await clusterIsUp();
+  let status = await cluster(prepare);
+  if (status === 0) status = await action();
+  if (!wasUp && !args.includes("--keep")) status = Math.max(status, await cluster("down"));
+  return status;
+}
+
+async function testCluster() {
+  const built = await buildIfStale();
+  if (built !== 0) return built;
+  const rest = args.filter((arg) => arg !== "--keep");
+  const more = rest.some((arg) => !arg.startsWith("-")) ? rest : [...rest, ENDS_ON_CLUSTER];
+  return reportLeftOut((options) => withCluster("ensure", () => clusterTests(options, more)));
 }
 
 const jest = [
@@ -178,6 +227,9 @@ const actions = {
     (await buildIfStale()) || run(node, [join(root, "dist/control-plane/cli/main.js"), ...args]),
   demo: async () => (await buildIfStale()) || script("test/demo/main.ts"),
   test,
+  "test:cluster": testCluster,
+  cluster: async () =>
+    (["images", "ensure"].includes(args[0]) ? await buildIfStale() : 0) || cluster(...args),
   fuzz: () => script("test/fuzz/main.ts"),
   bench: async () => (await buildIfStale()) || script("test/bench/main.ts"),
   soak: async () => (await buildIfStale()) || script("test/soak/main.ts"),

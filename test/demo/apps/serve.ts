@@ -1,4 +1,4 @@
-// What the stand-ins share: an HTTP server on a loopback port that tells, in a response header, which identity it saw.
+// What the stand-ins share: an HTTP server (on loopback unless HOST says otherwise) that tells, in a response header, which identity it saw.
 import http from "node:http";
 
 export type Handler = (request: http.IncomingMessage, body: string, response: http.ServerResponse) => void;
@@ -21,7 +21,7 @@ export function serve(handler: Handler): void {
       handler(request, body, response);
     });
   });
-  server.listen(Number(process.env["PORT"] ?? 0), "127.0.0.1", () => {
+  server.listen(Number(process.env["PORT"] ?? 0), process.env["HOST"] ?? "127.0.0.1", () => {
     const address = server.address();
     if (address !== null && typeof address === "object")
       process.stdout.write(`${JSON.stringify({ port: address.port })}\n`);
