@@ -12,7 +12,14 @@ import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
 import { decodeProgram } from "../core/policy/wire.ts";
 import { messageOf, type Result } from "../core/runtime/errors.ts";
-import type { MeshEndpoint, MeshService, MeshSettings, OperationPack, SidecarTable } from "./table.ts";
+import type {
+  MeshEndpoint,
+  MeshService,
+  MeshSettings,
+  OperationPack,
+  ServicePort,
+  SidecarTable,
+} from "./table.ts";
 
 export type DecodedResource =
   | { readonly kind: "workload-program"; readonly value: WorkloadProgram }
@@ -30,6 +37,7 @@ const packCodec = messageCodec<object, OperationPack__Output>("countersign.mesh.
 
 const HOST = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
 const ADDRESS = /^[0-9A-Za-z.:_%-]{1,253}$/;
+const IP_ADDRESS = /^[0-9a-fA-F:.]{2,45}$/;
 const PROTOCOLS = ["http", "grpc", "h2c", "tcp"] as const;
 const PROPAGATION = ["trace", "session", "forward", "none"] as const;
 
@@ -57,6 +65,13 @@ function decodePorts(ports: readonly ResourcePort__Output[]): ProgramPort[] {
   });
 }
 
+function decodeServicePorts(ports: readonly ResourcePort__Output[]): ServicePort[] {
+  return decodePorts(ports).map((port, index) => {
+    const target = ports[index]?.targetPort ?? 0;
+    return target === 0 ? port : { ...port, targetPort: portNumber(target, "target port") };
+  });
+}
+
 function named(name: string, inside: string): void {
   if (name !== inside) throw new Error(`body is about \`${inside.slice(0, 128)}\``);
 }
@@ -67,7 +82,18 @@ function decodeService(name: string, body: Buffer): DecodedResource {
   if (message.hosts.length === 0) throw new Error("service has no host");
   for (const host of message.hosts)
     if (!HOST.test(host)) throw new Error(`host \`${host.slice(0, 128)}\` is not a lower-case host name`);
-  return { kind: "service", value: { id: name, hosts: message.hosts, ports: decodePorts(message.ports) } };
+  for (const address of message.addresses)
+    if (!IP_ADDRESS.test(address))
+      throw new Error(`address \`${address.slice(0, 64)}\` is not an IP address`);
+  return {
+    kind: "service",
+    value: {
+      id: name,
+      hosts: message.hosts,
+      addresses: message.addresses,
+      ports: decodeServicePorts(message.ports),
+    },
+  };
 }
 
 function decodeEndpoints(name: string, body: Buffer): DecodedResource {

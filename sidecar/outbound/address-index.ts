@@ -24,8 +24,11 @@ export function addressIndex(table: SidecarTable): ReadonlyMap<string, Addressed
   const index = new Map<string, AddressedPort>();
   for (const service of table.services.values())
     for (const address of service.addresses ?? [])
-      for (const port of service.ports)
-        index.set(addressKey(address, port.port), { service, port, endpoint: undefined });
+      for (const port of service.ports) {
+        const key = addressKey(address, port.port);
+        // While an address moves from one service to another both may have it for a moment.
+        if (!index.has(key)) index.set(key, { service, port, endpoint: undefined });
+      }
   for (const [id, endpoints] of table.endpoints) {
     const service = table.services.get(id);
     if (service === undefined) continue;

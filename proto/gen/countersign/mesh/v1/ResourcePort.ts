@@ -6,10 +6,12 @@ export interface ResourcePort {
   'port'?: (number);
   'protocol'?: (string);
   'packs'?: (string)[];
+  'targetPort'?: (number);
 }
 
 export interface ResourcePort__Output {
   'port': (number);
   'protocol': (string);
   'packs': (string)[];
+  'targetPort': (number);
 }

@@ -7,10 +7,12 @@ export interface Service {
   'id'?: (string);
   'hosts'?: (string)[];
   'ports'?: (_countersign_mesh_v1_ResourcePort)[];
+  'addresses'?: (string)[];
 }
 
 export interface Service__Output {
   'id': (string);
   'hosts': (string)[];
   'ports': (_countersign_mesh_v1_ResourcePort__Output)[];
+  'addresses': (string)[];
 }
