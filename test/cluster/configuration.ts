@@ -224,7 +224,11 @@ export function parts(): readonly Part[] {
         `--healthz-bind-address=127.0.0.1:${PORTS.kubeProxyHealth}`,
         `--metrics-bind-address=127.0.0.1:${PORTS.kubeProxyMetrics}`,
         "--iptables-min-sync-period=100ms",
-        "--conntrack-max-per-core=0", // leaves the host's connection table as it is
+        // What `--cleanup` would leave behind: a firewall chain, kernel settings of loopback and connection tracking.
+        "--iptables-localhost-nodeports=false",
+        "--conntrack-max-per-core=0",
+        "--conntrack-tcp-timeout-established=0s",
+        "--conntrack-tcp-timeout-close-wait=0s",
       ],
     },
     { name: "coredns", command: programPath("coredns"), args: ["-conf", inHome("Corefile")] },

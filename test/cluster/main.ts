@@ -1,11 +1,13 @@
 // `npm run cluster -- VERB`: a real single-node Kubernetes for tests, as plain processes. See README.md.
+import { existsSync } from "node:fs";
 import { ClusterError, progress, tryRun } from "./commands.ts";
 import { parts } from "./configuration.ts";
 import { down } from "./down.ts";
 import { loadImage, packLayer } from "./image-archive.ts";
 import { loadImages } from "./images.ts";
 import { install, missingPieces } from "./install.ts";
-import { adminKubeconfig, programPath } from "./layout.ts";
+import { adminKubeconfig, programPath, stateFile } from "./layout.ts";
+import { withLock } from "./lock.ts";
 import { isRunning, isUp, restartPart, stopPart } from "./processes.ts";
 import { up } from "./up.ts";
 
@@ -31,6 +33,7 @@ async function status(): Promise<number> {
 }
 
 async function client(program: "kubectl" | "helm", args: readonly string[]): Promise<number> {
+  requireUp();
   const result = await tryRun(programPath(program), args, {
     env: { KUBECONFIG: adminKubeconfig() },
     timeoutMs: 600_000,
@@ -40,11 +43,22 @@ async function client(program: "kubectl" | "helm", args: readonly string[]): Pro
   return result.code;
 }
 
+function requireUp(): void {
+  if (!existsSync(stateFile())) throw new ClusterError("the cluster is not up; run `npm run cluster -- up`");
+}
+
+function requirePart(name: string | undefined): void {
+  const names = parts().map((part) => part.name);
+  if (name === undefined || !names.includes(name))
+    throw new ClusterError(`\`${name ?? ""}\` is not a part; parts are ${names.join(", ")}`);
+}
+
 async function image([name, folder, ...entrypoint]: readonly string[]): Promise<number> {
   if (name === undefined || folder === undefined) {
     process.stderr.write(USAGE);
     return 2;
   }
+  requireUp();
   const layer = await packLayer(`custom-${name.replaceAll(/[^a-z0-9.-]/g, "-")}`, folder);
   await loadImage(name, [layer], { entrypoint });
   return 0;
@@ -53,38 +67,44 @@ async function image([name, folder, ...entrypoint]: readonly string[]): Promise<
 const [verb = "", ...args] = process.argv.slice(2);
 const verbs: Readonly<Record<string, () => Promise<number>>> = {
   install: async () => {
-    await install();
+    await withLock(install);
     return 0;
   },
   up: async () => {
-    process.stdout.write(`${await up()}\n`);
+    process.stdout.write(`${await withLock(up)}\n`);
     return 0;
   },
   images: async () => {
-    await loadImages();
+    requireUp();
+    await withLock(loadImages);
     return 0;
   },
-  image: () => image(args),
+  image: () => withLock(() => image(args)),
   ensure: async () => {
-    await install();
-    const kubeconfig = await up();
-    await loadImages();
+    const kubeconfig = await withLock(async () => {
+      await install();
+      const path = await up();
+      await loadImages();
+      return path;
+    });
     process.stdout.write(`${kubeconfig}\n`);
     return 0;
   },
   kubectl: () => client("kubectl", args),
   helm: () => client("helm", args),
   stop: async () => {
+    requirePart(args[0]);
     await stopPart(args[0] ?? "");
     return 0;
   },
   start: async () => {
+    requirePart(args[0]);
     restartPart(args[0] ?? "");
     return 0;
   },
   status,
   down: async () => {
-    await down();
+    await withLock(down);
     return 0;
   },
 };

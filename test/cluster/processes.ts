@@ -14,7 +14,8 @@ interface PartRecord {
 
 const recordPath = (name: string) => inHome("run", `${name}.json`);
 
-function startTicksOf(pid: number): string | undefined {
+/** Start time of a process in clock ticks since boot; undefined when it ended. */
+export function startTicksOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The name in field 2 may hold spaces; the fields after its closing bracket do not.
