@@ -247,7 +247,7 @@ export class DataPlane {
     for (const family of families) port = await outbound.listen(PROBE_ADDRESS[family], port);
     const plaintext = await inbound.listen(deps.inboundPort);
     if (deps.verifies) {
-      await verifyCapture({ families, token: probeToken, timeoutMs: CAPTURE_VERIFY_MS });
+      await verifyCapture({ families, token: probeToken, timeoutMs: CAPTURE_VERIFY_MS, ownCalls: "pass" });
       this.#deps.log.info("capture verified", { families: families.join(",") });
     }
     return { outbound: port, inbound: plaintext };

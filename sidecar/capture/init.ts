@@ -72,7 +72,7 @@ async function verifyOnce(families: readonly IpFamily[], log: Logger): Promise<v
       await listen(server, { address: PROBE_ADDRESS[family], port: CAPTURE_PORTS.outbound });
       servers.push(server);
     }
-    await verifyCapture({ families, token, timeoutMs: VERIFY_TIMEOUT_MS });
+    await verifyCapture({ families, token, timeoutMs: VERIFY_TIMEOUT_MS, ownCalls: "captured" });
     log.info("capture verified", { families: families.join(",") });
   } catch (error) {
     if (systemCodeOf(error) !== "EADDRINUSE") throw error;

@@ -11,6 +11,8 @@ export const CAPTURE_PORTS = {
   status: 16_020,
   /** Nobody listens here: a connection to it on loopback is redirected for everyone, which is how capture is verified. */
   probe: 16_079,
+  /** As `probe`, but for everyone except the sidecar's user. */
+  appProbe: 16_078,
 } as const;
 
 export const OWN_PORTS = { first: 16_001, last: 16_080 } as const;
@@ -67,6 +69,7 @@ function outputRules(settings: CaptureSettings, family: IpFamily): string[] {
     // First of all, so that the sidecar, whose own calls pass below, can see from inside that its chain is in force.
     `-d ${LOOPBACK[family]} -p tcp --dport ${CAPTURE_PORTS.probe} ${toListener}`,
     `-m owner --uid-owner ${settings.proxyUid} -j RETURN`,
+    `-d ${LOOPBACK[family]} -p tcp --dport ${CAPTURE_PORTS.appProbe} ${toListener}`,
     // Containers of a pod are one workload: what they say to each other stays inside.
     "-o lo -j RETURN",
     `-p tcp --dport ${DNS_PORT} -j RETURN`,

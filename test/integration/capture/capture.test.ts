@@ -266,6 +266,28 @@ const backends = able ? (["nft", "legacy"] as const).filter(hasBackend) : [];
       }
     });
 
+    test("a sidecar under another user does not start: its own calls would come back to it", async () => {
+      for (const place of ["client"] as const) sidecars.get(place)?.child.kill("SIGKILL");
+      await sidecars.get("client")?.stop();
+      const { code, stderr } = await spaces.run(
+        "client",
+        process.execPath,
+        ...[
+          CLI,
+          "sidecar",
+          "--capture",
+          "on",
+          "--workload",
+          "lab/notebook",
+          "--state-dir",
+          join(dir, "root"),
+        ],
+        ...["--admin-socket", "none", "--metrics-listen", "none"],
+      );
+      expect(code).toBe(3);
+      expect(stderr).toContain("takes the sidecar's own calls");
+    });
+
     test("a sidecar that was killed leaves no way around it", async () => {
       for (const place of ["client", "server"] as const) sidecars.get(place)?.child.kill("SIGKILL");
       for (const place of ["client", "server"] as const) await sidecars.get(place)?.stop();

@@ -25,6 +25,7 @@ describe("captureRules", () => {
 :COUNTERSIGN_INBOUND - [0:0]
 -A COUNTERSIGN_OUTPUT -d 127.0.0.1/32 -p tcp --dport 16079 -j REDIRECT --to-ports 16001
 -A COUNTERSIGN_OUTPUT -m owner --uid-owner 61600 -j RETURN
+-A COUNTERSIGN_OUTPUT -d 127.0.0.1/32 -p tcp --dport 16078 -j REDIRECT --to-ports 16001
 -A COUNTERSIGN_OUTPUT -o lo -j RETURN
 -A COUNTERSIGN_OUTPUT -p tcp --dport 53 -j RETURN
 -A COUNTERSIGN_OUTPUT -p tcp --dport 5432 -j RETURN
@@ -43,7 +44,7 @@ COMMIT
 
   test("differs between the families in the loopback address alone", () => {
     expect(captureRules(settings, "ipv6")).toBe(
-      captureRules(settings, "ipv4").replace("127.0.0.1/32", "::1/128"),
+      captureRules(settings, "ipv4").replaceAll("127.0.0.1/32", "::1/128"),
     );
   });
 
@@ -61,7 +62,7 @@ COMMIT
           "-A COUNTERSIGN_INBOUND -p tcp -j REDIRECT --to-ports 16006",
         );
         expect(lines.filter((line) => line.includes("--dport"))).toHaveLength(
-          4 + outbound.length + inbound.length,
+          5 + outbound.length + inbound.length,
         );
       }),
     );
