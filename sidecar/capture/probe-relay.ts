@@ -1,6 +1,7 @@
 // Carries out one probe of a container on behalf of the kubelet: the application is asked from inside the pod, and only
 // whether it is well is passed on.
 import { connect } from "node:net";
+import { assertNever } from "../core/runtime/errors.ts";
 import { type Page, textPage } from "../core/runtime/metrics-server.ts";
 import type { Probe, ProbeAction, Probes } from "./probes.ts";
 
@@ -20,8 +21,7 @@ export function relayProbe(probes: Probes, appHost: string, path: string): Promi
 async function carryOut({ action, timeoutMs }: Probe, host: string): Promise<Page> {
   const signal = AbortSignal.timeout(timeoutMs);
   try {
-    const status =
-      action.kind === "http" ? await askHttp(action, host, signal) : await askTcp(action.port, host, signal);
+    const status = await ask(action, host, timeoutMs, signal);
     // A redirect is a success for the kubelet, but without its Location, which is not for it, it could not be read.
     return textPage(status >= 300 && status < 400 ? 200 : status, `the application answered ${status}\n`);
   } catch {
@@ -29,6 +29,26 @@ async function carryOut({ action, timeoutMs }: Probe, host: string): Promise<Pag
       503,
       signal.aborted ? "the application did not answer in time\n" : "the application cannot be reached\n",
     );
+  }
+}
+
+async function ask(
+  action: ProbeAction,
+  host: string,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<number> {
+  switch (action.kind) {
+    case "http":
+      return askHttp(action, host, signal);
+    case "tcp":
+      return askTcp(action.port, host, signal);
+    case "grpc": {
+      const { askGrpc } = await import("./probe-grpc.ts");
+      return (await askGrpc(host, action.port, action.service, timeoutMs)) ? 200 : 503;
+    }
+    default:
+      return assertNever(action);
   }
 }
 

@@ -13,7 +13,9 @@ export type ProbeAction =
       readonly https: boolean;
       readonly headers: readonly (readonly [name: string, value: string])[];
     }
-  | { readonly kind: "tcp"; readonly port: number };
+  | { readonly kind: "tcp"; readonly port: number }
+  /** grpc.health.v1.Health/Check of a service; empty: of the server as a whole. */
+  | { readonly kind: "grpc"; readonly port: number; readonly service: string };
 
 export interface Probe {
   readonly action: ProbeAction;
@@ -26,6 +28,8 @@ export type Probes = ReadonlyMap<string, Probe>;
 const MAX_PROBES = 64;
 const MAX_HEADERS = 32;
 const MAX_TIMEOUT_SECONDS = 300;
+/** At most 127: its length is one byte in the request (probe-grpc.ts). */
+const SERVICE = /^[\x21-\x7e]{0,127}$/;
 const KEY = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\/(liveness|readiness|startup)$/;
 const PATH = /^\/[\x21-\x7e]{0,4095}$/;
 const HEADER_NAME = /^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$/;
@@ -38,7 +42,7 @@ const isFields = (value: unknown): value is Fields =>
 
 /**
  * Reads `{"app/liveness": {"httpGet": {"path": "/healthz", "port": 8080}, "timeoutSeconds": 1}}`: the fields of a
- * Kubernetes probe with ports as numbers. `httpGet` and `tcpSocket` are relayed; thresholds and periods stay with the
+ * Kubernetes probe with ports as numbers. `httpGet`, `tcpSocket` and `grpc` are relayed; thresholds and periods stay with the
  * kubelet and are ignored here, like `exec` probes, which need no relay.
  */
 export function parseProbes(text: string): Result<Probes, string> {
@@ -69,12 +73,14 @@ function parseProbe(body: unknown): Result<Probe, string> {
   const seconds = body["timeoutSeconds"] ?? 1;
   if (typeof seconds !== "number" || !(seconds >= 1 && seconds <= MAX_TIMEOUT_SECONDS))
     return refuse(`whose timeoutSeconds is not between 1 and ${MAX_TIMEOUT_SECONDS}`);
-  const { httpGet, tcpSocket } = body;
+  const { httpGet, tcpSocket, grpc } = body;
   const action = isFields(httpGet)
     ? parseHttp(httpGet)
     : isFields(tcpSocket)
       ? parseTcp(tcpSocket)
-      : refuse("without httpGet or tcpSocket");
+      : isFields(grpc)
+        ? parseGrpc(grpc)
+        : refuse("without httpGet, tcpSocket or grpc");
   return action.ok ? { ok: true, value: { action: action.value, timeoutMs: seconds * 1_000 } } : action;
 }
 
@@ -89,6 +95,14 @@ function parseTcp(body: Fields): Result<ProbeAction, string> {
   return port === undefined
     ? refuse("whose port is not a number")
     : { ok: true, value: { kind: "tcp", port } };
+}
+
+function parseGrpc(body: Fields): Result<ProbeAction, string> {
+  const port = parsePort(body["port"]);
+  const service = body["service"] ?? "";
+  if (port === undefined) return refuse("whose port is not a number");
+  if (typeof service !== "string" || !SERVICE.test(service)) return refuse("whose service is not a name");
+  return { ok: true, value: { kind: "grpc", port, service } };
 }
 
 function parseHttp(body: Fields): Result<ProbeAction, string> {

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
+import { Server, ServerCredentials } from "@grpc/grpc-js";
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { relayProbe } from "../../../sidecar/capture/probe-relay.ts";
@@ -20,6 +21,7 @@ describe("parseProbes", () => {
           periodSeconds: 10,
         },
         "app/liveness": { tcpSocket: { port: 6379 } },
+        "model/startup": { grpc: { port: 9000, service: "triton" } },
       }),
     );
     expect(parsed.ok && [...parsed.value]).toEqual([
@@ -31,6 +33,7 @@ describe("parseProbes", () => {
         },
       ],
       ["app/liveness", { action: { kind: "tcp", port: 6379 }, timeoutMs: 1_000 }],
+      ["model/startup", { action: { kind: "grpc", port: 9000, service: "triton" }, timeoutMs: 1_000 }],
     ]);
   });
 
@@ -39,7 +42,11 @@ describe("parseProbes", () => {
     { text: "[]", says: "is not an object" },
     { text: '{"app": {}}', says: "not a container and one of" },
     { text: '{"../x/liveness": {}}', says: "not a container and one of" },
-    { text: '{"app/liveness": {"grpc": {"port": 1}}}', says: "without httpGet or tcpSocket" },
+    { text: '{"app/liveness": {"exec": {"command": ["a"]}}}', says: "without httpGet, tcpSocket or grpc" },
+    {
+      text: '{"app/liveness": {"grpc": {"port": 1, "service": "a b"}}}',
+      says: "whose service is not a name",
+    },
     { text: '{"app/liveness": {"httpGet": {"port": "http"}}}', says: "whose port is not a number" },
     { text: '{"app/liveness": {"tcpSocket": {"port": 70000}}}', says: "whose port is not a number" },
     { text: '{"app/liveness": {"httpGet": {"port": 1, "path": "/a b"}}}', says: "whose path cannot be sent" },
@@ -101,6 +108,41 @@ describe("relayProbe", () => {
     const { port, close } = await app(undefined);
     const page = await relay({ httpGet: { port }, timeoutSeconds: 1 });
     expect(page).toMatchObject({ status: 503, body: "the application did not answer in time\n" });
+    close();
+  });
+
+  test.each([
+    { name: "SERVING", answer: Buffer.from([0x08, 1]), service: "", status: 200 },
+    { name: "NOT_SERVING", answer: Buffer.from([0x08, 2]), service: "triton", status: 503 },
+    { name: "no status", answer: Buffer.alloc(0), service: "", status: 503 },
+  ])("a gRPC health check that says $name is relayed as $status", async ({ answer, service, status }) => {
+    const asked: Buffer[] = [];
+    const server = new Server();
+    const bytes = (value: Buffer) => value;
+    const path = "/grpc.health.v1.Health/Check";
+    server.register(
+      path,
+      (call: { request: Buffer }, callback: (error: null, value: Buffer) => void) => {
+        asked.push(call.request);
+        callback(null, answer);
+      },
+      bytes,
+      bytes,
+      "unary",
+    );
+    const port = await new Promise<number>((resolve, reject) => {
+      server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
+        error === null ? resolve(bound) : reject(error),
+      );
+    });
+    expect((await relay({ grpc: { port, service }, timeoutSeconds: 5 }))?.status).toBe(status);
+    expect(asked[0]?.subarray(service === "" ? 0 : 2).toString()).toBe(service);
+    server.forceShutdown();
+  });
+
+  test("a server that does not speak gRPC is not well", async () => {
+    const { port, close } = await app("HTTP/1.1 200 OK\r\n\r\n");
+    expect((await relay({ grpc: { port } }))?.status).toBe(503);
     close();
   });
 
