@@ -3,6 +3,7 @@
 import { systemClock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { createLogger, type LogLevel } from "../../sidecar/core/runtime/log.ts";
+import { trimWhileBusy } from "../../sidecar/core/runtime/malloc-trim.ts";
 import { boundYoungGeneration } from "../../sidecar/core/runtime/young-generation.ts";
 import { EXIT, type ExitStatus, type Output } from "./print.ts";
 
@@ -75,7 +76,9 @@ export async function runControlPlaneVerb(args: readonly string[], output: Outpu
     const config = parseControlPlaneConfig(rest);
     if (!config.ok) throw new MeshError("bad_config", config.error);
     const log = createLogger(level, { process: "control-plane" });
-    const handle = await runControlPlane(config.value, { log, clock: systemClock }, untilSignal());
+    const signal = untilSignal();
+    trimWhileBusy(signal);
+    const handle = await runControlPlane(config.value, { log, clock: systemClock }, signal);
     await handle.done;
     return EXIT.ok;
   } catch (error) {
@@ -99,6 +102,7 @@ export async function runSidecarVerb(args: readonly string[], output: Output): P
   try {
     const config = parseSidecarConfig(args, process.env);
     const signal = untilSignal();
+    trimWhileBusy(signal);
     boundYoungGeneration(signal, [...process.execArgv, process.env["NODE_OPTIONS"] ?? ""]);
     const { runSidecar } = await import("../../sidecar/main.ts");
     const log = createLogger(config.logLevel, { process: "sidecar", workload: config.workload });
