@@ -2,8 +2,7 @@
 // them, so that no port of the application is open to callers without an identity. PURE.
 import type { Result } from "../core/runtime/errors.ts";
 
-export const PROBE_KINDS = ["liveness", "readiness", "startup"] as const;
-export type ProbeKind = (typeof PROBE_KINDS)[number];
+const PROBE_KINDS = ["liveness", "readiness", "startup"] as const;
 
 export type ProbeAction =
   | {

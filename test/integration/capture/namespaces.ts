@@ -36,7 +36,8 @@ export class Namespaces {
         ip("netns", "add", this.name(place));
         ip("-n", this.name(place), "link", "set", "lo", "up");
       }
-      this.exec("world", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1");
+      for (const knob of ["ipv4/ip_forward", "ipv6/conf/all/forwarding"])
+        this.exec("world", "sh", "-c", `echo 1 > /proc/sys/net/${knob}`);
       this.#connect("client", 1);
       this.#connect("server", 2);
     } catch (error) {
@@ -133,7 +134,6 @@ export function canMakeNamespaces(what: string): boolean {
     "iptables-legacy": "Debian's package iptables",
     curl: "Debian's package curl",
     setpriv: "Debian's package util-linux",
-    sysctl: "Debian's package procps",
   };
   if (!canTest(what, programs)) return false;
   const name = `cs-try-${process.pid}`;
