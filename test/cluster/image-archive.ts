@@ -2,8 +2,10 @@
 import { createHash } from "node:crypto";
 import {
   createReadStream,
+  existsSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -12,7 +14,7 @@ import {
 import { arch } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { run } from "./commands.ts";
+import { ClusterError, run } from "./commands.ts";
 import { containerdSocket, inHome } from "./layout.ts";
 
 export interface ImageConfig {
@@ -52,7 +54,19 @@ export async function packLayer(name: string, folder: string): Promise<Layer> {
   return { tar, diffId: `sha256:${hash.digest("hex")}` };
 }
 
-/** Loads an image made of layers under a name such as `countersign.test/app:dev`; an older one of that name is replaced. */
+/** Config digests of the images that were loaded, by name: one that is there already is not loaded again. */
+const loadedFile = () => inHome("images.json");
+
+function readLoaded(): Record<string, string> {
+  return existsSync(loadedFile())
+    ? (JSON.parse(readFileSync(loadedFile(), "utf8")) as Record<string, string>) // written below
+    : {};
+}
+
+/**
+ * Loads an image made of layers under a name such as `countersign.test/app:dev`, and under its digest
+ * (`countersign.test/app@sha256:…`). An older one of that name is replaced; pods keep what they were started with.
+ */
 export async function loadImage(name: string, layers: readonly Layer[], config: ImageConfig): Promise<void> {
   const folder = mkdtempSync(inHome("image-"));
   try {
@@ -70,7 +84,9 @@ export async function loadImage(name: string, layers: readonly Layer[], config: 
       },
       rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.diffId) },
     });
-    const configName = `${createHash("sha256").update(configText).digest("hex")}.json`;
+    const configDigest = createHash("sha256").update(configText).digest("hex");
+    if (readLoaded()[name] === configDigest) return;
+    const configName = `${configDigest}.json`;
     const layerNames = layers.map((layer) => `${layer.diffId.slice("sha256:".length)}.tar`);
     writeFileSync(join(folder, configName), configText);
     writeFileSync(
@@ -95,10 +111,24 @@ export async function loadImage(name: string, layers: readonly Layer[], config: 
     );
     await run(
       "ctr",
-      ["--address", containerdSocket(), "--namespace", "k8s.io", "images", "import", archive],
+      [
+        ...["--address", containerdSocket(), "--namespace", "k8s.io", "images", "import", "--digests"],
+        ...["--base-name", name.slice(0, name.lastIndexOf(":")), archive],
+      ],
       { timeoutMs: 300_000 },
     );
+    writeFileSync(loadedFile(), JSON.stringify({ ...readLoaded(), [name]: configDigest }));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** The digest a loaded image can be named by, `sha256:…`. */
+export async function imageDigest(name: string): Promise<string> {
+  const ctr = ["--address", containerdSocket(), "--namespace", "k8s.io"];
+  const listed = await run("ctr", [...ctr, "images", "list", `name==${name}`]);
+  const digest = /sha256:[0-9a-f]{64}/.exec(listed)?.[0];
+  if (digest === undefined)
+    throw new ClusterError(`no image \`${name}\` on the node; run \`npm run cluster -- images\``);
+  return digest;
 }

@@ -1,45 +1,46 @@
-// One verb at a time: two that start or end the same parts would leave processes that nobody knows of.
+// One verb of a kind at a time: two that start or end the same parts would leave processes that nobody knows of.
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { ClusterError, progress, waitUntil } from "./commands.ts";
 import { home } from "./layout.ts";
 import { startTicksOf } from "./processes.ts";
 
-const LONGEST_WAIT_MS = 300_000;
-/** Beside the home, which `down` deletes. */
-const lockPath = () => `${home()}.lock`;
+/** What only one process may do at a time: build programs, or change the cluster or its images. */
+export type Lock = "install" | "state";
 
-/** Runs `action` while no other process of this machine runs one; waits for its turn at most five minutes. */
-export async function withLock<T>(action: () => Promise<T>): Promise<T> {
-  if (!take()) {
-    progress(`waiting for another \`cluster\` command (${lockPath()})`);
-    await waitUntil("the end of another `cluster` command", async () => take(), LONGEST_WAIT_MS);
+/** Longer than what the holder may take: Go builds, or images and waiting for a node. */
+const LONGEST_WAIT_MS: Readonly<Record<Lock, number>> = { install: 60 * 60_000, state: 300_000 };
+
+/** Runs `action` while no other process of this machine holds the lock; waits for its turn. */
+export async function withLock<T>(lock: Lock, action: () => Promise<T>): Promise<T> {
+  const path = `${home()}.${lock}.lock`; // beside the home, which `down` deletes
+  if (!take(path)) {
+    progress(`waiting for another \`cluster\` command (${path})`);
+    await waitUntil("the end of another `cluster` command", async () => take(path), LONGEST_WAIT_MS[lock]);
   }
   try {
     return await action();
   } finally {
-    rmSync(lockPath(), { force: true });
+    rmSync(path, { force: true });
   }
 }
 
-function take(): boolean {
+function take(path: string): boolean {
   const mine = JSON.stringify({ pid: process.pid, startTicks: startTicksOf(process.pid) });
   try {
-    writeFileSync(lockPath(), mine, { flag: "wx", mode: 0o600 }); // fails on a link as well
+    writeFileSync(path, mine, { flag: "wx", mode: 0o600 }); // fails on a link as well
     return true;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST")
-      throw new ClusterError(
-        `cannot write \`${lockPath()}\`: ${error instanceof Error ? error.message : error}`,
-      );
+      throw new ClusterError(`cannot write \`${path}\`: ${error instanceof Error ? error.message : error}`);
   }
-  if (!ownerIsGone()) return false;
-  rmSync(lockPath(), { force: true }); // its owner was killed; the next try takes it
+  if (!ownerIsGone(path)) return false;
+  rmSync(path, { force: true }); // its owner was killed; the next try takes it
   return false;
 }
 
-function ownerIsGone(): boolean {
+function ownerIsGone(path: string): boolean {
   try {
-    const owner = JSON.parse(readFileSync(lockPath(), "utf8")) as { pid: number; startTicks?: string }; // ours
+    const owner = JSON.parse(readFileSync(path, "utf8")) as { pid: number; startTicks?: string }; // ours
     return startTicksOf(owner.pid) !== owner.startTicks;
   } catch {
     return false; // just released, or just being written: the next try tells

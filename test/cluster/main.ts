@@ -67,22 +67,22 @@ async function image([name, folder, ...entrypoint]: readonly string[]): Promise<
 const [verb = "", ...args] = process.argv.slice(2);
 const verbs: Readonly<Record<string, () => Promise<number>>> = {
   install: async () => {
-    await withLock(install);
+    await withLock("install", install);
     return 0;
   },
   up: async () => {
-    process.stdout.write(`${await withLock(up)}\n`);
+    process.stdout.write(`${await withLock("state", up)}\n`);
     return 0;
   },
   images: async () => {
     requireUp();
-    await withLock(loadImages);
+    await withLock("state", loadImages);
     return 0;
   },
-  image: () => withLock(() => image(args)),
+  image: () => withLock("state", () => image(args)),
   ensure: async () => {
-    const kubeconfig = await withLock(async () => {
-      await install();
+    await withLock("install", install);
+    const kubeconfig = await withLock("state", async () => {
       const path = await up();
       await loadImages();
       return path;
@@ -104,7 +104,7 @@ const verbs: Readonly<Record<string, () => Promise<number>>> = {
   },
   status,
   down: async () => {
-    await withLock(down);
+    await withLock("state", down);
     return 0;
   },
 };

@@ -1,6 +1,7 @@
 // The cluster itself does what the mesh builds on: pods, names, native sidecars, iptables in a pod, tokens with an audience.
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { describeOnCluster } from "../gate.ts";
+import { imageDigest } from "../image-archive.ts";
 import { IMAGES, PROXY_USER } from "../image-files.ts";
 import {
   apply,
@@ -185,7 +186,7 @@ describeOnCluster("the test cluster", { testMs: 90_000, suiteMs: 240_000 }, () =
     },
   );
 
-  test("the countersign image runs as its own user, with its command line, native library and no shell", async () => {
+  test("the countersign image runs as its own user, with its command line, native library and no shell, by tag and by digest", async () => {
     await namespace.apply([
       pod("countersign", {
         restartPolicy: "Never",
@@ -203,7 +204,7 @@ describeOnCluster("the test cluster", { testMs: 90_000, suiteMs: 240_000 }, () =
           },
           {
             name: "native",
-            image: IMAGES.sidecar,
+            image: IMAGES.sidecar.replace(/:dev$/, `@${await imageDigest(IMAGES.sidecar)}`),
             command: [
               "node",
               "-e",
