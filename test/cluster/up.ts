@@ -30,8 +30,8 @@ export async function up(): Promise<string> {
   if (names.every(isRunning) && (await nodeIsReady())) {
     progress("is up already");
   } else {
-    prepareHome();
     if (!names.some(isRunning)) await checkPortsAreFree();
+    prepareHome();
     await ensureCertificates();
     writeKubeconfigs();
     writeConfiguration();
