@@ -41,15 +41,18 @@ export class GenerationCache<V> {
       this.#delete(key);
       return;
     }
-    if (this.#young.size >= this.#maxEntries || this.#weight + weight > this.#maxWeight) {
-      this.#old = this.#young;
-      this.#young = new Map();
-      this.#weight = 0;
-    }
+    if (this.#young.size >= this.#maxEntries || this.#weight + weight > this.#maxWeight) this.rotate();
     this.#old.delete(key);
     const previous = this.#young.get(key);
     this.#weight += weight - (previous?.weight ?? 0);
     this.#young.set(key, { value, weight });
+  }
+
+  /** Begins a new generation: what is not used until the next one falls out. For entries that wear out by time. */
+  rotate(): void {
+    this.#old = this.#young;
+    this.#young = new Map();
+    this.#weight = 0;
   }
 
   #delete(key: string): void {

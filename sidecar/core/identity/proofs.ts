@@ -34,6 +34,8 @@ const PROOF_REUSE_MS = 30_000;
 const PROOF_MARGIN_MS = 20_000;
 const VERIFIED_FOR_MS = 30_000;
 const REFUSED_FOR_MS = 2_000;
+/** A proof and its skew: whatever was not used for this long is of no more use. */
+const PROOF_WEAR_MS = (PROOF_LIFETIME_SECONDS + SKEW_SECONDS) * 1_000;
 const NO_HOPS: readonly ViaHop[] = [];
 
 /** Both header values of one call; the same object as long as they are reused, so fields made of it can be kept. */
@@ -300,6 +302,8 @@ export class ProofVerifier {
   readonly #refused: GenerationCache<CachedRefusal>;
   #mtls = new WeakMap<PeerFacts, VerifiedCaller>();
   readonly #epochs = new Map<string, string>();
+  /** When the proofs begin a new generation: they are worn out by then, long before their number is a bound. */
+  #rotateAtMs = 0;
   /** Counts since the start, for metrics. */
   readonly stats = {
     hits: 0,
@@ -325,6 +329,11 @@ export class ProofVerifier {
     this.#refused = new GenerationCache({ maxEntries: 4_000, maxWeight: limits.maxBytes });
   }
 
+  /** Verified proofs that are held. */
+  get entries(): number {
+    return this.#proofs.size;
+  }
+
   /**
    * Verifies the caller of one request.
    *
@@ -336,6 +345,11 @@ export class ProofVerifier {
     if (bundle === undefined)
       return this.#count(refusal("AUTHN_MTLS_REQUIRED", "the peer's trust domain is not trusted"));
     if (this.#epochs.get(bundle.trustDomain) !== bundle.epoch) this.#startEpoch(bundle);
+    if (input.nowMs >= this.#rotateAtMs) {
+      this.#rotateAtMs = input.nowMs + PROOF_WEAR_MS;
+      this.#proofs.rotate();
+      this.#refused.rotate();
+    }
     if (input.wpt !== undefined) {
       const cached = this.#proofs.get(input.wpt);
       if (cached?.isCurrent(input, bundle.epoch)) {

@@ -203,6 +203,18 @@ describe("ProofVerifier", () => {
     expect(verifier.verify(call)).toMatchObject({ error: "AUTHN_WIT_INVALID" });
   });
 
+  test("lets go of proofs that are worn out, and keeps what is used", () => {
+    const worn = Array.from({ length: 100 }, () => input());
+    for (const one of worn) must(verifier.verify(one));
+    expect(verifier.entries).toBeGreaterThanOrEqual(100);
+    // Two spans later, each with a proof of its own.
+    for (const laterMs of [121_000, 242_000, 363_000]) {
+      const proof = signerOf(() => identity, { nowMs: NOW + laterMs }).proof(INPUT);
+      must(verifier.verify(input({ ...proof, nowMs: NOW + laterMs })));
+    }
+    expect(verifier.entries).toBeLessThan(10);
+  });
+
   test("holds a bounded number of entries and bytes", () => {
     const small = new ProofVerifier({ bundleOf: () => bundle }, { maxEntries: 8, maxBytes: 64 * 1024 });
     const signer = signerOf(() => identity);
