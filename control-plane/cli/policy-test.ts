@@ -122,6 +122,11 @@ function pathOf(message: string, table: Fields): string {
   return row < 0 ? "vectors" : `vectors[${row}].${field}`;
 }
 
+/** What this build does not enforce of other kinds is no matter here: the table's world stands for them. */
+function isAside({ reason, object }: FieldProblem): boolean {
+  return reason === "Unsupported" && object !== undefined && !/^(?:Cluster)?AccessPolicy /.test(object);
+}
+
 interface ReadPolicies {
   readonly policies: readonly AccessPolicy[];
   readonly problems: readonly FieldProblem[];
@@ -149,7 +154,7 @@ function readPolicies(file: string, fields: Fields, at: (path: string) => number
     const path = `policies[${index}]`;
     if (typeof entry === "string") {
       const { state, report } = readConfiguration([resolve(dirname(file), entry)], deps.schemas);
-      problems.push(...report.problems);
+      problems.push(...report.problems.filter((problem) => !isAside(problem)));
       for (const policy of state.policies.values()) add(policy, path);
       const others = [...report.accepted.values()]
         .flat()
