@@ -3,8 +3,9 @@
 import type { Result } from "../runtime/errors.ts";
 import type { Call, Operation, Resource, User } from "./call.ts";
 import { type CelCompiler, type CelVariables, celVariables } from "./condition.ts";
-import { type Decision, FIXED, mergeAudit } from "./decision.ts";
+import { type Decision, FIXED, mergeAudit, type WinningRule } from "./decision.ts";
 import type { MatchContext, View } from "./match.ts";
+import type { Reason } from "./reason.ts";
 import type { AuditSetting, IdentityHeader, Obligations, ProgramPolicy, WorkloadProgram } from "./rule.ts";
 import { type PolicyEntry, RuleEntry } from "./rule-entry.ts";
 import { TreeBuilder } from "./rule-index.ts";
@@ -228,7 +229,7 @@ class Engine {
     const first = this.#allow.first(call, view);
     const demanding = (has & DEMANDS) === 0 ? NONE : this.#demanding.every(call, view);
     if (demanding.length === 0) {
-      if (first >= 0) return this.#decisionOf(first);
+      if (first >= 0) return new PlainAllow(this.#entries, first);
       const granted = (has & GRANTS) === 0 ? -1 : this.#grants.first(call, view);
       if (granted >= 0) return this.#decisionOf(granted);
       if (this.#selected.covers(call.port)) return FIXED.NO_MATCHING_ALLOW;
@@ -265,14 +266,14 @@ class Engine {
   #audited(decision: Decision, call: Call, view: View): Decision {
     let audit = decision.audit;
     for (const rule of this.#audit.every(call, view)) audit = mergeAudit(audit, rule.audit);
-    return audit === decision.audit ? decision : { ...decision, audit };
+    return audit === decision.audit ? decision : { ...wholeOf(decision), audit };
   }
 
   #withDryRun(decision: Decision, call: Call, view: View): Decision {
     const other = this.#dryDecision(decision, call, view);
     if (other === undefined || other.allowed === decision.allowed) return decision;
     const { allowed, reason, policy, rule } = other;
-    return { ...decision, would: { allowed, reason, policy, rule } };
+    return { ...wholeOf(decision), would: { allowed, reason, policy, rule } };
   }
 
   /** The answer if dry-run policies were enforced; undefined: as it is. */
@@ -330,6 +331,68 @@ class Engine {
     }
   }
 }
+
+const NO_HEADERS: readonly IdentityHeader[] = [];
+
+/**
+ * Allowed by a rule without obligations, nearly every decision there is. It knows the rule by its position and reads the
+ * rest when asked: the names of 10 000 rules are a miss of the cache each time, and who records a call asks for them once
+ * per caller and operation. INVARIANT: the position is one that the program's own trees named.
+ */
+class PlainAllow implements Decision {
+  readonly ruleIndex: number;
+  readonly #entries: readonly RuleEntry[];
+
+  constructor(entries: readonly RuleEntry[], ruleIndex: number) {
+    this.#entries = entries;
+    this.ruleIndex = ruleIndex;
+  }
+
+  get allowed(): boolean {
+    return true;
+  }
+
+  get reason(): Reason {
+    return "ALLOWED";
+  }
+
+  get policy(): string | undefined {
+    return this.whole.policy;
+  }
+
+  get policyName(): string | undefined {
+    return this.whole.policyName;
+  }
+
+  get rule(): string | undefined {
+    return this.whole.rule;
+  }
+
+  get winners(): readonly WinningRule[] {
+    return this.whole.winners;
+  }
+
+  get audit(): undefined {
+    return undefined;
+  }
+
+  get identityHeaders(): readonly IdentityHeader[] {
+    return NO_HEADERS;
+  }
+
+  get would(): undefined {
+    return undefined;
+  }
+
+  /** The same as a value of its own. */
+  get whole(): Decision {
+    return this.#entries[this.ruleIndex]?.decision ?? FIXED.NO_MATCHING_ALLOW;
+  }
+}
+
+/** For a copy with a change: getters are not copied. */
+const wholeOf = (decision: Decision): Decision =>
+  decision instanceof PlainAllow ? decision.whole : decision;
 
 const hasResourceKey = (demands: Obligations | undefined): boolean =>
   demands?.rateLimit?.key.includes("resource") === true ||
