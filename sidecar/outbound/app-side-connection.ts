@@ -180,9 +180,10 @@ export class AppSideConnection implements SocketHandler {
     const { metrics, trail } = this.#deps.services;
     metrics.problems.add(metrics.problems.series("application", problem.code));
     if (this.#exchange !== undefined) {
-      // In the middle of a body: whatever was sent of it must not look complete.
-      this.#exchange.onAppGone(problem.message, "REQ_MALFORMED");
-      this.destroy();
+      // In the middle of a body: whatever was sent of it must not look complete, and nothing behind it can be read.
+      this.#closing = true;
+      if (this.#exchange.onRequestMalformed(problem.message)) this.socket.end();
+      else this.destroy();
       return;
     }
     this.#closing = true;

@@ -467,6 +467,21 @@ export class OutboundExchange implements UpstreamExchange {
     this.#giveCredit();
   }
 
+  /**
+   * The rest of the request cannot be read. The callee's stream is reset.
+   *
+   * @returns whether the application was told; false: an answer had begun, only the end of the connection says it.
+   */
+  onRequestMalformed(detail: string): boolean {
+    if (this.#over || this.#answerHead) {
+      this.onAppGone(detail, "REQ_MALFORMED");
+      return false;
+    }
+    this.#facts.upstream?.cancel(this);
+    this.#refuse("REQ_MALFORMED", detail);
+    return true;
+  }
+
   /** The application went away, or broke the protocol in the middle of its request. */
   onAppGone(detail: string, reason: Reason = "ALLOWED"): void {
     if (this.#over) return;

@@ -105,23 +105,30 @@ export function startProgram(
   };
 }
 
-/** Free TCP ports on loopback, all different. */
+/** Below what Linux gives to outgoing connections (32768 on): one of those could take a port before its process binds it. */
+const FIRST_PORT = 18_000;
+const LAST_PORT = 32_000;
+const MAX_TRIES = 1_000;
+
+/** Free TCP ports on loopback, all different; chosen at random, so that runs beside this one choose others. */
 export async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer().listen(0, "127.0.0.1");
-      await once(server, "listening");
-      return server;
-    }),
-  );
-  const ports = servers.map((server) => {
-    const address = server.address();
-    if (address === null || typeof address === "string") throw new Error("no TCP address");
-    return address.port;
-  });
-  for (const server of servers) {
-    server.close();
-    await once(server, "close");
+  const ports = new Set<number>();
+  for (let tries = 0; ports.size < count && tries < MAX_TRIES; tries++) {
+    const port = FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT));
+    if (!ports.has(port) && (await isFree(port))) ports.add(port);
   }
-  return ports;
+  if (ports.size < count) throw new Error(`no ${count} free ports from ${FIRST_PORT} to ${LAST_PORT}`);
+  return [...ports];
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  const bound = await new Promise<boolean>((resolve) => {
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => resolve(true));
+  });
+  if (!bound) return false;
+  server.close();
+  await once(server, "close");
+  return true;
 }
