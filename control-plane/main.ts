@@ -20,8 +20,8 @@ import { createManagementServer } from "./management/server.ts";
 import { createMetrics, createMetricsServer } from "./metrics.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
 import { Publisher } from "./publisher.ts";
-import { spiffeIdOf } from "./resources/build.ts";
 import { resolveDestination } from "./resources/resolve.ts";
+import { workloadOfSvid } from "./resources/workload-of-svid.ts";
 import { runDirectorySource } from "./sources/directory.ts";
 import { loadSchemas } from "./sources/schema.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
@@ -195,10 +195,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       revision: () => publisher.revision,
       table: (workload) => cache.table(workload),
       tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
-      spiffeId: (id) => {
-        const workload = publisher.state.workloads.get(id);
-        return workload && spiffeIdOf(workload, ca.trustDomain);
-      },
+      workloadOf: (svid) => workloadOfSvid(publisher.state, ca.trustDomain, svid),
       resolve: (workload, host, port) => resolveDestination(compiled(), cache, workload, host, port),
     },
     issue: issuer.renew,

@@ -6,7 +6,7 @@ import type { ControlPlaneMessage } from "../../proto/gen/countersign/mesh/v1/Co
 import type { Identity } from "../../proto/gen/countersign/mesh/v1/Identity.ts";
 import type { SidecarMessage__Output } from "../../proto/gen/countersign/mesh/v1/SidecarMessage.ts";
 import { messageCodec, serviceDefinition } from "../../proto/load.ts";
-import { workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
+import { type SpiffeId, workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
 import { parseSvid } from "../../sidecar/core/identity/svid.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf, type Result } from "../../sidecar/core/runtime/errors.ts";
@@ -21,8 +21,15 @@ export interface DiscoveryTables {
   readonly revision: () => number;
   readonly table: (workloadId: string) => WorkloadTable | undefined;
   readonly tableByDigest: (workloadId: string, digest: string) => WorkloadTable | undefined;
-  /** The SPIFFE ID that the workload must have now; undefined: not declared. */
-  readonly spiffeId: (workloadId: string) => string | undefined;
+  /**
+   * The workload whose sidecar has this certificate, with the SPIFFE ID it must have now.
+   *
+   * @param svid its SPIFFE ID, and the pod UID in its subject; empty outside Kubernetes.
+   */
+  readonly workloadOf: (svid: {
+    readonly spiffeId: SpiffeId;
+    readonly instance: string;
+  }) => { readonly id: string; readonly spiffeId: string } | { readonly problem: string };
   readonly resolve: (
     workloadId: string,
     host: string,
@@ -32,9 +39,11 @@ export interface DiscoveryTables {
 
 /** Where a sidecar stands; read by status and metrics. */
 export interface ProxyStatus {
-  /** `namespace/name`. */
+  /** Key in `ClusterState.workloads`. */
   readonly workload: string;
   readonly instance: string;
+  /** UID of its pod; empty outside Kubernetes. */
+  readonly pod: string;
   readonly node: string;
   readonly softwareVersion: string;
   readonly state: "synced" | "stale" | "disconnected";
@@ -83,7 +92,9 @@ type Call = ServerDuplexStream<SidecarMessage__Output, ControlPlaneMessage | Buf
 
 interface Stream {
   readonly workload: string;
-  readonly spiffeId: string;
+  readonly spiffeId: SpiffeId;
+  /** UID in the certificate; empty outside Kubernetes. */
+  readonly pod: string;
   readonly session: Session;
   readonly call: Call;
   readonly notAfterMs: number;
@@ -192,15 +203,14 @@ class Discovery {
     const certificate = call.getAuthContext().sslPeerCertificate;
     const svid = certificate?.raw ? parseSvid(certificate.raw) : undefined;
     if (!svid?.ok) return { ok: false, error: "the client certificate is not an SVID" };
-    const { spiffeId, notAfterMs } = svid.value;
-    const parts = workloadOf(spiffeId);
-    if (parts?.trustDomain !== trustDomain)
+    const { spiffeId, instance, notAfterMs } = svid.value;
+    if (workloadOf(spiffeId)?.trustDomain !== trustDomain)
       return { ok: false, error: `\`${spiffeId}\` is not of this mesh` };
-    const workload = `${parts.namespace}/${parts.name}`;
-    const expected = tables.spiffeId(workload);
-    if (expected === undefined) return { ok: false, error: `workload \`${workload}\` is not declared` };
-    if (expected !== spiffeId)
-      return { ok: false, error: `workload \`${workload}\` is \`${expected}\` now, join again` };
+    const found = tables.workloadOf({ spiffeId, instance });
+    if ("problem" in found) return { ok: false, error: found.problem };
+    const workload = found.id;
+    if (found.spiffeId !== spiffeId)
+      return { ok: false, error: `workload \`${workload}\` is \`${found.spiffeId}\` now, join again` };
     if (notAfterMs <= clock.nowMs()) return { ok: false, error: "the client certificate has expired" };
     if (this.#streams.size >= MAX_STREAMS)
       return { ok: false, error: "this control plane serves as many sidecars as it can" };
@@ -219,6 +229,7 @@ class Discovery {
       value: {
         workload,
         spiffeId,
+        pod: instance,
         session: new Session({ world, softwareVersion, heartbeatMs }, nowMs),
         call,
         notAfterMs,
@@ -395,17 +406,13 @@ class Discovery {
         this.#left.delete(key);
     }
     for (const stream of this.#streams) if (!workloads.has(stream.workload)) this.#noteSynced(stream);
-    for (const workload of workloads) {
-      const expected = this.#options.tables.spiffeId(workload);
-      for (const stream of [...(this.#byWorkload.get(workload) ?? [])]) {
-        const isSame = expected === stream.spiffeId;
-        this.#act(
-          stream,
-          isSame
-            ? stream.session.changed(nowMs)
-            : stream.session.end("identity", "the workload has another identity now"),
-        );
-      }
+    for (const stream of [...this.#streams]) {
+      const { workload, spiffeId, pod } = stream;
+      // Also where no table changed: a pod with other labels than before belongs to another workload.
+      const now = this.#options.tables.workloadOf({ spiffeId, instance: pod });
+      if (!("id" in now) || now.id !== workload || now.spiffeId !== spiffeId)
+        this.#act(stream, stream.session.end("identity", "the workload has another identity now"));
+      else if (workloads.has(workload)) this.#act(stream, stream.session.changed(nowMs));
     }
     for (const stream of [...this.#streams])
       if (stream.session.status.phase === "waiting") this.#act(stream, stream.session.changed(nowMs));
@@ -444,6 +451,7 @@ class Discovery {
     return {
       workload: stream.workload,
       instance: hello?.instance ?? "",
+      pod: stream.pod,
       node: hello?.node ?? "",
       softwareVersion: hello?.softwareVersion ?? "",
       state: digest === expectedDigest ? "synced" : "stale",

@@ -2,12 +2,14 @@
 // state. PURE.
 import { createHash } from "node:crypto";
 import type { AccessPolicy } from "../policy/access-policy.ts";
+import { servicesOfWorkloads } from "../sources/declared-services.ts";
 import type {
   ClusterState,
   ExternalService,
   MeshConfig,
   MeshRole,
   MeshRoleBinding,
+  MeshService,
   OperationCatalog,
   Workload,
 } from "../sources/store.ts";
@@ -25,13 +27,16 @@ const MAX_FIELDS = 200;
 export function* stateObjects(state: ClusterState): Generator<[string, object]> {
   yield ["MeshConfig/default", state.config];
   for (const [key, policy] of state.policies) yield [key, policy];
-  for (const [key, workload] of state.workloads) yield [`Workload/${key}`, workload];
+  for (const [key, workload] of state.workloads) if (isDeclared(key)) yield [`Workload/${key}`, workload];
   for (const [key, role] of state.roles) yield [`MeshRole/${key}`, role];
   for (const [key, binding] of state.bindings) yield [`MeshRoleBinding/${key}`, binding];
   for (const [key, grant] of state.grants) yield [`AccessGrant/${key}`, grant];
   for (const [key, service] of state.externalServices) yield [`ExternalService/${key}`, service];
   for (const [key, catalog] of state.catalogs) yield [`OperationCatalog/${key}`, catalog];
 }
+
+/** Workload objects are keyed `namespace/name`; pods are no configuration and have longer keys. */
+const isDeclared = (key: string): boolean => key.indexOf("/") === key.lastIndexOf("/");
 
 /** Maps become a tagged list, because JSON has none. */
 function encodeValue(value: unknown): unknown {
@@ -152,6 +157,14 @@ export class Overlay {
   readonly #content: RestoredContent;
   #live: ReadonlyMap<string, Workload> | undefined;
   #workloads: ReadonlyMap<string, Workload> = new Map();
+  #declared: ReadonlyMap<string, MeshService> = new Map();
+  #services:
+    | {
+        readonly live: ReadonlyMap<string, MeshService>;
+        readonly workloads: unknown;
+        readonly merged: ReadonlyMap<string, MeshService>;
+      }
+    | undefined;
   #config: { readonly live: MeshConfig; readonly merged: MeshConfig } | undefined;
 
   constructor(content: RestoredContent) {
@@ -165,6 +178,7 @@ export class Overlay {
    */
   apply(live: ClusterState): ClusterState {
     const { policies, roles, bindings, externalServices, catalogs } = this.#content;
+    const workloads = this.#mergeWorkloads(live.workloads);
     return {
       ...live,
       config: this.#mergeConfig(live.config),
@@ -173,8 +187,25 @@ export class Overlay {
       bindings,
       externalServices,
       catalogs,
-      workloads: this.#mergeWorkloads(live.workloads),
+      workloads,
+      services: this.#mergeServices(live.services, workloads),
     };
+  }
+
+  /** What declared workloads serve follows their restored ports; Services of a cluster are as they are now. */
+  #mergeServices(
+    live: ReadonlyMap<string, MeshService>,
+    workloads: ReadonlyMap<string, Workload>,
+  ): ReadonlyMap<string, MeshService> {
+    const before = this.#services;
+    if (before?.live === live && before.workloads === workloads) return before.merged;
+    const declared = new Map([...workloads].filter(([key]) => isDeclared(key)));
+    this.#declared = servicesOfWorkloads(declared, this.#declared);
+    const merged = new Map(live);
+    for (const [id, service] of this.#declared)
+      if (live.get(id)?.endpoints.every((endpoint) => isDeclared(endpoint.workload))) merged.set(id, service);
+    this.#services = { live, workloads, merged };
+    return merged;
   }
 
   #mergeConfig(live: MeshConfig): MeshConfig {

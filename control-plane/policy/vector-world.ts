@@ -314,6 +314,8 @@ class World implements VectorWorld {
       externalServices,
       catalogs: new Map(),
       namespaces: new Map(),
+      services: new Map(),
+      pods: new Map(),
     };
   }
 

@@ -13,7 +13,7 @@ import {
 import { formatSpiffeId, type SpiffeId } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { ProgramPort, WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { encodeProgram } from "../../sidecar/core/policy/wire.ts";
-import type { ClusterState, MeshConfig, Workload } from "../sources/store.ts";
+import type { ClusterState, MeshConfig, MeshService, Workload } from "../sources/store.ts";
 
 export interface BuiltResource {
   /** `type/name`. */
@@ -72,52 +72,46 @@ export function buildProgram(
   return createResource("workload-program", program.id, encode(program), program.features);
 }
 
-/** Service that a workload is reached by, as `namespace/name`; undefined: it cannot be called. */
-export function serviceIdOf(workload: Workload): string | undefined {
-  return workload.service === undefined ? undefined : `${workload.namespace}/${workload.service}`;
-}
-
 /** Host names without port that mean a service: those that Kubernetes DNS would give it outside its namespace. */
 export function serviceHosts(serviceId: string): string[] {
   const [namespace = "", name = ""] = serviceId.split("/");
   return [`${name}.${namespace}`, `${name}.${namespace}.svc`, `${name}.${namespace}.svc.cluster.local`];
 }
 
-function sortedMembers(members: readonly Workload[]): Workload[] {
-  return [...members].sort((a, b) => (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1));
+function portMessages(
+  ports: readonly (ProgramPort & { readonly targetPort?: number })[],
+): { port: number; protocol: string; packs: string[]; targetPort: number }[] {
+  return ports.map(({ port, protocol, packs, targetPort = port }) => ({
+    port,
+    protocol,
+    packs: [...packs],
+    targetPort: targetPort === port ? 0 : targetPort,
+  }));
 }
 
-function portMessages(ports: readonly ProgramPort[]): { port: number; protocol: string; packs: string[] }[] {
-  return ports.map(({ port, protocol, packs }) => ({ port, protocol, packs: [...packs] }));
-}
-
-/** A service's ports are those of its workloads; where two declare the same port, the first by name counts. */
-export function buildService(serviceId: string, members: readonly Workload[]): BuiltResource {
-  const ports = new Map<number, ProgramPort>();
-  for (const member of sortedMembers(members)) {
-    for (const port of member.ports) if (!ports.has(port.port)) ports.set(port.port, port);
-  }
+export function buildService(serviceId: string, service: MeshService): BuiltResource {
   const body = serviceCodec.encode({
     id: serviceId,
-    hosts: serviceHosts(serviceId),
-    ports: portMessages([...ports.values()].sort((a, b) => a.port - b.port)),
+    // A workload's own pods are reached by their addresses alone.
+    hosts: service.name.includes(":") ? [] : serviceHosts(serviceId),
+    ports: portMessages(service.ports),
+    addresses: [...service.addresses],
   });
   return createResource("service", serviceId, body);
 }
 
 export function buildEndpoints(
   serviceId: string,
-  members: readonly Workload[],
+  service: MeshService,
+  workloads: ReadonlyMap<string, Workload>,
   trustDomain: string,
 ): BuiltResource {
-  const endpoints = sortedMembers(members).flatMap((member) =>
-    member.addresses.map((address) => ({
-      address,
-      meshPort: member.meshPort,
-      spiffeId: spiffeIdOf(member, trustDomain),
-      ports: portMessages(member.ports),
-    })),
-  );
+  const endpoints = service.endpoints.flatMap(({ address, meshPort, workload }) => {
+    const member = workloads.get(workload);
+    return member
+      ? [{ address, meshPort, spiffeId: spiffeIdOf(member, trustDomain), ports: portMessages(member.ports) }]
+      : [];
+  });
   return createResource("endpoints", serviceId, endpointsCodec.encode({ service: serviceId, endpoints }));
 }
 

@@ -4,7 +4,7 @@ import { MAX_RESOURCE_BYTES } from "../../proto/protocol.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { createProgramEncoder } from "../../sidecar/core/policy/wire.ts";
 import type { Compiled } from "../policy/compile.ts";
-import type { Workload } from "../sources/store.ts";
+import type { MeshService, Workload } from "../sources/store.ts";
 import {
   type BuiltResource,
   buildEndpoints,
@@ -14,7 +14,6 @@ import {
   buildSettings,
   buildTrustBundle,
   createTable,
-  serviceIdOf,
   settingsName,
   type WorkloadTable,
 } from "./build.ts";
@@ -70,8 +69,9 @@ export class ResourceCache {
   readonly #entries = new Map<string, Entry>();
   readonly #resources = new Map<string, BuiltResource>();
   readonly #encode = createProgramEncoder();
-  /** Members of each service, to see which service changed. */
-  #members = new Map<string, readonly Workload[]>();
+  /** Services that each workload stands behind. */
+  #servicesOf: ReadonlyMap<string, readonly string[]> = new Map();
+  #byAddress: ReadonlyMap<string, readonly string[]> | undefined;
 
   /** Revision of the state that the tables are made of; 0 before the first. */
   get revision(): number {
@@ -96,9 +96,15 @@ export class ResourceCache {
     return this.#entries.keys();
   }
 
-  /** Members of a service (`namespace/name`); undefined when there is no such service. */
-  members(serviceId: string): readonly Workload[] | undefined {
-    return this.#members.get(serviceId);
+  /** `namespace/name`; undefined when there is no such service. */
+  service(serviceId: string): MeshService | undefined {
+    return this.#input?.compiled.state.services.get(serviceId);
+  }
+
+  /** Services with this IP address: their own, or that of an endpoint. */
+  servicesAt(address: string): readonly string[] {
+    this.#byAddress ??= indexAddresses(this.#input?.compiled.state.services ?? new Map());
+    return this.#byAddress.get(address) ?? [];
   }
 
   /** Takes a new state. */
@@ -169,31 +175,33 @@ export class ResourceCache {
     if (!state) return NOTHING;
     const old = before?.compiled.state;
     const sameDomain = old?.config.trustDomain === state.config.trustDomain;
-    if (old?.workloads === state.workloads && sameDomain) return NOTHING;
+    const sameWorkloads = old?.workloads === state.workloads && sameDomain;
+    if (sameWorkloads && old?.services === state.services) return NOTHING;
     const changed = new Set<string>();
-    for (const [id, workload] of state.workloads) if (old?.workloads.get(id) !== workload) changed.add(id);
-    for (const id of old?.workloads.keys() ?? []) if (!state.workloads.has(id)) changed.add(id);
-    const members = new Map<string, Workload[]>();
-    for (const workload of state.workloads.values()) {
-      const service = serviceIdOf(workload);
-      if (service === undefined) continue;
-      const list = members.get(service);
-      if (list) list.push(workload);
-      else members.set(service, [workload]);
+    if (!sameWorkloads) {
+      for (const [id, workload] of state.workloads) if (old?.workloads.get(id) !== workload) changed.add(id);
+      for (const id of old?.workloads.keys() ?? []) if (!state.workloads.has(id)) changed.add(id);
     }
-    for (const [service, list] of members) {
-      const earlier = this.#members.get(service);
-      if (sameDomain && earlier?.length === list.length && list.every((member, at) => member === earlier[at]))
-        continue;
-      put(buildService(service, list));
-      put(buildEndpoints(service, list, state.config.trustDomain));
+    for (const [id, service] of state.services) {
+      const earlier = old?.services.get(id);
+      if (earlier !== service) put(buildService(id, service));
+      const sameMembers =
+        sameDomain && earlier === service && !service.endpoints.some(({ workload }) => changed.has(workload));
+      if (!sameMembers) put(buildEndpoints(id, service, state.workloads, state.config.trustDomain));
     }
-    for (const service of this.#members.keys()) {
-      if (members.has(service)) continue;
+    for (const service of old?.services.keys() ?? []) {
+      if (state.services.has(service)) continue;
       drop(`service/${service}`);
       drop(`endpoints/${service}`);
     }
-    this.#members = members;
+    if (old?.services !== state.services) {
+      this.#byAddress = undefined;
+      const servicesOf = indexMembers(state.services);
+      // Whoever may call a workload gets the services it stands behind: where these differ, tables do.
+      for (const id of new Set([...servicesOf.keys(), ...this.#servicesOf.keys()]))
+        if (servicesOf.get(id)?.join() !== this.#servicesOf.get(id)?.join()) changed.add(id);
+      this.#servicesOf = servicesOf;
+    }
     return changed;
   }
 
@@ -248,13 +256,12 @@ export class ResourceCache {
     ]);
     for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
     for (const callee of callees) {
-      const target = state?.workloads.get(callee);
-      const service = target && serviceIdOf(target);
-      if (!target || service === undefined) continue;
-      keys.add(`service/${service}`);
-      keys.add(`endpoints/${service}`);
-      for (const member of this.#members.get(service) ?? []) {
-        for (const port of member.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
+      for (const service of this.#servicesOf.get(callee) ?? []) {
+        keys.add(`service/${service}`);
+        keys.add(`endpoints/${service}`);
+        for (const member of new Set(state?.services.get(service)?.endpoints.map((one) => one.workload)))
+          for (const port of state?.workloads.get(member)?.ports ?? [])
+            for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
       }
     }
     const found: BuiltResource[] = [];
@@ -264,4 +271,29 @@ export class ResourceCache {
     }
     return found;
   }
+}
+
+/** Services by the workloads behind them, both in order. */
+function indexMembers(services: ReadonlyMap<string, MeshService>): Map<string, string[]> {
+  const index = new Map<string, string[]>();
+  for (const [id, { endpoints }] of services) {
+    for (const workload of new Set(endpoints.map((endpoint) => endpoint.workload))) {
+      const list = index.get(workload);
+      if (list) list.push(id);
+      else index.set(workload, [id]);
+    }
+  }
+  return index;
+}
+
+function indexAddresses(services: ReadonlyMap<string, MeshService>): Map<string, string[]> {
+  const index = new Map<string, string[]>();
+  for (const [id, { addresses, endpoints }] of services) {
+    for (const address of new Set([...addresses, ...endpoints.map((endpoint) => endpoint.address)])) {
+      const list = index.get(address);
+      if (list) list.push(id);
+      else index.set(address, [id]);
+    }
+  }
+  return index;
 }

@@ -1,6 +1,7 @@
 // What a sidecar is told about a destination that is not in its table. PURE.
 import type { Compiled } from "../policy/compile.ts";
-
+import { isIpAddress } from "../policy/obligation-fields.ts";
+import type { MeshService } from "../sources/store.ts";
 import type { ResourceCache } from "./cache.ts";
 
 export type ResolveAnswer = { readonly service: string } | { readonly reason: string };
@@ -16,9 +17,26 @@ function serviceOfHost(host: string, callerNamespace: string): string | undefine
   return `${namespace ?? callerNamespace}/${service}`;
 }
 
+/** Ports that a call may name at this host: those of the service, or the workload's own where it names a pod. */
+function declares(
+  compiled: Compiled,
+  service: MeshService,
+  host: string,
+  port: number,
+  isAddress: boolean,
+): boolean {
+  if (!isAddress || service.addresses.includes(host)) return service.ports.some((one) => one.port === port);
+  return service.endpoints.some(
+    ({ address, workload }) =>
+      address === host &&
+      compiled.state.workloads.get(workload)?.ports.some((one) => one.port === port) === true,
+  );
+}
+
 /**
  * Answers for one caller.
  *
+ * @param host a name, or the IP address that a captured connection goes to: of a Service or of a pod.
  * @returns the service when policy lets the caller call some member of it, otherwise the reason that a call would get.
  */
 export function resolveDestination(
@@ -28,19 +46,32 @@ export function resolveDestination(
   host: string,
   port: number,
 ): ResolveAnswer {
-  const service = serviceOfHost(host, caller.split("/")[0] ?? "");
-  const members = service === undefined ? undefined : cache.members(service);
-  if (service === undefined || !members) return { reason: "UNKNOWN_DESTINATION" };
-  // Port 0 or one that no member declares: as unknown as the name would be, unless the host alone decides (port 80).
-  const declared = members.some((member) => member.ports.some((one) => one.port === port));
-  if (!declared && port !== 80 && port !== 0) return { reason: "UNKNOWN_DESTINATION" };
-  const callees = compiled.callees.get(caller);
-  const ids = members.map((member) => `${member.namespace}/${member.name}`);
-  if (ids.some((id) => callees?.has(id))) return { service };
-  const isSelected = ids.some((id) =>
+  const isAddress = isIpAddress(host);
+  const named = serviceOfHost(host, caller.split("/")[0] ?? "");
+  const candidates = isAddress ? cache.servicesAt(host) : named === undefined ? [] : [named];
+  let denied: ResolveAnswer | undefined;
+  for (const id of candidates) {
+    const service = cache.service(id);
+    // Port 0 or one that no member declares: as unknown as the name would be, unless the host alone decides (port 80).
+    const hostDecides = !isAddress && (port === 80 || port === 0);
+    if (!service || service.endpoints.length === 0) continue;
+    if (!hostDecides && !declares(compiled, service, host, port, isAddress)) continue;
+    const isPod = isAddress && !service.addresses.includes(host);
+    const members = new Set(
+      service.endpoints.filter(({ address }) => !isPod || address === host).map(({ workload }) => workload),
+    );
+    const callees = compiled.callees.get(caller);
+    if ([...members].some((member) => callees?.has(member))) return { service: id };
+    denied ??= { reason: reasonOf(compiled, members) };
+  }
+  return denied ?? { reason: "UNKNOWN_DESTINATION" };
+}
+
+function reasonOf(compiled: Compiled, members: ReadonlySet<string>): string {
+  const isSelected = [...members].some((id) =>
     compiled.programs
       .get(id)
       ?.policies.some(({ action, enforcement }) => action === "Allow" && enforcement === "Enforce"),
   );
-  return { reason: isSelected ? "NO_MATCHING_ALLOW" : "DEFAULT_DENY" };
+  return isSelected ? "NO_MATCHING_ALLOW" : "DEFAULT_DENY";
 }

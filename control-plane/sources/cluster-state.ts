@@ -1,10 +1,11 @@
 // Builds the ClusterState from accepted objects; maps of kinds that did not change are kept as they are. PURE.
 import { DEFAULT_MESH_CONFIG } from "../policy/mesh-config.ts";
 import type { TypedObject } from "../policy/typed-object.ts";
+import { servicesOfWorkloads } from "./declared-services.ts";
 import type { Accepted } from "./reconcile.ts";
 import type { ClusterState } from "./store.ts";
 
-type MapName = Exclude<keyof ClusterState, "revision" | "config">;
+type MapName = Exclude<keyof ClusterState, "revision" | "config" | "services" | "pods">;
 
 const MAP_OF: Readonly<Record<Exclude<TypedObject["kind"], "MeshConfig">, MapName>> = {
   AccessPolicy: "policies",
@@ -23,6 +24,8 @@ export const EMPTY_STATE: ClusterState = {
   config: DEFAULT_MESH_CONFIG,
   policies: new Map(),
   workloads: new Map(),
+  services: new Map(),
+  pods: new Map(),
   roles: new Map(),
   bindings: new Map(),
   grants: new Map(),
@@ -71,5 +74,13 @@ export function buildClusterState(
   const sorted = [...maps].map(([name, map]) => [name, inOrder(previous[name], map)]);
   // Holds because `MAP_OF` puts every kind into the map of its type.
   const rebuilt = Object.fromEntries(sorted) as Partial<ClusterState>;
-  return { ...previous, ...rebuilt, revision: previous.revision + 1, config };
+  const { workloads } = rebuilt;
+  const services = workloads && servicesOfWorkloads(workloads, previous.services);
+  return {
+    ...previous,
+    ...rebuilt,
+    ...(services ? { services } : {}),
+    revision: previous.revision + 1,
+    config,
+  };
 }

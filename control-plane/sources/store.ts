@@ -23,6 +23,48 @@ export interface Workload {
   readonly generation: number;
 }
 
+/** A port of a service: what callers name, and what the workload behind it listens on. */
+export interface ServicePort extends ProgramPort {
+  readonly targetPort: number;
+}
+
+/** A workload's address behind a service. */
+export interface ServiceEndpoint {
+  readonly address: string;
+  /** TCP port of the sidecar's mTLS listener. */
+  readonly meshPort: number;
+  /** Key in `ClusterState.workloads`. */
+  readonly workload: string;
+}
+
+/**
+ * What callers name: a Kubernetes Service, the `service` of Workload objects, or the pods of a workload that no Service
+ * selects (`name` is then `{kind}:{name}`, which no Service can have, and it is reached by pod address only).
+ */
+export interface MeshService {
+  readonly namespace: string;
+  readonly name: string;
+  /** Cluster IPs; none for a headless Service and outside Kubernetes. */
+  readonly addresses: readonly string[];
+  readonly ports: readonly ServicePort[];
+  readonly endpoints: readonly ServiceEndpoint[];
+}
+
+/** A pod with a sidecar, or one that should have one. */
+export interface MeshPod {
+  readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly serviceAccount: string;
+  readonly node: string;
+  readonly addresses: readonly string[];
+  readonly ready: boolean;
+  /** Whether it has the sidecar's container. */
+  readonly injected: boolean;
+  /** Key in `ClusterState.workloads`; undefined for a pod without sidecar. */
+  readonly workload: string | undefined;
+}
+
 export interface NamespaceOverride {
   readonly selector: LabelSelector;
   readonly names: readonly string[] | undefined;
@@ -98,13 +140,19 @@ export interface OperationCatalog {
   readonly packs: readonly { readonly name: string; readonly text: string }[];
 }
 
-/** Keys of all maps: `namespace/name`, or `name` for a cluster-scoped kind. Policies are keyed `kind/namespace/name` or `kind/name`. */
+/**
+ * Keys of all maps: `namespace/name`, or `name` for a cluster-scoped kind; policies `kind/namespace/name` or `kind/name`;
+ * workloads that are pods `namespace/serviceAccount/kind/name` (see sources/kubernetes/pods.ts); pods their UID.
+ */
 export interface ClusterState {
   /** Grows with every state. */
   readonly revision: number;
   readonly config: MeshConfig;
   readonly policies: ReadonlyMap<string, AccessPolicy>;
   readonly workloads: ReadonlyMap<string, Workload>;
+  readonly services: ReadonlyMap<string, MeshService>;
+  /** Empty outside Kubernetes. */
+  readonly pods: ReadonlyMap<string, MeshPod>;
   readonly roles: ReadonlyMap<string, MeshRole>;
   readonly bindings: ReadonlyMap<string, MeshRoleBinding>;
   readonly grants: ReadonlyMap<string, AccessGrant>;

@@ -129,6 +129,8 @@ function stateOf(program: WorkloadProgram, policies: readonly AccessPolicy[]): C
     externalServices: new Map(),
     catalogs: new Map(),
     namespaces: new Map(),
+    services: new Map(),
+    pods: new Map(),
   };
 }
 

@@ -8,6 +8,7 @@ import {
   buildSettings,
   buildTrustBundle,
 } from "../../control-plane/resources/build.ts";
+import { servicesOfWorkloads } from "../../control-plane/sources/declared-services.ts";
 import type { ClusterState, MeshConfig, Workload } from "../../control-plane/sources/store.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 
@@ -48,11 +49,14 @@ export function workload(name: string, namespace = "ns", over: Partial<Workload>
 }
 
 export function clusterState(workloads: readonly Workload[], over: Partial<ClusterState> = {}): ClusterState {
+  const byKey = new Map(workloads.map((one) => [`${one.namespace}/${one.name}`, one]));
   return {
     revision: 1,
     config: CONFIG,
     policies: new Map(),
-    workloads: new Map(workloads.map((one) => [`${one.namespace}/${one.name}`, one])),
+    workloads: byKey,
+    services: servicesOfWorkloads(over.workloads ?? byKey, new Map()),
+    pods: new Map(),
     roles: new Map(),
     bindings: new Map(),
     grants: new Map(),
@@ -88,10 +92,14 @@ export const BUNDLE_JSON =
 export function sampleResources(service = "svc"): BuiltResource[] {
   const me = workload("me");
   const other = workload(service);
+  const workloads = new Map([[`ns/${service}`, other]]);
+  const services = servicesOfWorkloads(workloads, new Map());
   return [
     buildProgram(program(me)),
-    buildService(`ns/${service}`, [other]),
-    buildEndpoints(`ns/${service}`, [other], "test.example"),
+    ...[...services].flatMap(([id, one]) => [
+      buildService(id, one),
+      buildEndpoints(id, one, workloads, "test.example"),
+    ]),
     buildPack("pack", "# pack"),
     buildSettings(clusterState([me]), me, "local"),
     buildTrustBundle("test.example", BUNDLE_JSON),

@@ -85,6 +85,8 @@ export function benchCompile(options: {
     externalServices: new Map(),
     catalogs: new Map(),
     namespaces: new Map(),
+    services: new Map(),
+    pods: new Map(),
   };
   const fullMs: number[] = [];
   const editMs: number[] = [];

@@ -84,6 +84,8 @@ function stateOf(
     externalServices: new Map(),
     catalogs: new Map(),
     namespaces: new Map(),
+    services: new Map(),
+    pods: new Map(),
     ...change,
   };
 }

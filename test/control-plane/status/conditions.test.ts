@@ -7,6 +7,7 @@ const proxy = (workload: string, over: Partial<ProxyStatus> = {}): ProxyStatus =
   workload,
   instance: "i",
   node: "n",
+  pod: "",
   softwareVersion: "1",
   state: "synced",
   digest: "d",

@@ -79,6 +79,8 @@ function state(targets: number): ClusterState {
     externalServices: new Map(),
     catalogs: new Map(),
     namespaces: new Map(),
+    services: new Map(),
+    pods: new Map(),
   };
 }
 
