@@ -2,7 +2,7 @@
 // state. PURE.
 import { createHash } from "node:crypto";
 import type { AccessPolicy } from "../policy/access-policy.ts";
-import { servicesOfWorkloads } from "../sources/declared-services.ts";
+import { servicesOfWorkloads } from "../policy/declared-services.ts";
 import type {
   ClusterState,
   ExternalService,

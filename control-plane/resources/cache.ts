@@ -259,7 +259,7 @@ export class ResourceCache {
       for (const service of this.#servicesOf.get(callee) ?? []) {
         keys.add(`service/${service}`);
         keys.add(`endpoints/${service}`);
-        for (const member of new Set(state?.services.get(service)?.endpoints.map((one) => one.workload)))
+        for (const member of state?.services.get(service)?.members ?? [])
           for (const port of state?.workloads.get(member)?.ports ?? [])
             for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
       }
@@ -276,8 +276,8 @@ export class ResourceCache {
 /** Services by the workloads behind them, both in order. */
 function indexMembers(services: ReadonlyMap<string, MeshService>): Map<string, string[]> {
   const index = new Map<string, string[]>();
-  for (const [id, { endpoints }] of services) {
-    for (const workload of new Set(endpoints.map((endpoint) => endpoint.workload))) {
+  for (const [id, { members }] of services) {
+    for (const workload of members) {
       const list = index.get(workload);
       if (list) list.push(id);
       else index.set(workload, [id]);

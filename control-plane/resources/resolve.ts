@@ -54,11 +54,13 @@ export function resolveDestination(
     const service = cache.service(id);
     // Port 0 or one that no member declares: as unknown as the name would be, unless the host alone decides (port 80).
     const hostDecides = !isAddress && (port === 80 || port === 0);
-    if (!service || service.endpoints.length === 0) continue;
+    if (!service) continue;
     if (!hostDecides && !declares(compiled, service, host, port, isAddress)) continue;
     const isPod = isAddress && !service.addresses.includes(host);
     const members = new Set(
-      service.endpoints.filter(({ address }) => !isPod || address === host).map(({ workload }) => workload),
+      isPod
+        ? service.endpoints.filter(({ address }) => address === host).map(({ workload }) => workload)
+        : service.members,
     );
     const callees = compiled.callees.get(caller);
     if ([...members].some((member) => callees?.has(member))) return { service: id };

@@ -1,7 +1,8 @@
 // Builds the ClusterState from accepted objects; maps of kinds that did not change are kept as they are. PURE.
+
+import { servicesOfWorkloads } from "../policy/declared-services.ts";
 import { DEFAULT_MESH_CONFIG } from "../policy/mesh-config.ts";
 import type { TypedObject } from "../policy/typed-object.ts";
-import { servicesOfWorkloads } from "./declared-services.ts";
 import type { Accepted } from "./reconcile.ts";
 import type { ClusterState } from "./store.ts";
 

@@ -47,6 +47,9 @@ export interface MeshService {
   /** Cluster IPs; none for a headless Service and outside Kubernetes. */
   readonly addresses: readonly string[];
   readonly ports: readonly ServicePort[];
+  /** Keys of the workloads behind it, those whose pods are not ready too: whoever may call one of them knows the service. */
+  readonly members: readonly string[];
+  /** Where a call can go now. */
   readonly endpoints: readonly ServiceEndpoint[];
 }
 

@@ -8,7 +8,7 @@ import {
   buildSettings,
   buildTrustBundle,
 } from "../../control-plane/resources/build.ts";
-import { servicesOfWorkloads } from "../../control-plane/sources/declared-services.ts";
+import { servicesOfWorkloads } from "../../control-plane/policy/declared-services.ts";
 import type { ClusterState, MeshConfig, Workload } from "../../control-plane/sources/store.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 

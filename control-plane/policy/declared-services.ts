@@ -1,5 +1,5 @@
 // The services that declared workloads name themselves (`spec.service`): their ports and endpoints; PURE.
-import type { MeshService, ServicePort, Workload } from "./store.ts";
+import type { MeshService, ServicePort, Workload } from "../sources/store.ts";
 
 const byKey = (a: readonly [string, unknown], b: readonly [string, unknown]): number =>
   a[0] < b[0] ? -1 : 1;
@@ -33,6 +33,7 @@ export function servicesOfWorkloads(
           name: id.slice(slash + 1),
           addresses: [],
           ports: portsOf(list.sort(byKey)),
+          members: list.map(([workload]) => workload),
           endpoints: list.flatMap(([workload, { addresses, meshPort }]) =>
             addresses.map((address) => ({ address, meshPort, workload })),
           ),

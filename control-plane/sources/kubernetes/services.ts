@@ -1,0 +1,132 @@
+// From Services, their EndpointSlices and the pods behind them to what callers can name; PURE. A pod without a sidecar
+// is not part of the mesh, so it is no endpoint.
+import type { ProgramPort } from "../../../sidecar/core/policy/rule.ts";
+import { unchanged } from "../../policy/declared-services.ts";
+import type { MeshPod, MeshService, ServiceEndpoint, Workload } from "../store.ts";
+import { protocolOf } from "./classify.ts";
+import type { ServiceFacts, SliceFacts } from "./facts.ts";
+import { POD_MESH_PORT, type TargetPort } from "./pods.ts";
+
+export interface ServiceInput {
+  /** By `namespace/name`. */
+  readonly services: ReadonlyMap<string, ServiceFacts>;
+  readonly slices: Iterable<SliceFacts>;
+  readonly workloads: ReadonlyMap<string, Workload>;
+  /** By UID. */
+  readonly pods: ReadonlyMap<string, MeshPod>;
+  readonly previous: ReadonlyMap<string, MeshService>;
+}
+
+/** Slices by their Service, `namespace/name`. */
+function bySlices(slices: Iterable<SliceFacts>): Map<string, SliceFacts[]> {
+  const map = new Map<string, SliceFacts[]>();
+  for (const slice of slices) {
+    const id = `${slice.namespace}/${slice.service}`;
+    const known = map.get(id);
+    if (known) known.push(slice);
+    else map.set(id, [slice]);
+  }
+  return map;
+}
+
+/** Ports that Services send to, by pod UID; endpoints that are not ready count too, so that readiness changes nothing. */
+export function targetPortsOf(
+  services: ReadonlyMap<string, ServiceFacts>,
+  slices: Iterable<SliceFacts>,
+): Map<string, TargetPort[]> {
+  const found = new Map<string, Map<number, TargetPort>>();
+  for (const slice of slices) {
+    const service = services.get(`${slice.namespace}/${slice.service}`);
+    const ports = slice.ports.map(({ name, port }) => ({
+      port,
+      protocol: protocolOf(name, service?.ports.find((one) => one.name === name)?.protocol),
+    }));
+    for (const { podUid } of slice.endpoints) {
+      const known = found.get(podUid) ?? new Map<number, TargetPort>();
+      found.set(podUid, known);
+      // Two Services may disagree: the one that does not say HTTP knows more.
+      for (const port of ports) if (known.get(port.port)?.protocol !== "tcp") known.set(port.port, port);
+    }
+  }
+  return new Map([...found].map(([uid, ports]) => [uid, [...ports.values()]]));
+}
+
+/** Every Service with a meshed pod behind it, and the pods of each workload that are behind none. */
+export function meshServices(input: ServiceInput): Map<string, MeshService> {
+  const services = new Map<string, MeshService>();
+  const placed = new Set<string>();
+  const keep = (id: string, service: MeshService): void => {
+    services.set(id, unchanged(service, input.previous.get(id)));
+  };
+  const slices = bySlices(input.slices);
+  for (const [id, facts] of [...input.services].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const service = meshService(facts, slices.get(id) ?? [], input, placed);
+    if (service) keep(id, service);
+  }
+  const alone = new Map<string, ServiceEndpoint[]>();
+  for (const pod of input.pods.values()) {
+    if (pod.workload === undefined || placed.has(pod.uid)) continue;
+    const endpoints = alone.get(pod.workload) ?? [];
+    alone.set(pod.workload, endpoints);
+    for (const address of pod.addresses)
+      endpoints.push({ address, meshPort: POD_MESH_PORT, workload: pod.workload });
+  }
+  for (const [key, endpoints] of alone) {
+    const workload = input.workloads.get(key);
+    if (!workload || endpoints.length === 0) continue;
+    const name = key.slice(workload.namespace.length + 1).replaceAll("/", ":");
+    keep(`${workload.namespace}/${name}`, {
+      namespace: workload.namespace,
+      name,
+      addresses: [],
+      ports: workload.ports.map((port) => ({ ...port, targetPort: port.port })),
+      members: [key],
+      endpoints: endpoints.sort(byAddress),
+    });
+  }
+  return services;
+}
+
+function meshService(
+  facts: ServiceFacts,
+  slices: readonly SliceFacts[],
+  { pods, workloads }: ServiceInput,
+  placed: Set<string>,
+): MeshService | undefined {
+  const [address] = facts.addresses;
+  // Of a Service with two families the first is what its address goes to; a headless one is reached by both.
+  const used = slices.filter((slice) => address === undefined || slice.isIPv6 === address.includes(":"));
+  const endpoints = new Map<string, ServiceEndpoint>();
+  const members = new Set<string>();
+  for (const slice of slices)
+    for (const { podUid } of slice.endpoints) {
+      placed.add(podUid);
+      const workload = pods.get(podUid)?.workload;
+      if (workload !== undefined) members.add(workload);
+    }
+  if (members.size === 0) return undefined;
+  for (const slice of used)
+    for (const { address: at, podUid, ready } of slice.endpoints) {
+      const workload = pods.get(podUid)?.workload;
+      if (ready && workload !== undefined)
+        endpoints.set(at, { address: at, meshPort: POD_MESH_PORT, workload });
+    }
+  const [first = ""] = [...members].sort();
+  const packsOf = (port: number): readonly string[] =>
+    workloads.get(first)?.ports.find((one) => one.port === port)?.packs ?? [];
+  return {
+    namespace: facts.namespace,
+    name: facts.name,
+    addresses: facts.addresses,
+    ports: facts.ports.flatMap(({ name, port, protocol }) => {
+      const target = used.flatMap((slice) => slice.ports).find((one) => one.name === name)?.port;
+      if (target === undefined) return [];
+      const carried: ProgramPort["protocol"] = protocolOf(name, protocol);
+      return [{ port, targetPort: target, protocol: carried, packs: packsOf(target) }];
+    }),
+    members: [...members].sort(),
+    endpoints: [...endpoints.values()].sort(byAddress),
+  };
+}
+
+const byAddress = (a: ServiceEndpoint, b: ServiceEndpoint): number => (a.address < b.address ? -1 : 1);
