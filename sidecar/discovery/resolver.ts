@@ -27,6 +27,8 @@ const MAX_PENDING = 1_000;
 const MAX_NEGATIVE = 10_000;
 const MAX_TTL_MS = 60_000;
 const NOT_READY: Resolution = { kind: "refused", reason: "NOT_READY" };
+/** It is of the mesh, as the control plane said: whoever treats unknown destinations as outside must not take it for one. */
+const NOT_ARRIVED: Resolution = { kind: "refused", reason: "NO_ENDPOINTS" };
 
 export class Resolver {
   readonly #deps: ResolverDeps;
@@ -97,7 +99,8 @@ export class Resolver {
   /** The stream is gone: nothing that was asked will be answered, and refusals may be out of date. */
   disconnected(): void {
     this.#negative.clear();
-    for (const id of [...this.#pending.keys()]) this.#settle(id, NOT_READY);
+    for (const [id, { service }] of [...this.#pending])
+      this.#settle(id, service === undefined ? NOT_READY : NOT_ARRIVED);
   }
 
   /** A bare name means a service of the own namespace. */
@@ -116,7 +119,9 @@ export class Resolver {
     const pending: Pending = { key, promise, settle, service: undefined };
     this.#pending.set(id, pending);
     this.#byKey.set(key, pending);
-    void this.#deps.clock.sleep(TIMEOUT_MS, timer.signal).then(() => this.#settle(id, NOT_READY));
+    void this.#deps.clock
+      .sleep(TIMEOUT_MS, timer.signal)
+      .then(() => this.#settle(id, pending.service === undefined ? NOT_READY : NOT_ARRIVED));
     return promise;
   }
 

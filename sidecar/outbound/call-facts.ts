@@ -4,7 +4,7 @@ import type { AuditTrail } from "../audit/trail.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { RequestHead } from "../wire/http1/parser.ts";
-import type { Destination, Directory } from "./resolve.ts";
+import type { Destination, Directory, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -14,6 +14,8 @@ export class CallFacts {
   readonly startedMs: number;
   /** Control plane's time, Unix milliseconds. */
   readonly nowMs: number;
+  /** Where the call really goes when the request does not choose; what it calls its host is then a claim. */
+  fixed: FixedDestination | undefined;
   destination: Destination | undefined;
   classified: Classified | undefined;
   operation = "unknown";
@@ -46,14 +48,23 @@ export class CallFacts {
     return undefined;
   }
 
+  /** The name that decides where the call goes, for calls that end before they have a destination. */
+  target(): string {
+    const { fixed } = this;
+    if (fixed === undefined) return this.head.authority;
+    if (fixed.kind === "service") return fixed.service;
+    return fixed.address.includes(":")
+      ? `[${fixed.address}]:${fixed.port}`
+      : `${fixed.address}:${fixed.port}`;
+  }
+
   /** Counts the call, and audits and logs it, once, when it is over. */
   record(services: OutboundServices): void {
     const { metrics, clock, accessLog, state } = services;
     const durationMs = clock.monotonicMs() - this.startedMs;
     const { directory } = state;
     if (directory !== undefined) {
-      const edge =
-        this.destination?.edge(this.operation) ?? directory.stranger(this.head.authority.slice(0, 256));
+      const edge = this.destination?.edge(this.operation) ?? directory.stranger(this.target().slice(0, 256));
       edge.counters.count(
         this.status,
         REASONS[this.reason].http === 403 ? "deny" : "allow",
@@ -68,7 +79,7 @@ export class CallFacts {
       accessLog.write({
         timeMs: this.nowMs,
         direction: "outbound",
-        peer: this.upstream?.endpoint.spiffeId ?? this.head.authority,
+        peer: this.upstream?.endpoint.spiffeId ?? this.target(),
         method: this.head.method,
         path: this.path(),
         operation: this.operation,
@@ -89,6 +100,8 @@ export class CallFacts {
     durationMs: number,
   ): void {
     if (this.decisionId === "") this.decisionId = trail.decisionId();
+    const target = this.target();
+    const claimed = target === this.head.authority ? "" : ` (host \`${this.head.authority.slice(0, 256)}\`)`;
     trail.remember({
       decisionId: this.decisionId,
       timeMs: this.nowMs,
@@ -96,7 +109,7 @@ export class CallFacts {
       policy: undefined,
       rule: undefined,
       call: undefined,
-      detail: `${this.head.method} ${this.head.authority}: ${this.error ?? ""}`,
+      detail: `${this.head.method} ${target}${claimed}: ${this.error ?? ""}`,
     });
     if (!trail.wants(false, undefined)) return;
     const resource = this.classified?.resource ?? { kind: "none" as const };

@@ -126,8 +126,11 @@ export class CaptureListener {
     let reason = "";
     if (destination === undefined) {
       const resolution = await services.resolve(address, port);
-      if (resolution.kind === "service") destination = services.state.directory?.ofAddress(key);
-      else reason = resolution.reason;
+      if (resolution.kind === "service") {
+        destination = services.state.directory?.ofAddress(key);
+        // Of the mesh, but nothing in the table serves it: never a stranger, or it would be called without an identity.
+        if (destination === undefined) return { kind: "refuse", why: "NO_ENDPOINTS" };
+      } else reason = resolution.reason;
     }
     if (destination !== undefined) {
       const { protocol } = destination.port;
@@ -135,7 +138,7 @@ export class CaptureListener {
       return { kind: "refuse", why: `protocol \`${protocol}\` is not carried yet` };
     }
     // With the control plane away nobody can say whose address it is; a workload of the mesh refuses plaintext itself.
-    const isStranger = reason === "" || reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
+    const isStranger = reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
     const { settings } = (services.state.directory ?? directory).table;
     if (isStranger && settings.outbound === "Allow") return { kind: "pass" };
     return { kind: "refuse", why: isStranger && reason !== "NOT_READY" ? "OUTBOUND_DENIED" : reason };

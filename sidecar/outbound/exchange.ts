@@ -96,6 +96,7 @@ export class OutboundExchange implements UpstreamExchange {
   start(fixed: FixedDestination | undefined): void {
     const { directory, identityUntilMs } = this.#services.state;
     const { head } = this;
+    this.#facts.fixed = fixed;
     this.#readFields();
     if (head.method === "CONNECT") {
       this.#refuse(
@@ -158,10 +159,9 @@ export class OutboundExchange implements UpstreamExchange {
             ? (directory?.ofService(resolution.service.id, port) ?? this.#found(directory))
             : directory?.ofFixed(fixed);
         if (destination === undefined) {
-          this.#refuse(
-            fixed?.kind === "address" ? "OUTBOUND_DENIED" : "UNKNOWN_DESTINATION",
-            `port ${port} is not declared by \`${host}\``,
-          );
+          // An address of the mesh that the table does not lead to: nothing serves it for us at the moment.
+          if (fixed?.kind === "address") this.#refuse("NO_ENDPOINTS", `nothing serves \`${host}:${port}\``);
+          else this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
           return;
         }
         this.#classify(destination);
@@ -554,7 +554,7 @@ export class OutboundExchange implements UpstreamExchange {
       operation: this.#facts.classified === undefined ? undefined : this.#facts.operation,
       target:
         this.#facts.destination === undefined
-          ? head.authority
+          ? this.#facts.target()
           : `${this.#facts.destination.callee.kind}/${this.#facts.destination.callee.name}`,
       caller,
       decisionId: this.#facts.decisionId,

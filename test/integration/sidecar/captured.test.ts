@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
+import type { Resolution } from "../../../sidecar/discovery/resolver.ts";
 import { addressKey } from "../../../sidecar/outbound/address-index.ts";
 import type { OriginalDestination } from "../../../sidecar/wire/original-destination.ts";
 import { type App, hello, type ServiceSpec, type Sidecar, send, table, World } from "./world.ts";
@@ -17,6 +18,8 @@ let server: Sidecar;
 let original: OriginalDestination | undefined;
 const asked: string[] = [];
 let refusal = "UNKNOWN_DESTINATION";
+/** What the control plane says is a service, though the table has none at that address. */
+let promised: Resolution | undefined;
 
 beforeAll(async () => {
   world = await World.create();
@@ -37,7 +40,7 @@ beforeAll(async () => {
     config: { capture: true, opaquePorts: [7000] },
     resolve: (host, port) => {
       asked.push(`${host} ${port}`);
-      return Promise.resolve({ kind: "refused", reason: refusal });
+      return Promise.resolve(promised ?? { kind: "refused", reason: refusal });
     },
   });
   expect(
@@ -50,6 +53,7 @@ beforeAll(async () => {
 beforeEach(() => {
   asked.length = 0;
   refusal = "UNKNOWN_DESTINATION";
+  promised = undefined;
   setOutbound("Deny");
 });
 afterAll(() => world.close());
@@ -125,6 +129,55 @@ describe("destinations of the mesh", () => {
     expect(answer.status).toBe(403);
     expect(JSON.parse(answer.body)).toMatchObject({ reason: "NO_MATCHING_ALLOW" });
     expect(asked).toContain("10.96.0.9 80");
+  });
+
+  test("an address of the mesh that the table does not lead to is never taken for one outside", async () => {
+    setOutbound("Allow");
+    const service = { id: "ml/other", hosts: ["other.ml"], addresses: [], ports: [] };
+    promised = { kind: "service", service };
+    const before = count(sidecar, "outbound", "passed");
+    const answer = await call("10.1.7.7", 9_999);
+    expect(answer.status).toBe(503);
+    expect(JSON.parse(answer.body)).toMatchObject({ reason: "NO_ENDPOINTS", target: "10.1.7.7:9999" });
+    expect(count(sidecar, "outbound", "passed")).toBe(before);
+  });
+});
+
+describe("a Host field that names another service than the address", () => {
+  const asScorer = "GET /things/a HTTP/1.1\r\nhost: scorer.ml:8080\r\n\r\n";
+
+  test("does not lead an allowed call, nor its proof, away from the address", async () => {
+    const answer = await call("10.96.0.7", 80, "GET /things/a HTTP/1.1\r\nhost: vault.sec\r\n\r\n");
+    expect(answer).toMatchObject({ status: 200, body: "hello" });
+    const [event] = (await server.audit()).slice(-1);
+    expect(event).toMatchObject({
+      data: { namespace: "ml", serviceName: "serving", decision: { effect: "Allow" } },
+    });
+    expect(asked).toEqual([]);
+  });
+
+  test.each([
+    { refusal: "NO_MATCHING_ALLOW", expected: "NO_MATCHING_ALLOW" },
+    { refusal: "UNKNOWN_DESTINATION", expected: "OUTBOUND_DENIED" },
+  ])("does not open a forbidden address ($refusal), which is what is recorded", async (row) => {
+    refusal = row.refusal;
+    const answer = await call("10.96.0.66", 80, asScorer);
+    expect(answer.status).toBe(403);
+    expect(JSON.parse(answer.body)).toMatchObject({ reason: row.expected, target: "10.96.0.66:80" });
+    const [event] = (await sidecar.audit()).slice(-1);
+    expect(JSON.stringify(event)).toContain("10.96.0.66:80");
+    expect(JSON.stringify(event)).not.toContain("scorer.ml");
+    const [denial] = sidecar.plane.trail.denials();
+    expect(denial?.detail).toContain("GET 10.96.0.66:80 (host `scorer.ml:8080`)");
+  });
+
+  test("stays the address's affair on every request of a connection", async () => {
+    const { raw } = await send(
+      sidecar.captured?.outbound ?? 0,
+      asScorer + asScorer.replace("scorer.ml:8080", "other"),
+      (text) => text.split("HTTP/1.1 ").length === 3 && text.endsWith("}"),
+    );
+    expect(raw.match(/"target":"[^"]*"/g)).toEqual(['"target":"10.96.0.66:80"', '"target":"10.96.0.66:80"']);
   });
 });
 
