@@ -17,6 +17,7 @@ import {
 import { unsupportedFields } from "./external-service.ts";
 import type { TypedObject } from "./typed-object.ts";
 import {
+  type ConfigurationMode,
   unsupportedGrantSettings,
   unsupportedMeshSettings,
   unsupportedRoleSettings,
@@ -34,8 +35,16 @@ export interface Admitter {
   unknownPacks(workload: Workload, catalogs: readonly OperationCatalog[]): readonly FieldProblem[];
 }
 
+export interface AdmitterOptions {
+  /** Where the objects come from (default `directory`, which refuses more): what has no effect there is refused. */
+  readonly mode?: ConfigurationMode;
+}
+
 /** @param packs text of the built-in operation packs by name. */
-export function createAdmitter(packs: ReadonlyMap<string, string>): Admitter {
+export function createAdmitter(
+  packs: ReadonlyMap<string, string>,
+  { mode = "directory" }: AdmitterOptions = {},
+): Admitter {
   const cel = createCelCompiler();
   const parsed = new Map<string, Pack>();
   for (const [name, text] of packs) {
@@ -53,8 +62,7 @@ export function createAdmitter(packs: ReadonlyMap<string, string>): Admitter {
           catalogs,
           admission: createAdmission(
             { operations, roles: new Set(), cel, supportAll: false },
-            packs,
-            catalogs,
+            { builtIn: packs, catalogs, mode },
           ),
         };
       }
@@ -104,8 +112,11 @@ function operationsOf(
 
 function createAdmission(
   context: ConditionContext,
-  builtIn: ReadonlyMap<string, string>,
-  catalogs: readonly OperationCatalog[],
+  against: {
+    readonly builtIn: ReadonlyMap<string, string>;
+    readonly catalogs: readonly OperationCatalog[];
+    readonly mode: ConfigurationMode;
+  },
 ): Admission {
   return (object, valid) => {
     switch (object.kind) {
@@ -131,11 +142,11 @@ function createAdmission(
       case "ExternalService":
         return unsupportedFields(valid);
       case "MeshConfig":
-        return unsupportedMeshSettings(object.value);
+        return unsupportedMeshSettings(object.value, against.mode);
       case "Workload":
         return unsupportedWorkloadSettings(object.value);
       case "OperationCatalog":
-        return takenNames(object.value, builtIn, catalogs);
+        return takenNames(object.value, against.builtIn, against.catalogs);
       default:
         return [];
     }

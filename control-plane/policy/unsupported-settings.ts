@@ -13,28 +13,46 @@ const unsupported = (path: string, what: string, hint: string): FieldProblem => 
   hint,
 });
 
-export function unsupportedMeshSettings(config: MeshConfig): readonly FieldProblem[] {
+/** Where the configuration comes from: some settings have an effect only where there is a cluster to apply them to. */
+export type ConfigurationMode = "directory" | "kubernetes";
+
+export function unsupportedMeshSettings(
+  config: MeshConfig,
+  mode: ConfigurationMode,
+): readonly FieldProblem[] {
+  const token =
+    config.txnTtlMs === DEFAULT_MESH_CONFIG.txnTtlMs
+      ? []
+      : [unsupported("spec.txnTTL", "issues no transaction tokens", "leave it out")];
+  return mode === "kubernetes" ? token : [...unsupportedOutsideCluster(config), ...token];
+}
+
+/** Explicit mode captures nothing, so there is no plaintext to let in and nothing unknown to let out. */
+function unsupportedOutsideCluster(config: MeshConfig): readonly FieldProblem[] {
   const problems: FieldProblem[] = [];
-  const permissive = (path: string): void => {
-    problems.push(
-      unsupported(path, "does not accept plaintext from outside the mesh", "leave it at `Strict`"),
-    );
+  const clusterOnly = (path: string, why: string, hint: string): void => {
+    problems.push({
+      reason: "Unsupported",
+      path,
+      message: `has no effect outside a Kubernetes cluster: ${why}`,
+      hint,
+    });
   };
+  const permissive = (path: string): void =>
+    clusterOnly(path, "here a sidecar takes calls from the mesh alone", "leave it at `Strict`");
   if (config.mtls === "Permissive") permissive("spec.mtls");
   for (const [i, override] of config.namespaces.entries())
     if (override.mtls === "Permissive") permissive(`spec.namespaces[${i}].mtls`);
-  if (config.outbound === "Allow") {
-    problems.push(
-      unsupported("spec.outbound", "does not carry calls to hosts outside the mesh", "leave it at `Deny`"),
+  if (config.outbound === "Allow")
+    clusterOnly(
+      "spec.outbound",
+      "applications here call hosts outside the mesh themselves",
+      "leave it at `Deny`",
     );
-  }
-  if (config.txnTtlMs !== DEFAULT_MESH_CONFIG.txnTtlMs)
-    problems.push(unsupported("spec.txnTTL", "issues no transaction tokens", "leave it out"));
   // What these three protect comes from a cluster; who writes the directory is trusted with all of it.
-  for (const field of ["trustedSpawners", "protectedLabels", "gateways"] as const) {
+  for (const field of ["trustedSpawners", "protectedLabels", "gateways"] as const)
     if (config[field].length > 0)
-      problems.push(unsupported(`spec.${field}`, "has no Kubernetes source to apply it to", "leave it out"));
-  }
+      clusterOnly(`spec.${field}`, "who writes the directory is trusted with all of it", "leave it out");
   return problems;
 }
 

@@ -16,7 +16,7 @@ const catalog: OperationCatalog = {
 function refusals(
   kind: string,
   spec: object,
-  { catalogs = [] as OperationCatalog[], name = "x" } = {},
+  { catalogs = [] as OperationCatalog[], name = "x", by = admitter } = {},
 ): string[] {
   const namespaced = !["MeshRole", "MeshConfig", "OperationCatalog", "ClusterAccessPolicy"].includes(kind);
   const checked = schemas.validate({
@@ -28,7 +28,7 @@ function refusals(
   if (!checked.ok) throw new Error(JSON.stringify(checked.error));
   const typed = parse(checked.value, 0);
   if (!typed.ok) throw new Error(JSON.stringify(typed.error));
-  return admitter
+  return by
     .against(catalogs)(typed.value, checked.value)
     .map(({ reason = "Invalid", path, message }) => `${reason} ${path}: ${message}`);
 }
@@ -143,5 +143,30 @@ describe("admission", () => {
       "OperationCatalog `extra`",
     );
     expect(refusals("OperationCatalog", same, { catalogs: [catalog], name: "extra" })).toEqual([]);
+  });
+
+  test("takes in a cluster what has an effect there alone", () => {
+    const spec = {
+      mtls: "Permissive",
+      outbound: "Allow",
+      namespaces: [{ names: ["b"], mtls: "Permissive" }],
+      trustedSpawners: ["jhub/hub"],
+      protectedLabels: ["data-class"],
+      gateways: ["countersign-system/gateway"],
+      txnTTL: "1m",
+    };
+    const cluster = createAdmitter(loadBuiltInPacks(), { mode: "kubernetes" });
+    const found = (by: typeof admitter): string[] =>
+      refusals("MeshConfig", spec, { name: "default", by }).map((problem) => problem.split(":")[0] ?? "");
+    expect(found(cluster)).toEqual(["Unsupported spec.txnTTL"]);
+    expect(found(admitter)).toEqual([
+      "Unsupported spec.mtls",
+      "Unsupported spec.namespaces[0].mtls",
+      "Unsupported spec.outbound",
+      "Unsupported spec.trustedSpawners",
+      "Unsupported spec.protectedLabels",
+      "Unsupported spec.gateways",
+      "Unsupported spec.txnTTL",
+    ]);
   });
 });
