@@ -10,8 +10,7 @@ import type { History, RevisionReason, RevisionSummary } from "./management/hist
 import { Overlay, restoredContent } from "./management/revision-content.ts";
 import { type Compiled, compile, recompile } from "./policy/compile.ts";
 import { ResourceCache } from "./resources/cache.ts";
-import type { DirectoryReport } from "./sources/directory.ts";
-import { formatProblem } from "./sources/field-problem.ts";
+import { formatProblem, type SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState, MeshConfig } from "./sources/store.ts";
 import type { RefusedObject } from "./status/writer.ts";
 
@@ -42,10 +41,10 @@ export class Publisher {
   readonly #options: PublisherOptions;
   readonly #first = Promise.withResolvers<string>();
   #live: ClusterState | undefined;
-  #report: DirectoryReport | undefined;
+  #report: SourceReport | undefined;
   /** Of the report: the same list until the next one. */
   #refused:
-    | { readonly report: DirectoryReport | undefined; readonly objects: readonly RefusedObject[] }
+    | { readonly report: SourceReport | undefined; readonly objects: readonly RefusedObject[] }
     | undefined;
   #ca: CertificateAuthority | undefined;
   #overlay: Overlay | undefined;
@@ -83,7 +82,7 @@ export class Publisher {
   };
 
   /** A state from the source. Before `begin` it is only kept. */
-  take(state: ClusterState, report: DirectoryReport): void {
+  take(state: ClusterState, report: SourceReport): void {
     this.#live = state;
     this.#report = report;
     if (this.#ca) this.#publish("edit");

@@ -33,6 +33,10 @@ export interface ListWatchDeps<T> {
   readonly isSame?: (before: T, after: T) => boolean;
   /** Changes since the last call, in order; the first call has every object and comes even when there are none. */
   readonly onChanges: (changes: readonly Change<T>[]) => void;
+  /** The resource version up to which everything was told; decimal. */
+  readonly onProgress?: (resourceVersion: string) => void;
+  /** Whether the API server answers; called on each change of it. */
+  readonly onHealth?: (isHealthy: boolean) => void;
   readonly clock: Clock;
   /** In [0, 1). */
   readonly random: () => number;
@@ -83,6 +87,7 @@ class ListWatch<T> {
   /** undefined: list before watching. */
   #resourceVersion: string | undefined;
   #failures = 0;
+  #isHealthy = false;
 
   constructor(deps: ListWatchDeps<T>, signal: AbortSignal) {
     this.#deps = deps;
@@ -114,6 +119,7 @@ class ListWatch<T> {
     if (this.#failures === 0) log.info("reading from the API server failed, trying again", fields);
     else log.warn("reading from the API server still fails; the last state stays in force", fields);
     this.#failures++;
+    this.#healthy(false);
   }
 
   async #pause(): Promise<void> {
@@ -146,7 +152,19 @@ class ListWatch<T> {
       ({ version, next } = page);
     } while (next !== undefined && !this.#signal.aborted);
     this.#replace(found);
+    this.#reached(version);
+    this.#healthy(true);
+  }
+
+  #reached(version: string): void {
     this.#resourceVersion = version;
+    this.#deps.onProgress?.(version);
+  }
+
+  #healthy(isHealthy: boolean): void {
+    if (this.#isHealthy === isHealthy) return;
+    this.#isHealthy = isHealthy;
+    this.#deps.onHealth?.(isHealthy);
   }
 
   /** Tells the difference to what was known, so that a relist of the same objects changes nothing. */
@@ -220,7 +238,8 @@ class ListWatch<T> {
       case "BOOKMARK":
         break;
     }
-    this.#resourceVersion = object.metadata.resourceVersion ?? this.#resourceVersion;
+    if (object.metadata.resourceVersion !== undefined) this.#reached(object.metadata.resourceVersion);
+    this.#healthy(true);
   }
 
   #remove(key: string): void {

@@ -7,18 +7,18 @@ import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import { type Admitter, createAdmitter } from "../policy/admit.ts";
-import { expiredRules } from "../policy/conditions.ts";
 import { loadBuiltInPacks } from "../policy/packs.ts";
-import { createObjectParser, type ObjectParser, type TypedObject } from "../policy/typed-object.ts";
+import { createObjectParser, type ObjectParser } from "../policy/typed-object.ts";
 import { AcceptedStore } from "./accepted-store.ts";
 import { closedDeny } from "./closed-deny.ts";
 import { buildClusterState, EMPTY_STATE } from "./cluster-state.ts";
-import { type FieldProblem, formatProblem } from "./field-problem.ts";
+import { type FieldProblem, formatProblem, type SourceReport } from "./field-problem.ts";
 import { FileReader, keyOf } from "./file-reader.ts";
 import { isSkipped, listTree, listTreeSteps, type TreeReading } from "./file-tree.ts";
+import { NO_CONFIG, noticesOf } from "./notices.ts";
 import { type Accepted, catalogsOf, DENY_CONFIRM_MS, type FileReading, reconcile } from "./reconcile.ts";
 import type { SchemaSet, ValidObject } from "./schema.ts";
-import type { ClusterState, OperationCatalog } from "./store.ts";
+import type { ClusterState } from "./store.ts";
 
 export interface AcceptedObject {
   readonly kind: string;
@@ -29,12 +29,9 @@ export interface AcceptedObject {
   readonly current: boolean;
 }
 
-export interface DirectoryReport {
+export interface DirectoryReport extends SourceReport {
   /** Accepted objects by file (path below the directory). */
   readonly accepted: ReadonlyMap<string, readonly AcceptedObject[]>;
-  readonly problems: readonly FieldProblem[];
-  /** Not wrong, but worth knowing, such as a missing MeshConfig or a field that this build does not act on. */
-  readonly notices: readonly FieldProblem[];
 }
 
 export interface DirectorySourceOptions {
@@ -132,12 +129,6 @@ class Watches {
   }
 }
 
-const NO_CONFIG: FieldProblem = {
-  path: "",
-  message: "there is no MeshConfig, so the defaults hold and the trust domain is `mesh.local`",
-  hint: "add one named `default`",
-};
-
 interface ReportInput {
   readonly accepted: ReadonlyMap<string, Accepted>;
   readonly problems: readonly FieldProblem[];
@@ -169,18 +160,6 @@ function buildReport({ accepted, problems, notices, admitter, nowMs }: ReportInp
   }
   if (!configured) found.push(NO_CONFIG);
   return { accepted: byFile, problems, notices: found };
-}
-
-function noticesOf(
-  typed: TypedObject,
-  catalogs: readonly OperationCatalog[],
-  admitter: Admitter,
-  nowMs: number,
-): readonly FieldProblem[] {
-  if (typed.kind === "Workload") return admitter.unknownPacks(typed.value, catalogs);
-  if (typed.kind === "AccessPolicy" || typed.kind === "ClusterAccessPolicy")
-    return expiredRules(typed.value, nowMs);
-  return [];
 }
 
 interface Changes {

@@ -20,6 +20,13 @@ export interface FieldProblem {
   readonly standing?: "earlier" | "none";
 }
 
+/** What a source says besides its state. */
+export interface SourceReport {
+  readonly problems: readonly FieldProblem[];
+  /** Not wrong, but worth knowing, such as a missing MeshConfig or a field that this build does not act on. */
+  readonly notices: readonly FieldProblem[];
+}
+
 /** At most this many problems are reported per object: the author fixes the first ones first. */
 export const MAX_PROBLEMS = 20;
 
