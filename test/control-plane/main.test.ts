@@ -227,7 +227,7 @@ describe("control plane", () => {
     const audit = readFileSync(join(mesh.stateDir, "audit", "management.jsonl"), "utf8")
       .trim()
       .split("\n");
-    expect(audit.map((line) => JSON.parse(line).verb)).toEqual([
+    expect(audit.map((line) => JSON.parse(line).action)).toEqual([
       "create-join-token",
       "rollback",
       "release",
@@ -357,7 +357,7 @@ describe("control plane", () => {
       await other.close();
     }
     expect((await mesh.api("GET", "/v1/status")).body["proxies"]).toMatchObject({ total: 1 });
-    expect((await mesh.api("POST", "/v1/rollback", { revision: "x".repeat(70_000) })).status).toBe(400);
+    expect((await mesh.api("POST", "/v1/rollback", { revision: "x".repeat(70_000) })).status).toBe(413);
   });
 
   test("a workload that is removed or renamed to another account loses its stream", async () => {
