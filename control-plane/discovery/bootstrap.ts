@@ -5,6 +5,7 @@ import type { CertificateRequest__Output } from "../../proto/gen/countersign/mes
 import type { Identity } from "../../proto/gen/countersign/mesh/v1/Identity.ts";
 import type { JoinRequest__Output } from "../../proto/gen/countersign/mesh/v1/JoinRequest.ts";
 import { serviceDefinition } from "../../proto/load.ts";
+import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { type MeshError, messageOf, type Result } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
@@ -26,34 +27,6 @@ export interface BootstrapServer {
   close(graceMs: number): Promise<void>;
 }
 
-/** Token bucket per address; addresses that were quiet for a minute are forgotten. */
-export class JoinLimiter {
-  readonly #buckets = new Map<string, { credit: number; atMs: number }>();
-  readonly #burst: number;
-  readonly #perSecond: number;
-
-  constructor(burst = 50, perSecond = 10) {
-    this.#burst = burst;
-    this.#perSecond = perSecond;
-  }
-
-  /** @param address the peer's, without port. */
-  admit(address: string, nowMs: number): boolean {
-    if (this.#buckets.size >= 4_096) {
-      for (const [key, bucket] of this.#buckets) if (nowMs - bucket.atMs > 60_000) this.#buckets.delete(key);
-      // Still full: an attacker with many addresses; new ones share one bucket then.
-      if (this.#buckets.size >= 4_096 && !this.#buckets.has(address)) return this.admit("", nowMs);
-    }
-    const bucket = this.#buckets.get(address) ?? { credit: this.#burst, atMs: nowMs };
-    bucket.credit = Math.min(this.#burst, bucket.credit + ((nowMs - bucket.atMs) / 1000) * this.#perSecond);
-    bucket.atMs = nowMs;
-    this.#buckets.set(address, bucket);
-    if (bucket.credit < 1) return false;
-    bucket.credit -= 1;
-    return true;
-  }
-}
-
 type JoinCall = ServerUnaryCall<JoinRequest__Output, Identity>;
 
 /** Joins that may be worked on at once. */
@@ -63,7 +36,7 @@ const REJECTED =
 
 /** Opens the bootstrap port. @throws MeshError `bad_config` when it is taken. */
 export async function createBootstrapServer(options: BootstrapServerOptions): Promise<BootstrapServer> {
-  const limiter = new JoinLimiter();
+  const limiter = new AddressLimiter();
   let running = 0;
   const join = async (call: JoinCall, answer: sendUnaryData<Identity>): Promise<void> => {
     const address = call.getPeer().replace(/:\d+$/, "");
