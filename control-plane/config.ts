@@ -1,5 +1,7 @@
 // Settings of the control-plane process: flags to one readonly value.
+import { hostname } from "node:os";
 import { join, resolve } from "node:path";
+import { isTrustDomain } from "../sidecar/core/identity/spiffe-id.ts";
 import type { Result } from "../sidecar/core/runtime/errors.ts";
 
 export interface ControlPlanePorts {
@@ -8,8 +10,30 @@ export interface ControlPlanePorts {
   readonly metrics: number;
 }
 
+/** What only a control plane in a cluster needs. */
+export interface ClusterConfig {
+  /** File; undefined: what `kubectl` would use, or the pod's own ServiceAccount. */
+  readonly kubeconfig: string | undefined;
+  readonly context: string | undefined;
+  /** Where the control plane runs and keeps its records. */
+  readonly namespace: string;
+  /** Name of this replica, unique among them: the pod's. */
+  readonly replica: string;
+  /** undefined: that of the MeshConfig, or its default. */
+  readonly trustDomain: string | undefined;
+  /** Image that the webhook puts into pods; undefined: pods are not injected. */
+  readonly sidecarImage: string | undefined;
+  /** Directory with `tls.crt`, `tls.key` and `ca.crt` of an issuing certificate made elsewhere (cert-manager). */
+  readonly issuerDir: string | undefined;
+  /** JSON object of resources (`cpu`, `memory`, `cpu-limit`, `memory-limit`) and `log-level` of injected sidecars. */
+  readonly sidecarDefaults: Readonly<Record<string, string>>;
+  readonly webhookPort: number;
+  readonly managementPort: number;
+}
+
 export interface ControlPlaneConfig {
-  readonly configDir: string;
+  /** Where the configuration comes from: a directory, or a cluster. */
+  readonly source: { readonly configDir: string } | { readonly cluster: ClusterConfig };
   readonly stateDir: string;
   /** Address that bootstrap and discovery listen on. */
   readonly listen: string;
@@ -36,10 +60,72 @@ function portOf(name: string, text: string): Result<number, string> {
   return { ok: true, value: port };
 }
 
+/** Flags that only a control plane in a cluster takes. */
+const CLUSTER_FLAGS = [
+  "kubeconfig",
+  "context",
+  "namespace",
+  "replica",
+  "trust-domain",
+  "sidecar-image",
+  "sidecar-defaults",
+  "issuer-dir",
+  "webhook-port",
+  "management-port",
+];
+
+function clusterConfig(values: ReadonlyMap<string, string>, base: number): Result<ClusterConfig, string> {
+  const webhook = portOf("--webhook-port", values.get("webhook-port") ?? String(base === 0 ? 0 : base + 17));
+  if (!webhook.ok) return webhook;
+  const management = portOf(
+    "--management-port",
+    values.get("management-port") ?? String(base === 0 ? 0 : base + 80),
+  );
+  if (!management.ok) return management;
+  const trustDomain = values.get("trust-domain");
+  if (trustDomain !== undefined && !isTrustDomain(trustDomain))
+    return {
+      ok: false,
+      error: `\`--trust-domain\` is \`${trustDomain}\`, expected a name such as \`mesh.example\``,
+    };
+  const defaults = sidecarDefaults(values.get("sidecar-defaults") ?? "{}");
+  if (!defaults.ok) return defaults;
+  const issuerDir = values.get("issuer-dir");
+  return {
+    ok: true,
+    value: {
+      kubeconfig: values.get("kubeconfig"),
+      context: values.get("context"),
+      namespace: values.get("namespace") ?? "countersign-system",
+      replica: values.get("replica") ?? hostname(),
+      trustDomain,
+      sidecarImage: values.get("sidecar-image"),
+      issuerDir: issuerDir === undefined ? undefined : resolve(issuerDir),
+      sidecarDefaults: defaults.value,
+      webhookPort: webhook.value,
+      managementPort: management.value,
+    },
+  };
+}
+
+function sidecarDefaults(text: string): Result<Readonly<Record<string, string>>, string> {
+  const wrong = { ok: false, error: "`--sidecar-defaults` is not a JSON object of texts" } as const;
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return wrong;
+    const entries = Object.entries(value);
+    return entries.every((entry): entry is [string, string] => typeof entry[1] === "string")
+      ? { ok: true, value: Object.fromEntries(entries) }
+      : wrong;
+  } catch {
+    return wrong;
+  }
+}
+
 /**
  * Parses flags in the form `--name value` or `--name=value`.
  *
- * `--config-dir DIR` and `--state-dir DIR` are required. `--port-base N` moves the block 16000 to N (so 16011 becomes
+ * `--state-dir DIR` and one of `--config-dir DIR` and `--kubernetes` are required. `--port-base N` moves the block 16000 to N (so 16011 becomes
  * N+11); `--port-base 0` lets the system choose all ports.
  *
  * @returns the settings, or one line that says what is wrong.
@@ -56,14 +142,16 @@ export function parseControlPlaneConfig(args: readonly string[]): Result<Control
     "metrics-port",
     "cluster",
     "heartbeat-ms",
+    ...CLUSTER_FLAGS,
   ];
+  const switches = ["kubernetes"];
   const values = new Map<string, string>();
   for (let at = 0; at < args.length; at++) {
     const match = /^--([a-z-]+)(?:=(.*))?$/s.exec(args[at] ?? "");
     const name = match?.[1];
-    if (!name || !known.includes(name))
+    if (!name || !(known.includes(name) || switches.includes(name)))
       return { ok: false, error: `unknown argument \`${args[at]}\`, ${USAGE}` };
-    const value = match[2] ?? args[++at];
+    const value = switches.includes(name) ? (match[2] ?? "true") : (match[2] ?? args[++at]);
     if (value === undefined || value === "")
       return { ok: false, error: `\`--${name}\` needs a value, ${USAGE}` };
     if (values.has(name)) return { ok: false, error: `\`--${name}\` is given twice` };
@@ -71,11 +159,17 @@ export function parseControlPlaneConfig(args: readonly string[]): Result<Control
   }
   const configDir = values.get("config-dir");
   const stateDir = values.get("state-dir");
-  if (!configDir)
+  const inCluster = values.get("kubernetes") === "true";
+  if (inCluster === (configDir !== undefined))
     return {
       ok: false,
-      error: `\`--config-dir\` is missing: the directory with the mesh's YAML files, ${USAGE}`,
+      error: inCluster
+        ? `\`--config-dir\` and \`--kubernetes\` exclude each other, ${USAGE}`
+        : `\`--config-dir\` is missing: the directory with the mesh's YAML files (or \`--kubernetes\` to read a cluster), ${USAGE}`,
     };
+  const stray = CLUSTER_FLAGS.find((name) => values.has(name));
+  if (!inCluster && stray !== undefined)
+    return { ok: false, error: `\`--${stray}\` goes with \`--kubernetes\`, ${USAGE}` };
   if (!stateDir)
     return {
       ok: false,
@@ -99,10 +193,12 @@ export function parseControlPlaneConfig(args: readonly string[]): Result<Control
   const heartbeat = values.get("heartbeat-ms") ?? "5000";
   if (!/^\d{3,6}$/.test(heartbeat))
     return { ok: false, error: `\`--heartbeat-ms\` is \`${heartbeat}\`, expected 100 to 999999` };
+  const cluster = clusterConfig(values, base.value);
+  if (!cluster.ok) return cluster;
   return {
     ok: true,
     value: {
-      configDir: resolve(configDir),
+      source: configDir === undefined ? { cluster: cluster.value } : { configDir: resolve(configDir) },
       stateDir: resolve(stateDir),
       listen: values.get("listen") ?? "127.0.0.1",
       metricsListen: values.get("metrics-listen") ?? "127.0.0.1",

@@ -1,20 +1,21 @@
-// The control-plane process in directory mode: directory -> compile -> resources -> discovery, with its certificate
+// The control-plane process: source -> compile -> resources -> discovery, with its certificate
 // authority, status, history and management API. Start-up and shutdown order are written here and nowhere else.
-import { rm, stat } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
-import { MeshError, messageOf } from "../sidecar/core/runtime/errors.ts";
+import { messageOf } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { lockStateDir } from "../sidecar/core/runtime/state-lock.ts";
 import { writePrivateFile } from "./ca/files.ts";
 import { runAuthorityMaintenance } from "./ca/maintenance.ts";
-import { openCertificateAuthority } from "./ca/root.ts";
 import { runServerIdentity, type ServerIdentity } from "./ca/server-identity.ts";
 import { type ControlPlaneConfig, type ControlPlanePorts, managementSocketPath } from "./config.ts";
+import { openDirectoryMode } from "./directory-mode.ts";
 import { createBootstrapServer } from "./discovery/bootstrap.ts";
 import { LiveCredentials, type ServerMaterial } from "./discovery/credentials.ts";
 import { createDiscoveryServer } from "./discovery/server.ts";
 import { createIssuer } from "./issuer.ts";
+import { openKubernetesMode } from "./kubernetes-mode.ts";
 import { openHistory } from "./management/history.ts";
 import { createManagementServer } from "./management/server.ts";
 import { createMetrics, createMetricsServer } from "./metrics.ts";
@@ -22,8 +23,6 @@ import { loadBuiltInPacks } from "./policy/packs.ts";
 import { Publisher } from "./publisher.ts";
 import { resolveDestination } from "./resources/resolve.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
-import { runDirectorySource } from "./sources/directory.ts";
-import { loadSchemas } from "./sources/schema.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
 
 export const SOFTWARE_VERSION = "0.1.0";
@@ -87,18 +86,6 @@ export async function runControlPlane(
   }
 }
 
-async function checkConfigDir(dir: string): Promise<void> {
-  const isDirectory = await stat(dir).then(
-    (found) => found.isDirectory(),
-    () => false,
-  );
-  if (!isDirectory)
-    throw new MeshError(
-      "bad_config",
-      `\`${dir}\` is not a directory; give \`--config-dir\` the one with the mesh's YAML files`,
-    );
-}
-
 interface Lifetime {
   /** From outside: end. */
   readonly signal: AbortSignal;
@@ -111,7 +98,10 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   const { log, clock } = deps;
   const { signal, stop, closers } = life;
   const { stateDir } = config;
-  await checkConfigDir(config.configDir);
+  const mode =
+    "configDir" in config.source
+      ? await openDirectoryMode({ configDir: config.source.configDir, stateDir }, deps)
+      : await openKubernetesMode(config.source.cluster, deps);
   closers.add(await lockStateDir(stateDir));
   const failed = Promise.withResolvers<never>();
   failed.promise.catch(() => {});
@@ -120,6 +110,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   closers.add(() => history.flush());
   const publisher = new Publisher({
     history,
+    numberedBySource: mode.numbersRevisions,
     packs: loadBuiltInPacks(),
     cluster: config.cluster,
     clock,
@@ -127,21 +118,11 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   });
 
   // The source runs first: the trust domain stands in the configuration.
-  const source = runDirectorySource(
-    {
-      dir: config.configDir,
-      stateDir,
-      clock,
-      schemas: loadSchemas(),
-      log,
-      onState: (state, report) => publisher.take(state, report),
-    },
-    stop.signal,
-  );
-  source.catch((error: unknown) => failed.reject(error));
-  closers.add(() => source);
-  const trustDomain = await Promise.race([publisher.firstState, failed.promise]);
-  const ca = await openCertificateAuthority({ stateDir, trustDomain, clock });
+  const source = mode.runSource((state, report) => publisher.take(state, report), stop.signal);
+  source.done.catch((error: unknown) => failed.reject(error));
+  closers.add(() => source.done);
+  const configured = await Promise.race([publisher.firstState, failed.promise]);
+  const ca = await mode.openAuthority(mode.trustDomain ?? configured);
   await publisher.begin(ca);
 
   const metrics = createMetrics({
@@ -193,6 +174,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     heartbeatMs: config.heartbeatMs,
     tables: {
       revision: () => publisher.revision,
+      isCurrent: (ms) => source.isCurrent(ms),
       table: (workload) => cache.table(workload),
       tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
       workloadOf: (svid) => workloadOfSvid(publisher.state, ca.trustDomain, svid),

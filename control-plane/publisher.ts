@@ -16,6 +16,8 @@ import type { RefusedObject } from "./status/writer.ts";
 
 export interface PublisherOptions {
   readonly history: History;
+  /** Revisions take the number of the source's state (a resource version); otherwise they are counted. */
+  readonly numberedBySource: boolean;
   /** Text of the built-in operation packs by name. */
   readonly packs: ReadonlyMap<string, string>;
   readonly cluster: string;
@@ -201,7 +203,7 @@ export class Publisher {
   }
 
   #publish(reason: RevisionReason, rollbackTo?: number): RevisionSummary {
-    const { history, clock, log } = this.#options;
+    const { history, clock, log, numberedBySource } = this.#options;
     const startedMs = clock.monotonicMs();
     const [live, ca] = [this.#live, this.#ca];
     if (!live || !ca) throw new MeshError("not_ready", "no configuration yet");
@@ -213,7 +215,11 @@ export class Publisher {
     const isSame = reason === "start" && last !== undefined && history.isUnchanged(own);
     const summary = isSame
       ? last
-      : history.record(reason === "rollback" ? state : own, { reason, rollbackTo, applied }, clock.nowMs());
+      : history.record(
+          reason === "rollback" ? state : own,
+          { reason, rollbackTo, applied, atLeast: numberedBySource ? live.revision : 0 },
+          clock.nowMs(),
+        );
     const numbered: ClusterState = { ...state, revision: summary.sequence };
     this.#compiled = this.#compiled
       ? recompile(this.#compiled, numbered)

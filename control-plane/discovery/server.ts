@@ -19,6 +19,7 @@ import { Session, type SessionAction, type SessionWorld } from "./session.ts";
 /** What a stream may see of the tables; implemented by main.ts over the resource cache. */
 export interface DiscoveryTables {
   readonly revision: () => number;
+  readonly isCurrent: (ms: number) => boolean;
   readonly table: (workloadId: string) => WorkloadTable | undefined;
   readonly tableByDigest: (workloadId: string, digest: string) => WorkloadTable | undefined;
   /**
@@ -219,6 +220,7 @@ class Discovery {
     }
     const world: SessionWorld = {
       revision: tables.revision,
+      isCurrent: tables.isCurrent,
       table: () => tables.table(workload),
       tableByDigest: (digest) => tables.tableByDigest(workload, digest),
       resolve: (host, port) => tables.resolve(workload, host, port),

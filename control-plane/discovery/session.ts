@@ -39,6 +39,8 @@ export type SessionAction =
 /** What a session looks at; the answers change between calls. */
 export interface SessionWorld {
   readonly revision: () => number;
+  /** Whether all that any replica knew `ms` ago is known here, whatever the number of the last revision. */
+  readonly isCurrent: (ms: number) => boolean;
   /** Expected table of this workload; undefined: it is not declared. */
   readonly table: () => WorkloadTable | undefined;
   readonly tableByDigest: (digest: string) => WorkloadTable | undefined;
@@ -74,6 +76,11 @@ const MESSAGE_BURST = 400;
 const MESSAGES_PER_SECOND = 200;
 const MAX_SUBSCRIPTIONS = 1_000;
 const NEGATIVE_TTL_MS = 5_000;
+/**
+ * A sidecar that comes from a replica with a higher number waits for so long at most: numbers are those of the newest
+ * change each replica happened to see, and one that has followed everything for this long has what the other had.
+ */
+const CATCH_UP_MS = 3_000;
 
 const hexOf = (bytes: Buffer): string => bytes.toString("hex");
 
@@ -96,6 +103,7 @@ export class Session {
   #lastNonce = 0;
   #startedAtMs: number;
   #nextHeartbeatMs = 0;
+  #helloAtMs = 0;
   #credit = MESSAGE_BURST;
   #creditAtMs: number;
 
@@ -143,15 +151,17 @@ export class Session {
 
   /** There may be a newer table or revision. */
   changed(nowMs: number): SessionAction[] {
-    if (
-      this.#phase === "waiting" &&
-      this.#hello &&
-      this.#options.world.revision() >= this.#hello.tableRevision
-    ) {
+    if (this.#phase === "waiting" && this.#hasCaughtUp(nowMs)) {
       this.#phase = "open";
       return [this.#heartbeat(nowMs), ...this.#push(nowMs)];
     }
     return this.#phase === "open" ? this.#push(nowMs) : [];
+  }
+
+  #hasCaughtUp(nowMs: number): boolean {
+    const { world } = this.#options;
+    if (world.revision() >= (this.#hello?.tableRevision ?? 0)) return true;
+    return nowMs - this.#helloAtMs >= CATCH_UP_MS && world.isCurrent(CATCH_UP_MS);
   }
 
   /** Time passed; call it at least every heartbeat. */
@@ -163,6 +173,7 @@ export class Session {
     }
     if (this.#inFlight && nowMs - this.#inFlight.sentAtMs > ackTimeoutMs)
       return this.#close("timeout", "a delta was not acknowledged in time");
+    if (this.#phase === "waiting" && this.#hasCaughtUp(nowMs)) return this.changed(nowMs);
     return nowMs >= this.#nextHeartbeatMs ? [this.#heartbeat(nowMs)] : [];
   }
 
@@ -189,6 +200,7 @@ export class Session {
       return this.#close("protocol", "hello is out of bounds");
     }
     this.#hello = hello;
+    this.#helloAtMs = nowMs;
     this.#activeDigest = hexOf(hello.tableDigest);
     this.#active = this.#activeDigest === "" ? undefined : world.tableByDigest(this.#activeDigest);
     this.#nextHeartbeatMs = nowMs + heartbeatMs;

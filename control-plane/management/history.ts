@@ -112,12 +112,15 @@ export class History {
   /**
    * Records a state under the next sequence; it is written in the background (`flush`). For a rollback that is the state
    * that is in force from now on, otherwise the state of the source.
+   *
+   * @param facts `atLeast`: the number that the source gives it, where it does.
    */
   record(
     state: ClusterState,
-    facts: { reason: RevisionReason; rollbackTo?: number | undefined; applied: boolean },
+    facts: { reason: RevisionReason; rollbackTo?: number | undefined; applied: boolean; atLeast?: number },
     timeMs: number,
   ): RevisionSummary {
+    const { atLeast = 0, ...kept } = facts;
     const objects = new Map<string, string>();
     const fresh: { hash: string; text: string }[] = [];
     for (const [name, value] of stateObjects(state)) {
@@ -131,9 +134,9 @@ export class History {
     const isEdit = facts.reason === "edit" || facts.reason === "start";
     const changes = changesBetween(isEdit ? this.#live : this.#inForce, objects);
     const summary: RevisionSummary = {
-      sequence: this.lastSequence + 1,
+      sequence: Math.max(this.lastSequence + 1, atLeast),
       timeMs,
-      ...facts,
+      ...kept,
       changes: changes.slice(0, SHOWN_CHANGES),
       changeCount: changes.length,
     };

@@ -35,11 +35,12 @@ const nack = (nonce: number, digest: string): SidecarMessage__Output => ({
 
 /** A session over a world that the test changes. */
 function setUp(first: WorkloadTable | undefined = A, known: WorkloadTable[] = []) {
-  const world = { revision: 5, table: first as WorkloadTable | undefined };
+  const world = { revision: 5, isCurrent: false, table: first as WorkloadTable | undefined };
   const session = new Session(
     {
       world: {
         revision: () => world.revision,
+        isCurrent: () => world.isCurrent,
         table: () => world.table,
         tableByDigest: (digest) => [world.table, ...known].find((one) => one?.digest === digest),
         resolve: (host) => (host === "good" ? { service: "ns/good" } : { reason: "UNKNOWN_DESTINATION" }),
@@ -143,6 +144,16 @@ describe("session", () => {
     session.changed(2);
     expect(short(session.receive(nack(2, C.digest), 3))).toEqual(["delta 3 ->B +2 -0"]);
     expect(short(session.receive(ack(3, C.digest), 4))).toEqual(["close protocol"]);
+  });
+
+  test("a replica that has followed everything for a while serves a sidecar with a higher number", () => {
+    const { world, session } = setUp();
+    expect(short(session.receive(hello({ tableRevision: 7 }), 0))).toEqual(["welcome"]);
+    expect(short(session.tick(2_999))).toEqual(["heartbeat"]);
+    world.isCurrent = true;
+    expect(session.status.phase).toBe("waiting");
+    expect(short(session.tick(3_000))).toEqual(["heartbeat", "delta 1 ->A +1 -0"]);
+    expect(session.status.phase).toBe("open");
   });
 
   test("waits while the sidecar is ahead, then sends", () => {

@@ -1,0 +1,42 @@
+// A mesh configured by a directory of YAML files: one control plane, everything that lasts in its state directory.
+import { stat } from "node:fs/promises";
+import type { Clock } from "../sidecar/core/runtime/clock.ts";
+import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import type { Logger } from "../sidecar/core/runtime/log.ts";
+import { openCertificateAuthority } from "./ca/root.ts";
+import type { Mode } from "./mode.ts";
+import { runDirectorySource } from "./sources/directory.ts";
+import { loadSchemas } from "./sources/schema.ts";
+
+/** @throws MeshError `bad_config` when the directory is not there. */
+export async function openDirectoryMode(
+  options: { readonly configDir: string; readonly stateDir: string },
+  { log, clock }: { readonly log: Logger; readonly clock: Clock },
+): Promise<Mode> {
+  const { configDir, stateDir } = options;
+  await checkConfigDir(configDir);
+  return {
+    runSource: (onState, signal) => ({
+      done: runDirectorySource(
+        { dir: configDir, stateDir, clock, schemas: loadSchemas(), log, onState },
+        signal,
+      ),
+      isCurrent: () => false,
+    }),
+    trustDomain: undefined,
+    openAuthority: (trustDomain) => openCertificateAuthority({ stateDir, trustDomain, clock }),
+    numbersRevisions: false,
+  };
+}
+
+async function checkConfigDir(dir: string): Promise<void> {
+  const isDirectory = await stat(dir).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isDirectory)
+    throw new MeshError(
+      "bad_config",
+      `\`${dir}\` is not a directory; give \`--config-dir\` the one with the mesh's YAML files`,
+    );
+}
