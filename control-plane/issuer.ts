@@ -1,5 +1,5 @@
-// Who gets which identity outside Kubernetes: holders of a join token, sidecars that renew over their stream, and the
-// operator who exports one for a client. The name always comes from the declared workload, never from the request.
+// Who gets which identity: pods by their ServiceAccount token, holders of a join token, sidecars that renew over their
+// stream, and the operator who exports one for a client. The name comes from the workload, never from the request.
 import { createPublicKey } from "node:crypto";
 import type { CertificateRequest__Output } from "../proto/gen/countersign/mesh/v1/CertificateRequest.ts";
 import type { Identity } from "../proto/gen/countersign/mesh/v1/Identity.ts";
@@ -7,6 +7,8 @@ import { controlPlaneSpiffeId } from "../proto/protocol.ts";
 import type { SpiffeId } from "../sidecar/core/identity/spiffe-id.ts";
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { MeshError, type Result } from "../sidecar/core/runtime/errors.ts";
+import { type JoinProof, JoinRefusal } from "./attestation/refusal.ts";
+import type { ServiceAccountAttestor } from "./attestation/service-account.ts";
 import { generateKey } from "./ca/certificates.ts";
 import { parseCsr } from "./ca/csr.ts";
 import { issueIdentity, validity, writeLeaf } from "./ca/issue.ts";
@@ -24,6 +26,10 @@ export interface IssuerDeps {
   readonly clock: Clock;
   readonly state: () => ClusterState;
   readonly metrics: Pick<ControlPlaneMetrics, "joined" | "issued">;
+  /** On a cluster; undefined: ServiceAccount tokens are not taken. */
+  readonly attest?: ServiceAccountAttestor;
+  /** Whether join tokens are taken now; undefined: always. On a cluster: while Workload objects are declared. */
+  readonly takesJoinTokens?: () => boolean;
 }
 
 export interface ExportedIdentity {
@@ -36,11 +42,16 @@ export interface ExportedIdentity {
 }
 
 export interface Issuer {
-  readonly join: (token: string, request: CertificateRequest__Output) => Promise<Result<Identity, MeshError>>;
+  readonly join: (
+    proof: JoinProof,
+    request: CertificateRequest__Output,
+  ) => Promise<Result<Identity, JoinRefusal>>;
+  /** @param instance subject serial number of the certificate that the stream was opened with: a pod UID, or empty. */
   readonly renew: (
     workloadId: string,
     spiffeId: string,
     request: CertificateRequest__Output,
+    instance?: string,
   ) => Promise<Result<Identity, string>>;
   readonly createToken: (
     workloadId: string,
@@ -50,6 +61,45 @@ export interface Issuer {
 }
 
 const MAX_EXPORT_SECONDS = 86_400;
+const NO_IDENTITY = "the workload cannot have an identity; the control plane's log says why";
+const JOIN_TOKEN_REJECTED =
+  "the join token is not valid: unknown, expired or used; make a new one with `countersign join-token create`";
+
+/** Of whom the proof is. */
+async function proven(
+  deps: IssuerDeps,
+  proof: JoinProof,
+): Promise<Result<{ readonly workload: string; readonly podUid?: string }, JoinRefusal>> {
+  if (proof.kind === "service-account-token") {
+    if (deps.attest === undefined)
+      return {
+        ok: false,
+        error: new JoinRefusal("unsupported", "this control plane takes join tokens only"),
+      };
+    const pod = await deps.attest(proof.token);
+    return pod.ok ? { ok: true, value: { workload: pod.value.workload, podUid: pod.value.uid } } : pod;
+  }
+  if (deps.takesJoinTokens?.() === false)
+    return {
+      ok: false,
+      error: new JoinRefusal(
+        "unsupported",
+        "this control plane knows pods by their ServiceAccount tokens; join tokens are for declared Workload objects, and there are none",
+      ),
+    };
+  const redeemed = await redeemJoinToken({
+    stateDir: deps.stateDir,
+    token: proof.token,
+    nowMs: deps.clock.nowMs(),
+  });
+  return redeemed.ok
+    ? redeemed
+    : {
+        ok: false,
+        // What is wrong with a join token helps in guessing another.
+        error: new JoinRefusal("join_rejected", redeemed.error.message, JOIN_TOKEN_REJECTED),
+      };
+}
 
 export function createIssuer(deps: IssuerDeps): Issuer {
   const { ca, clock, metrics, stateDir } = deps;
@@ -67,7 +117,11 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     return { workload, spiffeId };
   };
 
-  const issue = (id: string, request: CertificateRequest__Output): Result<Identity, MeshError> => {
+  const issue = (
+    id: string,
+    request: CertificateRequest__Output,
+    podUid?: string,
+  ): Result<Identity, MeshError> => {
     let named: ReturnType<typeof workloadOf>;
     try {
       named = workloadOf(id);
@@ -94,6 +148,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
         env: workload.env,
         owner: workload.owner,
         cluster: deps.cluster,
+        ...(podUid === undefined ? {} : { pod: podUid }),
       },
       ttlMs: deps.state().config.svidTtlMs,
       nowMs,
@@ -117,16 +172,35 @@ export function createIssuer(deps: IssuerDeps): Issuer {
   };
 
   return {
-    async join(token, request) {
-      // A broken request must not cost the token.
+    async join(proof, request) {
+      // A broken request must not cost a token, nor a question to the API server.
       const csr = parseCsr(request.csrDer);
-      if (!csr.ok) return csr;
-      const redeemed = await redeemJoinToken({ stateDir, token, nowMs: clock.nowMs() });
-      metrics.joined(redeemed.ok ? "ok" : "rejected");
-      return redeemed.ok ? issue(redeemed.value.workload, request) : redeemed;
+      if (!csr.ok) return { ok: false, error: new JoinRefusal("csr_rejected", csr.error.message) };
+      const subject = await proven(deps, proof);
+      metrics.joined(subject.ok ? "ok" : subject.error.code === "join_rejected" ? "rejected" : "failed");
+      if (!subject.ok) return subject;
+      const issued = issue(subject.value.workload, request, subject.value.podUid);
+      if (issued.ok) return issued;
+      const { code, message } = issued.error;
+      return {
+        ok: false,
+        error:
+          code === "csr_rejected"
+            ? new JoinRefusal("csr_rejected", message)
+            : new JoinRefusal("join_rejected", message, NO_IDENTITY),
+      };
     },
-    async renew(workloadId, spiffeId, request) {
-      const issued = issue(workloadId, request);
+    async renew(workloadId, spiffeId, request, instance = "") {
+      const podUid = instance === "" ? undefined : instance;
+      if (podUid !== undefined) {
+        // What the watch saw last counts, so a renewal needs no API server.
+        const pod = deps.state().pods.get(podUid);
+        if (pod === undefined)
+          return { ok: false, error: "this certificate is of no pod that is known, join again" };
+        if (pod.workload !== workloadId)
+          return { ok: false, error: "the pod is of another workload now, join again" };
+      }
+      const issued = issue(workloadId, request, podUid);
       if (!issued.ok) return { ok: false, error: issued.error.message };
       return issued.value.spiffeId === spiffeId
         ? issued

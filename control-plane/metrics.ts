@@ -11,7 +11,8 @@ export interface ControlPlaneMetrics {
   /** Seconds from reading a change to the last affected sidecar's acknowledgement. */
   pushed(seconds: number): void;
   compiled(seconds: number): void;
-  joined(result: "ok" | "rejected"): void;
+  /** `failed`: the proof could not be checked, or is of a kind that is not taken. */
+  joined(result: "ok" | "rejected" | "failed"): void;
   issued(result: "ok" | "rejected"): void;
 }
 

@@ -1,8 +1,10 @@
 // Settings of the sidecar process: flags, then COUNTERSIGN_* environment variables, then a YAML file (`--config`),
 // then the defaults below. Every problem names the flag and, for a mistyped one, the closest that exists.
 import { readFileSync } from "node:fs";
+import { hostname } from "node:os";
 import { type Probes, parseProbes } from "./capture/probes.ts";
 import { parsePortList } from "./capture/settings.ts";
+import { isTrustDomain } from "./core/identity/spiffe-id.ts";
 import { closestName, environmentName } from "./core/runtime/env.ts";
 import { MeshError, messageOf } from "./core/runtime/errors.ts";
 import type { LogLevel } from "./core/runtime/log.ts";
@@ -46,14 +48,29 @@ export interface Limits {
   readonly idleAppConnections: number;
 }
 
+/** What the first identity is asked for with. */
+export type ProofSource =
+  | { readonly kind: "join-token"; readonly file: string }
+  | {
+      readonly kind: "service-account-token";
+      /** Projected token with the mesh's audience; the kubelet replaces it. */
+      readonly file: string;
+      /** Roots (PEM) that the control plane must lead to; may come later, may change. */
+      readonly trustBundleFile: string;
+      /** Needed where the roots do not name theirs. */
+      readonly trustDomain: string | undefined;
+    };
+
 export interface SidecarConfig {
-  /** `namespace/name`, as declared in a Workload object. */
-  readonly workload: string;
+  /** `namespace/name`, as declared in a Workload object; undefined in a pod, where the control plane knows it. */
+  readonly workload: string | undefined;
   /** `host:port` of discovery; undefined: only the last good state is served. */
   readonly controlPlane: string | undefined;
   /** `host:port` of identity bootstrap. */
   readonly bootstrap: string | undefined;
-  readonly joinTokenFile: string | undefined;
+  readonly proof: ProofSource | undefined;
+  /** Name of the machine or pod, as the control plane shows it. */
+  readonly node: string;
   readonly stateDir: string;
   readonly meshListen: SocketAddress & { readonly kind: "tcp" };
   readonly outboundProxy: SocketAddress | undefined;
@@ -106,10 +123,26 @@ interface Flag {
 
 /** Every setting: flag, environment variable (`COUNTERSIGN_…`) and key in the file have the same name. */
 export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
-  "--workload": { value: "NAMESPACE/NAME", help: "the workload this sidecar stands beside (required)" },
+  "--workload": {
+    value: "NAMESPACE/NAME",
+    help: "the workload this sidecar stands beside (required without --service-account-token-file)",
+  },
   "--control-plane": { value: "HOST:PORT", help: "discovery port of the control plane (16012)" },
   "--bootstrap": { value: "HOST:PORT", help: "identity bootstrap port of the control plane (16011)" },
   "--join-token-file": { value: "FILE", help: "one-time join token, needed until an identity is kept" },
+  "--service-account-token-file": {
+    value: "FILE",
+    help: "projected ServiceAccount token of this pod, in place of a join token; read at each attempt",
+  },
+  "--trust-bundle-file": {
+    value: "FILE",
+    help: "roots (PEM) that the control plane must lead to; goes with --service-account-token-file",
+  },
+  "--trust-domain": {
+    value: "NAME",
+    help: "trust domain of those roots, where they do not name it",
+  },
+  "--node": { value: "NAME", help: "name that status shows for this sidecar (default the host name)" },
   "--state-dir": { value: "DIR", help: "keys, certificate and last good table (required)" },
   "--mesh-listen": {
     value: "HOST:PORT",
@@ -264,10 +297,14 @@ function build(given: Given): SidecarConfig {
   const one = (flag: string): string | undefined => given.get(flag)?.[0];
   const stateDir = one("--state-dir");
   if (stateDir === undefined) throw bad("--state-dir", "is required");
+  const proof = proofSource(one);
   const workload = one("--workload");
-  if (workload === undefined) throw bad("--workload", "is required");
-  if (!/^[A-Za-z0-9._-]+\/[A-Za-z0-9._-]+$/.test(workload))
+  if (workload === undefined && proof?.kind !== "service-account-token")
+    throw bad("--workload", "is required without --service-account-token-file");
+  if (workload !== undefined && !/^[A-Za-z0-9._-]+\/[A-Za-z0-9._-]+$/.test(workload))
     throw bad("--workload", `\`${workload}\` is not a workload`);
+  const node = one("--node") ?? hostname();
+  if (!/^[A-Za-z0-9._-]{1,253}$/.test(node)) throw bad("--node", `cannot be \`${node}\``);
   const mesh = address("--mesh-listen", one("--mesh-listen") ?? "127.0.0.1:16008");
   if (mesh.kind !== "tcp") throw bad("--mesh-listen", "cannot be a Unix socket");
   const off = (flag: string, fallback: string): SocketAddress | undefined => {
@@ -287,7 +324,8 @@ function build(given: Given): SidecarConfig {
     workload,
     controlPlane: hostPort("--control-plane", one("--control-plane")),
     bootstrap: hostPort("--bootstrap", one("--bootstrap")),
-    joinTokenFile: one("--join-token-file"),
+    proof,
+    node,
     stateDir,
     meshListen: mesh,
     outboundProxy: off("--outbound-proxy", capture ? "none" : "127.0.0.1:16001"),
@@ -316,6 +354,29 @@ function build(given: Given): SidecarConfig {
       connections: count("--max-connections", one("--max-connections"), DEFAULT_LIMITS.connections),
     },
   };
+}
+
+function proofSource(one: (flag: string) => string | undefined): ProofSource | undefined {
+  const joinTokenFile = one("--join-token-file");
+  const file = one("--service-account-token-file");
+  const trustBundleFile = one("--trust-bundle-file");
+  const trustDomain = one("--trust-domain");
+  if (joinTokenFile !== undefined && file !== undefined)
+    throw new MeshError(
+      "bad_config",
+      "--join-token-file and --service-account-token-file are two proofs of who this is; give the one that this mesh uses",
+    );
+  if (file === undefined) {
+    const alone = ["--trust-bundle-file", "--trust-domain"].find((flag) => one(flag) !== undefined);
+    if (alone !== undefined)
+      throw bad(alone, "goes with --service-account-token-file; a join token pins its root itself");
+    return joinTokenFile === undefined ? undefined : { kind: "join-token", file: joinTokenFile };
+  }
+  if (trustBundleFile === undefined)
+    throw bad("--trust-bundle-file", "is required with --service-account-token-file");
+  if (trustDomain !== undefined && !isTrustDomain(trustDomain))
+    throw bad("--trust-domain", `\`${trustDomain}\` is not a trust domain`);
+  return { kind: "service-account-token", file, trustBundleFile, trustDomain };
 }
 
 /** What sockaddr_un holds on Linux; a longer path would be cut silently. */

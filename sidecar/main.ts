@@ -1,26 +1,24 @@
 // The sidecar process: puts identity, discovery and the data path together, and ends them in order.
 import { randomBytes } from "node:crypto";
-import { readFile } from "node:fs/promises";
-import { hostname } from "node:os";
 import { type AdminState, adminPages, healthPages } from "./admin.ts";
 import { loadIdentity, saveIdentity } from "./certs/identity-store.ts";
-import { createCertificateRequest, createKeys, type WorkloadKeys } from "./certs/key-and-csr.ts";
+import { createCertificateRequest, createKeys } from "./certs/key-and-csr.ts";
 import { runRotator } from "./certs/rotator.ts";
 import type { SidecarConfig } from "./config.ts";
 import { workloadOf } from "./core/identity/spiffe-id.ts";
-import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
-import { createWorkloadIdentity, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
+import type { WorkloadIdentity } from "./core/identity/workload-identity.ts";
 import { SUPPORTED_FEATURES } from "./core/policy/wire.ts";
 import { backoffMs } from "./core/runtime/backoff.ts";
 import type { Clock } from "./core/runtime/clock.ts";
-import { MeshError, messageOf } from "./core/runtime/errors.ts";
+import { MeshError } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
 import type { StatusServer } from "./core/runtime/metrics-server.ts";
 import { lockStateDir } from "./core/runtime/state-lock.ts";
 import { DataPlane } from "./data-plane.ts";
 import type { DiscoveryClient } from "./discovery/client.ts";
-import type { IdentityMessage } from "./discovery/identity-message.ts";
 import { openResourceStore, type ResourceStore } from "./discovery/store.ts";
+import type { ClientCredentials } from "./discovery/stream.ts";
+import { Enrolment, identityOf } from "./enrolment.ts";
 
 export interface SidecarDeps {
   readonly log: Logger;
@@ -45,8 +43,12 @@ export interface SidecarHandle {
 }
 
 const VERSION = "0.1.0";
-const JOIN_BACKOFF = { firstMs: 200, maxMs: 5_000 };
-const JOIN_TIMEOUT_MS = 10_000;
+/** Between being told that the identity counts no more and asking for another: many pods are told at once. */
+const REJOIN = { firstMs: 1_000, maxMs: 60_000 };
+/** A stream that lived this long was good: what is refused later begins with the shortest delay. */
+const GOOD_STREAM_MS = 30_000;
+const FOREIGN_CA_ADVICE =
+  "the new roots come with the file of --trust-bundle-file, then this sidecar joins again by itself";
 
 /**
  * Starts a sidecar; resolves when it has an identity and all listeners are bound. Until then, and until the first table,
@@ -79,15 +81,33 @@ class Sidecar {
   readonly #plane: DataPlane;
   readonly #servers: StatusServer[] = [];
   readonly #ready = Promise.withResolvers<void>();
+  readonly #enrolment: Enrolment;
   #client: DiscoveryClient | undefined;
+  /** Aborts when the identity should be replaced before it is due. */
+  #early = new AbortController();
+  /** The identity counts no more: the next one comes from the bootstrap port, not over the stream. */
+  #mustJoin = false;
+  #rejoining: Promise<void> = Promise.resolve();
+  #rejoins = 0;
+  #connectedSinceMs: number | undefined;
+  /** With which identity the last stream was begun. */
+  #shown: WorkloadIdentity | undefined;
   #unlock: (() => Promise<void>) | undefined;
   #background: Promise<unknown>[] = [];
 
   constructor(config: SidecarConfig, deps: SidecarDeps, signal: AbortSignal) {
     this.#config = config;
     this.#clock = deps.clock;
-    this.#log = deps.log.child({ workload: config.workload });
+    const { workload, node } = config;
+    this.#log = deps.log.child(workload === undefined ? { node } : { workload });
     this.#signal = signal;
+    this.#enrolment = new Enrolment({
+      config,
+      clock: deps.clock,
+      random: Math.random,
+      log: this.#log,
+      held: () => this.#plane.identity,
+    });
     this.#plane = new DataPlane(config, {
       log: this.#log,
       clock: deps.clock,
@@ -129,10 +149,11 @@ class Sidecar {
   #checkWorkload(identity: WorkloadIdentity): void {
     const path = workloadOf(identity.spiffeId);
     const found = `${path?.namespace ?? ""}/${path?.name ?? ""}`;
-    if (found === this.#config.workload) return;
+    const { workload } = this.#config;
+    if (workload === undefined || found === workload) return;
     throw new MeshError(
       "bad_config",
-      `the identity is of workload \`${found}\`, but --workload is \`${this.#config.workload}\`; use another --state-dir or join token`,
+      `the identity is of workload \`${found}\`, but --workload is \`${workload}\`; use another --state-dir or join token`,
     );
   }
 
@@ -158,56 +179,11 @@ class Sidecar {
     return port;
   }
 
-  /** The first identity, by join token; tries until it has one, is refused, or the process is to end. */
   async #join(): Promise<WorkloadIdentity> {
-    const { bootstrap, joinTokenFile } = this.#config;
-    if (bootstrap === undefined || joinTokenFile === undefined) {
-      throw new MeshError(
-        "bad_config",
-        "there is no identity in --state-dir; give --bootstrap and --join-token-file to get one",
-      );
-    }
-    const joinToken = await readToken(joinTokenFile);
-    const { join } = await import("./discovery/bootstrap.ts");
-    for (let attempt = 0; !this.#signal.aborted; attempt++) {
-      const keys = createKeys();
-      try {
-        const message = await join(
-          {
-            address: bootstrap,
-            joinToken,
-            request: createCertificateRequest(keys),
-            timeoutMs: JOIN_TIMEOUT_MS,
-          },
-          this.#signal,
-        );
-        const identity = this.#identityOf(message, keys);
-        await saveIdentity(this.#config.stateDir, identity);
-        this.#log.info("joined", { spiffeId: identity.spiffeId });
-        return identity;
-      } catch (error) {
-        const again = error instanceof MeshError && (error.code === "io_failed" || error.code === "timeout");
-        if (!again) throw error;
-        const delayMs = backoffMs(attempt, JOIN_BACKOFF, Math.random());
-        this.#log.warn("cannot join yet", { reason: messageOf(error), retryInMs: Math.round(delayMs) });
-        await this.#clock.sleep(delayMs, this.#signal);
-      }
-    }
-    throw new MeshError("not_ready", "ended before there was an identity");
-  }
-
-  #identityOf(message: IdentityMessage, keys: WorkloadKeys): WorkloadIdentity {
-    const bundle = parseTrustBundle(message.trustBundle);
-    if (!bundle.ok) throw new MeshError("bad_token", `the identity cannot be used: ${bundle.error}`);
-    const identity = createWorkloadIdentity({
-      chainDer: message.certificateChainDer,
-      ...keys,
-      wit: message.workloadIdentityToken,
-      bundle: bundle.value,
-      nowMs: message.serverTimeMs > 0 ? message.serverTimeMs : this.#clock.nowMs(),
-    });
-    if (!identity.ok) throw new MeshError("bad_token", `the identity cannot be used: ${identity.error}`);
-    return identity.value;
+    const identity = await this.#enrolment.run(this.#signal);
+    await saveIdentity(this.#config.stateDir, identity);
+    this.#log.info("joined", { spiffeId: identity.spiffeId });
+    return identity;
   }
 
   async #discover(store: ResourceStore, meshPort: number): Promise<void> {
@@ -220,12 +196,12 @@ class Sidecar {
         address: controlPlane,
         softwareVersion: VERSION,
         features: SUPPORTED_FEATURES,
-        node: hostname(),
+        node: this.#config.node,
         meshPort,
         instance: randomBytes(8).toString("hex"),
       },
       {
-        credentials: () => this.#heldIdentity(),
+        credentials: () => this.#credentials(),
         store,
         clock: this.#clock,
         log: this.#log,
@@ -238,6 +214,14 @@ class Sidecar {
           } else this.#log.error("table refused", { revision: table.revision, reason: used.error });
           return used;
         },
+        onConnection: (connected) => {
+          this.#connectedSinceMs = connected ? this.#clock.monotonicMs() : undefined;
+        },
+        onRefused: (code) => {
+          // Renewed since: the next stream shows the new certificate.
+          if (code === "identity" && this.#shown === this.#plane.identity) this.#rejoin("refused");
+        },
+        ...(this.#enrolment.isRepeatable ? { foreignCaAdvice: FOREIGN_CA_ADVICE } : {}),
       },
       signal,
     );
@@ -248,17 +232,23 @@ class Sidecar {
         random: Math.random,
         log: this.#log,
         current: () => this.#plane.identity,
+        early: () => this.#early.signal,
         issue: async (attempt) => {
+          // Without a stream, or with one that no longer takes our word, the pod's own token is asked on.
+          if (this.#enrolment.isRepeatable && (this.#mustJoin || !client.connected))
+            return this.#enrolment.attempt(attempt);
           const keys = createKeys();
-          return this.#identityOf(
-            await client.requestCertificate(createCertificateRequest(keys), attempt),
-            keys,
-          );
+          const message = await client.requestCertificate(createCertificateRequest(keys), attempt);
+          return identityOf(message, keys, this.#clock.nowMs());
         },
         onIdentity: async (identity) => {
           this.#checkWorkload(identity);
           await this.#plane.setIdentity(identity);
           await saveIdentity(this.#config.stateDir, identity);
+          if (!this.#mustJoin && client.connected) return;
+          this.#mustJoin = false;
+          this.#early = new AbortController();
+          client.reconnect();
         },
       },
       signal,
@@ -266,10 +256,29 @@ class Sidecar {
     this.#background = [client.done, rotator];
   }
 
-  #heldIdentity(): WorkloadIdentity {
+  async #credentials(): Promise<ClientCredentials> {
     const { identity } = this.#plane;
     if (identity === undefined) throw new MeshError("not_ready", "there is no identity yet");
-    return identity;
+    // Shown before and not taken: perhaps the authority began anew.
+    if (this.#shown === identity && (await this.#enrolment.isDisowned())) this.#rejoin("disowned");
+    this.#shown = identity;
+    return { ...identity, bundle: { caPem: await this.#enrolment.roots() } };
+  }
+
+  /** Has the identity replaced by token, soon; what is in force stays until then. */
+  #rejoin(why: "refused" | "disowned"): void {
+    if (!this.#enrolment.isRepeatable || this.#mustJoin) return;
+    this.#mustJoin = true;
+    const nowMs = this.#clock.monotonicMs();
+    if (this.#connectedSinceMs !== undefined && nowMs - this.#connectedSinceMs > GOOD_STREAM_MS)
+      this.#rejoins = 0;
+    const delayMs = backoffMs(this.#rejoins++, REJOIN, Math.random());
+    this.#log.info("the identity is not taken any more, joining again", {
+      why,
+      inMs: Math.round(delayMs),
+    });
+    const early = this.#early;
+    this.#rejoining = this.#clock.sleep(delayMs, this.#stop.signal).then(() => early.abort());
   }
 
   async #untilStopped(): Promise<void> {
@@ -288,18 +297,8 @@ class Sidecar {
   async close(drainMs: number): Promise<void> {
     await this.#plane.close(drainMs);
     this.#stop.abort();
-    await Promise.allSettled(this.#background);
+    await Promise.allSettled([...this.#background, this.#rejoining]);
     await Promise.allSettled(this.#servers.map((server) => server.close()));
     await this.#unlock?.();
-  }
-}
-
-async function readToken(file: string): Promise<string> {
-  try {
-    return (await readFile(file, "utf8")).trim();
-  } catch (error) {
-    throw new MeshError("bad_config", `--join-token-file: cannot read \`${file}\`: ${messageOf(error)}`, {
-      cause: error,
-    });
   }
 }

@@ -7,8 +7,10 @@ import type { JoinRequest__Output } from "../../proto/gen/countersign/mesh/v1/Jo
 import { serviceDefinition } from "../../proto/load.ts";
 import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
-import { type MeshError, messageOf, type Result } from "../../sidecar/core/runtime/errors.ts";
+import { type ErrorCode, messageOf, type Result } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
+import type { JoinProof, JoinRefusal } from "../attestation/refusal.ts";
+import { MAX_SERVICE_ACCOUNT_TOKEN_BYTES } from "../attestation/service-account.ts";
 import type { LiveCredentials } from "./credentials.ts";
 import { bindServer, closeServer } from "./server.ts";
 
@@ -16,8 +18,11 @@ export interface BootstrapServerOptions {
   readonly host: string;
   readonly port: number;
   readonly credentials: LiveCredentials;
-  /** Redeems the token and issues; the error is for the log, its code decides what the caller is told. */
-  readonly join: (token: string, request: CertificateRequest__Output) => Promise<Result<Identity, MeshError>>;
+  /** Checks the proof and issues. */
+  readonly join: (
+    proof: JoinProof,
+    request: CertificateRequest__Output,
+  ) => Promise<Result<Identity, JoinRefusal>>;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -29,10 +34,26 @@ export interface BootstrapServer {
 
 type JoinCall = ServerUnaryCall<JoinRequest__Output, Identity>;
 
-/** Joins that may be worked on at once. */
-const MAX_CONCURRENT = 32;
-const REJECTED =
-  "the join token is not valid: unknown, expired or used; make a new one with `countersign join-token create`";
+/** Joins that may be worked on at once: some wait 3 s for the watch of pods. */
+const MAX_CONCURRENT = 256;
+const MAX_JOIN_TOKEN_BYTES = 256;
+
+/** The proof in a request; undefined when there is none, or one that is too long to be looked at. */
+function proofOf({ joinToken, serviceAccountToken }: JoinRequest__Output): JoinProof | undefined {
+  if (serviceAccountToken)
+    return serviceAccountToken.length <= MAX_SERVICE_ACCOUNT_TOKEN_BYTES
+      ? { kind: "service-account-token", token: serviceAccountToken }
+      : undefined;
+  return joinToken && joinToken.length <= MAX_JOIN_TOKEN_BYTES
+    ? { kind: "join-token", token: joinToken }
+    : undefined;
+}
+
+function statusOfCode(code: ErrorCode): status {
+  if (code === "csr_rejected") return status.INVALID_ARGUMENT;
+  if (code === "join_rejected") return status.UNAUTHENTICATED;
+  return code === "unsupported" ? status.UNIMPLEMENTED : status.UNAVAILABLE;
+}
 
 /** Opens the bootstrap port. @throws MeshError `bad_config` when it is taken. */
 export async function createBootstrapServer(options: BootstrapServerOptions): Promise<BootstrapServer> {
@@ -40,26 +61,28 @@ export async function createBootstrapServer(options: BootstrapServerOptions): Pr
   let running = 0;
   const join = async (call: JoinCall, answer: sendUnaryData<Identity>): Promise<void> => {
     const address = call.getPeer().replace(/:\d+$/, "");
-    const { joinToken, serviceAccountToken, request } = call.request;
+    const { request } = call.request;
     const fail = (code: status, details: string): void => answer({ code, details });
     if (running >= MAX_CONCURRENT || !limiter.admit(address, options.clock.monotonicMs())) {
       return fail(status.RESOURCE_EXHAUSTED, "too many join requests, wait a second");
     }
-    if (serviceAccountToken) return fail(status.UNIMPLEMENTED, "this control plane takes join tokens only");
-    if (!joinToken || joinToken.length > 256 || !request)
-      return fail(status.INVALID_ARGUMENT, "a join token and a certificate request are needed");
+    const proof = proofOf(call.request);
+    if (!proof || !request)
+      return fail(
+        status.INVALID_ARGUMENT,
+        "a join token or a ServiceAccount token, and a certificate request, are needed",
+      );
     running += 1;
     try {
-      const issued = await options.join(joinToken, request);
+      const issued = await options.join(proof, request);
       if (issued.ok) {
-        options.log.info("workload joined", { spiffeId: issued.value.spiffeId, address });
+        options.log.info("workload joined", { spiffeId: issued.value.spiffeId, address, proof: proof.kind });
         answer(null, issued.value);
         return;
       }
-      options.log.warn("join rejected", { address, code: issued.error.code, reason: issued.error.message });
-      // What is wrong with a request is the caller's own business; what is wrong with a token helps in guessing.
-      if (issued.error.code === "csr_rejected") fail(status.INVALID_ARGUMENT, issued.error.message);
-      else fail(status.UNAUTHENTICATED, REJECTED);
+      const { code, message, told } = issued.error;
+      options.log.warn("join rejected", { address, proof: proof.kind, code, reason: message });
+      fail(statusOfCode(code), told);
     } catch (error) {
       options.log.error("join failed", { address, error: messageOf(error) });
       fail(status.UNAVAILABLE, "the control plane failed, try again");

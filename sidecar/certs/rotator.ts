@@ -17,11 +17,15 @@ export interface RotatorDeps {
   readonly issue: (signal: AbortSignal) => Promise<WorkloadIdentity>;
   /** Puts it into use (TLS contexts, store); when this throws the old one stays and the renewal is tried again. */
   readonly onIdentity: (identity: WorkloadIdentity) => void | Promise<void>;
+  /** Asked before each wait for the next renewal: aborts when one is wanted before it is due. */
+  readonly early?: () => AbortSignal;
   /** One attempt may take this long. */
   readonly timeoutMs?: number | undefined;
 }
 
 const RETRY = { firstMs: 1_000, maxMs: 60_000 };
+/** Without a valid certificate every call fails: the control plane's return must be noticed soon. */
+const RETRY_EXPIRED = { firstMs: 1_000, maxMs: 10_000 };
 const ATTEMPT_TIMEOUT_MS = 15_000;
 // However short a lifetime is configured, renewals never turn into a busy loop.
 const SHORTEST_WAIT_MS = 250;
@@ -51,7 +55,8 @@ export async function runRotator(deps: RotatorDeps, signal: AbortSignal): Promis
     const held = deps.current();
     if (failures === 0 && held !== undefined) {
       const dueMs = renewAtMs(held.notBeforeMs, held.notAfterMs, random());
-      await clock.sleep(Math.max(SHORTEST_WAIT_MS, dueMs - clock.nowMs()), signal);
+      const wake = deps.early === undefined ? signal : AbortSignal.any([signal, deps.early()]);
+      await clock.sleep(Math.max(SHORTEST_WAIT_MS, dueMs - clock.nowMs()), wake);
       if (signal.aborted) return;
     }
     try {
@@ -64,7 +69,8 @@ export async function runRotator(deps: RotatorDeps, signal: AbortSignal): Promis
       if (signal.aborted) return;
       const leftMs = held === undefined ? 0 : Math.max(0, held.notAfterMs - clock.nowMs());
       log.warn("identity not renewed", { error: messageOf(error), failures, leftMs });
-      await clock.sleep(backoffMs(failures++, RETRY, random()), signal);
+      const limits = leftMs > 0 ? RETRY : RETRY_EXPIRED;
+      await clock.sleep(backoffMs(failures++, limits, random()), signal);
     }
   }
 }

@@ -1,23 +1,34 @@
-// How a workload without a certificate gets its first identity: one call to the bootstrap port (server TLS), with a
-// join token that also pins the root of the mesh.
+// How a workload without a certificate gets one: a call to the bootstrap port (server TLS) with a proof of who it is, a
+// join token that also pins the root of the mesh, or a pod's ServiceAccount token beside roots that the pod was given.
 import { X509Certificate } from "node:crypto";
 import { connect, createSecureContext, type DetailedPeerCertificate } from "node:tls";
 import type { BootstrapClient } from "../../proto/gen/countersign/mesh/v1/Bootstrap.ts";
 import type { Identity__Output } from "../../proto/gen/countersign/mesh/v1/Identity.ts";
 import { serviceDefinition } from "../../proto/load.ts";
-import { CONTROL_PLANE_SERVER_NAME, controlPlaneSpiffeId } from "../../proto/protocol.ts";
+import { CONTROL_PLANE_SERVER_NAME } from "../../proto/protocol.ts";
 import { parseJoinToken } from "../core/identity/join-token.ts";
-import { parseSvid } from "../core/identity/svid.ts";
 import { spkiSha256 } from "../core/identity/trust-bundle.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import { type CertificateRequestInput, decodeIdentity, type IdentityMessage } from "./identity-message.ts";
-import { CHANNEL_OPTIONS } from "./stream.ts";
+import { CHANNEL_OPTIONS, checkControlPlane, isForeignCa } from "./stream.ts";
+
+export type JoinProof =
+  | {
+      readonly kind: "join-token";
+      /** `cs1.<id>.<secret>.<b64url SHA-256 of the root's public key>`. */
+      readonly token: string;
+    }
+  | {
+      readonly kind: "service-account-token";
+      readonly token: string;
+      /** What the server's certificate must lead to (PEM), and whose control plane it must be. */
+      readonly roots: { readonly pem: string; readonly trustDomain: string };
+    };
 
 export interface JoinInput {
-  /** `host:port` of the bootstrap port. */
+  /** `host:port` of the bootstrap port; a name is looked up at each call. */
   readonly address: string;
-  /** `cs1.<id>.<secret>.<b64url SHA-256 of the root's public key>`. */
-  readonly joinToken: string;
+  readonly proof: JoinProof;
   readonly request: CertificateRequestInput;
   readonly timeoutMs: number;
 }
@@ -91,35 +102,40 @@ function joinError(address: string, code: number, details: string): MeshError {
   if (code === 16) return new MeshError("join_rejected", message);
   if (code === 3) return new MeshError("csr_rejected", message);
   if (code === 4) return new MeshError("timeout", `\`${address}\` did not answer in time`);
+  if (isForeignCa(message))
+    return new MeshError(
+      "io_failed",
+      `cannot join at \`${address}\`: its certificate leads to none of the roots that are trusted here`,
+    );
   return new MeshError("io_failed", `cannot join at \`${address}\`: ${message}`);
 }
 
+/** Whom to trust: the root that the token pins, or what the pod was given. @throws MeshError as `join`. */
+async function rootsFor(
+  { address, proof, timeoutMs }: JoinInput,
+  signal: AbortSignal | undefined,
+): Promise<{ readonly pem: string; readonly trustDomain: string }> {
+  if (proof.kind === "service-account-token") return proof.roots;
+  const token = parseJoinToken(proof.token);
+  if (!token.ok) throw new MeshError("bad_token", token.error);
+  const pem = await fetchPinnedRoot(address, token.value.rootSpkiSha256, timeoutMs, signal);
+  return { pem, trustDomain: trustDomainOf(pem) };
+}
+
 /**
- * Redeems a join token.
+ * Asks for an identity, once.
  *
- * @throws MeshError `bad_token` (not a join token), `join_rejected` (token unknown, used or expired, or the server is not
- *   the one it pins), `csr_rejected`, `timeout`, `io_failed`, `bad_config` (address).
+ * @throws MeshError `bad_token` (not a join token), `join_rejected` (the proof does not count, or the server is not the one
+ *   that a join token pins), `csr_rejected`, `timeout`, `io_failed`, `bad_config` (address).
  */
 export async function join(input: JoinInput, signal?: AbortSignal): Promise<IdentityMessage> {
-  const { address, joinToken, request, timeoutMs } = input;
-  const token = parseJoinToken(joinToken);
-  if (!token.ok) throw new MeshError("bad_token", token.error);
+  const { address, proof, request, timeoutMs } = input;
+  splitAddress(address);
   // Loaded while the control plane answers the first handshake.
-  const [rootPem, grpc] = await Promise.all([
-    fetchPinnedRoot(address, token.value.rootSpkiSha256, timeoutMs, signal),
-    import("@grpc/grpc-js"),
-  ]);
-  const expected = controlPlaneSpiffeId(trustDomainOf(rootPem));
+  const [roots, grpc] = await Promise.all([rootsFor(input, signal), import("@grpc/grpc-js")]);
   const credentials = grpc.credentials.createFromSecureContext(
-    createSecureContext({ ca: rootPem, minVersion: "TLSv1.3" }),
-    {
-      checkServerIdentity: (_host, certificate) => {
-        const svid = parseSvid(certificate.raw);
-        return svid.ok && svid.value.spiffeId === expected
-          ? undefined
-          : new Error("the server's certificate is not the control plane's");
-      },
-    },
+    createSecureContext({ ca: roots.pem, minVersion: "TLSv1.3" }),
+    { checkServerIdentity: checkControlPlane(roots.trustDomain) },
   );
   // proto-loader's definition has all that grpc-js asks of one; the generated type belongs to this service.
   const Bootstrap = grpc.makeGenericClientConstructor(
@@ -127,6 +143,7 @@ export async function join(input: JoinInput, signal?: AbortSignal): Promise<Iden
     "Bootstrap",
   );
   const client = new Bootstrap(address, credentials, CHANNEL_OPTIONS) as unknown as BootstrapClient;
+  const token = proof.token.trim();
   try {
     const message = await new Promise<Identity__Output>((resolve, reject) => {
       const certificateRequest = {
@@ -135,7 +152,10 @@ export async function join(input: JoinInput, signal?: AbortSignal): Promise<Iden
         tokenKeyProof: request.tokenKeyProof,
       };
       const call = client.join(
-        { joinToken: joinToken.trim(), request: certificateRequest },
+        {
+          ...(proof.kind === "join-token" ? { joinToken: token } : { serviceAccountToken: token }),
+          request: certificateRequest,
+        },
         new grpc.Metadata(),
         { deadline: Date.now() + timeoutMs },
         (error, value) => {

@@ -8,7 +8,7 @@ import { type CertificateRequestInput, decodeIdentity, type IdentityMessage } fr
 import { Receiver } from "./receiver.ts";
 import { type Resolution, Resolver } from "./resolver.ts";
 import type { ResourceStore } from "./store.ts";
-import { type ClientCredentials, openStream, type StreamHandle } from "./stream.ts";
+import { type ClientCredentials, isForeignCa, openStream, type StreamHandle } from "./stream.ts";
 import type { SidecarTable } from "./table.ts";
 
 export interface DiscoveryClientConfig {
@@ -25,7 +25,7 @@ export interface DiscoveryClientConfig {
 
 export interface DiscoveryClientDeps {
   /** Read at each connection attempt, so that a renewed certificate is used from the next one on. */
-  readonly credentials: () => ClientCredentials;
+  readonly credentials: () => ClientCredentials | Promise<ClientCredentials>;
   readonly store: ResourceStore;
   readonly clock: Clock;
   readonly log: Logger;
@@ -35,6 +35,10 @@ export interface DiscoveryClientDeps {
   readonly onTable: (table: SidecarTable) => Result<void, string>;
   /** The stream was established (true) or lost (false). */
   readonly onConnection?: (connected: boolean) => void;
+  /** The control plane ended the stream, or refused to begin it, with this code (`identity`, `shutdown`, …). */
+  readonly onRefused?: (code: string) => void;
+  /** What to do about a control plane of another CA, for the log. */
+  readonly foreignCaAdvice?: string;
 }
 
 export interface DiscoveryClient {
@@ -50,6 +54,8 @@ export interface DiscoveryClient {
   resolve(host: string, port: number): Promise<Resolution>;
   /** Renews the identity over the stream; rejects with MeshError `not_ready`, `timeout` or `csr_rejected`. */
   requestCertificate(request: CertificateRequestInput, signal?: AbortSignal): Promise<IdentityMessage>;
+  /** Tries again now rather than when the back-off says: there are new credentials. */
+  reconnect(): void;
   /** Resolves when the client has ended after its signal aborted. */
   readonly done: Promise<void>;
 }
@@ -79,6 +85,7 @@ class Client implements DiscoveryClient {
   #heartbeatMs = 5_000;
   #lastMessageMs = 0;
   #lastRequestId = 0;
+  #pause = new AbortController();
 
   constructor(config: DiscoveryClientConfig, deps: DiscoveryClientDeps, signal: AbortSignal) {
     this.#config = config;
@@ -106,6 +113,10 @@ class Client implements DiscoveryClient {
 
   resolve(host: string, port: number): Promise<Resolution> {
     return this.#resolver.resolve(host, port);
+  }
+
+  reconnect(): void {
+    this.#pause.abort();
   }
 
   async requestCertificate(request: CertificateRequestInput, signal?: AbortSignal): Promise<IdentityMessage> {
@@ -153,10 +164,11 @@ class Client implements DiscoveryClient {
       attempt += 1;
       log.info("discovery stream lost", {
         address: this.#config.address,
-        reason: readableReason(reason),
+        reason: readableReason(reason, this.#deps.foreignCaAdvice),
         retryInMs: Math.round(delayMs),
       });
-      await clock.sleep(delayMs, signal);
+      this.#pause = new AbortController();
+      await clock.sleep(delayMs, AbortSignal.any([signal, this.#pause.signal]));
     }
   }
 
@@ -175,11 +187,13 @@ class Client implements DiscoveryClient {
     this.#receiver.reset();
     this.#lastMessageMs = clock.monotonicMs();
     try {
-      const stream = await openStream(this.#config.address, credentials(), {
+      const stream = await openStream(this.#config.address, await credentials(), {
         onMessage: (message) => {
           this.#lastMessageMs = clock.monotonicMs();
-          if (message.refused) end(`${message.refused.code}: ${message.refused.message}`);
-          else this.#receive(message);
+          if (message.refused) {
+            end(`${message.refused.code}: ${message.refused.message}`);
+            this.#deps.onRefused?.(message.refused.code);
+          } else this.#receive(message);
         },
         onEnd: end,
       });
@@ -256,14 +270,13 @@ class Client implements DiscoveryClient {
   }
 }
 
+const OTHER_CA_ADVICE =
+  "bring its state directory back, or remove the --state-dir here and join again with a new join token";
+
 /** The reason without the words that gRPC puts around it, and what to do where that is known. */
-function readableReason(reason: string): string {
-  if (/self-signed certificate|unable to (?:verify|get (?:local )?issuer)|signature failure/i.test(reason)) {
-    return (
-      "the control plane's certificate is of another CA than this sidecar's identity; bring its state directory back, " +
-      "or remove the --state-dir here and join again with a new join token"
-    );
-  }
+function readableReason(reason: string, foreignCaAdvice = OTHER_CA_ADVICE): string {
+  if (isForeignCa(reason))
+    return `the control plane's certificate is of another CA than this sidecar's identity; ${foreignCaAdvice}`;
   return /Last error: (?:Error: )?(.*?)\.? ?(?:Resolution note: .*)?$/.exec(reason)?.[1] ?? reason;
 }
 

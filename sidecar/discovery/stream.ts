@@ -41,6 +41,11 @@ export function checkControlPlane(
   };
 }
 
+/** Whether a failed handshake was about a certificate of a CA that is not trusted here. */
+export function isForeignCa(reason: string): boolean {
+  return /self-signed certificate|unable to (?:verify|get (?:local )?issuer)|signature failure/i.test(reason);
+}
+
 /** Options of every channel to the control plane. */
 export const CHANNEL_OPTIONS: ChannelOptions = {
   "grpc.keepalive_time_ms": 20_000,
@@ -49,11 +54,13 @@ export const CHANNEL_OPTIONS: ChannelOptions = {
   "grpc.ssl_target_name_override": CONTROL_PLANE_SERVER_NAME,
   "grpc.default_authority": CONTROL_PLANE_SERVER_NAME,
   "grpc.enable_retries": 0,
+  // The environment's `http_proxy` is for applications, and may be this very sidecar.
+  "grpc.enable_http_proxy": 0,
   "grpc.service_config_disable_resolution": 1,
   "grpc.max_receive_message_length": 4 * 1024 * 1024,
 };
 
-/** Opens a stream; its failure to connect is told through `onEnd`. */
+/** Opens a stream; a name in `address` is looked up each time. Its failure to connect is told through `onEnd`. */
 export async function openStream(
   address: string,
   credentials: ClientCredentials,

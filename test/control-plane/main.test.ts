@@ -253,12 +253,14 @@ describe("control plane", () => {
     const { body } = await mesh.api("POST", "/v1/join-tokens", { workload: "lab/notebook", ttlSeconds: 60 });
     const input = {
       address: `127.0.0.1:${mesh.handle.ports.bootstrap}`,
-      joinToken: String(body["token"]),
+      proof: { kind: "join-token", token: String(body["token"]) } as const,
       request: createCertificateRequest(createKeys()),
       timeoutMs: 5_000,
     };
     const pinned = String(body["token"]).replace(/.{43}$/, "A".repeat(43));
-    await expect(joinMesh({ ...input, joinToken: pinned })).rejects.toMatchObject({ code: "join_rejected" });
+    await expect(joinMesh({ ...input, proof: { ...input.proof, token: pinned } })).rejects.toMatchObject({
+      code: "join_rejected",
+    });
     await expect(joinMesh(input)).resolves.toMatchObject({
       spiffeId: "spiffe://test.example/ns/lab/sa/notebook/notebook/notebook",
     });

@@ -147,7 +147,7 @@ export class TestMesh {
     const keys = createKeys();
     const answer = await join({
       address: `127.0.0.1:${this.handle.ports.bootstrap}`,
-      joinToken: String(token),
+      proof: { kind: "join-token", token: String(token) },
       request: createCertificateRequest(keys),
       timeoutMs: 5_000,
     });

@@ -219,8 +219,8 @@ describe("bootstrap", () => {
       request: createCertificateRequest(createKeys()),
       timeoutMs: 10_000,
     };
-    const guess = (joinToken: string): Promise<string> =>
-      joinMesh({ ...input, joinToken }).then(
+    const guess = (token: string): Promise<string> =>
+      joinMesh({ ...input, proof: { kind: "join-token", token } }).then(
         () => "in",
         (error: Error) => error.message,
       );
