@@ -14,6 +14,8 @@ export interface ControlPlaneMetrics {
   /** `failed`: the proof could not be checked, or is of a kind that is not taken. */
   joined(result: "ok" | "rejected" | "failed"): void;
   issued(result: "ok" | "rejected"): void;
+  /** A request to the management API; both values are from closed lists. */
+  managed(action: string, outcome: string): void;
 }
 
 /** What is read when scraped. */
@@ -127,6 +129,12 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     labelNames: ["result"],
     registers,
   });
+  const management = new Counter({
+    name: "countersign_management_requests_total",
+    help: "requests to the management API by action and how they ended",
+    labelNames: ["action", "outcome"],
+    registers,
+  });
   return {
     registry,
     nack: () => nacks.inc(),
@@ -134,6 +142,7 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     compiled: (seconds) => compile.observe(seconds),
     joined: (result) => joins.inc({ result }),
     issued: (result) => issues.inc({ result }),
+    managed: (action, outcome) => management.inc({ action, outcome }),
     close: () => delay.disable(),
   };
 }
