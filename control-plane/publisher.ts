@@ -6,7 +6,7 @@ import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { trustBundleJson } from "./ca/jwks.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { DiscoveryServer, ProxyStatus } from "./discovery/server.ts";
-import type { History, RevisionReason, RevisionSummary } from "./management/history.ts";
+import type { RevisionHistory, RevisionReason, RevisionSummary } from "./management/history.ts";
 import { Overlay, restoredContent } from "./management/revision-content.ts";
 import { type Compiled, compile, recompile } from "./policy/compile.ts";
 import { ResourceCache } from "./resources/cache.ts";
@@ -15,7 +15,7 @@ import type { ClusterState, MeshConfig } from "./sources/store.ts";
 import type { RefusedObject } from "./status/writer.ts";
 
 export interface PublisherOptions {
-  readonly history: History;
+  readonly history: RevisionHistory;
   /** Revisions take the number of the source's state (a resource version); otherwise they are counted. */
   readonly numberedBySource: boolean;
   /** Text of the built-in operation packs by name. */
@@ -50,6 +50,8 @@ export class Publisher {
     | undefined;
   #ca: CertificateAuthority | undefined;
   #overlay: Overlay | undefined;
+  /** The revision that `#overlay` restores. */
+  #overlaid: number | undefined;
   #compiled: Compiled | undefined;
   #discovery: DiscoveryServer | undefined;
   #packs:
@@ -96,6 +98,7 @@ export class Publisher {
     const { history, log } = this.#options;
     if (history.pinned !== undefined) {
       this.#overlay = new Overlay(restoredContent(await history.objects(history.pinned, this.#live)));
+      this.#overlaid = history.pinned;
       log.warn("mesh is pinned to an earlier revision", {
         revision: history.pinned,
         release: "countersign rollback --release",
@@ -163,6 +166,7 @@ export class Publisher {
       // On disk before it is in force: a crash in between leaves the mesh as the operator asked.
       await history.pin(revision);
       this.#overlay = overlay;
+      this.#overlaid = revision;
       const summary = this.#publish("rollback", revision);
       await history.flush();
       log.warn("rolled back", { to: revision, revision: summary.sequence });
@@ -178,10 +182,30 @@ export class Publisher {
         throw new MeshError("bad_config", "the mesh is not pinned, there is nothing to release");
       await history.pin(undefined);
       this.#overlay = undefined;
+      this.#overlaid = undefined;
       const summary = this.#publish("release");
       await history.flush();
       log.info("rollback released", { revision: summary.sequence });
       return summary;
+    });
+  }
+
+  /** Another replica pinned the mesh or released it: does the same here. @throws MeshError as `rollback`. */
+  follow(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { history, log } = this.#options;
+      const { pinned } = history;
+      if (pinned === this.#overlaid || !this.#ca) return;
+      this.#overlay =
+        pinned === undefined
+          ? undefined
+          : new Overlay(restoredContent(await history.objects(pinned, this.#live)));
+      this.#overlaid = pinned;
+      this.#publish(pinned === undefined ? "release" : "rollback", pinned);
+      log.warn(pinned === undefined ? "rollback released" : "rolled back", {
+        to: pinned,
+        by: "another replica",
+      });
     });
   }
 
@@ -213,6 +237,7 @@ export class Publisher {
     const last = history.list()[0];
     // Started again with what was there before: the same revision, so that nobody has to learn anything.
     const isSame = reason === "start" && last !== undefined && history.isUnchanged(own);
+    if (isSame) history.adopt(own);
     const summary = isSame
       ? last
       : history.record(

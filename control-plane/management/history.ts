@@ -73,8 +73,48 @@ function changesBetween(
   return changes.sort((a, b) => (a.object < b.object ? -1 : 1));
 }
 
-/** Open history; one per process. */
-export class History {
+export interface RevisionFacts {
+  readonly reason: RevisionReason;
+  readonly rollbackTo?: number | undefined;
+  readonly applied: boolean;
+  /** The number that the source gives the revision, where it does. */
+  readonly atLeast?: number;
+}
+
+/** What publisher and management need of a history, wherever it is kept. */
+export interface RevisionHistory {
+  /** Sequence of the newest revision; 0: none yet. */
+  readonly lastSequence: number;
+  /** The revision the mesh is pinned to. */
+  readonly pinned: number | undefined;
+  /** Newest first. */
+  list(): RevisionSummary[];
+  /**
+   * Records a state under the next sequence; it is stored in the background (`flush`). For a rollback that is the state
+   * that is in force from now on, otherwise the state of the source.
+   */
+  record(state: ClusterState, facts: RevisionFacts, timeMs: number): RevisionSummary;
+  /** True when the source says just what it said when the last revision was recorded (before a restart). */
+  isUnchanged(state: ClusterState): boolean;
+  /** Takes a state for that of the newest revision, without recording anything. */
+  adopt(state: ClusterState): void;
+  /** Resolves when everything recorded so far is stored. */
+  flush(): Promise<void>;
+  /**
+   * Objects of a revision as they were recorded, by name. Where `live` has the very same content its object is used, so
+   * that a compiler that compares identities sees no change.
+   *
+   * @throws MeshError `not_found` for a revision that is not kept, `io_failed` when it cannot be read.
+   */
+  objects(sequence: number, live?: ClusterState): Promise<ReadonlyMap<string, unknown>>;
+  /** Differences from one revision to another, objects first, then their fields. @throws MeshError as `objects`. */
+  diff(from: number, to: number): Promise<ObjectDiff[]>;
+  /** Pins the mesh, or releases it (undefined). Stored when it resolves. */
+  pin(sequence: number | undefined): Promise<void>;
+}
+
+/** History in a directory; one per process. */
+export class History implements RevisionHistory {
   readonly #dir: string;
   readonly #keep: number;
   readonly #log: Logger;
@@ -109,17 +149,7 @@ export class History {
     return [...this.#summaries].reverse();
   }
 
-  /**
-   * Records a state under the next sequence; it is written in the background (`flush`). For a rollback that is the state
-   * that is in force from now on, otherwise the state of the source.
-   *
-   * @param facts `atLeast`: the number that the source gives it, where it does.
-   */
-  record(
-    state: ClusterState,
-    facts: { reason: RevisionReason; rollbackTo?: number | undefined; applied: boolean; atLeast?: number },
-    timeMs: number,
-  ): RevisionSummary {
+  record(state: ClusterState, facts: RevisionFacts, timeMs: number): RevisionSummary {
     const { atLeast = 0, ...kept } = facts;
     const objects = new Map<string, string>();
     const fresh: { hash: string; text: string }[] = [];
@@ -166,6 +196,9 @@ export class History {
     }
     return count === this.#live.size;
   }
+
+  /** What is on disk is what `isUnchanged` compares with. */
+  adopt(): void {}
 
   #advance({ reason, applied }: RevisionSummary, objects: ReadonlyMap<string, string>): void {
     if (reason !== "rollback") this.#live = objects;
