@@ -48,7 +48,7 @@ export interface IssueInput {
 
 export interface IssuedIdentity {
   readonly spiffeId: SpiffeId;
-  /** DER: leaf, then the issuing certificate. */
+  /** DER: leaf, then the issuing certificate and what stands between it and the root. */
   readonly chainDer: readonly Buffer[];
   readonly wit: string;
   readonly notBeforeMs: number;
@@ -85,7 +85,7 @@ function subjectOf(instance: string): Buffer {
 }
 
 /** Writes and signs a leaf. The input is trusted: `issueIdentity` checks it. */
-export function writeLeaf(ca: CertificateAuthority, leaf: LeafInput): Buffer {
+export function writeLeaf(ca: Pick<CertificateAuthority, "issuing">, leaf: LeafInput): Buffer {
   const { issuing } = ca;
   const uri = der(DerTag.sequence, der(DerTag.uri, Buffer.from(leaf.spiffeId, "latin1")));
   const keyIdentifier = hash("sha1", leaf.spki.subarray(POINT_OFFSET), "buffer");
@@ -118,7 +118,7 @@ export function writeLeaf(ca: CertificateAuthority, leaf: LeafInput): Buffer {
 
 /** Start (5 minutes back) and end of what is issued now, in whole seconds. */
 export function validity(
-  ca: CertificateAuthority,
+  ca: Pick<CertificateAuthority, "issuing">,
   nowMs: number,
   ttlMs: number,
 ): { notBeforeMs: number; notAfterMs: number } {
@@ -197,6 +197,6 @@ export function issueIdentity(
   );
   return {
     ok: true,
-    value: { spiffeId, chainDer: [leaf, ca.issuing.certificateDer], wit, notBeforeMs, notAfterMs },
+    value: { spiffeId, chainDer: [leaf, ...ca.issuing.chainDer], wit, notBeforeMs, notAfterMs },
   };
 }

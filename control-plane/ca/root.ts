@@ -1,29 +1,36 @@
-// The certificate authority of one trust domain, kept in `{stateDir}/ca`: a name-constrained root, an issuing
-// certificate of 90 days below it, and the keys that sign WITs. Made on first start, re-opened afterwards. `maintain`
-// renews all but the root (whose rotation goes by stages over the sidecars and has its place beside it).
-import {
-  createHash,
-  createPrivateKey,
-  createPublicKey,
-  type KeyObject,
-  randomBytes,
-  X509Certificate,
-} from "node:crypto";
-import { chmod, mkdir, readdir, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
-import { TOKEN_ALGORITHM, type TokenJwk } from "../../sidecar/core/identity/claims.ts";
-import { DerReader, DerTag, Oid } from "../../sidecar/core/identity/der.ts";
+// The certificate authority of one trust domain: a name-constrained root, an issuing certificate of 90 days below it, and
+// the keys that sign WITs. Its files lie in a store (a directory, or a Secret that replicas share); `maintain` renews what
+// is due, `refresh` takes up what another replica wrote, and the root changes by the stages of rotation.ts.
+import { createHash, type X509Certificate } from "node:crypto";
 import { isTrustDomain } from "../../sidecar/core/identity/spiffe-id.ts";
 import { spkiSha256 } from "../../sidecar/core/identity/trust-bundle.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
-import { MeshError, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
+import { assertNever, MeshError } from "../../sidecar/core/runtime/errors.ts";
+import {
+  type AuthorityContent,
+  decodeAuthority,
+  encodeAuthority,
+  ISSUING_FILE,
+  type IssuingAuthority,
+  keyName,
+  ROOT_FILE,
+  type RootAuthority,
+  type RotationContent,
+  rootAuthority,
+  unusable,
+  WIT_FILE,
+  type WitSigner,
+  witSigner,
+} from "./authority-content.ts";
+import { type AuthorityStore, FileAuthorityStore, type StoredFiles } from "./authority-store.ts";
 import {
   type CertifiedKey,
   createAuthorityCertificate,
   generateKey,
   MAX_IDENTITY_TTL_MS,
 } from "./certificates.ts";
-import { readPrivateFile, writePrivateFile } from "./files.ts";
+import { type MountedIssuer, readMountedIssuer } from "./mounted-issuer.ts";
+import type { RotationRecord } from "./rotation.ts";
 
 const DAY_MS = 86_400_000;
 const ROOT_LIFETIME_MS = 3650 * DAY_MS;
@@ -35,212 +42,400 @@ const WIT_SIGN_MS = 30 * DAY_MS;
 const WIT_AHEAD_MS = DAY_MS;
 /** After its successor took over, a key stays published until the longest token has expired, plus this. */
 const WIT_SKEW_MS = 5 * 60_000;
-const ROOT_FILE = "root.pem";
-const ISSUING_FILE = "issuing.pem";
-const WIT_FILE = "wit.pem";
-const ABOUT_FILE = "authority.json";
+/** A mounted root that is new is published this long before anything below it is issued. */
+const MOUNTED_AHEAD_MS = 2 * 60_000;
 
 export interface AuthorityDeps {
-  /** Directory of the control plane; made with mode 0700 when missing. */
-  readonly stateDir: string;
   readonly trustDomain: string;
   readonly clock: Pick<Clock, "nowMs">;
+  /** Where its files lie. */
+  readonly store?: AuthorityStore | undefined;
+  /** Instead of `store`: directory of a control plane that runs alone; made with mode 0700 when missing. */
+  readonly stateDir?: string | undefined;
+  /** Directory with `tls.crt`, `tls.key` and `ca.crt`: root and issuing certificate come from there. */
+  readonly issuerDir?: string | undefined;
 }
 
-/** The issuing certificate with what each leaf copies from it. */
-export interface IssuingAuthority {
-  readonly certificateDer: Buffer;
-  readonly certificatePem: string;
-  readonly key: KeyObject;
-  /** Its subject, DER: the issuer name of leaves. */
-  readonly nameDer: Buffer;
-  readonly keyIdentifier: Buffer;
-  readonly notAfterMs: number;
+/** What another replica, maintenance or a rotation changed. */
+export interface AuthorityChange {
+  /** The trust bundle: to be published. */
+  readonly bundle: boolean;
+  /** A certificate that signs: what was issued for ourselves is to be issued anew. */
+  readonly issuing: boolean;
 }
 
-export interface WitSigner {
-  readonly kid: string;
-  readonly key: KeyObject;
-  readonly jwk: TokenJwk;
-  /** Unix milliseconds from which it signs; published earlier. */
-  readonly signsFromMs: number;
-  /** Name below the authority's directory. */
-  readonly file: string;
-}
-
-interface About {
-  readonly trustDomain: string;
-  readonly sequence: number;
-  /** In order of `signsFromMs`. */
-  readonly witKeys: readonly { readonly file: string; readonly signsFromMs: number }[];
-}
+/** What a rotation does with the stored authority. */
+export type RotationChange =
+  | { readonly kind: "record"; readonly record: RotationRecord }
+  /** Old and new change places. */
+  | { readonly kind: "reverse"; readonly record: RotationRecord }
+  /** The new root is the only one. */
+  | { readonly kind: "finish" }
+  /** The old root is the only one. */
+  | { readonly kind: "cancel" };
 
 /** An open authority. Holds keys: never log it. */
 export class CertificateAuthority {
   readonly trustDomain: string;
-  /** Newest first; what the trust bundle publishes. */
-  readonly roots: readonly X509Certificate[];
-  /** base64url SHA-256 of the root's public key: what join tokens pin. */
-  readonly rootSpkiSha256: string;
-  readonly #root: CertifiedKey;
-  readonly #dir: string;
+  readonly #store: AuthorityStore;
+  readonly #issuerDir: string | undefined;
   readonly #clock: Pick<Clock, "nowMs">;
-  #issuing: IssuingAuthority;
-  #witSigners: readonly WitSigner[];
-  #sequence: number;
+  readonly #listeners = new Set<(change: AuthorityChange) => void>();
+  #content: AuthorityContent;
+  #version: string | undefined;
+  #mounted: MountedIssuer | undefined;
+  /** Read, but its root is not known to the mesh yet. */
+  #nextMounted: { readonly issuer: MountedIssuer; readonly fromMs: number } | undefined;
   #turn: Promise<unknown> = Promise.resolve();
 
   /** Made by `openCertificateAuthority` only. */
   constructor(parts: {
-    readonly deps: AuthorityDeps;
-    readonly dir: string;
-    readonly root: CertifiedKey;
-    readonly issuing: CertifiedKey;
-    readonly witSigners: readonly WitSigner[];
-    readonly sequence: number;
+    readonly store: AuthorityStore;
+    readonly clock: Pick<Clock, "nowMs">;
+    readonly issuerDir: string | undefined;
+    readonly content: AuthorityContent;
+    readonly version: string | undefined;
+    readonly mounted: MountedIssuer | undefined;
   }) {
-    this.trustDomain = parts.deps.trustDomain;
-    this.#clock = parts.deps.clock;
-    this.#dir = parts.dir;
-    this.#root = parts.root;
-    this.roots = [parts.root.certificate];
-    this.rootSpkiSha256 = spkiSha256(parts.root.certificate);
-    this.#issuing = issuingAuthority(parts.issuing);
-    this.#witSigners = parts.witSigners;
-    this.#sequence = parts.sequence;
+    this.trustDomain = parts.content.trustDomain;
+    this.#store = parts.store;
+    this.#clock = parts.clock;
+    this.#issuerDir = parts.issuerDir;
+    this.#content = parts.content;
+    this.#version = parts.version;
+    this.#mounted = parts.mounted;
+  }
+
+  /** What the trust bundle publishes, the one that signs first. */
+  get roots(): readonly X509Certificate[] {
+    if (this.#mounted !== undefined) return this.#mountedRoots(this.#mounted);
+    const { own, rotation } = this.#content;
+    const from = this.#certificate(own);
+    if (rotation === undefined) return [from];
+    const to = rotation.to.root.certificate;
+    switch (rotation.record.stage) {
+      case "distribute":
+        return [from, to];
+      case "sign":
+        return [to, from];
+      case "retire":
+        return [to];
+      default:
+        return assertNever(rotation.record.stage);
+    }
+  }
+
+  /** Those of `roots` that are about to leave: who has a certificate below one renews it soon. */
+  get retiringRoots(): readonly X509Certificate[] {
+    const { own, rotation } = this.#content;
+    return rotation?.record.stage === "sign" ? [this.#certificate(own)] : [];
+  }
+
+  /** base64url SHA-256 of the public key of the root that the control plane's own certificate is below: for join tokens. */
+  get rootSpkiSha256(): string {
+    return spkiSha256(this.serverRoot);
+  }
+
+  /** The root that `serverIssuing` is below. */
+  get serverRoot(): X509Certificate {
+    return this.#mounted?.root ?? this.#certificate(this.#serverRoot());
   }
 
   /** `spiffe_sequence` of the trust bundle: grows with each change of it. */
   get sequence(): number {
-    return this.#sequence;
+    return this.#content.sequence;
+  }
+
+  /** Whether others change it too (replicas, mounted files), so that `refresh` is to be called every few seconds. */
+  get polled(): boolean {
+    return this.#store.shared || this.#issuerDir !== undefined;
   }
 
   /** All published keys, in order of their use: those that sign, will sign, or signed what has not expired yet. */
   get witSigners(): readonly WitSigner[] {
-    return this.#witSigners;
+    return this.#content.witSigners;
   }
 
   /** The key that signs now. */
   get wit(): WitSigner {
     const nowMs = this.#clock.nowMs();
-    const signer = this.#witSigners.findLast((one) => one.signsFromMs <= nowMs) ?? this.#witSigners[0];
+    const { witSigners } = this.#content;
+    const signer = witSigners.findLast((one) => one.signsFromMs <= nowMs) ?? witSigners[0];
     if (signer === undefined) throw new MeshError("bad_config", "the certificate authority has no token key");
     return signer;
   }
 
+  /** Signs the leaves of workloads. */
   get issuing(): IssuingAuthority {
-    return this.#issuing;
+    if (this.#mounted !== undefined) return this.#mounted.issuing;
+    const { own, rotation } = this.#content;
+    const isNew = rotation !== undefined && rotation.record.stage !== "distribute";
+    return this.#own(isNew ? rotation.to : own).issuing;
   }
 
-  /** Replaces the issuing certificate; leaves of the old one stay good, they carry their chain. */
-  async rotateIssuing(): Promise<void> {
-    const issuing = await createIssuing(this.#root, this.trustDomain, this.#clock.nowMs());
-    await writePrivateFile(join(this.#dir, ISSUING_FILE), encodePair(issuing));
-    this.#issuing = issuingAuthority(issuing);
+  /** Signs the control plane's own certificates: below the root that sidecars know longest, so that none is shut out. */
+  get serverIssuing(): IssuingAuthority {
+    return this.#mounted?.issuing ?? this.#own(this.#serverRoot()).issuing;
+  }
+
+  get rotation(): RotationContent | undefined {
+    return this.#content.rotation;
+  }
+
+  /** Calls back after each change, from wherever it came. @returns how to end it. */
+  subscribe(listener: (change: AuthorityChange) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /**
-   * To be called now and then (hourly): rotates the issuing certificate when less than 30 days are left; publishes the
-   * next WIT key a day before it signs, and drops a key when the longest token of it has expired.
+   * To be called now and then (hourly) by the one replica that leads: renews the issuing certificate when less than 30 days
+   * are left; publishes the next WIT key a day before it signs, and drops a key when the longest token of it has expired.
    *
    * @returns whether anything changed; the bundle did when `sequence` grew.
-   * @throws MeshError `io_failed`; what was in use stays in use.
+   * @throws MeshError `io_failed`, `conflict`; what was in use stays in use.
    */
   maintain(): Promise<boolean> {
-    const run = this.#turn.then(async () => {
-      const rotated = this.#clock.nowMs() >= this.#issuing.notAfterMs - ISSUING_RENEW_MS;
-      if (rotated) await this.rotateIssuing();
-      return (await this.#maintainWitKeys()) || rotated;
+    return this.#inTurn(async () => {
+      const before = this.#content;
+      const renewed = await this.#withIssuing(before);
+      const next = this.#withMountedRoots(this.#withWitKeys(renewed));
+      if (next === before) return false;
+      await this.#write(next);
+      return true;
     });
+  }
+
+  /**
+   * Takes up what another replica wrote, and mounted files that changed.
+   *
+   * @throws MeshError `io_failed`, `bad_config` (what is stored or mounted cannot be used), `not_found` (it is gone); what
+   *   was in use stays in use.
+   */
+  refresh(): Promise<AuthorityChange> {
+    return this.#inTurn(async () => {
+      const before = this.#inUse();
+      if (this.#store.shared) await this.#reload();
+      if (this.#issuerDir !== undefined) await this.#remount(this.#issuerDir);
+      return this.#tell(before);
+    });
+  }
+
+  /** Puts back a stored authority that somebody removed. @throws MeshError `conflict` when there is one, `io_failed`. */
+  restore(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#version = await this.#store.save(encodeAuthority(this.#content), undefined);
+    });
+  }
+
+  /**
+   * Makes the root that is to take over, and publishes it beside the one there is.
+   *
+   * @throws MeshError `unsupported` for a mounted issuer, `conflict` when one is under way or another replica wrote, `io_failed`.
+   */
+  startRotation(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { own, rotation } = this.#content;
+      if (own === undefined)
+        throw new MeshError(
+          "unsupported",
+          "the root comes from mounted files; rotate it where it is made, and keep both roots in `ca.crt` until every workload has renewed",
+        );
+      if (rotation !== undefined)
+        throw new MeshError("conflict", "a root rotation is under way; see `countersign ca status`");
+      const nowMs = this.#clock.nowMs();
+      const to = await createRootAuthority(this.trustDomain, nowMs, true);
+      const record: RotationRecord = {
+        stage: "distribute",
+        aborting: false,
+        startedAtMs: nowMs,
+        stageSinceMs: nowMs,
+        forced: [],
+      };
+      await this.#writeRotation({ record, to, issuerIds: [issuerId(to)] });
+    });
+  }
+
+  /** Writes what the rotation does next. @throws MeshError `not_found` when there is none, `conflict`, `io_failed`. */
+  changeRotation(change: RotationChange): Promise<void> {
+    return this.#inTurn(async () => {
+      const { own, rotation } = this.#content;
+      if (rotation === undefined || own === undefined)
+        throw new MeshError("not_found", "no root rotation is under way");
+      switch (change.kind) {
+        case "record":
+          return await this.#writeRotation({ ...rotation, record: change.record });
+        case "reverse":
+          return await this.#writeRotation(
+            { record: change.record, to: own, issuerIds: [issuerId(own)] },
+            rotation.to,
+          );
+        case "finish":
+          return await this.#writeRotation(undefined, rotation.to);
+        case "cancel":
+          return await this.#writeRotation(undefined);
+        default:
+          return assertNever(change);
+      }
+    });
+  }
+
+  /** Each change of a rotation is one of the bundle. */
+  async #writeRotation(rotation: RotationContent | undefined, own = this.#content.own): Promise<void> {
+    await this.#write({ ...this.#content, own, rotation, sequence: this.#content.sequence + 1 });
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#turn.then(work);
     this.#turn = run.catch(() => {});
     return run;
   }
 
-  async #maintainWitKeys(): Promise<boolean> {
+  async #write(next: AuthorityContent): Promise<void> {
+    const before = this.#inUse();
+    try {
+      this.#version = await this.#store.save(encodeAuthority(next), this.#version);
+      this.#content = next;
+    } catch (error) {
+      // What the other one wrote counts; the caller decides again on that.
+      if (error instanceof MeshError && error.code === "conflict") await this.#reload();
+      throw error;
+    } finally {
+      this.#tell(before);
+    }
+  }
+
+  async #reload(): Promise<void> {
+    const { files, version } = await this.#store.load();
+    if (files.size === 0)
+      throw new MeshError("not_found", `the certificate authority is gone from ${this.#store.place}`);
+    if (version === this.#version) return;
+    const { trustDomain } = this;
+    this.#content = decodeAuthority(files, {
+      trustDomain,
+      origin: this.#store,
+      nowMs: this.#clock.nowMs(),
+    });
+    this.#version = version;
+  }
+
+  async #remount(issuerDir: string): Promise<void> {
     const nowMs = this.#clock.nowMs();
-    const signers = this.#witSigners.filter((_, i) => {
-      const successor = this.#witSigners[i + 1];
+    const read = await readMountedIssuer(issuerDir, { trustDomain: this.trustDomain, nowMs });
+    const waiting = this.#nextMounted;
+    if (read.digest === this.#mounted?.digest) {
+      this.#nextMounted = undefined;
+    } else if (read.digest === waiting?.issuer.digest) {
+      if (nowMs >= waiting.fromMs || nowMs >= (this.#mounted?.issuing.notAfterMs ?? 0))
+        this.#useMounted(read);
+    } else {
+      const known = this.#mounted?.roots.some(
+        ({ fingerprint256 }) => fingerprint256 === read.root.fingerprint256,
+      );
+      if (known === true) this.#useMounted(read);
+      else this.#nextMounted = { issuer: read, fromMs: nowMs + MOUNTED_AHEAD_MS };
+    }
+  }
+
+  #useMounted(issuer: MountedIssuer): void {
+    this.#mounted = issuer;
+    this.#nextMounted = undefined;
+  }
+
+  /** Tells listeners what is different from before. */
+  #tell(before: readonly string[]): AuthorityChange {
+    const now = this.#inUse();
+    const change = { bundle: now[0] !== before[0], issuing: now[1] !== before[1] };
+    if (change.bundle || change.issuing) for (const listener of [...this.#listeners]) listener(change);
+    return change;
+  }
+
+  /** Bundle and signers, as texts to compare. */
+  #inUse(): readonly [string, string] {
+    const prints = (list: readonly X509Certificate[]): string => list.map((one) => one.fingerprint256).join();
+    const kids = this.witSigners.map(({ kid }) => kid).join();
+    return [
+      [this.sequence, prints(this.roots), prints(this.retiringRoots), kids].join(" "),
+      this.issuing.certificatePem + this.serverIssuing.certificatePem,
+    ];
+  }
+
+  #own(one: RootAuthority | undefined): RootAuthority {
+    if (one === undefined)
+      throw new MeshError("bad_config", "the certificate authority has no root of its own");
+    return one;
+  }
+
+  #certificate(one: RootAuthority | undefined): X509Certificate {
+    return this.#own(one).root.certificate;
+  }
+
+  /**
+   * Who missed the new root (it was not connected) still trusts the old one and comes back with it, so the control plane
+   * stays below that one until it leaves; on the way back, below the one that stays.
+   */
+  #serverRoot(): RootAuthority | undefined {
+    const { own, rotation } = this.#content;
+    if (rotation === undefined) return own;
+    const { stage, aborting } = rotation.record;
+    return stage === "retire" || (stage === "sign" && aborting) ? rotation.to : own;
+  }
+
+  #mountedRoots(mounted: MountedIssuer): readonly X509Certificate[] {
+    const all = [...mounted.roots, ...(this.#nextMounted?.issuer.roots ?? [])];
+    return [...new Map(all.map((root) => [root.fingerprint256, root])).values()];
+  }
+
+  /** The sequence of the bundle follows mounted roots; several replicas see them at about the same time, one writes. */
+  #withMountedRoots(content: AuthorityContent): AuthorityContent {
+    if (this.#mounted === undefined) return content;
+    const mountedRoots = fingerprintsOf(this.roots);
+    if (mountedRoots === content.mountedRoots) return content;
+    return { ...content, mountedRoots, sequence: content.sequence + 1 };
+  }
+
+  async #withIssuing(content: AuthorityContent): Promise<AuthorityContent> {
+    const nowMs = this.#clock.nowMs();
+    const isDue = (one: RootAuthority | undefined): one is RootAuthority =>
+      one !== undefined && nowMs >= one.issuing.notAfterMs - ISSUING_RENEW_MS;
+    const { own, rotation } = content;
+    let next = content;
+    if (isDue(own)) next = { ...next, own: await renewIssuing(own, this.trustDomain, nowMs) };
+    if (rotation !== undefined && isDue(rotation.to)) {
+      const to = await renewIssuing(rotation.to, this.trustDomain, nowMs);
+      next = { ...next, rotation: { ...rotation, to, issuerIds: [...rotation.issuerIds, issuerId(to)] } };
+    }
+    return next;
+  }
+
+  #withWitKeys(content: AuthorityContent): AuthorityContent {
+    const nowMs = this.#clock.nowMs();
+    const before = content.witSigners;
+    const signers = before.filter((_, i) => {
+      const successor = before[i + 1];
       return successor === undefined || nowMs < successor.signsFromMs + MAX_IDENTITY_TTL_MS + WIT_SKEW_MS;
     });
     const newest = signers.at(-1);
     if (newest !== undefined && nowMs >= newest.signsFromMs + WIT_SIGN_MS - WIT_AHEAD_MS)
-      signers.push(
-        await this.#createWitKey(Math.max(nowMs + WIT_AHEAD_MS, newest.signsFromMs + WIT_SIGN_MS)),
-      );
-    else if (signers.length === this.#witSigners.length) return false;
-    const sequence = this.#sequence + 1;
-    await writePrivateFile(
-      join(this.#dir, ABOUT_FILE),
-      encodeAbout({ trustDomain: this.trustDomain, sequence, witKeys: signers }),
-    );
-    const dropped = this.#witSigners.filter((one) => !signers.includes(one));
-    this.#witSigners = signers;
-    this.#sequence = sequence;
-    for (const { file } of dropped) await rm(join(this.#dir, file), { force: true });
-    return true;
-  }
-
-  /** On disk before it is named anywhere. */
-  async #createWitKey(signsFromMs: number): Promise<WitSigner> {
-    const key = generateKey();
-    const { kid } = witSigner(key, { file: "", signsFromMs });
-    const file = `${kid}.pem`;
-    await writePrivateFile(join(this.#dir, file), encodeKey(key));
-    return witSigner(key, { file, signsFromMs });
+      signers.push(createWitSigner(Math.max(nowMs + WIT_AHEAD_MS, newest.signsFromMs + WIT_SIGN_MS)));
+    else if (signers.length === before.length) return content;
+    return { ...content, witSigners: signers, sequence: content.sequence + 1 };
   }
 }
 
-function encodeAbout({ trustDomain, sequence, witKeys }: About): string {
-  const keys = witKeys.map(({ file, signsFromMs }) => ({ file, signsFromMs }));
-  return JSON.stringify({ version: 1, trustDomain, sequence, witKeys: keys });
+function fingerprintsOf(roots: readonly X509Certificate[]): string {
+  const prints = roots.map(({ fingerprint256 }) => fingerprint256).sort();
+  return createHash("sha256").update(prints.join("\n")).digest("base64url");
 }
 
-function issuingAuthority(pair: CertifiedKey): IssuingAuthority {
-  const certificateDer = pair.certificate.raw;
-  const tbs = new DerReader(certificateDer).enter(DerTag.sequence).enter(DerTag.sequence);
-  tbs.skip(DerTag.context0);
-  tbs.skip(DerTag.integer);
-  tbs.skip(DerTag.sequence); // algorithm
-  tbs.skip(DerTag.sequence); // issuer
-  tbs.skip(DerTag.sequence); // validity
-  const nameDer = Buffer.from(tbs.element(DerTag.sequence));
-  tbs.skip(DerTag.sequence); // public key
-  return {
-    certificateDer,
-    certificatePem: pair.certificate.toString(),
-    key: pair.key,
-    nameDer,
-    keyIdentifier: subjectKeyIdentifier(tbs.enter(DerTag.context3).enter(DerTag.sequence)),
-    notAfterMs: Date.parse(pair.certificate.validTo),
-  };
+/** Key identifier of its issuing certificate, hex: what leaves name as their issuer. */
+function issuerId({ issuing }: RootAuthority): string {
+  return issuing.keyIdentifier.toString("hex");
 }
 
-function subjectKeyIdentifier(extensions: DerReader): Buffer {
-  while (!extensions.atEnd) {
-    const one = extensions.enter(DerTag.sequence);
-    const oid = one.content(DerTag.oid).toString("hex");
-    if (one.tag === DerTag.boolean) one.boolean();
-    const value = one.enter(DerTag.octetString);
-    if (oid === Oid.subjectKeyIdentifier) return Buffer.from(value.content(DerTag.octetString));
-  }
-  throw new MeshError("bad_token", "the issuing certificate has no subject key identifier");
-}
-
-function witSigner(key: KeyObject, about: Pick<WitSigner, "file" | "signsFromMs">): WitSigner {
-  const publicKey = createPublicKey(key);
-  const { x, y } = publicKey.export({ format: "jwk" });
-  if (x === undefined || y === undefined) throw new MeshError("bad_token", "the token key is not an EC key");
-  const digest = createHash("sha256").update(publicKey.export({ type: "spki", format: "der" }));
-  const kid = `wit-${digest.digest("hex").slice(0, 16)}`;
-  return { kid, key, jwk: { alg: TOKEN_ALGORITHM, kty: "EC", crv: "P-256", x, y }, ...about };
-}
-
-function encodeKey(key: KeyObject): string {
-  return key.export({ type: "pkcs8", format: "pem" }).toString();
-}
-
-function encodePair(pair: CertifiedKey): string {
-  return encodeKey(pair.key) + pair.certificate.toString();
+function createWitSigner(signsFromMs: number): WitSigner {
+  const key = generateKey();
+  return witSigner(key, { file: `wit-${keyName(key)}.pem`, signsFromMs });
 }
 
 function createIssuing(root: CertifiedKey, trustDomain: string, nowMs: number): Promise<CertifiedKey> {
@@ -254,152 +449,93 @@ function createIssuing(root: CertifiedKey, trustDomain: string, nowMs: number): 
   });
 }
 
-/** Makes a whole authority in a directory beside the final one, then gives it its name: there is never half of one. */
-async function createDirectory(deps: AuthorityDeps, dir: string): Promise<void> {
-  const { trustDomain } = deps;
-  const nowMs = deps.clock.nowMs();
-  const commonName = `${trustDomain} root`.slice(0, 64);
+/** Leaves of the certificate before stay good, they carry their chain. */
+async function renewIssuing(one: RootAuthority, trustDomain: string, nowMs: number): Promise<RootAuthority> {
+  return rootAuthority({ ...one, issuingPair: await createIssuing(one.root, trustDomain, nowMs) });
+}
+
+/** @param named whether its files are named for the keys: there is another root beside it. */
+async function createRootAuthority(
+  trustDomain: string,
+  nowMs: number,
+  named: boolean,
+): Promise<RootAuthority> {
   const root = await createAuthorityCertificate({
     trustDomain,
-    commonName,
+    commonName: `${trustDomain} root`.slice(0, 64),
     nowMs,
     lifetimeMs: ROOT_LIFETIME_MS,
     issuer: undefined,
   });
-  const issuing = await createIssuing(root, trustDomain, nowMs);
-  const temporary = `${dir}.${randomBytes(6).toString("hex")}.tmp`;
-  try {
-    await mkdir(temporary, { mode: 0o700 });
-    await writePrivateFile(join(temporary, ROOT_FILE), encodePair(root));
-    await writePrivateFile(join(temporary, ISSUING_FILE), encodePair(issuing));
-    await writePrivateFile(join(temporary, WIT_FILE), encodeKey(generateKey()));
-    await writePrivateFile(
-      join(temporary, ABOUT_FILE),
-      encodeAbout({ trustDomain, sequence: 1, witKeys: [{ file: WIT_FILE, signsFromMs: nowMs }] }),
-    );
-    await rename(temporary, dir);
-  } catch (cause) {
-    await rm(temporary, { recursive: true, force: true });
-    throw new MeshError("io_failed", `cannot make the certificate authority in \`${dir}\``, { cause });
-  }
+  const issuingPair = await createIssuing(root, trustDomain, nowMs);
+  const name = named ? `-${keyName(root.key)}` : "";
+  return rootAuthority({
+    rootFile: named ? `root${name}.pem` : ROOT_FILE,
+    root,
+    issuingFile: named ? `issuing${name}.pem` : ISSUING_FILE,
+    issuingPair,
+  });
 }
 
-async function isDirectoryThere(dir: string): Promise<boolean> {
+/** Makes an authority in an empty store. When another replica is faster, its authority counts. */
+async function createStored(
+  store: AuthorityStore,
+  deps: AuthorityDeps,
+  mounted: MountedIssuer | undefined,
+  version: string | undefined,
+): Promise<StoredFiles> {
+  const { trustDomain } = deps;
+  const nowMs = deps.clock.nowMs();
+  const content: AuthorityContent = {
+    trustDomain,
+    sequence: 1,
+    own: mounted === undefined ? await createRootAuthority(trustDomain, nowMs, false) : undefined,
+    mountedRoots: mounted === undefined ? undefined : fingerprintsOf(mounted.roots),
+    witSigners: [witSigner(generateKey(), { file: WIT_FILE, signsFromMs: nowMs })],
+    rotation: undefined,
+  };
+  const files = encodeAuthority(content);
   try {
-    // A directory that somebody made empty holds no authority yet.
-    return (await readdir(dir)).length > 0;
+    return { files, version: await store.save(files, version) };
   } catch (error) {
-    if (systemCodeOf(error) === "ENOENT") return false;
-    throw new MeshError("io_failed", `cannot read \`${dir}\``, { cause: error });
+    if (!(error instanceof MeshError) || error.code !== "conflict") throw error;
+    return await store.load();
   }
-}
-
-function unusable(dir: string, what: string, cause?: unknown): MeshError {
-  return new MeshError(
-    "bad_config",
-    `the certificate authority in \`${dir}\` cannot be used: ${what}; restore it from a backup, or remove the directory to begin a new mesh`,
-    { cause },
-  );
-}
-
-async function readRequired(dir: string, name: string): Promise<string> {
-  const text = await readPrivateFile(join(dir, name));
-  if (text === undefined) throw unusable(dir, `\`${name}\` is missing`);
-  return text;
-}
-
-function decodeKey(dir: string, name: string, text: string): KeyObject {
-  try {
-    const key = createPrivateKey(text);
-    if (key.asymmetricKeyDetails?.namedCurve !== "prime256v1") throw new Error("not on P-256");
-    return key;
-  } catch (cause) {
-    throw unusable(dir, `the key in \`${name}\` cannot be read`, cause);
-  }
-}
-
-async function readPair(dir: string, name: string): Promise<CertifiedKey> {
-  const text = await readRequired(dir, name);
-  const key = decodeKey(dir, name, text);
-  let certificate: X509Certificate;
-  try {
-    certificate = new X509Certificate(text);
-  } catch (cause) {
-    throw unusable(dir, `the certificate in \`${name}\` cannot be read`, cause);
-  }
-  if (!certificate.ca || !certificate.checkPrivateKey(key))
-    throw unusable(dir, `key and certificate in \`${name}\` do not match`);
-  return { certificate, key };
-}
-
-async function readAbout(dir: string, nowMs: number): Promise<About> {
-  const text = await readRequired(dir, ABOUT_FILE);
-  let about: unknown;
-  try {
-    about = JSON.parse(text);
-  } catch (cause) {
-    throw unusable(dir, `\`${ABOUT_FILE}\` is not JSON`, cause);
-  }
-  if (typeof about === "object" && about !== null && "trustDomain" in about && "sequence" in about) {
-    const { trustDomain, sequence } = about;
-    // Written before keys rotated: the one key there is begins its time now.
-    const listed = "witKeys" in about ? about.witKeys : [{ file: WIT_FILE, signsFromMs: nowMs }];
-    const witKeys = Array.isArray(listed) ? listed.filter(isWitKey) : [];
-    if (typeof trustDomain === "string" && typeof sequence === "number" && witKeys.length > 0)
-      return { trustDomain, sequence, witKeys: witKeys.sort((a, b) => a.signsFromMs - b.signsFromMs) };
-  }
-  throw unusable(dir, `\`${ABOUT_FILE}\` lacks trustDomain, sequence or witKeys`);
-}
-
-function isWitKey(value: unknown): value is About["witKeys"][number] {
-  if (typeof value !== "object" || value === null || !("file" in value) || !("signsFromMs" in value))
-    return false;
-  return (
-    typeof value.file === "string" &&
-    /^wit[a-z0-9-]*\.pem$/.test(value.file) &&
-    typeof value.signsFromMs === "number"
-  );
 }
 
 /**
- * Opens the authority in `{stateDir}/ca`, making it when there is none (root 10 years, issuing certificate 90 days), and
- * renews what is due.
+ * Opens the authority of a store, making it when there is none (root 10 years, issuing certificate 90 days). One that
+ * is not shared renews what is due.
  *
- * @throws MeshError `bad_config` for a bad trust domain, and for a directory that is incomplete, damaged, readable by
- *   others or of another trust domain; `io_failed`.
+ * @throws MeshError `bad_config` for a bad trust domain, and for an authority that is incomplete, damaged, readable by
+ *   others, of another trust domain, or mounted where it was its own (or the other way round); `io_failed`.
  */
 export async function openCertificateAuthority(deps: AuthorityDeps): Promise<CertificateAuthority> {
-  const { stateDir, trustDomain } = deps;
-  if (!isTrustDomain(trustDomain)) {
+  const { trustDomain, clock, issuerDir } = deps;
+  if (!isTrustDomain(trustDomain))
     throw new MeshError(
       "bad_config",
       `\`${trustDomain}\` is not a trust domain; use lower-case letters, digits, \`.\`, \`-\` and \`_\``,
     );
+  const store =
+    deps.store ?? (deps.stateDir === undefined ? undefined : new FileAuthorityStore(deps.stateDir));
+  if (store === undefined) throw new MeshError("bad_config", "the certificate authority has no store");
+  const nowMs = clock.nowMs();
+  const mounted =
+    issuerDir === undefined ? undefined : await readMountedIssuer(issuerDir, { trustDomain, nowMs });
+  let stored = await store.load();
+  if (stored.files.size === 0) stored = await createStored(store, deps, mounted, stored.version);
+  const content = decodeAuthority(stored.files, { trustDomain, origin: store, nowMs });
+  if ((content.own === undefined) !== (mounted !== undefined)) {
+    throw mounted === undefined
+      ? unusable(store.place, "its root came from mounted files; give `--issuer-dir` again")
+      : unusable(
+          store.place,
+          "it has a root of its own, which mounted files cannot replace under running workloads; leave `--issuer-dir` out",
+        );
   }
-  const dir = join(stateDir, "ca");
-  await mkdir(stateDir, { recursive: true, mode: 0o700 });
-  if (!(await isDirectoryThere(dir))) await createDirectory(deps, dir);
-  await chmod(dir, 0o700);
-  const about = await readAbout(dir, deps.clock.nowMs());
-  if (about.trustDomain !== trustDomain) {
-    throw new MeshError(
-      "bad_config",
-      `the certificate authority in \`${dir}\` is of trust domain \`${about.trustDomain}\`, not \`${trustDomain}\`; use another state directory`,
-    );
-  }
-  const root = await readPair(dir, ROOT_FILE);
-  if (root.certificate.subjectAltName !== `URI:spiffe://${trustDomain}`) {
-    throw unusable(dir, `\`${ROOT_FILE}\` is of another trust domain`);
-  }
-  if (deps.clock.nowMs() >= Date.parse(root.certificate.validTo)) throw unusable(dir, "the root has expired");
-  const issuing = await readPair(dir, ISSUING_FILE);
-  if (!issuing.certificate.verify(root.certificate.publicKey))
-    throw unusable(dir, `\`${ISSUING_FILE}\` was not signed by \`${ROOT_FILE}\``);
-  const witSigners: WitSigner[] = [];
-  for (const one of about.witKeys)
-    witSigners.push(witSigner(decodeKey(dir, one.file, await readRequired(dir, one.file)), one));
-  const { sequence } = about;
-  const authority = new CertificateAuthority({ deps, dir, root, issuing, witSigners, sequence });
-  await authority.maintain();
+  const { version } = stored;
+  const authority = new CertificateAuthority({ store, clock, issuerDir, content, version, mounted });
+  if (!store.shared) await authority.maintain();
   return authority;
 }

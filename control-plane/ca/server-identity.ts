@@ -23,7 +23,7 @@ export function controlPlaneId(trustDomain: string): SpiffeId {
 
 export interface ServerIdentity {
   readonly spiffeId: SpiffeId;
-  /** Leaf and issuing certificate; the server's also the root, so that a joining client can compare it with its pin. */
+  /** Leaf and issuing certificate; the server's also its root, so that a joining client can compare it with its pin. */
   readonly certificateChainPem: string;
   readonly key: KeyObject;
   readonly keyPem: string;
@@ -46,7 +46,7 @@ export function createServerIdentity(
 ): ServerIdentity {
   const spiffeId = controlPlaneId(ca.trustDomain);
   const made = createKeyedIdentity(ca, { spiffeId, instance: "", ttlMs, nowMs });
-  return { ...made, certificateChainPem: made.certificateChainPem + made.caPem };
+  return { ...made, certificateChainPem: made.certificateChainPem + ca.serverRoot.toString() };
 }
 
 /** Issues a certificate together with its key; chain without the root. */
@@ -61,12 +61,13 @@ function createKeyedIdentity(
 ): ServerIdentity {
   const { spiffeId, instance } = input;
   const key = generateKey();
-  const times = validity(ca, input.nowMs, input.ttlMs);
+  const signer = { issuing: ca.serverIssuing };
+  const times = validity(signer, input.nowMs, input.ttlMs);
   const spki = createPublicKey(key).export({ type: "spki", format: "der" });
-  const leaf = writeLeaf(ca, { spiffeId, spki, instance, ...times });
+  const leaf = writeLeaf(signer, { spiffeId, spki, instance, ...times });
   return {
     spiffeId,
-    certificateChainPem: pem(leaf) + ca.issuing.certificatePem,
+    certificateChainPem: pem(leaf) + ca.serverIssuing.certificatePem,
     key,
     keyPem: key.export({ type: "pkcs8", format: "pem" }).toString(),
     caPem: ca.roots.map((root) => root.toString()).join(""),
@@ -88,20 +89,30 @@ const RETRY = { firstMs: 1_000, maxMs: 60_000 };
 // However short a lifetime is configured, renewals never turn into a busy loop.
 const SHORTEST_WAIT_MS = 250;
 
-/** Keeps the server identity fresh until `signal` aborts; the old one stays on failure. */
+/**
+ * Keeps the server identity fresh until `signal` aborts; the old one stays on failure. A change of the authority (roots
+ * that clients are verified against, or the certificate that signs) is taken up at once.
+ */
 export async function runServerIdentity(deps: ServerIdentityDeps, signal: AbortSignal): Promise<void> {
   const { ca, clock, random, log } = deps;
+  let changed = new AbortController();
+  const unsubscribe = ca.subscribe(() => changed.abort());
   let failures = 0;
   while (!signal.aborted) {
+    let waitMs: number;
+    changed = new AbortController();
+    const wake = AbortSignal.any([signal, changed.signal]);
     try {
       const identity = createServerIdentity(ca, clock.nowMs(), deps.ttlMs);
       deps.onIdentity(identity);
       failures = 0;
       const dueMs = renewAtMs(identity.notBeforeMs, identity.notAfterMs, random());
-      await clock.sleep(Math.max(SHORTEST_WAIT_MS, dueMs - clock.nowMs()), signal);
+      waitMs = Math.max(SHORTEST_WAIT_MS, dueMs - clock.nowMs());
     } catch (error) {
       log.error("server certificate not renewed", { error: messageOf(error), failures });
-      await clock.sleep(backoffMs(failures++, RETRY, random()), signal);
+      waitMs = backoffMs(failures++, RETRY, random());
     }
+    await clock.sleep(waitMs, wake);
   }
+  unsubscribe();
 }

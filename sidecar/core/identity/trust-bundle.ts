@@ -13,6 +13,8 @@ export interface TrustBundle {
   /** Root certificates, PEM, one after the other: the `ca` of a TLS context. */
   readonly caPem: string;
   readonly roots: readonly X509Certificate[];
+  /** Those of `roots` that leave soon: who has a certificate below one renews it now. */
+  readonly retiring: readonly X509Certificate[];
   /** Verification keys of WITs by `kid`. */
   readonly witKeys: ReadonlyMap<string, KeyObject>;
   /** Digest over all keys and certificates: what was verified under another epoch counts no more. */
@@ -20,6 +22,9 @@ export interface TrustBundle {
   /** The document as received. */
   readonly json: string;
 }
+
+/** Member of ours on an `x509-svid` key: this root is about to leave the bundle. Others ignore it, as JWK asks. */
+export const RETIRING_MEMBER = "countersign_retiring";
 
 const MAX_BUNDLE_BYTES = 262_144;
 const MAX_KEYS = 64;
@@ -98,6 +103,7 @@ export function parseTrustBundle(json: string, trustDomain?: string): Result<Tru
     return { ok: false, error: "the trust bundle has no `keys`, or more than 64" };
   }
   const roots: X509Certificate[] = [];
+  const retiring: X509Certificate[] = [];
   const witKeys = new Map<string, KeyObject>();
   const parts: string[] = [];
   for (const jwk of keys as readonly unknown[]) {
@@ -106,7 +112,9 @@ export function parseTrustBundle(json: string, trustDomain?: string): Result<Tru
       const root = readRoot(jwk);
       if (!root.ok) return root;
       roots.push(root.value);
-      parts.push(`x509 ${root.value.fingerprint256}`);
+      const leaves = jwk[RETIRING_MEMBER] === true;
+      if (leaves) retiring.push(root.value);
+      parts.push(`x509 ${root.value.fingerprint256}${leaves ? " retiring" : ""}`);
     } else if (jwk["use"] === "wit-svid") {
       const entry = readWitKey(jwk);
       if (!entry.ok) return entry;
@@ -134,6 +142,7 @@ export function parseTrustBundle(json: string, trustDomain?: string): Result<Tru
       refreshHintSeconds: wholeNumber(document["spiffe_refresh_hint"], DEFAULT_REFRESH_SECONDS),
       caPem: roots.map((root) => root.toString()).join(""),
       roots,
+      retiring,
       witKeys,
       epoch: hash("sha256", [name, ...parts.sort()].join("\n"), "base64url"),
       json,

@@ -7,6 +7,7 @@ export const ERROR_CODES = {
   bad_object: "a policy or another object fails validation",
   bad_resource: "a discovery resource cannot be decoded or needs a feature this build lacks",
   bad_token: "a token, certificate or key cannot be parsed",
+  conflict: "somebody else changed it first",
   csr_rejected: "a certificate request is malformed or not permitted",
   join_rejected: "a join token is unknown, expired or used",
   identity_expired: "the own certificate has expired",

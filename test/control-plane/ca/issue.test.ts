@@ -92,7 +92,12 @@ describe("issueIdentity", () => {
     }
     // The same CA cannot speak for another trust domain: the name constraint stops it.
     const foreign = createServerIdentity(
-      { ...authority.ca, trustDomain: "other.example", issuing: authority.ca.issuing } as never,
+      {
+        trustDomain: "other.example",
+        serverIssuing: authority.ca.issuing,
+        serverRoot: authority.ca.serverRoot,
+        roots: authority.ca.roots,
+      } as never,
       NOW,
     );
     const path = await write("foreign.pem", foreign.certificateChainPem);

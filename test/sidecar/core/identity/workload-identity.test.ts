@@ -52,7 +52,7 @@ describe("createWorkloadIdentity", () => {
 
   const oddChain = (uris: string[]) => {
     const odd = createOddLeaf(authority.ca, { uris, notBeforeMs: NOW, notAfterMs: NOW + 60_000 });
-    return { chainDer: [odd.leaf, authority.ca.issuing.certificateDer], tlsKey: odd.key };
+    return { chainDer: [odd.leaf, authority.ca.issuing.chainDer[0]!], tlsKey: odd.key };
   };
   const cases: { name: string; change: () => Partial<IdentityMaterial>; message: RegExp }[] = [
     { name: "an empty chain", change: () => ({ chainDer: [] }), message: /empty/ },
@@ -73,7 +73,7 @@ describe("createWorkloadIdentity", () => {
     },
     {
       name: "an issuer of another root",
-      change: () => ({ chainDer: [material.chainDer[0]!, other.ca.issuing.certificateDer] }),
+      change: () => ({ chainDer: [material.chainDer[0]!, other.ca.issuing.chainDer[0]!] }),
       message: /hold together/,
     },
     { name: "a bundle of another root", change: () => ({ bundle: other.bundle }), message: /trust bundle/ },
