@@ -70,6 +70,8 @@ export interface DiscoveryServerOptions {
     workloadId: string,
     spiffeId: string,
     request: CertificateRequest__Output,
+    /** Pod UID in the certificate; empty outside Kubernetes. */
+    pod: string,
   ) => Promise<Result<Identity, string>>;
   readonly clock: Clock;
   readonly log: Logger;
@@ -328,7 +330,7 @@ class Discovery {
     stream.issuing = true;
     stream.issueCredit -= 1;
     try {
-      const issued = await this.#options.issue(stream.workload, stream.spiffeId, request);
+      const issued = await this.#options.issue(stream.workload, stream.spiffeId, request, stream.pod);
       if (issued.ok)
         this.#write(stream, messageOut.encode({ identity: { ...issued.value, id: request.id } }));
       else refuse(issued.error);
