@@ -6,7 +6,7 @@ import { createCertificateRequest, createKeys } from "./certs/key-and-csr.ts";
 import { runRotator } from "./certs/rotator.ts";
 import type { SidecarConfig } from "./config.ts";
 import { workloadOf } from "./core/identity/spiffe-id.ts";
-import type { WorkloadIdentity } from "./core/identity/workload-identity.ts";
+import { isRetiring, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
 import { SUPPORTED_FEATURES } from "./core/policy/wire.ts";
 import { backoffMs } from "./core/runtime/backoff.ts";
 import type { Clock } from "./core/runtime/clock.ts";
@@ -47,6 +47,8 @@ const VERSION = "0.1.0";
 const REJOIN = { firstMs: 1_000, maxMs: 60_000 };
 /** A stream that lived this long was good: what is refused later begins with the shortest delay. */
 const GOOD_STREAM_MS = 30_000;
+/** A root that is about to leave is left within seconds, not by all at once. */
+const RETIRING = { leastMs: 500, spreadMs: 10_000 };
 const FOREIGN_CA_ADVICE =
   "the new roots come with the file of --trust-bundle-file, then this sidecar joins again by itself";
 
@@ -89,6 +91,8 @@ class Sidecar {
   #mustJoin = false;
   #rejoining: Promise<void> = Promise.resolve();
   #rejoins = 0;
+  /** Was told that its root is about to leave. */
+  #leaving: WorkloadIdentity | undefined;
   #connectedSinceMs: number | undefined;
   /** With which identity the last stream was begun. */
   #shown: WorkloadIdentity | undefined;
@@ -211,6 +215,7 @@ class Sidecar {
           if (used.ok) {
             this.#log.info("table accepted", { revision: table.revision, digest: table.digest });
             this.#ready.resolve();
+            this.#leaveRetiringRoot();
           } else this.#log.error("table refused", { revision: table.revision, reason: used.error });
           return used;
         },
@@ -245,9 +250,11 @@ class Sidecar {
           this.#checkWorkload(identity);
           await this.#plane.setIdentity(identity);
           await saveIdentity(this.#config.stateDir, identity);
+          this.#early = new AbortController();
+          // Of a replica that does not know of the rotation yet: asked again.
+          this.#leaveRetiringRoot();
           if (!this.#mustJoin && client.connected) return;
           this.#mustJoin = false;
-          this.#early = new AbortController();
           client.reconnect();
         },
       },
@@ -279,6 +286,18 @@ class Sidecar {
     });
     const early = this.#early;
     this.#rejoining = this.#clock.sleep(delayMs, this.#stop.signal).then(() => early.abort());
+  }
+
+  /** Renews early when the root of the own certificate is about to leave the trust bundle, once per certificate. */
+  #leaveRetiringRoot(): void {
+    const { identity } = this.#plane;
+    if (identity === undefined || !isRetiring(identity)) return;
+    if (this.#leaving?.leafThumbprint === identity.leafThumbprint) return;
+    this.#leaving = identity;
+    const early = this.#early;
+    const delayMs = RETIRING.leastMs + Math.random() * RETIRING.spreadMs;
+    this.#log.info("root is about to leave, renewing", { inMs: Math.round(delayMs) });
+    void this.#clock.sleep(delayMs, this.#stop.signal).then(() => early.abort());
   }
 
   async #untilStopped(): Promise<void> {

@@ -2,6 +2,7 @@
 // together once when it arrives or is loaded, so that nothing later has to doubt it.
 import { createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
 import type { Result } from "../runtime/errors.ts";
+import { isAnchored } from "./anchors.ts";
 import type { SpiffeId } from "./spiffe-id.ts";
 import { parseSvid, SVID_PROBLEMS } from "./svid.ts";
 import { tokenKeyOf, verifyWit } from "./token.ts";
@@ -107,4 +108,11 @@ export function createWorkloadIdentity(material: IdentityMaterial): Result<Workl
 /** The same identity with a newer bundle (a rotation of roots does not need a new leaf at once). */
 export function withBundle(identity: WorkloadIdentity, bundle: TrustBundle): WorkloadIdentity {
   return { ...identity, bundle };
+}
+
+/** Whether the root of this identity's certificate is about to leave the trust bundle. */
+export function isRetiring({ bundle, certificateChainPem }: WorkloadIdentity): boolean {
+  if (bundle.retiring.length === 0) return false;
+  const last = certificateChainPem.lastIndexOf("-----BEGIN CERTIFICATE-----");
+  return isAnchored(new X509Certificate(certificateChainPem.slice(last)), bundle.retiring);
 }
