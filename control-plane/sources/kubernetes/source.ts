@@ -121,7 +121,7 @@ class Source {
 
   isCurrent(ms: number): boolean {
     return (
-      this.#unlisted === 0 &&
+      this.#published !== undefined &&
       this.#unhealthy.size === 0 &&
       this.#firstEventMs === undefined &&
       this.#options.clock.monotonicMs() - this.#healthySinceMs >= ms
