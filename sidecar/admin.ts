@@ -1,8 +1,10 @@
 // What an operator may ask a running sidecar, over its Unix socket: what is in force, who was denied lately, and why a
 // certain call was (by the code that decided). Also health and metrics. Nothing here changes anything.
 import type { SidecarConfig } from "./config.ts";
+import type { Call } from "./core/policy/call.ts";
 import { jsonPage, type Page, type PageHandler, textPage } from "./core/runtime/metrics-server.ts";
 import type { DataPlane } from "./data-plane.ts";
+import type { Enforcement } from "./inbound/authorize.ts";
 
 export interface AdminState {
   readonly plane: DataPlane;
@@ -102,7 +104,7 @@ async function decisionPage(state: AdminState, id: string): Promise<Page> {
   const explanation =
     call === undefined || enforcement === undefined
       ? null
-      : explain(enforcement.program, call, { cel: state.plane.cel });
+      : explain(programOf(enforcement, call), call, { cel: state.plane.cel });
   return jsonPage(200, {
     ...rest,
     call:
@@ -112,4 +114,9 @@ async function decisionPage(state: AdminState, id: string): Promise<Page> {
     revision: state.plane.table?.revision ?? null,
     explanation,
   });
+}
+
+/** What decided: a plaintext caller has a program of its own where it is let in. */
+function programOf(enforcement: Enforcement, { caller }: Call): Enforcement["program"] {
+  return caller.authenticated ? enforcement.program : (enforcement.plaintext ?? enforcement.program);
 }

@@ -150,6 +150,7 @@ export class DataPlane {
       ...shared,
       limiter: this.#limiter,
       pool: (port) => this.#pool(port),
+      appAddress: (port) => this.#appAddress(port),
     };
     this.inbound = new InboundListener({
       services: inbound,
@@ -253,9 +254,9 @@ export class DataPlane {
     return { outbound: port, inbound: plaintext };
   }
 
-  /** Requests of the application that are under way. */
+  /** Requests of the application and of plaintext callers that are under way. */
   get busy(): number {
-    return this.outbound.busy + (this.#captured?.outbound.busy ?? 0);
+    return this.outbound.busy + (this.#captured?.outbound.busy ?? 0) + (this.#captured?.inbound.busy ?? 0);
   }
 
   /**
@@ -330,12 +331,21 @@ export class DataPlane {
     return this.#cel;
   }
 
+  #appAddress(port: number): SocketAddress {
+    const { appHost, appPorts } = this.#config;
+    return appPorts.get(port) ?? { kind: "tcp", host: appHost, port };
+  }
+
   #pool(port: number): AppPool {
     let pool = this.#apps.get(port);
     if (pool === undefined) {
-      const { appHost, appPorts, timeouts, limits } = this.#config;
-      const address: SocketAddress = appPorts.get(port) ?? { kind: "tcp", host: appHost, port };
-      pool = new AppPool(address, { cache: this.#cache, clock: this.#deps.clock, timeouts, limits });
+      const { timeouts, limits } = this.#config;
+      pool = new AppPool(this.#appAddress(port), {
+        cache: this.#cache,
+        clock: this.#deps.clock,
+        timeouts,
+        limits,
+      });
       this.#apps.set(port, pool);
     }
     return pool;
@@ -351,6 +361,7 @@ export class DataPlane {
     this.inbound.sweep(nowMs);
     this.outbound.sweep(nowMs);
     this.#captured?.outbound.sweep(nowMs);
+    this.#captured?.inbound.sweep(nowMs);
     this.upstreams.sweep(nowMs);
     for (const pool of this.#apps.values()) pool.sweep(nowMs);
   }
@@ -370,6 +381,7 @@ export class DataPlane {
     }
     this.outbound.drainIdle();
     this.#captured?.outbound.drainIdle();
+    this.#captured?.inbound.drainIdle();
     this.upstreams.retire();
     await clock.sleep(20);
     clearInterval(this.#timer);

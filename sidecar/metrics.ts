@@ -15,6 +15,8 @@ export interface Party {
 }
 
 export const UNKNOWN_PARTY: Party = { kind: "unknown", name: "unknown" };
+/** A caller without an identity, let in where a namespace is `Permissive`. */
+export const PLAINTEXT_PARTY: Party = { kind: "plaintext", name: "plaintext" };
 
 export class SidecarMetrics {
   readonly requests = new Counters("countersign_requests_total", "requests by caller, callee and operation", [

@@ -8,10 +8,11 @@ import type { Classified } from "../core/policy/classified.ts";
 import type { CelCompiler } from "../core/policy/condition.ts";
 import { type CompiledProgram, createProgram, type Decision } from "../core/policy/decide.ts";
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
+import { plaintextProgram } from "../core/policy/plaintext.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarTable } from "../discovery/table.ts";
-import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
+import { EdgeCounters, type Party, PLAINTEXT_PARTY, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { headerChangesProblem } from "./header-changes.ts";
 
 /** One application port that calls may name. */
@@ -77,6 +78,11 @@ export function packsOf(
   return { ok: true, value: { packs: list, digest: packsDigest(texts) } };
 }
 
+interface EnforcementDeps {
+  readonly metrics: SidecarMetrics;
+  readonly trail: AuditTrail;
+}
+
 const REASON_STRIDE = 64;
 /** Series of decisions beyond which allowed ones no longer name their policy. */
 const MAX_POLICY_SERIES = 500;
@@ -86,6 +92,8 @@ export class Enforcement {
   readonly token: object = {};
   readonly table: SidecarTable;
   readonly program: CompiledProgram;
+  /** What decides on callers without an identity; undefined (Strict): they are refused. */
+  readonly plaintext: CompiledProgram | undefined;
   readonly ports: ReadonlyMap<number, EnforcedPort>;
   /** Set when exactly one port is declared: what a call without `countersign-port` means. */
   readonly onlyPort: EnforcedPort | undefined;
@@ -99,13 +107,13 @@ export class Enforcement {
 
   constructor(
     table: SidecarTable,
-    program: CompiledProgram,
+    programs: { readonly program: CompiledProgram; readonly plaintext: CompiledProgram | undefined },
     ports: ReadonlyMap<number, EnforcedPort>,
-    metrics: SidecarMetrics,
-    trail: AuditTrail,
+    { metrics, trail }: EnforcementDeps,
   ) {
     this.table = table;
-    this.program = program;
+    this.program = programs.program;
+    this.plaintext = programs.plaintext;
     this.ports = ports;
     this.onlyPort = ports.size === 1 ? ports.values().next().value : undefined;
     this.self = { kind: table.program.kind, name: table.program.name };
@@ -150,7 +158,7 @@ export class Enforcement {
   }
 
   #createEdge(caller: Caller | undefined, via: readonly Hop[], operation: string): InboundEdge {
-    const party: Party = caller?.authenticated ? { kind: caller.kind, name: caller.name } : UNKNOWN_PARTY;
+    const party = partyOf(caller);
     const { program, settings } = this.table;
     return {
       operation,
@@ -161,7 +169,7 @@ export class Enforcement {
         targetNamespace: program.namespace,
         targetKind: program.kind,
         operation,
-        caller: caller?.authenticated ? `${caller.kind}/${caller.name}` : undefined,
+        caller: caller === undefined ? undefined : nameOf(caller),
         callerSpiffeId: caller?.authenticated ? caller.spiffeId : undefined,
         via,
       }),
@@ -187,6 +195,16 @@ export class Enforcement {
   }
 }
 
+function partyOf(caller: Caller | undefined): Party {
+  if (caller === undefined) return UNKNOWN_PARTY;
+  return caller.authenticated ? { kind: caller.kind, name: caller.name } : PLAINTEXT_PARTY;
+}
+
+/** `kind/name` of a caller, or `plaintext`. */
+export function nameOf(caller: Caller): string {
+  return caller.authenticated ? `${caller.kind}/${caller.name}` : PLAINTEXT_PARTY.name;
+}
+
 /** A decision that no policy made: the call failed before or after the policies were asked. */
 export function refusalDecision(reason: Reason, policy?: string, rule?: string): Decision {
   return {
@@ -207,11 +225,14 @@ export function refusalDecision(reason: Reason, policy?: string, rule?: string):
 export function createEnforcement(
   table: SidecarTable,
   packs: ReadonlyMap<string, Pack>,
-  { metrics, trail }: { readonly metrics: SidecarMetrics; readonly trail: AuditTrail },
+  deps: EnforcementDeps,
   cel: CelCompiler | undefined,
 ): Result<Enforcement, string> {
   const program = createProgram(table.program, { cel });
   if (!program.ok) return program;
+  const permissive = table.settings.mtls === "Permissive";
+  const plaintext = permissive ? createProgram(plaintextProgram(table.program), { cel }) : undefined;
+  if (plaintext?.ok === false) return plaintext;
   const unusable = headerChangesProblem(table.program);
   if (unusable !== undefined) return { ok: false, error: unusable };
   const ports = new Map<number, EnforcedPort>();
@@ -221,5 +242,6 @@ export function createEnforcement(
     const classifier = createClassifier({ packs: list.value.packs, selfName: table.program.name });
     ports.set(port, { port, protocol, packsDigest: list.value.digest, classifier });
   }
-  return { ok: true, value: new Enforcement(table, program.value, ports, metrics, trail) };
+  const programs = { program: program.value, plaintext: plaintext?.value };
+  return { ok: true, value: new Enforcement(table, programs, ports, deps) };
 }

@@ -4,7 +4,7 @@ import type { Call } from "../core/policy/call.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import type { Decision } from "../core/policy/decide.ts";
 import { type Enforcement, type InboundEdge, operationLabel } from "./authorize.ts";
-import type { PeerConnection } from "./peer-connection.ts";
+import type { CallerSide } from "./caller-side.ts";
 import type { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
 import type { IdentifiedCaller } from "./verify.ts";
@@ -37,7 +37,7 @@ export class CallFacts {
   }
 
   /** Counts, remembers, audits and logs the call, once, when it is over. */
-  record(services: InboundServices, peer: PeerConnection): void {
+  record(services: InboundServices, peer: CallerSide): void {
     const enforcement = this.enforcement;
     const { metrics, trail, clock, accessLog } = services;
     const durationMs = clock.monotonicMs() - this.startedMs;
@@ -45,7 +45,7 @@ export class CallFacts {
     if (enforcement === undefined || decision === undefined) return;
     const operation = this.classified === undefined ? "unknown" : operationLabel(this.classified);
     const edge: InboundEdge =
-      (this.identified ?? peer.verifier.byCertificate(this.nowMs))?.edge(enforcement, operation) ??
+      (this.identified ?? peer.byConnection(this.nowMs))?.edge(enforcement, operation) ??
       enforcement.edge(undefined, [], "", operation);
     const outcome = enforcement.outcome(edge, decision);
     metrics.decisions.add(outcome.series);
@@ -95,7 +95,7 @@ export class CallFacts {
       accessLog.write({
         timeMs: this.nowMs,
         direction: "inbound",
-        peer: peer.verifier.peer.spiffeId,
+        peer: peer.name,
         method: this.head.method,
         path: this.head.path(),
         operation,

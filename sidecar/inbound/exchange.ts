@@ -1,10 +1,11 @@
-// One request that another workload sends to ours: checked, identified, classified, decided, forwarded, recorded. One
+// One request to our workload, from another one or (where plaintext is let in) from anybody: checked, identified, classified, decided, forwarded, recorded. One
 // object per stream; every way out ends in `#finish`, once.
 import { joinedField } from "../core/http/headers.ts";
 import { checkChain, checkOperation } from "../core/identity/chain.ts";
+import type { VerifiedCaller } from "../core/identity/proofs.ts";
 import type { Call } from "../core/policy/call.ts";
 import type { Classified } from "../core/policy/classified.ts";
-import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import { type CompiledProgram, type Decision, decide, needsResource } from "../core/policy/decide.ts";
 import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
@@ -12,7 +13,6 @@ import { traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { ResponseHead } from "../wire/http1/parser.ts";
 import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
-import type { Http2Stream } from "../wire/http2/connection.ts";
 import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import {
   type EnforcedPort,
@@ -22,9 +22,9 @@ import {
   refusalDecision,
 } from "./authorize.ts";
 import { CallFacts } from "./call-facts.ts";
+import type { CallerSide, CallerStream } from "./caller-side.ts";
 import type { AppConnection, AppExchange, AppFailure } from "./forward.ts";
 import { changeHeaders } from "./header-changes.ts";
-import type { PeerConnection } from "./peer-connection.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { RequestHead, STRIPPED } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
@@ -43,8 +43,8 @@ const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.ide
 
 export class InboundExchange implements AppExchange {
   readonly #services: InboundServices;
-  readonly #peer: PeerConnection;
-  readonly #stream: Http2Stream<InboundExchange | undefined>;
+  readonly #peer: CallerSide;
+  readonly #stream: CallerStream;
   /** Place in the connection's list. */
   slot = -1;
   readonly #head: RequestHead;
@@ -52,6 +52,8 @@ export class InboundExchange implements AppExchange {
   #bodyless = false;
   // What was found out.
   #port: EnforcedPort | undefined;
+  /** What decides on calls of this peer. */
+  #program: CompiledProgram | undefined;
   #isMcp = false;
   /** The message of an MCP request, until the application answers: a denial repeats its id. */
   #rpcBody: Buffer | undefined;
@@ -73,12 +75,7 @@ export class InboundExchange implements AppExchange {
   #responseLength = -1;
   #over = false;
 
-  constructor(
-    services: InboundServices,
-    peer: PeerConnection,
-    stream: Http2Stream<InboundExchange | undefined>,
-    fields: readonly Field[],
-  ) {
+  constructor(services: InboundServices, peer: CallerSide, stream: CallerStream, fields: readonly Field[]) {
     this.#services = services;
     this.#head = new RequestHead(fields, services.ids);
     this.#facts = new CallFacts(this.#head, services.clock.monotonicMs(), services.meshNowMs());
@@ -90,8 +87,12 @@ export class InboundExchange implements AppExchange {
     return this.#head.method;
   }
 
-  /** Takes the request's head through every check up to forwarding, or answers it. */
-  start(endStream: boolean): void {
+  /**
+   * Takes the request's head through every check up to forwarding, or answers it.
+   *
+   * @param unsupported what this build does not carry of it; empty: nothing.
+   */
+  start(endStream: boolean, unsupported = ""): void {
     const head = this.#head;
     this.#bodyless = endStream;
     this.#requestEnded = endStream;
@@ -109,25 +110,31 @@ export class InboundExchange implements AppExchange {
       this.#refuse("REQ_MALFORMED", head.malformed);
       return;
     }
-    if (this.#head.method === "CONNECT") {
-      this.#refuse("UNSUPPORTED", "CONNECT is not carried yet");
+    const program = this.#peer.programOf(enforcement);
+    if (program === undefined) {
+      this.#refuseIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
+      return;
+    }
+    this.#program = program;
+    if (head.method === "CONNECT" || unsupported !== "") {
+      this.#refuse("UNSUPPORTED", unsupported === "" ? "CONNECT is not carried yet" : unsupported);
       return;
     }
     // V1 to V4.
     const identified =
       head.twice === ""
-        ? this.#peer.verifier.identify(head, bundleEpoch, this.#facts.nowMs)
+        ? this.#peer.identify(head, bundleEpoch, this.#facts.nowMs)
         : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${head.twice}\` came twice` };
     if (!(identified instanceof IdentifiedCaller)) {
       this.#refuseIdentity(identified.reason, identified.detail);
       return;
     }
     this.#facts.identified = identified;
-    if (identified.verified.kind === "mtls" && enforcement.table.settings.proofs === "Required") {
+    if (identified.verified?.kind === "mtls" && enforcement.table.settings.proofs === "Required") {
       this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
       return;
     }
-    const { portText } = head;
+    const portText = this.#peer.port === undefined ? head.portText : String(this.#peer.port);
     const port =
       portText === undefined
         ? enforcement.onlyPort
@@ -159,29 +166,12 @@ export class InboundExchange implements AppExchange {
     }
     this.#facts.classified = classified.value;
     this.#isMcp = classified.value.pending?.kind === "mcp";
-    // V6 and V8.
-    const { hop, via, peer } = identified.verified;
-    if (hop !== undefined) {
-      const outcome = checkOperation(hop, proofOperation(classified.value), port.packsDigest);
-      if (outcome === "skew") this.#services.metrics.proofSkew.add(this.#services.metrics.skew);
-      else if (outcome !== "match") {
-        this.#refuseIdentity(outcome, "the proof names another operation");
-        return;
-      }
-    }
-    const chain = checkChain(via, peer.spiffeId, hop?.n ?? 1, enforcement.table.program.maxHops);
-    if (!chain.ok) {
-      this.#refuse(chain.error, "the call chain is too deep or loops");
-      return;
-    }
-    const until = hop?.cav?.exp;
-    if (until !== undefined && this.#facts.nowMs >= until * 1_000) {
-      this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
-      return;
-    }
+    const { verified } = identified;
+    if (verified !== undefined && !this.#checkProof(enforcement, port, verified, classified.value)) return;
     const { pending, operation } = classified.value;
     const wantsBody =
-      pending !== undefined && (pending.kind === "mcp" || needsResource(enforcement.program, operation));
+      pending !== undefined &&
+      (pending.kind === "mcp" || (this.#program !== undefined && needsResource(this.#program, operation)));
     if (!wantsBody) {
       this.#decide();
       return;
@@ -193,6 +183,34 @@ export class InboundExchange implements AppExchange {
     this.#body = [];
     // The client waits for this before it sends what the decision needs.
     if (this.#head.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
+  }
+
+  /** V6 and V8; false: the call is refused. */
+  #checkProof(
+    enforcement: Enforcement,
+    port: EnforcedPort,
+    { hop, via, peer }: VerifiedCaller,
+    classified: Classified,
+  ): boolean {
+    if (hop !== undefined) {
+      const outcome = checkOperation(hop, proofOperation(classified), port.packsDigest);
+      if (outcome === "skew") this.#services.metrics.proofSkew.add(this.#services.metrics.skew);
+      else if (outcome !== "match") {
+        this.#refuseIdentity(outcome, "the proof names another operation");
+        return false;
+      }
+    }
+    const chain = checkChain(via, peer.spiffeId, hop?.n ?? 1, enforcement.table.program.maxHops);
+    if (!chain.ok) {
+      this.#refuse(chain.error, "the call chain is too deep or loops");
+      return false;
+    }
+    const until = hop?.cav?.exp;
+    if (until !== undefined && this.#facts.nowMs >= until * 1_000) {
+      this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
+      return false;
+    }
+    return true;
   }
 
   #classification(port: EnforcedPort): Result<Classified, string> {
@@ -214,6 +232,9 @@ export class InboundExchange implements AppExchange {
     const { enforcement } = this.#services.state;
     if (enforcement === undefined || enforcement === this.#facts.enforcement)
       return { ok: true, value: undefined };
+    const program = this.#peer.programOf(enforcement);
+    if (program === undefined) return { ok: false, error: "plaintext is refused here from now on" };
+    this.#program = program;
     const port = enforcement.ports.get(this.#port?.port ?? 0);
     if (port?.protocol !== "http")
       return { ok: false, error: "the port is not declared by this workload any more" };
@@ -264,11 +285,13 @@ export class InboundExchange implements AppExchange {
     const identified = this.#facts.identified;
     const classified = this.#facts.classified;
     const port = this.#port;
+    const program = this.#program;
     if (
       enforcement === undefined ||
       identified === undefined ||
       classified === undefined ||
-      port === undefined
+      port === undefined ||
+      program === undefined
     )
       return;
     const call: Call = {
@@ -285,7 +308,7 @@ export class InboundExchange implements AppExchange {
       nowMs: this.#facts.nowMs,
     };
     this.#facts.call = call;
-    const decision = decide(enforcement.program, call);
+    const decision = decide(program, call);
     this.#facts.decision = decision;
     if (decision.would !== undefined) this.#countDryRun(decision.would);
     if (!decision.allowed) {
@@ -294,7 +317,7 @@ export class InboundExchange implements AppExchange {
     }
     if (decision.winners.length > 0) {
       this.#head.lines = changeHeaders(this.#head.lines, decision.winners);
-      const admitted = this.#services.limiter.admit(enforcement.program, decision, call, this.#facts.nowMs);
+      const admitted = this.#services.limiter.admit(program, decision, call, this.#facts.nowMs);
       if (!admitted.allowed) {
         const { metrics } = this.#services;
         metrics.limited.add(
@@ -355,12 +378,13 @@ export class InboundExchange implements AppExchange {
   #identityLines(): string {
     const decision = this.#facts.decision;
     const caller = this.#facts.identified?.caller;
-    if (decision === undefined || caller === undefined || decision.identityHeaders.length === 0) return "";
+    if (decision === undefined || !caller?.authenticated || decision.identityHeaders.length === 0) return "";
     let lines = "";
     for (const header of decision.identityHeaders) {
       if (header === "caller") lines += `x-mesh-caller: ${caller.kind}/${caller.name}\r\n`;
       else if (header === "xfcc") {
-        const hash = Buffer.from(this.#peer.verifier.peer.leafThumbprint, "base64url").toString("hex");
+        const thumbprint = this.#facts.identified?.verified?.leafThumbprint ?? "";
+        const hash = Buffer.from(thumbprint, "base64url").toString("hex");
         lines += `x-forwarded-client-cert: By=${this.#facts.enforcement?.table.program.spiffeId ?? ""};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
       }
     }
@@ -369,13 +393,13 @@ export class InboundExchange implements AppExchange {
 
   onAppInformational(head: ResponseHead): void {
     if (this.#over || this.#answerHead) return;
-    const { h2 } = this.#peer;
-    h2.beginHeaders(this.#stream);
-    h2.putStatus(head.status);
+    const { answers } = this.#peer;
+    answers.beginHeaders(this.#stream);
+    answers.putStatus(head.status);
     for (const field of head.fields)
       if ((field.flags & STRIPPED_RESPONSE) === 0 && !head.connectionNames.includes(field.name))
-        h2.putField(field);
-    h2.endHeaders(false);
+        answers.putField(field);
+    answers.endHeaders(false);
   }
 
   onAppHead(head: ResponseHead): void {
@@ -384,22 +408,23 @@ export class InboundExchange implements AppExchange {
     this.#facts.status = head.status;
     this.#answerHead = true;
     this.#rpcBody = undefined;
-    const { h2 } = this.#peer;
-    h2.beginHeaders(this.#stream);
-    h2.putStatus(head.status);
+    const { answers } = this.#peer;
+    answers.beginHeaders(this.#stream);
+    answers.putStatus(head.status);
     const { fields, connectionNames } = head;
     for (let i = 0; i < fields.length; i++) {
       const field = fields[i];
       if (field === undefined) continue;
       if ((field.flags & STRIPPED_RESPONSE) !== 0) {
-        if (head.contentLength >= 0 && field.name === "content-length") h2.putField(field);
-      } else if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
+        if (head.contentLength >= 0 && field.name === "content-length") answers.putField(field);
+      } else if (connectionNames.length === 0 || !connectionNames.includes(field.name))
+        answers.putField(field);
     }
     const empty =
       this.#head.method === "HEAD" || head.status === 204 || head.status === 304 || head.contentLength === 0;
     this.#responseLength = head.contentLength;
     this.#answerEnded = empty;
-    h2.endHeaders(empty);
+    answers.endHeaders(empty);
   }
 
   onAppBody(chunk: Buffer): void {
@@ -407,7 +432,7 @@ export class InboundExchange implements AppExchange {
     this.#facts.responseBytes += chunk.length;
     // The last piece carries END_STREAM itself: a frame less per answer.
     this.#answerEnded = this.#facts.responseBytes === this.#responseLength;
-    if (!this.#peer.h2.sendData(this.#stream, chunk, this.#answerEnded) && !this.#answerEnded)
+    if (!this.#peer.answers.sendData(this.#stream, chunk, this.#answerEnded) && !this.#answerEnded)
       this.#app?.pauseResponse();
   }
 
@@ -419,15 +444,15 @@ export class InboundExchange implements AppExchange {
     if (!this.#answerEnded) {
       this.#answerEnded = true;
       const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
-      if (kept.length === 0) this.#peer.h2.sendData(this.#stream, EMPTY, true);
+      if (kept.length === 0) this.#peer.answers.sendData(this.#stream, EMPTY, true);
       else {
-        this.#peer.h2.beginHeaders(this.#stream);
-        for (const field of kept) this.#peer.h2.putField(field);
-        this.#peer.h2.endHeaders(true);
+        this.#peer.answers.beginHeaders(this.#stream);
+        for (const field of kept) this.#peer.answers.putField(field);
+        this.#peer.answers.endHeaders(true);
       }
     }
     // The answer came before the whole request: tell the client to stop sending (RFC 9113 section 8.1).
-    if (!this.#requestEnded) this.#peer.h2.resetStream(this.#stream, NO_ERROR);
+    if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
     this.#finish();
   }
 
@@ -495,7 +520,7 @@ export class InboundExchange implements AppExchange {
     this.#bodyBytes += chunk.length;
     if (!deciding) return;
     // Credit at once, or a window of exactly 64 KiB would end before the limit is seen.
-    this.#peer.h2.consumed(this.#stream, this.#held);
+    this.#peer.answers.consumed(this.#stream, this.#held);
     this.#held = 0;
     if (this.#bodyBytes > MAX_BUFFERED_BODY) this.#withBody(true);
     else if (endStream) this.#withBody(false);
@@ -511,6 +536,13 @@ export class InboundExchange implements AppExchange {
     }
     if (this.#body !== undefined && this.#facts.decision === undefined) this.#withBody(false);
     else if (!this.#waiting && this.#app !== undefined) this.#endRequest();
+  }
+
+  /** The rest of the request cannot be read (HTTP/1.1: nothing behind it on the connection either). */
+  onRequestMalformed(detail: string): void {
+    if (this.#over) return;
+    this.#requestEnded = true;
+    this.#breakOff(detail);
   }
 
   onPeerWritable(): void {
@@ -550,15 +582,15 @@ export class InboundExchange implements AppExchange {
   #giveCredit(): void {
     if (this.#held === 0) return;
     if (!this.#over && this.#app !== undefined && this.#app.socket.bufferedBytes >= HIGH_WATER_BYTES) return;
-    this.#peer.h2.consumed(this.#stream, this.#held);
+    this.#peer.answers.consumed(this.#stream, this.#held);
     this.#held = 0;
   }
 
   #sendContinue(): void {
-    const { h2 } = this.#peer;
-    h2.beginHeaders(this.#stream);
-    h2.putStatus(100);
-    h2.endHeaders(false);
+    const { answers } = this.#peer;
+    answers.beginHeaders(this.#stream);
+    answers.putStatus(100);
+    answers.endHeaders(false);
   }
 
   #breakOff(detail: string): void {
@@ -566,7 +598,7 @@ export class InboundExchange implements AppExchange {
       this.#facts.error = detail;
       this.#app?.abandon();
       this.#app = undefined;
-      this.#peer.h2.resetStream(this.#stream, 0x1);
+      this.#peer.answers.resetStream(this.#stream, 0x1);
       this.#finish();
       return;
     }
@@ -600,7 +632,7 @@ export class InboundExchange implements AppExchange {
       this.#answer(reason, undefined);
       return;
     }
-    this.#peer.h2.resetStream(this.#stream, INTERNAL_ERROR);
+    this.#peer.answers.resetStream(this.#stream, INTERNAL_ERROR);
     this.#finish();
   }
 
@@ -619,7 +651,7 @@ export class InboundExchange implements AppExchange {
       limited,
       rpc,
     });
-    if (!this.#requestEnded) this.#peer.h2.resetStream(this.#stream, NO_ERROR);
+    if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
     this.#finish();
   }
 
@@ -637,7 +669,7 @@ export class InboundExchange implements AppExchange {
   /** Ends the exchange because the sidecar does. */
   cancel(): void {
     if (this.#over) return;
-    this.#peer.h2.resetStream(this.#stream, CANCEL);
+    this.#peer.answers.resetStream(this.#stream, CANCEL);
     this.onPeerGone();
   }
 }

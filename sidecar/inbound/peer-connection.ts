@@ -1,6 +1,7 @@
 // One mesh connection from another sidecar (or any HTTP/2 client with an SVID): HTTP/2 over mutual TLS, an exchange per
 // stream. Ends itself after ten requests whose identity does not verify.
 import { lookupField } from "../core/http/headers.ts";
+import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { Field } from "../wire/field.ts";
@@ -13,9 +14,11 @@ import {
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import type { Enforcement } from "./authorize.ts";
+import type { AnswerWriter, CallerSide } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
 import type { InboundServices } from "./services.ts";
-import type { PeerVerifier } from "./verify.ts";
+import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } from "./verify.ts";
 
 const NO_ERROR = 0x0;
 const ENHANCE_YOUR_CALM = 0xb;
@@ -33,8 +36,11 @@ export interface PeerConnectionDeps {
   readonly onClosed: (connection: PeerConnection) => void;
 }
 
-export class PeerConnection implements Http2Handler<InboundExchange | undefined> {
+export class PeerConnection implements CallerSide, Http2Handler<InboundExchange | undefined> {
   readonly h2: Http2Connection<InboundExchange | undefined>;
+  /** The same object; an exchange gives back the streams it got, which are its own. */
+  readonly answers: AnswerWriter;
+  readonly port = undefined;
   readonly verifier: PeerVerifier;
   readonly remoteAddress: string | undefined;
   readonly #socket: MeshSocket;
@@ -85,6 +91,7 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
       requestFlush: () => setImmediate(this.#flush),
       nowMs: () => deps.services.clock.monotonicMs(),
     });
+    this.answers = this.h2;
     socket.attach({
       onData: (chunk) => {
         this.#keepAlive.heard();
@@ -100,6 +107,22 @@ export class PeerConnection implements Http2Handler<InboundExchange | undefined>
   lookup(fields: readonly Field[]): HeaderLookup {
     this.#fields = fields;
     return this.#lookup;
+  }
+
+  get name(): string {
+    return this.verifier.peer.spiffeId;
+  }
+
+  programOf(enforcement: Enforcement): CompiledProgram {
+    return enforcement.program;
+  }
+
+  identify(shown: ShownTokens, bundleEpoch: string, nowMs: number): IdentifiedCaller | IdentityRefusal {
+    return this.verifier.identify(shown, bundleEpoch, nowMs);
+  }
+
+  byConnection(nowMs: number): IdentifiedCaller | undefined {
+    return this.verifier.byCertificate(nowMs);
   }
 
   get openExchanges(): number {

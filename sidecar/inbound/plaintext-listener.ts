@@ -1,14 +1,19 @@
 // Where iptables sends connections from outside that did not come to the mesh port: callers without mutual TLS. They are
-// refused, in words where they speak HTTP; whoever the peer is, nothing of what it sends reaches the application.
+// refused (in words where they speak HTTP), unless the namespace is in `Permissive` mode: then they are decided on as
+// callers of whom nothing is known.
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { OWN_PORTS } from "../capture/rules.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
-import type { OriginalDestinationReader } from "../wire/original-destination.ts";
+import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
 import { sniffSocket } from "../wire/sniff.ts";
+import { MeshSocket } from "../wire/socket.ts";
+import { PlaintextConnection } from "./plaintext-connection.ts";
+import { PlaintextStreams } from "./plaintext-streams.ts";
 import type { InboundServices } from "./services.ts";
+import { IdentifiedCaller } from "./verify.ts";
 
 export interface PlaintextListenerDeps {
   readonly services: InboundServices;
@@ -16,24 +21,41 @@ export interface PlaintextListenerDeps {
   readonly log: Logger;
 }
 
+/** What became of a connection; label values of `countersign_captured_connections_total`. */
+type PlaintextResult = "refused" | "reset" | "loop" | "plaintext" | "passed";
+
 const SNIFF_MS = 100;
+const KEEP_ALIVE_MS = 60_000;
 /** How long a refused peer may take to read its answer. */
 const LINGER_MS = 1_000;
 /** Refusals cost little, but an unlimited number of half-open ones would not. */
-const MAX_CONNECTIONS = 1_024;
+const MAX_REFUSALS = 1_024;
 const REASON = "AUTHN_MTLS_REQUIRED";
 
 export class PlaintextListener {
   readonly #deps: PlaintextListenerDeps;
   readonly #sockets = new Set<Socket>();
+  readonly #connections = new Set<PlaintextConnection>();
+  readonly #caller = new IdentifiedCaller(undefined, "");
+  readonly #streams: PlaintextStreams;
+  #refusals = 0;
   #server: Server | undefined;
+  #draining = false;
 
   constructor(deps: PlaintextListenerDeps) {
     this.#deps = deps;
+    this.#streams = new PlaintextStreams({ services: deps.services, caller: this.#caller });
   }
 
   get connections(): number {
     return this.#sockets.size;
+  }
+
+  /** Requests that are under way. */
+  get busy(): number {
+    let busy = 0;
+    for (const connection of this.#connections) if (connection.busy) busy++;
+    return busy;
   }
 
   /**
@@ -42,8 +64,9 @@ export class PlaintextListener {
    * @throws MeshError `io_failed` when it cannot be bound.
    */
   async listen(port: number): Promise<number> {
-    const server = createServer({ noDelay: true, pauseOnConnect: true }, (socket) => this.#accept(socket));
-    server.maxConnections = MAX_CONNECTIONS;
+    const options = { noDelay: true, pauseOnConnect: true, allowHalfOpen: true };
+    const server = createServer(options, (socket) => this.#accept(socket));
+    server.maxConnections = this.#deps.services.limits.connections;
     server.on("drop", () => this.#count("reset"));
     this.#server = server;
     try {
@@ -72,23 +95,62 @@ export class PlaintextListener {
     socket.on("close", () => this.#sockets.delete(socket));
     const original = this.#deps.originalOf(socket);
     if (!original.ok || (original.value.port >= OWN_PORTS.first && original.value.port <= OWN_PORTS.last)) {
-      this.#count("loop");
-      socket.resetAndDestroy();
+      this.#reset(socket, "loop");
       return;
     }
     const { port } = original.value;
+    const { enforcement } = this.#deps.services.state;
+    const protocol = enforcement?.plaintext === undefined ? undefined : enforcement.ports.get(port)?.protocol;
+    if (protocol === "http") {
+      this.#count("plaintext");
+      this.#converse(socket, original.value);
+    } else if (protocol === "tcp") {
+      socket.setKeepAlive(true, KEEP_ALIVE_MS);
+      this.#count(this.#streams.take(socket, port) ? "passed" : "reset");
+    } else this.#refuse(socket, original.value, enforcement?.plaintext !== undefined);
+  }
+
+  /**
+   * Nothing of what it sends reaches the application.
+   *
+   * @param isPermissive then it is the port, not the caller, that is refused: not declared, or of a protocol that is not
+   *   carried.
+   */
+  #refuse(socket: Socket, original: OriginalDestination, isPermissive: boolean): void {
+    if (this.#refusals >= MAX_REFUSALS) {
+      this.#reset(socket, "reset");
+      return;
+    }
+    this.#refusals++;
+    socket.once("close", () => this.#refusals--);
+    const { port } = original;
     this.#deps.log.debug("plaintext connection refused", { port, peer: socket.remoteAddress });
     sniffSocket(socket, SNIFF_MS).then(
       (speaks) => {
         if (socket.destroyed) return;
-        if (speaks === "http") this.#answer(socket);
-        else {
-          this.#count("reset");
-          socket.resetAndDestroy();
-        }
+        if (speaks !== "http") this.#reset(socket, "reset");
+        else if (isPermissive) {
+          this.#count("refused");
+          this.#converse(socket, original);
+        } else this.#answer(socket);
       },
       () => socket.destroy(),
     );
+  }
+
+  /** HTTP requests to one port; each is decided on by the table of its moment. */
+  #converse(socket: Socket, { address, port }: OriginalDestination): void {
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    const connection = new PlaintextConnection(new MeshSocket(socket), {
+      services: this.#deps.services,
+      caller: this.#caller,
+      address,
+      port,
+      isDraining: () => this.#draining,
+      onClosed: (closed) => this.#connections.delete(closed),
+    });
+    this.#connections.add(connection);
+    socket.resume();
   }
 
   #answer(socket: Socket): void {
@@ -111,17 +173,36 @@ export class PlaintextListener {
     socket.setTimeout(LINGER_MS, () => socket.destroy());
   }
 
-  #count(result: "refused" | "reset" | "loop"): void {
+  #reset(socket: Socket, result: PlaintextResult): void {
+    this.#count(result);
+    socket.resetAndDestroy();
+  }
+
+  #count(result: PlaintextResult): void {
     const { captured } = this.#deps.services.metrics;
     captured.add(captured.series("inbound", result));
   }
 
+  sweep(nowMs: number): void {
+    for (const connection of this.#connections) connection.sweep(nowMs);
+    this.#streams.sweep();
+  }
+
+  /** Accepts nothing more; every answer from now on is the last of its connection. */
   drain(): void {
+    this.#draining = true;
     this.#server?.close();
+  }
+
+  /** Ends the connections that have no request. */
+  drainIdle(): void {
+    for (const connection of this.#connections) connection.drain();
   }
 
   destroy(): void {
     this.drain();
+    this.#streams.destroy();
+    for (const connection of this.#connections) connection.destroy();
     for (const socket of this.#sockets) socket.destroy();
   }
 }

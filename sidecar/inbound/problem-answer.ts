@@ -5,17 +5,15 @@ import { jsonRpcProblem, type ProblemInput, problemJson, proxyStatus } from "../
 import type { jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
-import type { Http2Stream } from "../wire/http2/connection.ts";
-import { operationLabel } from "./authorize.ts";
+import { nameOf, operationLabel } from "./authorize.ts";
 import type { CallFacts } from "./call-facts.ts";
-import type { InboundExchange } from "./exchange.ts";
-import type { PeerConnection } from "./peer-connection.ts";
+import type { CallerSide, CallerStream } from "./caller-side.ts";
 
 export type LimitedVerdict = Extract<LimitVerdict, { allowed: false }>;
 
 interface ProblemAnswer {
-  readonly peer: PeerConnection;
-  readonly stream: Http2Stream<InboundExchange | undefined>;
+  readonly peer: CallerSide;
+  readonly stream: CallerStream;
   readonly cache: FieldCache;
   /** Gets status and size of the answer. */
   readonly facts: CallFacts;
@@ -31,12 +29,12 @@ export function writeProblem(answer: ProblemAnswer): void {
   const { decisionId, error } = facts;
   const table = facts.enforcement?.table;
   const explains = table?.settings.explainDenials === true;
-  const caller = facts.identified?.caller ?? peer.verifier.byCertificate(facts.nowMs)?.caller;
+  const caller = facts.identified?.caller ?? peer.byConnection(facts.nowMs)?.caller;
   const input: ProblemInput = {
     reason,
     operation: facts.classified === undefined ? undefined : operationLabel(facts.classified),
     target: facts.enforcement?.target,
-    caller: caller === undefined ? undefined : `${caller.kind}/${caller.name}`,
+    caller: caller === undefined ? undefined : nameOf(caller),
     decisionId,
     detail: error,
     policy: explains ? facts.decision?.policy : undefined,
@@ -46,23 +44,23 @@ export function writeProblem(answer: ProblemAnswer): void {
   const body = Buffer.from(problem.body);
   facts.status = problem.status;
   facts.responseBytes = body.length;
-  const { h2 } = peer;
-  h2.beginHeaders(stream);
-  h2.putStatus(problem.status);
-  h2.putField(answer.cache.get("content-type", problem.contentType));
-  h2.putPair("content-length", String(body.length));
-  h2.putPair("proxy-status", proxyStatus(reason, decisionId, error, facts.enforcement?.target));
+  const { answers } = peer;
+  answers.beginHeaders(stream);
+  answers.putStatus(problem.status);
+  answers.putField(answer.cache.get("content-type", problem.contentType));
+  answers.putPair("content-length", String(body.length));
+  answers.putPair("proxy-status", proxyStatus(reason, decisionId, error, facts.enforcement?.target));
   if (limited !== undefined) {
     const seconds = Math.max(1, Math.ceil(limited.retryAfterMs / 1_000));
     const name = limited.limit.key.join("+");
-    h2.putPair("retry-after", String(seconds));
-    h2.putPair(
+    answers.putPair("retry-after", String(seconds));
+    answers.putPair(
       "ratelimit-policy",
       `"${name}";q=${limited.limit.requests};w=${Math.ceil(limited.limit.perMs / 1_000)}`,
     );
-    h2.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
-  } else if (problem.status === 503) h2.putPair("retry-after", "1");
+    answers.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
+  } else if (problem.status === 503) answers.putPair("retry-after", "1");
   const bodyless = facts.head.method === "HEAD";
-  h2.endHeaders(bodyless);
-  if (!bodyless) h2.sendData(stream, body, true);
+  answers.endHeaders(bodyless);
+  if (!bodyless) answers.sendData(stream, body, true);
 }

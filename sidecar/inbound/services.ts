@@ -1,7 +1,7 @@
 // What every request on the mesh port shares: the state in force and the parts of the process it uses.
 import type { AuditTrail } from "../audit/trail.ts";
 import type { RateLimiter } from "../balance/limits.ts";
-import type { Limits, Timeouts } from "../config.ts";
+import type { Limits, SocketAddress, Timeouts } from "../config.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
@@ -38,4 +38,6 @@ export interface InboundServices {
   readonly timeouts: Timeouts;
   readonly limits: Limits;
   readonly pool: (port: number) => AppPool;
+  /** Where the application serves a declared port. */
+  readonly appAddress: (port: number) => SocketAddress;
 }

@@ -5,7 +5,7 @@ import type { ProofVerifier, VerifiedCaller, VerifyInput } from "../core/identit
 import { parseSpiffeId, workloadOf } from "../core/identity/spiffe-id.ts";
 import type { PeerFacts } from "../core/identity/svid.ts";
 import type { Caller, Hop } from "../core/policy/call.ts";
-import { createCaller } from "../core/policy/caller.ts";
+import { createCaller, plaintextCaller } from "../core/policy/caller.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import type { Field } from "../wire/field.ts";
@@ -13,7 +13,8 @@ import type { Enforcement, InboundEdge } from "./authorize.ts";
 
 /** A caller in the form that decisions, audit and the hop list of the next call need; made once per proof. */
 export class IdentifiedCaller {
-  readonly verified: VerifiedCaller;
+  /** undefined: a plaintext caller, of whom nothing is known. */
+  readonly verified: VerifiedCaller | undefined;
   readonly caller: Caller;
   readonly via: readonly Hop[];
   readonly viaKey: string;
@@ -24,13 +25,14 @@ export class IdentifiedCaller {
   /** Token of the enforcement the edges are of, never the enforcement itself: that would keep every old table. */
   #edgesOf: object | undefined;
 
-  constructor(verified: VerifiedCaller, ownTrustDomain: string) {
+  constructor(verified: VerifiedCaller | undefined, ownTrustDomain: string) {
     this.verified = verified;
-    this.caller = callerOf(verified, ownTrustDomain);
-    this.via = verified.via.map((hop) => hopOf(hop.s, hop.o));
-    const scope = verified.hop?.cav?.scope;
+    this.caller = verified === undefined ? plaintextCaller : callerOf(verified, ownTrustDomain);
+    const via = verified?.via ?? [];
+    this.via = via.map((hop) => hopOf(hop.s, hop.o));
+    const scope = verified?.hop?.cav?.scope;
     this.scope = scope === undefined ? undefined : scopeEntries(scope);
-    this.viaKey = verified.via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
+    this.viaKey = via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
   }
 
   /** The edge of this caller to an operation, kept as long as the enforcement is in force. */
@@ -49,6 +51,8 @@ export class IdentifiedCaller {
 
   /** The hop list that calls of this workload continue while it serves `operation` for this caller. */
   chain(operation: string): CallChain {
+    // An empty one all the same: with a chain of somebody else under the same trace id there is none.
+    if (this.verified === undefined) return NO_CHAIN;
     let chain = this.#chains.get(operation);
     if (chain === undefined) {
       const via = [...this.verified.via, { s: this.verified.peer.spiffeId, o: operation }];
@@ -61,6 +65,7 @@ export class IdentifiedCaller {
   }
 }
 
+const NO_CHAIN: CallChain = { via: [], caveat: undefined, key: "" };
 const EMPTY_LABELS: ReadonlyMap<string, string> = new Map();
 
 function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {
@@ -156,7 +161,7 @@ export class PeerVerifier {
     question.txnToken = shown.txnToken;
     question.nowMs = nowMs;
     const known = shown.wpt === undefined ? this.#byCertificate : shown.wpt.attachment;
-    if (known instanceof IdentifiedCaller && known.verified.isCurrent(question, bundleEpoch)) {
+    if (known instanceof IdentifiedCaller && known.verified?.isCurrent(question, bundleEpoch)) {
       if (shown.wpt !== undefined) this.#deps.verifier.stats.hits++;
       return known;
     }

@@ -6,11 +6,11 @@ import { isCaptureProbe } from "../capture/verify.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
+import { passThrough } from "../wire/passthrough.ts";
 import { sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import { addressKey } from "./address-index.ts";
 import { AppSideConnection } from "./app-side-connection.ts";
-import { passThrough } from "./passthrough.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
@@ -189,8 +189,7 @@ export class CaptureListener {
   #pass(socket: Socket, { address, port }: OriginalDestination): void {
     let local: string | undefined;
     passThrough(socket, {
-      address,
-      port,
+      to: { host: address, port },
       connectTimeoutMs: this.#deps.services.timeouts.connectMs,
       onConnected: (outward) => {
         local = `${outward.localAddress} ${outward.localPort}`;

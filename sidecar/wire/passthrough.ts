@@ -1,15 +1,21 @@
-// A captured connection to a destination outside the mesh, where settings let it pass: bytes both ways, each direction
-// closed on its own, nothing looked at.
+// A captured connection that is passed on as it is: bytes both ways, each direction closed on its own, nothing looked at.
 import { connect, type Socket } from "node:net";
 
 export interface PassthroughOptions {
-  readonly address: string;
-  readonly port: number;
+  readonly to: { readonly host: string; readonly port: number } | { readonly path: string };
   readonly connectTimeoutMs: number;
   /** The connection stands. */
   readonly onConnected: (outward: Socket) => void;
   /** Once, when both sides are closed. */
   readonly onClosed: () => void;
+}
+
+export interface Passthrough {
+  /** Ends both sides at once, so that neither takes what it got for all there is. */
+  cut(): void;
+  /** Bytes from `inner`, and to it. */
+  readonly received: number;
+  readonly sent: number;
 }
 
 const KEEP_ALIVE_MS = 60_000;
@@ -20,8 +26,8 @@ const KEEP_ALIVE_MS = 60_000;
  *
  * @param inner paused, made with `allowHalfOpen`.
  */
-export function passThrough(inner: Socket, options: PassthroughOptions): void {
-  const outward = connect({ host: options.address, port: options.port, allowHalfOpen: true, noDelay: true });
+export function passThrough(inner: Socket, options: PassthroughOptions): Passthrough {
+  const outward = connect({ ...options.to, allowHalfOpen: true, noDelay: true });
   const timer = setTimeout(() => outward.destroy(), options.connectTimeoutMs);
   let open = 2;
   const closed = (other: Socket, broken: boolean): void => {
@@ -48,4 +54,15 @@ export function passThrough(inner: Socket, options: PassthroughOptions): void {
     socket.on("error", () => {});
     socket.on("close", (hadError) => closed(other, hadError || !connected));
   }
+  return {
+    cut: () => {
+      for (const socket of [inner, outward]) if (!socket.destroyed) socket.resetAndDestroy();
+    },
+    get received() {
+      return inner.bytesRead;
+    },
+    get sent() {
+      return outward.bytesRead;
+    },
+  };
 }

@@ -1,0 +1,136 @@
+// Answers over HTTP/1.1, written through the same few calls as HTTP/2 ones: one request at a time, framing by us.
+import type { Field } from "../wire/field.ts";
+import {
+  CHUNK_END,
+  CHUNKED_LINE,
+  CLOSE_LINE,
+  chunkHeader,
+  lastChunk,
+  statusLine,
+} from "../wire/http1/serializer.ts";
+import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import type { AnswerWriter, CallerStream } from "./caller-side.ts";
+
+const NO_ERROR = 0x0;
+
+/** What the answers belong to. */
+export interface Http1Owner {
+  readonly socket: MeshSocket;
+  /** Whether the answer whose head is written now is the last of its connection. */
+  readonly mustClose: boolean;
+  /** The answer under way is the last one. */
+  closeAfterAnswer(): void;
+  /** The answer cannot be completed: only a broken connection says so in HTTP/1.1. */
+  breakOff(): void;
+  consumed(bytes: number): void;
+}
+
+export class Http1Answers implements AnswerWriter {
+  readonly #owner: Http1Owner;
+  #minor: 0 | 1 = 1;
+  #isHead = false;
+  // Of the head that is being written.
+  #status = 0;
+  #text = "";
+  #hasLength = false;
+  /** Set once the final head is written: fields are trailers from then on. */
+  #trailers: Field[] | undefined;
+  #chunked = false;
+  #bodyless = false;
+  #over = true;
+
+  constructor(owner: Http1Owner) {
+    this.#owner = owner;
+  }
+
+  /** The next request: its answer begins from nothing. */
+  expect(method: string, minor: 0 | 1): void {
+    this.#minor = minor;
+    this.#isHead = method === "HEAD";
+    this.#trailers = undefined;
+    this.#chunked = false;
+    this.#bodyless = false;
+    this.#over = false;
+  }
+
+  beginHeaders(_stream: CallerStream): void {
+    this.#text = "";
+    this.#hasLength = false;
+  }
+
+  putStatus(status: number): void {
+    this.#status = status;
+    this.#text = statusLine(status);
+  }
+
+  putField(field: Field): void {
+    if (this.#trailers !== undefined) this.#trailers.push(field);
+    else if (field.name !== "content-length") this.#text += field.line;
+    else if (this.#status !== 204) {
+      this.#hasLength = true;
+      this.#text += field.line;
+    }
+  }
+
+  putPair(name: string, value: string): void {
+    if (name === "content-length") this.#hasLength = true;
+    this.#text += `${name}: ${value}\r\n`;
+  }
+
+  endHeaders(endStream: boolean): void {
+    if (this.#over) return;
+    const { socket } = this.#owner;
+    if (this.#trailers !== undefined) {
+      this.#end(this.#trailers);
+      return;
+    }
+    if (this.#status < 200) {
+      // HTTP/1.0 has no informational answers (RFC 9110 section 15.2).
+      if (this.#minor === 1) socket.write(`${this.#text}\r\n`);
+      return;
+    }
+    this.#trailers = [];
+    this.#bodyless = this.#isHead || this.#status === 204 || this.#status === 304;
+    if (!this.#hasLength && !this.#bodyless) {
+      if (endStream) this.#text += "content-length: 0\r\n";
+      else if (this.#minor === 1) {
+        this.#chunked = true;
+        this.#text += CHUNKED_LINE;
+      } else this.#owner.closeAfterAnswer();
+    }
+    if (this.#owner.mustClose) {
+      this.#owner.closeAfterAnswer();
+      this.#text += CLOSE_LINE;
+    } else if (this.#minor === 0) this.#text += "connection: keep-alive\r\n";
+    socket.write(`${this.#text}\r\n`);
+    if (endStream) this.#over = true;
+  }
+
+  sendData(_stream: CallerStream, chunk: Buffer, endStream: boolean): boolean {
+    if (this.#over) return true;
+    const { socket } = this.#owner;
+    if (chunk.length > 0 && !this.#bodyless) {
+      if (this.#chunked) {
+        socket.write(chunkHeader(chunk.length));
+        socket.write(chunk);
+        socket.write(CHUNK_END);
+      } else socket.write(chunk);
+    }
+    if (endStream) this.#end([]);
+    return socket.bufferedBytes < HIGH_WATER_BYTES;
+  }
+
+  consumed(_stream: CallerStream, bytes: number): void {
+    this.#owner.consumed(bytes);
+  }
+
+  resetStream(_stream: CallerStream, code: number): void {
+    if (code === NO_ERROR && this.#over) this.#owner.closeAfterAnswer();
+    else this.#owner.breakOff();
+  }
+
+  #end(trailers: readonly Field[]): void {
+    this.#over = true;
+    if (this.#chunked) this.#owner.socket.write(lastChunk(trailers));
+  }
+}
