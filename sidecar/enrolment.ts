@@ -148,10 +148,8 @@ export class Enrolment {
   async #read(proof: ProofSource): Promise<JoinProof> {
     if (proof.kind === "join-token")
       return { kind: "join-token", token: await readToken("--join-token-file", proof.file, "bad_config") };
-    const [token, fromFile] = await Promise.all([
-      readToken("--service-account-token-file", proof.file, "not_ready"),
-      this.#fileRoots(proof),
-    ]);
+    const fromFile = await this.#fileRoots(proof);
+    const token = await readToken("--service-account-token-file", proof.file, "not_ready");
     const pem = fromFile.pem + (this.#deps.held()?.bundle.caPem ?? "");
     return { kind: "service-account-token", token, roots: { pem, trustDomain: fromFile.trustDomain } };
   }

@@ -54,7 +54,7 @@ export interface DiscoveryClient {
   resolve(host: string, port: number): Promise<Resolution>;
   /** Renews the identity over the stream; rejects with MeshError `not_ready`, `timeout` or `csr_rejected`. */
   requestCertificate(request: CertificateRequestInput, signal?: AbortSignal): Promise<IdentityMessage>;
-  /** Tries again now rather than when the back-off says: there are new credentials. */
+  /** The next attempt follows without back-off: there are new credentials. */
   reconnect(): void;
   /** Resolves when the client has ended after its signal aborted. */
   readonly done: Promise<void>;
@@ -167,8 +167,8 @@ class Client implements DiscoveryClient {
         reason: readableReason(reason, this.#deps.foreignCaAdvice),
         retryInMs: Math.round(delayMs),
       });
-      this.#pause = new AbortController();
       await clock.sleep(delayMs, AbortSignal.any([signal, this.#pause.signal]));
+      this.#pause = new AbortController();
     }
   }
 

@@ -4,7 +4,24 @@ import { parseSidecarConfig, SIDECAR_FLAGS } from "../../sidecar/config.ts";
 
 const NEEDED = ["--workload", "ml/things", "--state-dir", "/s"];
 
+const POD = ["--state-dir", "/s", "--service-account-token-file", "/t", "--trust-bundle-file", "/b"];
+
 describe("parseSidecarConfig", () => {
+  test("needs no workload in a pod, where the environment gives the rest", () => {
+    const env = { COUNTERSIGN_NODE: "trainer-0", COUNTERSIGN_TRUST_DOMAIN: "lake.example" };
+    expect(parseSidecarConfig(POD, env)).toMatchObject({
+      workload: undefined,
+      node: "trainer-0",
+      proof: {
+        kind: "service-account-token",
+        file: "/t",
+        trustBundleFile: "/b",
+        trustDomain: "lake.example",
+      },
+    });
+    expect(parseSidecarConfig(NEEDED).proof).toBeUndefined();
+  });
+
   test("has defaults for everything but workload and state directory", () => {
     expect(parseSidecarConfig(NEEDED)).toMatchObject({
       meshListen: { kind: "tcp", host: "127.0.0.1", port: 16008 },
@@ -59,6 +76,22 @@ describe("parseSidecarConfig", () => {
     { args: [...NEEDED, "--app"], message: /--app has no value/ },
     { args: [...NEEDED, "--app", "a", "--app", "b"], message: /given twice/ },
     { args: ["--workload", "a/b"], message: /--state-dir is required|--state-dir.*required/ },
+    { args: ["--state-dir", "/s"], message: /--workload is required without --service-account-token-file/ },
+    {
+      args: [...POD, "--join-token-file", "/j"],
+      message: /--join-token-file and --service-account-token-file are two proofs/,
+    },
+    {
+      args: ["--state-dir", "/s", "--service-account-token-file", "/t"],
+      message: /--trust-bundle-file is required with --service-account-token-file/,
+    },
+    {
+      args: [...NEEDED, "--trust-bundle-file", "/b"],
+      message: /--trust-bundle-file goes with --service-account-token-file/,
+    },
+    { args: [...NEEDED, "--trust-domain", "a.b"], message: /--trust-domain goes with/ },
+    { args: [...POD, "--trust-domain", "A B"], message: /--trust-domain `A B` is not a trust domain/ },
+    { args: [...POD, "--node", "a b"], message: /--node cannot be `a b`/ },
     { args: [...NEEDED, "--outbound-proxy", `unix:/${"x".repeat(120)}`], message: /107 bytes/ },
   ])("refuses $args", ({ args, message }) => {
     expect(() =>

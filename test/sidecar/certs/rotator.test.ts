@@ -7,6 +7,7 @@ import type { Clock } from "../../../sidecar/core/runtime/clock.ts";
 import { MeshError } from "../../../sidecar/core/runtime/errors.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import { createTestAuthority, issueTestIdentity, type TestAuthority, testId } from "../../fakes/authority.ts";
+import { FakeClock } from "../../fakes/clock.ts";
 
 const NOW = Date.parse("2026-11-20T10:00:00Z");
 const HOUR = 3_600_000;
@@ -120,6 +121,50 @@ describe("runRotator", () => {
     );
     expect(offered).toBe(3);
     expect(clock.sleeps).toEqual([750, 1500]);
+  });
+
+  test("looks for the control plane every 10 s at least once the certificate has expired", async () => {
+    const first = issueTestIdentity(authority, testId("a"), NOW, { ttlMs: 10_000 });
+    let failures = 0;
+    const { clock } = await rotate(1, {
+      first,
+      issue: async () => {
+        if (failures++ < 7) throw new MeshError("not_ready", "no control plane");
+        return issueTestIdentity(authority, testId("a"), NOW);
+      },
+    });
+    expect(clock.sleeps).toEqual([5_000, 750, 1_500, 3_000, 6_000, 7_500, 7_500, 7_500]);
+  });
+
+  test("renews before it is due when that is wanted", async () => {
+    const clock = new FakeClock(NOW);
+    const stop = new AbortController();
+    let early = new AbortController();
+    let current = issueTestIdentity(authority, testId("a"), NOW);
+    const first = current;
+    const renewed = Promise.withResolvers<void>();
+    const done = runRotator(
+      {
+        clock,
+        random: () => 0.5,
+        log: silentLogger,
+        current: () => current,
+        early: () => early.signal,
+        issue: async () => issueTestIdentity(authority, testId("b"), NOW),
+        onIdentity: (identity) => {
+          current = identity;
+          early = new AbortController();
+          renewed.resolve();
+        },
+      },
+      stop.signal,
+    );
+    expect(current).toBe(first);
+    early.abort();
+    await renewed.promise;
+    expect(current.spiffeId).toBe(testId("b"));
+    stop.abort();
+    await done;
   });
 
   test("gives an attempt up after its time, and drops the late answer", async () => {
