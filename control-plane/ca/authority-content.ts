@@ -267,50 +267,28 @@ export function issuingAuthority(chain: readonly X509Certificate[], key: KeyObje
   tbs.skip(DerTag.sequence); // issuer
   tbs.skip(DerTag.sequence); // validity
   const nameDer = Buffer.from(tbs.element(DerTag.sequence));
-  const identifier = keyIdentifierOf(certificate.raw, Oid.subjectKeyIdentifier);
-  if (identifier === undefined)
-    throw new MeshError("bad_token", "the issuing certificate has no subject key identifier");
   return {
     chainDer: chain.map(({ raw }) => raw),
     certificatePem: chain.map(String).join(""),
     key,
     nameDer,
-    keyIdentifier: identifier,
+    keyIdentifier: subjectKeyIdentifier(certificate.raw),
     notAfterMs: Math.min(...chain.map(({ validTo }) => Date.parse(validTo))),
   };
 }
 
-/**
- * Key identifier of the certificate that a leaf was issued by, hex; empty when it names none.
- *
- * @throws MeshError `bad_token` when it is not DER.
- */
-export function issuerIdOf(leafDer: Buffer): string {
-  return keyIdentifierOf(leafDer, Oid.authorityKeyIdentifier)?.toString("hex") ?? "";
-}
-
-/** Context tag [0], primitive: keyIdentifier of AuthorityKeyIdentifier. */
-const AUTHORITY_KEY_IDENTIFIER = 0x80;
-
-/** Of the subject (its own) or of the authority (its issuer's), RFC 5280 sections 4.2.1.1 and 4.2.1.2. */
-function keyIdentifierOf(certificateDer: Buffer, oid: string): Buffer | undefined {
+function subjectKeyIdentifier(certificateDer: Buffer): Buffer {
   const tbs = new DerReader(certificateDer).enter(DerTag.sequence).enter(DerTag.sequence);
   while (!tbs.atEnd && tbs.tag !== DerTag.context3) tbs.skip(tbs.tag);
-  if (tbs.atEnd) return undefined;
   const extensions = tbs.enter(DerTag.context3).enter(DerTag.sequence);
   while (!extensions.atEnd) {
     const one = extensions.enter(DerTag.sequence);
-    const name = one.content(DerTag.oid).toString("hex");
+    const oid = one.content(DerTag.oid).toString("hex");
     if (one.tag === DerTag.boolean) one.boolean();
     const value = one.enter(DerTag.octetString);
-    if (name !== oid) continue;
     if (oid === Oid.subjectKeyIdentifier) return Buffer.from(value.content(DerTag.octetString));
-    const names = value.enter(DerTag.sequence);
-    return names.tag === AUTHORITY_KEY_IDENTIFIER
-      ? Buffer.from(names.content(AUTHORITY_KEY_IDENTIFIER))
-      : undefined;
   }
-  return undefined;
+  throw new MeshError("bad_token", "the issuing certificate has no subject key identifier");
 }
 
 export function witSigner(key: KeyObject, about: Pick<WitSigner, "file" | "signsFromMs">): WitSigner {

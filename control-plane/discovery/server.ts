@@ -55,6 +55,14 @@ export interface ProxyStatus {
   readonly syncedRevision: number;
   /** Unix milliseconds of the last change of `state` to or from disconnected. */
   readonly sinceMs: number;
+  /** The newest certificate it is known to have: shown with the stream, or issued over it since. */
+  readonly leaf: Leaf;
+}
+
+interface Leaf {
+  /** Key identifier of the certificate that issued it, hex. */
+  readonly issuerKeyId: string;
+  readonly notAfterMs: number;
 }
 
 export interface DiscoveryServerOptions {
@@ -102,6 +110,7 @@ interface Stream {
   readonly call: Call;
   readonly notAfterMs: number;
   readonly sinceMs: number;
+  leaf: Leaf;
   queue: Buffer[];
   writingSinceMs: number | undefined;
   syncedRevision: number;
@@ -206,7 +215,7 @@ class Discovery {
     const certificate = call.getAuthContext().sslPeerCertificate;
     const svid = certificate?.raw ? parseSvid(certificate.raw) : undefined;
     if (!svid?.ok) return { ok: false, error: "the client certificate is not an SVID" };
-    const { spiffeId, instance, notAfterMs } = svid.value;
+    const { spiffeId, instance, notAfterMs, issuerKeyId } = svid.value;
     if (workloadOf(spiffeId)?.trustDomain !== trustDomain)
       return { ok: false, error: `\`${spiffeId}\` is not of this mesh` };
     const found = tables.workloadOf({ spiffeId, instance });
@@ -238,6 +247,7 @@ class Discovery {
         call,
         notAfterMs,
         sinceMs: nowMs,
+        leaf: { issuerKeyId, notAfterMs },
         queue: [],
         writingSinceMs: undefined,
         syncedRevision: 0,
@@ -331,9 +341,11 @@ class Discovery {
     stream.issueCredit -= 1;
     try {
       const issued = await this.#options.issue(stream.workload, stream.spiffeId, request, stream.pod);
-      if (issued.ok)
+      if (issued.ok) {
         this.#write(stream, messageOut.encode({ identity: { ...issued.value, id: request.id } }));
-      else refuse(issued.error);
+        const leaf = parseSvid(Buffer.from(issued.value.certificateChainDer?.[0] ?? []));
+        if (leaf.ok) stream.leaf = { issuerKeyId: leaf.value.issuerKeyId, notAfterMs: leaf.value.notAfterMs };
+      } else refuse(issued.error);
     } catch (error) {
       this.#options.log.error("certificate not issued", {
         workload: stream.workload,
@@ -464,6 +476,7 @@ class Discovery {
       nack: nack && (nack.resource === "" ? nack.reason : `${nack.resource}: ${nack.reason}`),
       syncedRevision: stream.syncedRevision,
       sinceMs: stream.sinceMs,
+      leaf: stream.leaf,
     };
   }
 

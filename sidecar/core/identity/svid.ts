@@ -16,6 +16,8 @@ export interface SvidFacts {
   readonly instance: string;
   /** Serial number of the certificate, hex. */
   readonly serial: string;
+  /** Key identifier of the certificate that issued it, hex; empty when it names none. */
+  readonly issuerKeyId: string;
   /** base64url SHA-256 of the certificate (`x5t#S256`). */
   readonly leafThumbprint: string;
 }
@@ -60,6 +62,7 @@ interface Extensions {
   keyUsage: boolean;
   extendedKeyUsage: boolean;
   unknownCritical: boolean;
+  issuerKeyId: string;
 }
 
 class SvidError extends Error {
@@ -71,6 +74,8 @@ class SvidError extends Error {
 }
 
 const DIGITAL_SIGNATURE = 0x80;
+/** Context tag [0], primitive: keyIdentifier of AuthorityKeyIdentifier. */
+const KEY_IDENTIFIER = 0x80;
 const CERT_OR_CRL_SIGN = 0x06;
 const MAX_CERTIFICATE_BYTES = 16_384;
 
@@ -123,6 +128,13 @@ function readExtension(oid: string, critical: boolean, value: Buffer, facts: Ext
       facts.extendedKeyUsage = found === 3;
       break;
     }
+    case Oid.authorityKeyIdentifier: {
+      // Issuer name and serial number may follow it: not used.
+      const names = reader.enter(DerTag.sequence);
+      if (names.tag === KEY_IDENTIFIER) facts.issuerKeyId = names.content(KEY_IDENTIFIER).toString("hex");
+      if (critical) facts.unknownCritical = true;
+      break;
+    }
     default:
       if (critical && oid !== Oid.certificatePolicies) facts.unknownCritical = true;
       return;
@@ -137,6 +149,7 @@ function readExtensions(list: DerReader): Extensions {
     keyUsage: false,
     extendedKeyUsage: false,
     unknownCritical: false,
+    issuerKeyId: "",
   };
   const seen = new Set<string>();
   while (!list.atEnd) {
@@ -188,6 +201,7 @@ function walk(bytes: Buffer): SvidFacts {
   if (!parsed.ok) throw new SvidError("bad_spiffe_id");
   const leafThumbprint = hash("sha256", bytes, "base64url");
   const spiffeId = parsed.value;
+  const { issuerKeyId } = facts;
   return {
     spiffeId,
     trustDomain: trustDomainOf(spiffeId),
@@ -195,6 +209,7 @@ function walk(bytes: Buffer): SvidFacts {
     notAfterMs,
     instance,
     serial,
+    issuerKeyId,
     leafThumbprint,
   };
 }

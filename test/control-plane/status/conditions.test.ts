@@ -14,6 +14,7 @@ const proxy = (workload: string, over: Partial<ProxyStatus> = {}): ProxyStatus =
   expectedDigest: "d",
   nack: undefined,
   syncedRevision: 1041,
+  leaf: { issuerKeyId: "", notAfterMs: 0 },
   sinceMs: 0,
   ...over,
 });

@@ -39,6 +39,7 @@ const proxy = (workload: string, over: Partial<ProxyStatus> = {}): ProxyStatus =
   expectedDigest: "d",
   nack: undefined,
   syncedRevision: 1,
+  leaf: { issuerKeyId: "", notAfterMs: 0 },
   sinceMs: 0,
   ...over,
 });

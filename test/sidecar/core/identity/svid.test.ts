@@ -37,6 +37,7 @@ describe("parseSvid", () => {
       notAfterMs: Date.parse(certificate.validTo),
       instance: "3f0c2a51-6d0e-4c1b-9a57-8b1f6f0c2d11",
       serial: certificate.serialNumber.toLowerCase(),
+      issuerKeyId: authority.ca.issuing.keyIdentifier.toString("hex"),
       leafThumbprint: Buffer.from(certificate.fingerprint256.replaceAll(":", ""), "hex").toString(
         "base64url",
       ),
