@@ -1,6 +1,8 @@
 // `countersign check` and `countersign lint`: the same reading, validation and compilation as in the control plane.
 import { statSync } from "node:fs";
 import { compile } from "../policy/compile.ts";
+import type { PolicyProblem } from "../policy/conditions.ts";
+import { createLinter, lintState } from "../policy/lint.ts";
 import { loadBuiltInPacks } from "../policy/packs.ts";
 import type { AcceptedObject } from "../sources/directory.ts";
 import { type FieldProblem, formatProblem } from "../sources/field-problem.ts";
@@ -12,6 +14,9 @@ interface Finding {
   readonly reason: string;
   readonly problem: FieldProblem;
 }
+
+const idOf = ({ object = "", path, message }: FieldProblem): string =>
+  JSON.stringify([object, path, message]);
 
 /**
  * @param options.lint warnings count as a no.
@@ -33,7 +38,7 @@ export function checkPaths(
   for (const notice of report.notices)
     if (notice.file !== undefined || isWhole)
       findings.push({ severity: "warning", reason: "Notice", problem: notice });
-  const compiled = compile(state, loadBuiltInPacks());
+  const packs = loadBuiltInPacks();
   const places = new Map<string, { readonly file: string; readonly object: AcceptedObject }>();
   for (const [file, objects] of report.accepted)
     for (const object of objects) {
@@ -41,23 +46,25 @@ export function checkPaths(
       places.set(parts.join("/"), { file, object });
     }
   const lineOf = createLineFinder();
-  for (const [key, policy] of compiled.policies) {
+  const told = new Set(findings.map(({ problem }) => idOf(problem)));
+  const tell = (key: string, { severity, reason, path, message }: PolicyProblem): void => {
+    const object = key.replace("/", " ");
+    // Reading, compiling and lint find some of the same things, in the same words.
+    if (told.has(idOf({ object, path, message }))) return;
+    told.add(idOf({ object, path, message }));
     const place = places.get(key);
-    for (const { severity, reason, path, message } of policy.problems) {
-      const line = place && lineOf(place.file, place.object, path);
-      findings.push({
-        severity,
-        reason,
-        problem: {
-          ...(place === undefined ? {} : { file: place.file }),
-          ...(line === undefined ? {} : { line }),
-          object: key.replace("/", " "),
-          path,
-          message,
-        },
-      });
-    }
-  }
+    const line = place && lineOf(place.file, place.object, path);
+    const file = place === undefined ? {} : { file: place.file };
+    findings.push({
+      severity,
+      reason,
+      problem: { ...file, ...(line === undefined ? {} : { line }), object, path, message },
+    });
+  };
+  for (const [key, { problems }] of compile(state, packs).policies)
+    for (const problem of problems) tell(key, problem);
+  for (const [key, problems] of lintState(state, createLinter(packs), Date.now()))
+    for (const problem of problems) tell(key, problem);
   const errors = findings.filter((one) => one.severity === "error").length;
   const warnings = findings.length - errors;
   const objects = [...report.accepted.values()].reduce((sum, list) => sum + list.length, 0);

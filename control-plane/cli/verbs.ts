@@ -74,9 +74,10 @@ what is accepted but has no effect or names what is not there, each with file an
 Example: countersign check policies/`,
   )
     .argument("<paths...>", "YAML files, or directories of them")
-    .action(async (paths: string[], options: { json?: true }) => {
+    .option("--lint", "fail on warnings too, as `countersign lint` does")
+    .action(async (paths: string[], options: { json?: true; lint?: true }) => {
       const { checkPaths } = await import("./check.ts");
-      status = checkPaths(paths, { json: options.json === true, lint: false }, output);
+      status = checkPaths(paths, { json: options.json === true, lint: options.lint === true }, output);
     });
   verb(
     program,

@@ -94,16 +94,23 @@ function contextOf(
   const samePacks =
     reuse !== undefined && reuse.packs === packs && previous?.state.catalogs === state.catalogs;
   const cel: CelCompiler = reuse?.context.cel ?? createCelCompiler();
-  const roles = new Set(state.roles.keys());
-  for (const role of state.roles.values()) roles.add(role.name);
-  for (const binding of state.bindings.values()) for (const role of binding.roles) roles.add(role);
-  for (const grant of state.grants.values()) for (const role of grant.roles ?? []) roles.add(role);
+  const roles = knownRoles(state);
   const operations = samePacks ? reuse.context.operations : operationNames(knownOperations(state, packs));
   return { operations, roles, cel, supportAll: options.supportAll === true };
 }
 
-function knownOperations(
-  state: ClusterState,
+/** Roles that exist, or that somebody may hold. */
+export function knownRoles(state: Pick<ClusterState, "roles" | "bindings" | "grants">): Set<string> {
+  const roles = new Set(state.roles.keys());
+  for (const role of state.roles.values()) roles.add(role.name);
+  for (const binding of state.bindings.values()) for (const role of binding.roles) roles.add(role);
+  for (const grant of state.grants.values()) for (const role of grant.roles ?? []) roles.add(role);
+  return roles;
+}
+
+/** What the built-in packs and those of catalogs define. */
+export function knownOperations(
+  state: Pick<ClusterState, "catalogs">,
   packs: ReadonlyMap<string, string>,
 ): { names: Set<string>; withResource: Set<string> } {
   const names = new Set<string>();

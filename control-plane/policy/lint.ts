@@ -1,0 +1,241 @@
+// All that is probably not meant, though it is valid: one linter for `countersign lint`, for `check`, and for the warnings
+// that kubectl shows. PURE.
+import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
+import type { OperationClause } from "../../sidecar/core/policy/rule.ts";
+import type { AccessGrant, ClusterState, MeshConfig, MeshRole, MeshRoleBinding } from "../sources/store.ts";
+import type { AccessPolicy } from "./access-policy.ts";
+import { knownOperations, knownRoles } from "./compile.ts";
+import {
+  type ConditionContext,
+  checkOperations,
+  checkPolicy,
+  expiredRules,
+  isUnconditionalDeny,
+  operationNames,
+  type PolicyProblem,
+} from "./conditions.ts";
+import { misfitOf, type Template, templatesOf } from "./lint-operations.ts";
+import { isKnownSubject, type KnownNames, knownNames, lintCallers, unknownNames } from "./lint-references.ts";
+import { isTooLarge, lintRules, lintWarning } from "./lint-rules.ts";
+import { lintSelection, lintTargets, type TargetLintContext } from "./lint-targets.ts";
+import { selectTargets, WorkloadIndex } from "./select.ts";
+import type { TypedObject } from "./typed-object.ts";
+
+export interface Linter {
+  /**
+   * Warnings on one object against a state, which need not hold it; what is wrong is not among them.
+   *
+   * @param nowMs Unix milliseconds.
+   */
+  lint(object: TypedObject, state: ClusterState, nowMs: number): readonly PolicyProblem[];
+}
+
+/** Warnings by `Kind/namespace/name` or `Kind/name`, for all objects of a state. */
+export type StateLint = ReadonlyMap<string, readonly PolicyProblem[]>;
+
+/** What is kept while a state does not change in the maps that it follows from. */
+interface Facts {
+  readonly state: ClusterState;
+  readonly condition: ConditionContext;
+  readonly templates: ReadonlyMap<string, readonly Template[]>;
+  readonly known: KnownNames;
+  readonly index: WorkloadIndex;
+  readonly closed: ReadonlySet<string>;
+  /** Roles that exist or that a policy asks for. */
+  readonly bindable: ReadonlySet<string>;
+}
+
+/** @param packs text of the built-in operation packs by name. */
+export function createLinter(packs: ReadonlyMap<string, string>): Linter {
+  const cel = createCelCompiler();
+  let facts: Facts | undefined;
+  return {
+    lint(object, state, nowMs) {
+      if (facts?.state !== state) facts = factsOf(state, packs, cel, facts);
+      return lintObject(object, facts, nowMs);
+    },
+  };
+}
+
+function factsOf(
+  state: ClusterState,
+  packs: ReadonlyMap<string, string>,
+  cel: ConditionContext["cel"],
+  before: Facts | undefined,
+): Facts {
+  const same = (...names: (keyof ClusterState)[]): Facts | undefined =>
+    before !== undefined && names.every((name) => before.state[name] === state[name]) ? before : undefined;
+  const catalogs = same("catalogs");
+  const index = same("workloads")?.index ?? new WorkloadIndex(state.workloads);
+  const custom = [...state.catalogs.values()].flatMap((catalog) => catalog.packs);
+  return {
+    state,
+    condition: {
+      operations: catalogs?.condition.operations ?? operationNames(knownOperations(state, packs)),
+      roles: same("roles", "bindings", "grants")?.condition.roles ?? knownRoles(state),
+      cel,
+      supportAll: false,
+    },
+    templates:
+      catalogs?.templates ??
+      templatesOf([...packs, ...custom.map(({ name, text }) => [name, text] as const)]),
+    known: same("workloads", "namespaces")?.known ?? knownNames(state),
+    index,
+    closed: same("workloads", "namespaces", "policies")?.closed ?? closedWorkloads(state, index),
+    bindable: same("roles", "policies")?.bindable ?? bindableRoles(state),
+  };
+}
+
+function closedWorkloads(state: ClusterState, index: WorkloadIndex): ReadonlySet<string> {
+  const closed = new Set<string>();
+  for (const policy of state.policies.values()) {
+    if (!isUnconditionalDeny(policy)) continue;
+    for (const key of selectTargets(index, policy.targets, policy.namespace, state.namespaces).keys())
+      closed.add(key);
+  }
+  return closed;
+}
+
+function bindableRoles(state: ClusterState): ReadonlySet<string> {
+  const roles = new Set(state.roles.keys());
+  for (const { rules } of state.policies.values())
+    for (const { from = [], unless = [] } of rules)
+      for (const { user } of [...from, ...unless]) for (const role of user?.roles ?? []) roles.add(role);
+  return roles;
+}
+
+function lintObject(object: TypedObject, facts: Facts, nowMs: number): readonly PolicyProblem[] {
+  switch (object.kind) {
+    case "AccessPolicy":
+    case "ClusterAccessPolicy":
+      return lintPolicy(object.value, facts, nowMs);
+    case "AccessGrant":
+      return lintGrant(object.value, facts, nowMs);
+    case "MeshRole":
+      return lintRole(object.value, facts);
+    case "MeshRoleBinding":
+      return lintBinding(object.value, facts);
+    case "MeshConfig":
+      return lintConfig(object.value, facts);
+    default:
+      return [];
+  }
+}
+
+const targetContext = ({ state, index, templates, closed }: Facts): TargetLintContext => ({
+  state,
+  index,
+  templates,
+  closed,
+});
+
+const warningsOf = (problems: readonly PolicyProblem[]): PolicyProblem[] =>
+  problems.filter(({ severity }) => severity === "warning");
+
+function lintPolicy(policy: AccessPolicy, facts: Facts, nowMs: number): PolicyProblem[] {
+  const { trustDomain } = facts.state.config;
+  const templates = [...facts.templates.values()].flat();
+  const rules = lintRules(policy, { trustDomain, templates });
+  const own = [...warningsOf(checkPolicy(policy, facts.condition)), ...expiredRules(policy, nowMs), ...rules];
+  if (isTooLarge(policy)) return [...own, ...lintSelection(policy, targetContext(facts))];
+  const { known, index } = facts;
+  return [
+    ...own,
+    ...lintTargets(policy, targetContext(facts)),
+    ...lintCallers(policy, { known, index, trustDomain }),
+  ];
+}
+
+function lintClauses(clauses: readonly OperationClause[], path: string, facts: Facts): PolicyProblem[] {
+  const templates = [...facts.templates.values()].flat();
+  const words = { none: "no operation pack", all: "any operation pack" };
+  const misfits = clauses.flatMap((clause, i) => {
+    const found = misfitOf(clause, templates, words);
+    const said = found?.field === "op" || (found?.field === "resources" && clause.access === undefined);
+    return found === undefined || said
+      ? []
+      : [lintWarning("NeverMatches", `${path}[${i}].${found.field}`, `${found.message}: nothing matches`)];
+  });
+  return [...warningsOf(checkOperations(clauses, path, facts.condition)), ...misfits];
+}
+
+function lintRole(role: MeshRole, facts: Facts): PolicyProblem[] {
+  return role.rules.flatMap(({ operations }, i) =>
+    lintClauses(operations, `spec.rules[${i}].operations`, facts),
+  );
+}
+
+function lintGrant(grant: AccessGrant, facts: Facts, nowMs: number): PolicyProblem[] {
+  const problems = [
+    ...lintClauses(grant.operations ?? [], "spec.operations", facts),
+    ...unknownNames(grant.roles, facts.bindable, {
+      path: "spec.roles",
+      what: "no MeshRole is named and no policy asks for",
+      reason: "UnknownRole",
+    }),
+    ...lintSelection({ targets: grant.targets, namespace: grant.namespace }, targetContext(facts)),
+  ];
+  const { workload } = grant.subject;
+  if (workload !== undefined && !isKnownSubject(workload, facts.state.workloads.values()))
+    problems.push(
+      lintWarning(
+        "CallerNotFound",
+        "spec.subject.workload",
+        `no workload that is known now is \`${workload}\`; write \`namespace/name\` or \`namespace/kind/name\``,
+        "ResolvedRefs",
+      ),
+    );
+  if (grant.activeUntilMs !== undefined && grant.activeUntilMs <= nowMs)
+    problems.push(
+      lintWarning("NeverMatches", "status.activeUntil", "has passed: the grant allows nothing any more"),
+    );
+  return problems;
+}
+
+function lintBinding(binding: MeshRoleBinding, { known, bindable }: Facts): PolicyProblem[] {
+  const accounts = binding.subjects.map(({ serviceAccount }) => serviceAccount ?? "*");
+  const unknown = unknownNames(accounts, known.accounts, {
+    path: "spec.subjects",
+    what: "no workload that is known now runs as",
+    reason: "CallerNotFound",
+  });
+  return [
+    ...unknownNames(binding.roles, bindable, {
+      path: "spec.roles",
+      what: "no MeshRole is named and no policy asks for",
+      reason: "UnknownRole",
+    }),
+    ...unknown.map((problem) => ({ ...problem, path: `${problem.path}.serviceAccount` })),
+    ...unknownNames(binding.namespaces, known.namespaces, {
+      path: "spec.namespaces",
+      what: "no namespace is named",
+      reason: "NamespaceNotFound",
+    }),
+  ];
+}
+
+function lintConfig(config: MeshConfig, { known }: Facts): PolicyProblem[] {
+  return config.namespaces.flatMap(({ names }, i) =>
+    unknownNames(names, known.namespaces, {
+      path: `spec.namespaces[${i}].names`,
+      what: "no namespace is named",
+      reason: "NamespaceNotFound",
+    }),
+  );
+}
+
+/** Everything of a state at once. Objects without a warning are not in the answer. */
+export function lintState(state: ClusterState, linter: Linter, nowMs: number): StateLint {
+  const out = new Map<string, readonly PolicyProblem[]>();
+  const take = (key: string, object: TypedObject): void => {
+    const problems = linter.lint(object, state, nowMs);
+    if (problems.length > 0) out.set(key, problems);
+  };
+  for (const [key, value] of state.policies) take(key, { kind: value.kind, value });
+  for (const [key, value] of state.grants) take(`AccessGrant/${key}`, { kind: "AccessGrant", value });
+  for (const [key, value] of state.roles) take(`MeshRole/${key}`, { kind: "MeshRole", value });
+  for (const [key, value] of state.bindings)
+    take(`MeshRoleBinding/${key}`, { kind: "MeshRoleBinding", value });
+  take("MeshConfig/default", { kind: "MeshConfig", value: state.config });
+  return out;
+}
