@@ -3,6 +3,7 @@
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
+import type { ProxyStatus } from "../discovery/server.ts";
 import type { CertificateAuthority, RotationChange } from "./root.ts";
 import {
   abortStep,
@@ -31,6 +32,20 @@ export interface RootRotationDeps {
   readonly limits?: RotationLimits | undefined;
   /** Whether this replica carries rotations on; asked each time. Always, unless given. */
   readonly isLeader?: (() => boolean) | undefined;
+}
+
+/** What discovery knows of a sidecar, as a rotation sees it. */
+export function seenSidecar(proxy: ProxyStatus): SeenSidecar {
+  const { workload, instance, pod, node, state, leaf } = proxy;
+  const where = [pod, node].find((one) => one !== "");
+  return {
+    id: instance,
+    name: where === undefined ? workload : `${workload} on ${where}`,
+    connected: state !== "disconnected",
+    isSynced: state === "synced",
+    issuerId: leaf.issuerKeyId,
+    leafUntilMs: leaf.notAfterMs,
+  };
 }
 
 const MINUTE_MS = 60_000;

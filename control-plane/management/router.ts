@@ -52,6 +52,7 @@ const STATUS_OF_CODE: Partial<Record<MeshError["code"], number>> = {
   bad_config: 400,
   bad_object: 400,
   bad_token: 400,
+  conflict: 409,
   csr_rejected: 400,
   not_found: 404,
   not_ready: 503,

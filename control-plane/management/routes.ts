@@ -14,6 +14,10 @@ export interface ManagementActions {
   readonly release: () => Promise<unknown>;
   readonly createJoinToken: (workload: string, ttlSeconds: number) => Promise<unknown>;
   readonly exportIdentity: (workload: string, ttlSeconds: number) => Promise<unknown>;
+  readonly caStatus: () => unknown;
+  readonly caRotate: () => Promise<unknown>;
+  readonly caAbort: () => Promise<unknown>;
+  readonly caForce: () => Promise<unknown>;
 }
 
 /** The right a route needs: this verb on `management/{subresource}` (or `management`) of group `countersign.dev`. */
@@ -106,6 +110,7 @@ export function routesOf(actions: ManagementActions): readonly Route[] {
     read("/v1/status", actions.status),
     read("/v1/policies", actions.policies),
     read("/v1/history", actions.history),
+    read("/v1/ca", actions.caStatus),
     read("/v1/state", (query) => stateOf(actions, query)),
     read("/v1/diff", (query) =>
       actions.diff(wholeNumber(query.get("from"), "from"), wholeNumber(query.get("to"), "to")),
@@ -120,5 +125,8 @@ export function routesOf(actions: ManagementActions): readonly Route[] {
     write("/v1/identity-export", "export-identity", "identities", identity, (body) =>
       actions.exportIdentity(...workloadOf(body, 3600)),
     ),
+    write("/v1/ca/rotate", "ca-rotate", "ca", [], () => actions.caRotate()),
+    write("/v1/ca/abort", "ca-abort", "ca", [], () => actions.caAbort()),
+    write("/v1/ca/force", "ca-force", "ca", [], () => actions.caForce()),
   ];
 }

@@ -105,6 +105,10 @@ export const echoActions: ManagementActions = {
   release: async () => ({ released: true }),
   createJoinToken: async (workload, ttlSeconds) => ({ token: "SECRET-TOKEN", workload, ttlSeconds }),
   exportIdentity: async (workload) => ({ keyPem: "SECRET-KEY", workload }),
+  caStatus: () => ({ rotation: null }),
+  caRotate: async () => ({}),
+  caAbort: async () => ({}),
+  caForce: async () => ({}),
 };
 
 export class SecuredManagement {
