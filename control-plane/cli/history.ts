@@ -2,7 +2,7 @@
 import { type Clock, systemClock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
-import { manage } from "./management-client.ts";
+import type { Mesh } from "./mesh.ts";
 import {
   counted,
   EXIT,
@@ -13,23 +13,24 @@ import {
   printTable,
   timeText,
 } from "./print.ts";
+import { readStatus } from "./sidecars.ts";
 import { objectText } from "./status.ts";
 
 const SHOWN_CHANGES = 3;
 const SHOWN_CHARS = 200;
 const WAIT_MS = 5_000;
-const POLL_MS = 50;
+const POLL_MS = { "configuration directory": 50, cluster: 500 } as const;
 
 const SIGN: Readonly<Record<string, string>> = { added: "+", changed: "~", removed: "-" };
 
 /** @param limit how many revisions, newest first. */
 export async function showHistory(
-  stateDir: string,
+  mesh: Mesh,
   limit: number,
   json: boolean,
   output: Output,
 ): Promise<ExitStatus> {
-  const history = fieldsOf(await manage(stateDir, "GET", "/v1/history"));
+  const history = fieldsOf(await mesh.manage("GET", "/v1/history"));
   const all = listOf(history["revisions"]);
   const revisions = all.slice(0, limit);
   if (json) {
@@ -83,17 +84,17 @@ function changesText(revision: Fields): string {
  * @param to undefined: the newest revision.
  */
 export async function showDiff(
-  stateDir: string,
+  mesh: Mesh,
   from: number,
   to: number | undefined,
   json: boolean,
   output: Output,
 ): Promise<ExitStatus> {
-  const history = fieldsOf(await manage(stateDir, "GET", "/v1/history"));
+  const history = fieldsOf(await mesh.manage("GET", "/v1/history"));
   const newest = numberOf(listOf(history["revisions"])[0]?.["sequence"]);
   const until = to ?? newest;
   if (until === undefined) throw new MeshError("bad_object", "there is no revision yet");
-  const diff = fieldsOf(await manage(stateDir, "GET", `/v1/diff?from=${from}&to=${until}`));
+  const diff = fieldsOf(await mesh.manage("GET", `/v1/diff?from=${from}&to=${until}`));
   if (json) {
     printJson(output, diff);
     return EXIT.ok;
@@ -135,7 +136,7 @@ interface Acknowledged {
  * @returns `EXIT.ok` also when some sidecar has not answered yet: the rollback stands, and it applies it when it can.
  */
 export async function rollback(
-  stateDir: string,
+  mesh: Mesh,
   target: number | "release",
   json: boolean,
   output: Output,
@@ -143,10 +144,10 @@ export async function rollback(
 ): Promise<ExitStatus> {
   const summary = fieldsOf(
     target === "release"
-      ? await manage(stateDir, "POST", "/v1/rollback/release", {})
-      : await manage(stateDir, "POST", "/v1/rollback", { revision: target }),
+      ? await mesh.manage("POST", "/v1/rollback/release", {})
+      : await mesh.manage("POST", "/v1/rollback", { revision: target }),
   );
-  const acknowledged = await untilAcknowledged(stateDir, clock);
+  const acknowledged = await untilAcknowledged(mesh, clock);
   const { synced, connected, waiting } = acknowledged;
   if (json) {
     printJson(output, { ...summary, acknowledged });
@@ -155,7 +156,7 @@ export async function rollback(
   const sequence = textOf(summary["sequence"]);
   output.out(
     target === "release"
-      ? `released: revision ${sequence} is what the configuration directory says\n`
+      ? `released: revision ${sequence} is what the ${mesh.source} says\n`
       : `rolled back: revision ${sequence} is revision ${target} again\n`,
   );
   output.out(`changes: ${changesText(summary)}\n`);
@@ -164,16 +165,16 @@ export async function rollback(
   if (waiting.length > 0) output.out("see `countersign status` for what they answer\n");
   output.out(
     target === "release"
-      ? "next: edits of the directory take effect again\n"
-      : "next: correct the directory (`countersign check`, `countersign diff`), then `countersign rollback --release`; until then edits are recorded but not in force. Trust bundles, revocations and grants were not rolled back\n",
+      ? `next: edits of the ${mesh.source} take effect again\n`
+      : `next: correct the ${mesh.source} (\`countersign lint\`, \`countersign diff\`), then \`countersign rollback --release\`; until then edits are recorded but not in force. Trust bundles, revocations and grants were not rolled back\n`,
   );
   return EXIT.ok;
 }
 
-async function untilAcknowledged(stateDir: string, clock: Clock): Promise<Acknowledged> {
+async function untilAcknowledged(mesh: Mesh, clock: Clock): Promise<Acknowledged> {
   const endMs = clock.monotonicMs() + WAIT_MS;
   for (;;) {
-    const status = fieldsOf(await manage(stateDir, "GET", "/v1/status"));
+    const status = await readStatus(mesh);
     const connected = listOf(status["sidecars"]).filter((one) => one["state"] !== "disconnected");
     const behind = connected.filter((one) => one["state"] !== "synced");
     if (behind.length === 0 || clock.monotonicMs() >= endMs) {
@@ -183,6 +184,6 @@ async function untilAcknowledged(stateDir: string, clock: Clock): Promise<Acknow
       });
       return { synced: connected.length - behind.length, connected: connected.length, waiting };
     }
-    await clock.sleep(POLL_MS);
+    await clock.sleep(POLL_MS[mesh.source]);
   }
 }

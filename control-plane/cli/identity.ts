@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:f
 import { join } from "node:path";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
-import { manage } from "./management-client.ts";
+import type { Mesh } from "./mesh.ts";
 import { EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
 
 /**
@@ -13,17 +13,17 @@ import { EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
  * @throws MeshError `bad_object` when the control plane refuses, `io_failed` when `options.out` cannot be written.
  */
 export async function exportIdentity(
+  mesh: Mesh,
   workload: string,
   options: {
-    readonly stateDir: string;
     readonly out: string;
     readonly ttlSeconds: number;
     readonly json?: boolean;
   },
   output: Output,
 ): Promise<ExitStatus> {
-  const { stateDir, out, ttlSeconds } = options;
-  const issued = fieldsOf(await manage(stateDir, "POST", "/v1/identity-export", { workload, ttlSeconds }));
+  const { out, ttlSeconds } = options;
+  const issued = fieldsOf(await mesh.manage("POST", "/v1/identity-export", { workload, ttlSeconds }));
   const svid = join(out, "svid.pem");
   const key = join(out, "key.pem");
   const bundle = join(out, "bundle.pem");
@@ -43,7 +43,7 @@ export async function exportIdentity(
     printJson(output, { spiffeId, notAfter, files: { svid, key, bundle } });
     return EXIT.ok;
   }
-  const url = urlOf(fieldsOf(await manage(stateDir, "GET", "/v1/state")), workload);
+  const url = urlOf(fieldsOf(await mesh.manage("GET", "/v1/state")), workload);
   output.out(`${spiffeId}, valid until ${notAfter}\n`);
   output.out(
     `  ${svid}    certificate chain\n  ${key}     private key (0600)\n  ${bundle}  roots of the mesh\n`,
@@ -91,12 +91,13 @@ function quoted(text: string): string {
  * @throws MeshError `bad_object` when the control plane refuses.
  */
 export async function createToken(
+  mesh: Mesh,
   workload: string,
-  options: { readonly stateDir: string; readonly ttlSeconds: number; readonly json?: boolean },
+  options: { readonly ttlSeconds: number; readonly json?: boolean },
   output: Output,
 ): Promise<ExitStatus> {
-  const { stateDir, ttlSeconds } = options;
-  const created = fieldsOf(await manage(stateDir, "POST", "/v1/join-tokens", { workload, ttlSeconds }));
+  const { ttlSeconds } = options;
+  const created = fieldsOf(await mesh.manage("POST", "/v1/join-tokens", { workload, ttlSeconds }));
   const token = textOf(created["token"]);
   const expiresAt = textOf(created["expiresAt"]);
   if (token === "") throw new MeshError("protocol_error", "the control plane answered without a token");

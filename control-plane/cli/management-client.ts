@@ -5,7 +5,7 @@ import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 
 const TIMEOUT_MS = 10_000;
 /** No answer is larger, however big the mesh. */
-const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
+export const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
 /** Longest path that `sockaddr_un` holds on every system we know. */
 const MAX_SOCKET_PATH_BYTES = 103;
 
@@ -87,7 +87,12 @@ function ask(question: Question): Promise<unknown> {
   });
 }
 
-function readAnswer(who: Question["who"], status: number, text: string): { value: unknown } | MeshError {
+/** The document of an answer, or what its refusal says. */
+export function readAnswer(
+  who: Question["who"],
+  status: number,
+  text: string,
+): { value: unknown } | MeshError {
   let value: unknown;
   try {
     value = text === "" ? {} : JSON.parse(text);

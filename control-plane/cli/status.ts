@@ -1,6 +1,6 @@
 // `countersign status`: which policies are in force, in how many sidecars, and what is wrong.
 import { type Fields, fieldsOf, listOf, numberOf, textOf, textsOf } from "./answers.ts";
-import { manage } from "./management-client.ts";
+import type { Mesh } from "./mesh.ts";
 import {
   counted,
   EXIT,
@@ -11,18 +11,19 @@ import {
   printTable,
   timeText,
 } from "./print.ts";
+import { readStatus } from "./sidecars.ts";
 
 /** @returns `EXIT.ok`: problems are part of the answer, `countersign check` is for scripts that want a verdict. */
-export async function showStatus(stateDir: string, json: boolean, output: Output): Promise<ExitStatus> {
+export async function showStatus(mesh: Mesh, json: boolean, output: Output): Promise<ExitStatus> {
   const [status, policies] = await Promise.all([
-    manage(stateDir, "GET", "/v1/status").then(fieldsOf),
-    manage(stateDir, "GET", "/v1/policies").then((answer) => fieldsOf(answer)["policies"]),
+    readStatus(mesh),
+    mesh.manage("GET", "/v1/policies").then((answer) => fieldsOf(answer)["policies"]),
   ]);
   if (json) {
     printJson(output, { ...status, policyStatus: policies ?? [] });
     return EXIT.ok;
   }
-  output.out(`${headline(status)}\n`);
+  output.out(`${headline(status, mesh.source)}\n`);
   const rows = listOf(policies);
   if (rows.length > 0) {
     output.out("\n");
@@ -44,13 +45,13 @@ export async function showStatus(stateDir: string, json: boolean, output: Output
   return EXIT.ok;
 }
 
-function headline(status: Fields): string {
+function headline(status: Fields, source: Mesh["source"]): string {
   const pinned = numberOf(status["pinned"]);
   const proxies = fieldsOf(status["proxies"]);
   const total = (numberOf(proxies["total"]) ?? 0) - (numberOf(proxies["disconnected"]) ?? 0);
   const state =
     pinned === undefined
-      ? "follows the configuration directory"
+      ? `follows the ${source}`
       : `PINNED to revision ${pinned} until \`countersign rollback --release\``;
   const counts = `${counted(numberOf(status["workloads"]) ?? 0, "workload")}, ${numberOf(proxies["synced"]) ?? 0}/${total} connected sidecars up to date`;
   return `revision ${textOf(status["revision"]) || "?"}, ${state}; ${counts}`;

@@ -11,6 +11,7 @@ import type {
   CustomObjectsApi,
   EventsV1Api,
   KubeConfig,
+  PortForward,
   VersionApi,
 } from "@kubernetes/client-node";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
@@ -22,6 +23,8 @@ export interface KubernetesOptions {
   /** Name in the kubeconfig; undefined: its current one. */
   readonly context: string | undefined;
 }
+
+export type ApplyOptions = NonNullable<Parameters<CoreV1Api["patchNamespacedConfigMap"]>[1]>;
 
 /** One cluster. Typed calls throw the library's `ApiException` (its `code` is the HTTP status): see `statusOf`. */
 export interface Kubernetes {
@@ -35,6 +38,10 @@ export interface Kubernetes {
   readonly events: EventsV1Api;
   readonly custom: CustomObjectsApi;
   readonly version: VersionApi;
+  /** As the last argument of a typed patch it makes that a server-side apply. */
+  readonly apply: ApplyOptions;
+  /** See port-forward.ts. */
+  readonly portForward: PortForward;
 }
 
 const IN_POD = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -75,6 +82,8 @@ export async function loadKubernetes(options: KubernetesOptions): Promise<Kubern
     events: kubeConfig.makeApiClient(library.EventsV1Api),
     custom: kubeConfig.makeApiClient(library.CustomObjectsApi),
     version: kubeConfig.makeApiClient(library.VersionApi),
+    apply: library.setHeaderOptions("Content-Type", library.PatchStrategy.ServerSideApply),
+    portForward: new library.PortForward(kubeConfig),
   };
 }
 

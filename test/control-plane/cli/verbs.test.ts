@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "@jest/globals";
 import { rollback } from "../../../control-plane/cli/history.ts";
+import { withMesh } from "../../../control-plane/cli/mesh.ts";
 import type { Output } from "../../../control-plane/cli/print.ts";
 import { runVerb } from "../../../control-plane/cli/verbs.ts";
 import { type FakeApi, startFakeApi } from "../../fakes/management-api.ts";
@@ -178,7 +179,9 @@ revision  time                  why    state     changes
       },
     };
     const output = capture();
-    expect(await rollback(api.stateDir, 3, false, output, clock)).toBe(0);
+    expect(
+      await withMesh({ stateDir: api.stateDir }, (mesh) => rollback(mesh, 3, false, output, clock)),
+    ).toBe(0);
     expect(output.text).toContain(
       "acknowledged by 1/2 connected sidecars\n  waiting for ml/chat: refused: unknown feature\n",
     );
@@ -288,7 +291,18 @@ describe("exit status", () => {
   test.each<{ name: string; args: string[]; status: number; says: string }>([
     { name: "help is a success", args: ["status", "--help"], status: 0, says: "Example" },
     { name: "an unknown verb is wrong usage", args: ["statu"], status: 2, says: "Did you mean status" },
-    { name: "a missing option is wrong usage", args: ["status"], status: 2, says: "--state-dir" },
+    {
+      name: "a mesh is on this machine or in a cluster",
+      args: ["status", "--state-dir", "/none", "--context", "x"],
+      status: 2,
+      says: "not both",
+    },
+    {
+      name: "a kubeconfig that is not there is wrong usage",
+      args: ["status", "--kubeconfig", "/none/config"],
+      status: 2,
+      says: "`--kubeconfig /none/config` does not exist",
+    },
     {
       name: "a word for a number is wrong usage",
       args: ["diff", "x", "--state-dir", "/none"],
