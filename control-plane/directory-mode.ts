@@ -1,17 +1,16 @@
 // A mesh configured by a directory of YAML files: one control plane, everything that lasts in its state directory.
 import { stat } from "node:fs/promises";
-import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { MeshError } from "../sidecar/core/runtime/errors.ts";
-import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
-import type { Mode } from "./mode.ts";
+import { openHistory } from "./management/history.ts";
+import type { Deps, Mode } from "./mode.ts";
 import { runDirectorySource } from "./sources/directory.ts";
 import { loadSchemas } from "./sources/schema.ts";
 
 /** @throws MeshError `bad_config` when the directory is not there. */
 export async function openDirectoryMode(
   options: { readonly configDir: string; readonly stateDir: string },
-  { log, clock }: { readonly log: Logger; readonly clock: Clock },
+  { log, clock }: Deps,
 ): Promise<Mode> {
   const { configDir, stateDir } = options;
   await checkConfigDir(configDir);
@@ -26,6 +25,10 @@ export async function openDirectoryMode(
     trustDomain: undefined,
     openAuthority: (trustDomain) => openCertificateAuthority({ stateDir, trustDomain, clock }),
     numbersRevisions: false,
+    isLeader: () => true,
+    openHistory: () => openHistory(stateDir, log),
+    attestor: () => undefined,
+    serve: async () => [],
   };
 }
 

@@ -16,6 +16,7 @@ import { createJoinToken, redeemJoinToken } from "./ca/join-tokens.ts";
 import { trustBundleJson } from "./ca/jwks.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
+import { isDeclared } from "./policy/declared-services.ts";
 import { spiffeIdOf } from "./resources/build.ts";
 import type { ClusterState, Workload } from "./sources/store.ts";
 
@@ -191,7 +192,8 @@ export function createIssuer(deps: IssuerDeps): Issuer {
       };
     },
     async renew(workloadId, spiffeId, request, instance = "") {
-      const podUid = instance === "" ? undefined : instance;
+      // A declared workload has no pod; a certificate that was exported for it says so in the same field.
+      const podUid = instance === "" || isDeclared(workloadId) ? undefined : instance;
       if (podUid !== undefined) {
         // What the watch saw last counts, so a renewal needs no API server.
         const pod = deps.state().pods.get(podUid);

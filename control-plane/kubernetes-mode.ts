@@ -1,37 +1,142 @@
-// A mesh configured by a cluster: any number of control planes, everything that lasts in Kubernetes objects.
-import type { Clock } from "../sidecar/core/runtime/clock.ts";
-import type { Logger } from "../sidecar/core/runtime/log.ts";
+// A mesh configured by a cluster: any number of control planes, everything that lasts in Kubernetes objects; one of them
+// leads and writes what all share.
+import { createServiceAccountAttestor } from "./attestation/service-account.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
+import { SecretAuthorityStore } from "./ca/secret-store.ts";
 import type { ClusterConfig } from "./config.ts";
-import { loadKubernetes } from "./kubernetes/client.ts";
-import type { Mode } from "./mode.ts";
+import { type Kubernetes, loadKubernetes } from "./kubernetes/client.ts";
+import { runLeaderElection } from "./leader/lease.ts";
+import { createStreamAudit } from "./management/audit-log.ts";
+import type { ClusterHistory } from "./management/cluster-history.ts";
+import { openClusterHistory } from "./management/revision-records.ts";
+import { createSecuredManagementServer } from "./management/secured-server.ts";
+import type { Closer, Deps, Mode, Parts } from "./mode.ts";
 import { createAdmitter } from "./policy/admit.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
 import { runKubernetesSource } from "./sources/kubernetes/source.ts";
 import { loadSchemas } from "./sources/schema.ts";
 
+const LEASE = "countersign-leader";
+
 /** @throws MeshError `bad_config` when the cluster cannot be opened. */
-export async function openKubernetesMode(
-  config: ClusterConfig,
-  { log, clock }: { readonly log: Logger; readonly clock: Clock },
-): Promise<Mode> {
+export async function openKubernetesMode(config: ClusterConfig, deps: Deps): Promise<Mode> {
   const kubernetes = await loadKubernetes({ kubeconfig: config.kubeconfig, context: config.context });
-  return {
-    runSource: (onState, signal) =>
-      runKubernetesSource(
-        {
-          rest: kubernetes.rest,
-          schemas: loadSchemas(),
-          admitter: createAdmitter(loadBuiltInPacks()),
-          clock,
-          random: Math.random,
-          log,
-          onState,
-        },
-        signal,
-      ),
-    trustDomain: config.trustDomain,
-    openAuthority: (trustDomain) => openCertificateAuthority({ stateDir: "/tmp/x", trustDomain, clock }),
-    numbersRevisions: true,
+  return new KubernetesMode(config, kubernetes, deps);
+}
+
+class KubernetesMode implements Mode {
+  readonly trustDomain: string | undefined;
+  readonly numbersRevisions = true;
+  readonly #config: ClusterConfig;
+  readonly #kubernetes: Kubernetes;
+  readonly #deps: Deps;
+  #history: ClusterHistory | undefined;
+  #isLeader = false;
+
+  constructor(config: ClusterConfig, kubernetes: Kubernetes, deps: Deps) {
+    this.#config = config;
+    this.#kubernetes = kubernetes;
+    this.#deps = deps;
+    this.trustDomain = config.trustDomain;
+  }
+
+  isLeader(): boolean {
+    return this.#isLeader;
+  }
+
+  readonly runSource: Mode["runSource"] = (onState, signal) =>
+    runKubernetesSource(
+      {
+        rest: this.#kubernetes.rest,
+        schemas: loadSchemas(),
+        admitter: createAdmitter(loadBuiltInPacks(), { mode: "kubernetes" }),
+        clock: this.#deps.clock,
+        random: Math.random,
+        log: this.#deps.log,
+        onState,
+      },
+      signal,
+    );
+
+  readonly openHistory: Mode["openHistory"] = async (onPinned, signal) => {
+    const { custom, rest } = this.#kubernetes;
+    const { namespace } = this.#config;
+    this.#history = await openClusterHistory({ custom, rest, namespace, onPinned, ...this.#deps }, signal);
+    return this.#history;
   };
+
+  readonly openAuthority: Mode["openAuthority"] = (trustDomain) =>
+    openCertificateAuthority({
+      store: new SecretAuthorityStore({ core: this.#kubernetes.core, namespace: this.#config.namespace }),
+      ...(this.#config.issuerDir === undefined ? {} : { issuerDir: this.#config.issuerDir }),
+      trustDomain,
+      clock: this.#deps.clock,
+    });
+
+  readonly attestor: Mode["attestor"] = (trustDomain, state) =>
+    createServiceAccountAttestor({
+      review: this.#kubernetes.authentication,
+      audience: `countersign.dev/${trustDomain}`,
+      pod: (uid) => state().pods.get(uid),
+      clock: this.#deps.clock,
+    });
+
+  async serve(parts: Parts, signal: AbortSignal): Promise<readonly Closer[]> {
+    const closers: Closer[] = [];
+    closers.push(await this.#serveManagement(parts));
+    const election = this.#elect(parts, signal);
+    closers.push(() => election);
+    return closers;
+  }
+
+  async #serveManagement({ config, ca, credentials, metrics, actions }: Parts): Promise<Closer> {
+    const { authentication, authorization } = this.#kubernetes;
+    const server = await createSecuredManagementServer({
+      host: config.listen,
+      port: this.#config.managementPort,
+      material: credentials.material,
+      trustDomain: ca.trustDomain,
+      namespace: this.#config.namespace,
+      tokens: authentication,
+      rights: authorization,
+      actions,
+      audit: createStreamAudit((line) => process.stdout.write(line)),
+      observe: (action, outcome) => metrics.managed(action, outcome),
+      ...this.#deps,
+    });
+    credentials.onRenewed((material) => server.rotate(material));
+    return () => server.close();
+  }
+
+  #elect(parts: Parts, signal: AbortSignal): Promise<void> {
+    const { namespace, replica } = this.#config;
+    return runLeaderElection(
+      {
+        coordination: this.#kubernetes.coordination,
+        namespace,
+        name: LEASE,
+        identity: replica,
+        random: Math.random,
+        onLead: (term) => this.#lead(parts, term),
+        ...this.#deps,
+      },
+      signal,
+    );
+  }
+
+  /** What one replica does for all, until the term ends. */
+  async #lead(_parts: Parts, term: AbortSignal): Promise<void> {
+    this.#isLeader = true;
+    this.#history?.lead(true);
+    try {
+      await new Promise<void>((resolve) => {
+        if (term.aborted) resolve();
+        else term.addEventListener("abort", () => resolve(), { once: true });
+      });
+    } finally {
+      this.#isLeader = false;
+      this.#history?.lead(false);
+      await this.#history?.flush();
+    }
+  }
 }

@@ -2,27 +2,28 @@
 // authority, status, history and management API. Start-up and shutdown order are written here and nowhere else.
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { lockStateDir } from "../sidecar/core/runtime/state-lock.ts";
 import { writePrivateFile } from "./ca/files.ts";
 import { runAuthorityMaintenance } from "./ca/maintenance.ts";
-import { runServerIdentity, type ServerIdentity } from "./ca/server-identity.ts";
+import { RootRotation, runRootRotation, seenSidecar } from "./ca/root-rotation.ts";
 import { type ControlPlaneConfig, type ControlPlanePorts, managementSocketPath } from "./config.ts";
 import { openDirectoryMode } from "./directory-mode.ts";
 import { createBootstrapServer } from "./discovery/bootstrap.ts";
-import { LiveCredentials, type ServerMaterial } from "./discovery/credentials.ts";
 import { createDiscoveryServer } from "./discovery/server.ts";
 import { createIssuer } from "./issuer.ts";
 import { openKubernetesMode } from "./kubernetes-mode.ts";
-import { openHistory } from "./management/history.ts";
+import type { ManagementActions } from "./management/routes.ts";
 import { createManagementServer } from "./management/server.ts";
 import { createMetrics, createMetricsServer } from "./metrics.ts";
+import type { Deps } from "./mode.ts";
+import { isDeclared } from "./policy/declared-services.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
 import { Publisher } from "./publisher.ts";
 import { resolveDestination } from "./resources/resolve.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
+import { startServerCredentials } from "./server-credentials.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
 
 export const SOFTWARE_VERSION = "0.1.0";
@@ -34,11 +35,6 @@ export interface ControlPlaneHandle {
   readonly managementSocket: string;
   /** Resolves when everything is closed after the signal aborted; rejects when a part failed for good. */
   readonly done: Promise<void>;
-}
-
-interface Deps {
-  readonly log: Logger;
-  readonly clock: Clock;
 }
 
 /** Things to undo, in reverse order; each is undone even when another fails. */
@@ -106,7 +102,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   const failed = Promise.withResolvers<never>();
   failed.promise.catch(() => {});
 
-  const history = await openHistory(stateDir, log);
+  const history = await mode.openHistory(() => void publisher.follow().catch(followFailed), stop.signal);
   closers.add(() => history.flush());
   const publisher = new Publisher({
     history,
@@ -116,6 +112,10 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     clock,
     log,
   });
+
+  function followFailed(error: unknown): void {
+    log.error("a rollback by another replica could not be followed", { error: messageOf(error) });
+  }
 
   // The source runs first: the trust domain stands in the configuration.
   const source = mode.runSource((state, report) => publisher.take(state, report), stop.signal);
@@ -137,13 +137,18 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   publisher.onCompiled = (seconds) => metrics.compiled(seconds);
 
   const maintenance = runAuthorityMaintenance(
-    { ca, clock, log, onBundle: () => publisher.bundleChanged() },
+    { ca, clock, log, onBundle: () => publisher.bundleChanged(), isLeader: () => mode.isLeader() },
     stop.signal,
   );
   maintenance.catch((error: unknown) => failed.reject(error));
   closers.add(() => maintenance);
-  const tls = await startServerIdentity(ca, deps, stop.signal, failed.reject);
+  const tls = await startServerCredentials(ca, deps, stop.signal);
+  tls.done.catch((error: unknown) => failed.reject(error));
+  const attest = mode.attestor(ca.trustDomain, () => publisher.state);
   const issuer = createIssuer({
+    ...(attest === undefined
+      ? {}
+      : { attest, takesJoinTokens: () => [...publisher.state.workloads.keys()].some(isDeclared) }),
     ca,
     stateDir,
     cluster: config.cluster,
@@ -208,29 +213,49 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   );
   closers.add(() => metricsServer.close());
 
+  const rotation = new RootRotation({
+    ca,
+    sidecars: () => publisher.proxies().map(seenSidecar),
+    clock,
+    log,
+  });
+  const rotating = runRootRotation(rotation, { ca, clock, log }, stop.signal);
+  rotating.catch((error: unknown) => failed.reject(error));
+  closers.add(() => rotating);
+
+  const actions: ManagementActions = {
+    status: () => meshStatus(statusWorld),
+    policies: () => ({ policies: status.policies() }),
+    history: () => ({
+      pinned: history.pinned ?? null,
+      revision: publisher.revision,
+      revisions: history.list(),
+    }),
+    diff: async (from, to) => ({ from, to, objects: await history.diff(from, to) }),
+    state: () => ({ pinned: history.pinned ?? null, ...publisher.state }),
+    rollback: (revision) => publisher.rollback(revision),
+    release: () => publisher.release(),
+    createJoinToken: issuer.createToken,
+    exportIdentity: issuer.exportIdentity,
+    caStatus: () => rotation.status(),
+    caRotate: () => rotation.start(),
+    caAbort: () => rotation.abort(),
+    caForce: () => rotation.force(),
+  };
   const managementSocket = managementSocketPath(stateDir);
   const management = await createManagementServer({
     stateDir,
     socketPath: managementSocket,
     clock,
     log,
-    actions: {
-      status: () => meshStatus(statusWorld),
-      policies: () => ({ policies: status.policies() }),
-      history: () => ({
-        pinned: history.pinned ?? null,
-        revision: publisher.revision,
-        revisions: history.list(),
-      }),
-      diff: async (from, to) => ({ from, to, objects: await history.diff(from, to) }),
-      state: () => ({ pinned: history.pinned ?? null, ...publisher.state }),
-      rollback: (revision) => publisher.rollback(revision),
-      release: () => publisher.release(),
-      createJoinToken: issuer.createToken,
-      exportIdentity: issuer.exportIdentity,
-    },
+    actions,
   });
   closers.add(() => management.close());
+  for (const closer of await mode.serve(
+    { config, publisher, history, ca, credentials: tls, metrics, actions },
+    stop.signal,
+  ))
+    closers.add(closer);
 
   const ports: ControlPlanePorts = {
     bootstrap: bootstrap.port,
@@ -269,38 +294,4 @@ async function finish(
   stop.abort();
   await closers.close();
   if (problem !== undefined) throw problem;
-}
-
-/** Certificates of both ports, renewed while they serve. */
-async function startServerIdentity(
-  ca: Parameters<typeof runServerIdentity>[0]["ca"],
-  deps: Deps,
-  signal: AbortSignal,
-  fail: (error: unknown) => void,
-): Promise<{ readonly discovery: LiveCredentials; readonly bootstrap: LiveCredentials }> {
-  const { clock, log } = deps;
-  const first = Promise.withResolvers<{
-    readonly discovery: LiveCredentials;
-    readonly bootstrap: LiveCredentials;
-  }>();
-  let live: { readonly discovery: LiveCredentials; readonly bootstrap: LiveCredentials } | undefined;
-  const onIdentity = ({ certificateChainPem, keyPem, caPem }: ServerIdentity): void => {
-    const material: ServerMaterial = { certificateChainPem, keyPem, rootsPem: caPem };
-    if (live) {
-      live.discovery.rotate(material);
-      live.bootstrap.rotate(material);
-      log.info("server certificate renewed");
-      return;
-    }
-    live = {
-      discovery: new LiveCredentials(material, true),
-      bootstrap: new LiveCredentials(material, false),
-    };
-    first.resolve(live);
-  };
-  runServerIdentity({ ca, clock, log, random: Math.random, onIdentity }, signal).catch((error: unknown) => {
-    first.reject(error);
-    fail(error);
-  });
-  return first.promise;
 }

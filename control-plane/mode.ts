@@ -1,10 +1,25 @@
 // What differs between the two places a mesh can be configured in, a directory and a cluster: where the state comes
-// from, where keys and history last, and what else is served. main.ts runs either.
+// from, where keys, history and status last, and what else is served. main.ts runs either.
+import type { Clock } from "../sidecar/core/runtime/clock.ts";
+import type { Logger } from "../sidecar/core/runtime/log.ts";
+import type { ServiceAccountAttestor } from "./attestation/service-account.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
+import type { ControlPlaneConfig } from "./config.ts";
+import type { RevisionHistory } from "./management/history.ts";
+import type { ManagementActions } from "./management/routes.ts";
+import type { ControlPlaneMetrics } from "./metrics.ts";
+import type { Publisher } from "./publisher.ts";
+import type { ServerCredentials } from "./server-credentials.ts";
 import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
 
-export type OnState = (state: ClusterState, report: SourceReport) => void;
+export interface Deps {
+  readonly log: Logger;
+  readonly clock: Clock;
+}
+
+/** Undoes one thing at shutdown. */
+export type Closer = () => Promise<unknown>;
 
 export interface RunningSource {
   /** Rejects when the source failed for good. */
@@ -16,11 +31,30 @@ export interface RunningSource {
   isCurrent(ms: number): boolean;
 }
 
+/** What runs in both modes, for what a mode serves besides. */
+export interface Parts {
+  readonly config: ControlPlaneConfig;
+  readonly publisher: Publisher;
+  readonly history: RevisionHistory;
+  readonly ca: CertificateAuthority;
+  readonly credentials: ServerCredentials;
+  readonly metrics: ControlPlaneMetrics;
+  readonly actions: ManagementActions;
+}
+
 export interface Mode {
-  runSource(onState: OnState, signal: AbortSignal): RunningSource;
   /** Trust domain that the installation fixes; undefined: that of the first state. */
   readonly trustDomain: string | undefined;
-  openAuthority(trustDomain: string): Promise<CertificateAuthority>;
   /** Whether revisions are numbered by the source (resource versions), or one after the other. */
   readonly numbersRevisions: boolean;
+  /** Whether this process is the one that writes what all replicas share. */
+  isLeader(): boolean;
+  runSource(onState: (state: ClusterState, report: SourceReport) => void, signal: AbortSignal): RunningSource;
+  /** @param onPinned called when another replica pinned the mesh or released it. */
+  openHistory(onPinned: () => void, signal: AbortSignal): Promise<RevisionHistory>;
+  openAuthority(trustDomain: string): Promise<CertificateAuthority>;
+  /** Knows pods by their ServiceAccount tokens; undefined: there are none. */
+  attestor(trustDomain: string, state: () => ClusterState): ServiceAccountAttestor | undefined;
+  /** The rest of what is served. @returns what to undo at shutdown, last first. */
+  serve(parts: Parts, signal: AbortSignal): Promise<readonly Closer[]>;
 }

@@ -2,7 +2,7 @@
 // state. PURE.
 import { createHash } from "node:crypto";
 import type { AccessPolicy } from "../policy/access-policy.ts";
-import { servicesOfWorkloads } from "../policy/declared-services.ts";
+import { isDeclared, servicesOfWorkloads } from "../policy/declared-services.ts";
 import type {
   ClusterState,
   ExternalService,
@@ -34,9 +34,6 @@ export function* stateObjects(state: ClusterState): Generator<[string, object]> 
   for (const [key, service] of state.externalServices) yield [`ExternalService/${key}`, service];
   for (const [key, catalog] of state.catalogs) yield [`OperationCatalog/${key}`, catalog];
 }
-
-/** Workload objects are keyed `namespace/name`; pods are no configuration and have longer keys. */
-const isDeclared = (key: string): boolean => key.indexOf("/") === key.lastIndexOf("/");
 
 /** Maps become a tagged list, because JSON has none. */
 function encodeValue(value: unknown): unknown {

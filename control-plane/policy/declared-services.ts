@@ -1,6 +1,11 @@
 // The services that declared workloads name themselves (`spec.service`): their ports and endpoints; PURE.
 import type { MeshService, ServicePort, Workload } from "../sources/store.ts";
 
+/** Whether a key of `ClusterState.workloads` is that of a Workload object (`namespace/name`); those of pods are longer. */
+export function isDeclared(key: string): boolean {
+  return key.indexOf("/") === key.lastIndexOf("/");
+}
+
 const byKey = (a: readonly [string, unknown], b: readonly [string, unknown]): number =>
   a[0] < b[0] ? -1 : 1;
 
