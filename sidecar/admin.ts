@@ -1,5 +1,6 @@
 // What an operator may ask a running sidecar, over its Unix socket: what is in force, who was denied lately, and why a
 // certain call was (by the code that decided). Also health and metrics. Nothing here changes anything.
+import type { AppMetricsRelay } from "./capture/app-metrics.ts";
 import type { SidecarConfig } from "./config.ts";
 import type { Call } from "./core/policy/call.ts";
 import { jsonPage, type Page, type PageHandler, textPage } from "./core/runtime/metrics-server.ts";
@@ -8,7 +9,7 @@ import type { Enforcement } from "./inbound/authorize.ts";
 
 export interface AdminState {
   readonly plane: DataPlane;
-  readonly config: Pick<SidecarConfig, "probes" | "appHost">;
+  readonly config: Pick<SidecarConfig, "probes" | "appMetrics" | "appHost">;
   readonly meshNowMs: () => number;
   readonly isDraining: () => boolean;
   readonly isConnected: () => boolean;
@@ -18,13 +19,16 @@ export interface AdminState {
 export function unreadyReason(state: AdminState): string | undefined {
   const { identity, table } = state.plane;
   if (state.isDraining()) return "draining";
+  if (!state.plane.started) return "the listeners are not bound, or capture is not verified yet";
   if (identity === undefined) return "no identity yet";
   if (state.meshNowMs() >= identity.notAfterMs) return "the certificate has expired";
+  if (state.plane.meshPort === undefined) return "the mesh port is not bound yet";
   return table === undefined ? "no policy yet" : undefined;
 }
 
-/** /metrics, /livez, /readyz and the relayed probes of the application. */
+/** /metrics, /livez, /readyz, and the relayed probes and metrics of the application. */
 export function healthPages(state: AdminState): PageHandler {
+  let relay: AppMetricsRelay | undefined;
   return async (path) => {
     const { probes, appHost } = state.config;
     if (probes.size > 0 && path.startsWith("/probe/")) {
@@ -35,6 +39,12 @@ export function healthPages(state: AdminState): PageHandler {
     if (path === "/readyz") {
       const reason = unreadyReason(state);
       return reason === undefined ? textPage(200, "ok\n") : textPage(503, `${reason}\n`);
+    }
+    const { appMetrics } = state.config;
+    if (appMetrics !== undefined && (path === "/app-metrics" || path === "/merged-metrics")) {
+      const { AppMetricsRelay } = await import("./capture/app-metrics.ts");
+      relay ??= new AppMetricsRelay(appMetrics, state.config.appHost);
+      return path === "/app-metrics" ? relay.page() : relay.mergedPage(state.plane.metrics);
     }
     if (path !== "/metrics") return undefined;
     const { exposition } = await import("./telemetry/exposition.ts");

@@ -2,6 +2,7 @@
 // then the defaults below. Every problem names the flag and, for a mistyped one, the closest that exists.
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
+import { type AppMetrics, parseAppMetrics } from "./capture/app-metrics.ts";
 import { type Probes, parseProbes } from "./capture/probes.ts";
 import { parsePortList } from "./capture/settings.ts";
 import { isTrustDomain } from "./core/identity/spiffe-id.ts";
@@ -81,6 +82,8 @@ export interface SidecarConfig {
   readonly opaquePorts: readonly number[];
   /** Probes of the pod's containers that the metrics port relays; see capture/probes.ts. */
   readonly probes: Probes;
+  /** The application's own metrics, which the metrics port relays. */
+  readonly appMetrics: AppMetrics | undefined;
   /** Host of the application, for ports that `appPorts` does not map. */
   readonly appHost: string;
   /** By declared (container) port. */
@@ -166,6 +169,10 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
     help: "ports of captured calls on which no HTTP is looked for",
   },
   "--probes": { value: "JSON", help: "probes that the metrics port relays to the application" },
+  "--app-metrics": {
+    value: "PORT/PATH",
+    help: "metrics of the application, relayed at /app-metrics and, with the sidecar's, /merged-metrics",
+  },
   "--app": { value: "HOST", help: "host of the application (default 127.0.0.1)" },
   "--app-port-map": {
     value: "PORT=HOST:PORT|unix:PATH",
@@ -320,6 +327,9 @@ function build(given: Given): SidecarConfig {
   const capture = choice("--capture", one("--capture"), ["on", "off"], "off") === "on";
   const probes = parseProbes(one("--probes") ?? "{}");
   if (!probes.ok) throw bad("--probes", probes.error);
+  const metrics = one("--app-metrics");
+  const appMetrics = metrics === undefined ? undefined : parseAppMetrics(metrics);
+  if (appMetrics?.ok === false) throw bad("--app-metrics", appMetrics.error);
   return {
     workload,
     controlPlane: hostPort("--control-plane", one("--control-plane")),
@@ -333,6 +343,7 @@ function build(given: Given): SidecarConfig {
     capture,
     opaquePorts: parsePortList("--opaque-ports", one("--opaque-ports") ?? ""),
     probes: probes.value,
+    appMetrics: appMetrics?.value,
     appHost: one("--app") ?? "127.0.0.1",
     appPorts: new Map((given.get("--app-port-map") ?? []).map(appPort)),
     metricsListen: off("--metrics-listen", "127.0.0.1:16020"),

@@ -115,6 +115,7 @@ export class DataPlane {
   #cel: CelCompiler | undefined;
   #timer: NodeJS.Timeout | undefined;
   #meshPort: number | undefined;
+  #started = false;
   #listening: Promise<number> | undefined;
 
   /** @throws MeshError `bad_config` when a log file cannot be opened. */
@@ -226,6 +227,11 @@ export class DataPlane {
     return this.#meshPort;
   }
 
+  /** Whether the application's listeners are bound, and capture was seen to work where it is on. */
+  get started(): boolean {
+    return this.#started;
+  }
+
   /** Binds the application's side; the mesh port follows with the first identity. */
   async start(): Promise<DataPlanePorts> {
     const { outboundProxy, localServices } = this.#config;
@@ -235,6 +241,7 @@ export class DataPlane {
     for (const { listen, service, port } of localServices)
       local.push(await this.outbound.listen(listen, { kind: "service", service, port }));
     const captured = await this.#startCapture();
+    this.#started = true;
     this.#timer = setInterval(() => this.sweep(this.#deps.clock.monotonicMs()), SWEEP_MS).unref();
     return { mesh: this.#meshPort, outbound, local, captured };
   }
