@@ -2,7 +2,14 @@
 // that kubectl shows. PURE.
 import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
 import type { OperationClause } from "../../sidecar/core/policy/rule.ts";
-import type { AccessGrant, ClusterState, MeshConfig, MeshRole, MeshRoleBinding } from "../sources/store.ts";
+import type {
+  AccessGrant,
+  ClusterState,
+  MeshConfig,
+  MeshRole,
+  MeshRoleBinding,
+  OperationCatalog,
+} from "../sources/store.ts";
 import type { AccessPolicy } from "./access-policy.ts";
 import { knownOperations, knownRoles } from "./compile.ts";
 import {
@@ -28,6 +35,17 @@ export interface Linter {
    * @param nowMs Unix milliseconds.
    */
   lint(object: TypedObject, state: ClusterState, nowMs: number): readonly PolicyProblem[];
+  /**
+   * What a state loses with a catalog's old version.
+   *
+   * @param next undefined: the catalog goes.
+   * @returns operations that policies name and that nobody would define any more, each with the policies by key.
+   */
+  lost(
+    name: string,
+    next: OperationCatalog | undefined,
+    state: ClusterState,
+  ): ReadonlyMap<string, readonly string[]>;
 }
 
 /** Warnings by `Kind/namespace/name` or `Kind/name`, for all objects of a state. */
@@ -53,6 +71,20 @@ export function createLinter(packs: ReadonlyMap<string, string>): Linter {
     lint(object, state, nowMs) {
       if (facts?.state !== state) facts = factsOf(state, packs, cel, facts);
       return lintObject(object, facts, nowMs);
+    },
+    lost(name, next, state) {
+      const before = operationNames(knownOperations(state, packs));
+      const catalogs = new Map(state.catalogs);
+      if (next === undefined) catalogs.delete(name);
+      else catalogs.set(name, next);
+      const after = operationNames(knownOperations({ catalogs }, packs));
+      const lost = new Map<string, string[]>();
+      for (const [key, { rules }] of state.policies)
+        for (const { op } of rules.flatMap(({ operations }) => operations ?? [])) {
+          if (op === undefined || after.has(op) || !before.has(op)) continue;
+          lost.set(op, [...new Set([...(lost.get(op) ?? []), key])]);
+        }
+      return lost;
     },
   };
 }

@@ -7,6 +7,7 @@ const FIELDS = ["name", "namespace", "labels", "annotations"];
 /** Set by an API server: exported objects carry them, here they mean nothing. */
 const IGNORED = [
   "uid",
+  "generateName",
   "resourceVersion",
   "generation",
   "creationTimestamp",
