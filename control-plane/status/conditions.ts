@@ -15,17 +15,24 @@ export interface Condition {
 export interface PolicyStatus {
   readonly observedGeneration: number;
   readonly conditions: readonly Condition[];
-  readonly targets: { readonly workloads: number; readonly externals: number };
+  readonly targets: {
+    readonly workloads: number;
+    /** Pods with a sidecar, or that should have one; absent outside Kubernetes. */
+    readonly pods?: number;
+    readonly externals: number;
+  };
   readonly proxies: {
     readonly total: number;
     readonly programmed: number;
     readonly nacked: number;
     readonly revision: number;
-    /** At most 10: `namespace/name` of workloads, with the node where it is known. */
+    /** At most 10: `namespace/name` of pods, else the keys of workloads with the node where it is known. */
     readonly lagging: readonly string[];
     /** At most 10 refusals in the sidecars' words. */
     readonly nacks?: readonly string[];
   };
+  /** Of a refused Deny in a cluster: JSON of generation and spec that stay in force, for a restart. */
+  readonly lastAccepted?: string;
 }
 
 /** Why the present version of an object is not in force. */
@@ -44,6 +51,11 @@ export interface StatusInput {
   readonly refusals: readonly Refusal[];
   /** Connected sidecars of the targets. */
   readonly proxies: readonly ProxyStatus[];
+  /** Pods of the targets; undefined outside Kubernetes. */
+  readonly pods?: number | undefined;
+  /** How a sidecar is called in lists; by default by its workload. */
+  readonly nameOf?: ((proxy: ProxyStatus) => string) | undefined;
+  readonly lastAccepted?: string | undefined;
   readonly revision: number;
   /** Revision from which this version of the policy is in force. */
   readonly since: number;
@@ -73,6 +85,11 @@ function firstProblem(
 /** Whether a sidecar has a policy that is as it is since a revision, whatever else it may lack or have refused. */
 export function isProgrammedOn(proxy: ProxyStatus, since: number): boolean {
   return proxy.state === "synced" || proxy.syncedRevision >= since;
+}
+
+/** How a sidecar is called where its pod is not known. */
+export function proxyName({ workload, node }: ProxyStatus): string {
+  return node === "" ? workload : `${workload}@${node}`;
 }
 
 /** Makes the status; `lastTransitionTime` is kept from `previous` while a condition's status stays. */
@@ -109,9 +126,7 @@ export function buildStatus(input: StatusInput): PolicyStatus {
   const waiting = proxies.filter((proxy) => !isProgrammedOn(proxy, input.since));
   const nacked = waiting.filter((proxy) => proxy.nack !== undefined);
   const programmedCount = proxies.length - waiting.length;
-  const lagging = waiting.map((proxy) =>
-    proxy.node === "" ? proxy.workload : `${proxy.workload}@${proxy.node}`,
-  );
+  const nameOf = input.nameOf ?? proxyName;
   const isProgrammed = input.policy !== undefined && isAccepted && waiting.length === 0;
   const programmedReason = isProgrammed
     ? "Programmed"
@@ -121,7 +136,7 @@ export function buildStatus(input: StatusInput): PolicyStatus {
         ? "Refused"
         : "Propagating";
   const workloads = report?.targets.filter((target) => !target.startsWith("external:")).length ?? 0;
-  const nacks = nacked.slice(0, LISTED).map((proxy) => `${proxy.workload}: ${proxy.nack ?? ""}`);
+  const nacks = nacked.slice(0, LISTED).map((proxy) => `${nameOf(proxy)}: ${proxy.nack ?? ""}`);
   return {
     observedGeneration: generation,
     conditions: [
@@ -129,14 +144,19 @@ export function buildStatus(input: StatusInput): PolicyStatus {
       condition("ResolvedRefs", refs?.isError !== true, refs?.reason ?? "ResolvedRefs", refs?.message ?? ""),
       condition("Programmed", isProgrammed, programmedReason, `${programmedCount}/${proxies.length} proxies`),
     ],
-    targets: { workloads, externals: (report?.targets.length ?? 0) - workloads },
+    targets: {
+      workloads,
+      ...(input.pods === undefined ? {} : { pods: input.pods }),
+      externals: (report?.targets.length ?? 0) - workloads,
+    },
     proxies: {
       total: proxies.length,
       programmed: programmedCount,
       nacked: nacked.length,
       revision,
-      lagging: lagging.slice(0, LISTED),
+      lagging: waiting.slice(0, LISTED).map(nameOf),
       ...(nacks.length > 0 ? { nacks } : {}),
     },
+    ...(input.lastAccepted === undefined ? {} : { lastAccepted: input.lastAccepted }),
   };
 }
