@@ -263,8 +263,13 @@ export class CertificateAuthority {
       if (rotation === undefined || own === undefined)
         throw new MeshError("not_found", "no root rotation is under way");
       switch (change.kind) {
-        case "record":
-          return await this.#writeRotation({ ...rotation, record: change.record });
+        case "record": {
+          const next = { ...rotation, record: change.record };
+          // The bundle follows the stage; what else is noted is not for sidecars.
+          if (change.record.stage === rotation.record.stage)
+            return await this.#write({ ...this.#content, rotation: next });
+          return await this.#writeRotation(next);
+        }
         case "reverse":
           return await this.#writeRotation(
             { record: change.record, to: own, issuerIds: [issuerId(own)] },
@@ -280,7 +285,7 @@ export class CertificateAuthority {
     });
   }
 
-  /** Each change of a rotation is one of the bundle. */
+  /** Each change of stage is one of the bundle. */
   async #writeRotation(rotation: RotationContent | undefined, own = this.#content.own): Promise<void> {
     await this.#write({ ...this.#content, own, rotation, sequence: this.#content.sequence + 1 });
   }
