@@ -3,13 +3,18 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "@jest/globals";
 import { parse } from "yaml";
+import { SCHEMAS } from "./generated-files.ts";
 import { chartFolder, describeWithHelm, type Manifest, render, templateArgs, tryHelm } from "./helm.ts";
 
-const sources = join(import.meta.dirname, "../../crds");
+const root = join(import.meta.dirname, "../..");
 
 describeWithHelm("the chart countersign-crds", () => {
   const rendered = new Map(render("countersign-crds").map((one) => [one.metadata.name, one]));
-  const files = readdirSync(sources).filter((name) => name.endsWith(".yaml"));
+  const files = SCHEMAS.flatMap((folder) =>
+    readdirSync(join(root, folder))
+      .filter((name) => name.endsWith(".yaml"))
+      .map((name) => `${folder}/${name}`),
+  );
 
   test("passes lint", () => {
     const { ok } = tryHelm(["lint", chartFolder("countersign-crds"), "--strict", "--kube-version=1.30.0"]);
@@ -22,7 +27,7 @@ describeWithHelm("the chart countersign-crds", () => {
   });
 
   test.each(files)("%s is as it is, apart from the annotation that keeps it and our labels", (file) => {
-    const source = parse(readFileSync(join(sources, file), "utf8")) as Manifest;
+    const source = parse(readFileSync(join(root, file), "utf8")) as Manifest;
     const { metadata, ...rest } = rendered.get(source.metadata.name)!;
     expect(metadata.annotations).toEqual({ "helm.sh/resource-policy": "keep" });
     expect(metadata.labels).toEqual({

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { withValuesTable } from "./values-table.ts";
 
 const root = join(import.meta.dirname, "../..");
+/** Kinds that people write, and the control plane's own records. */
+export const SCHEMAS = ["crds", "crds/records"] as const;
 const CHARTS = join(root, "charts");
 
 /** Files relative to the repository and what they should hold; undefined: they should not be there. */
@@ -12,8 +14,9 @@ export function generatedFiles(): ReadonlyMap<string, string | undefined> {
   const yaml = (folder: string) => readdirSync(join(root, folder)).filter((name) => name.endsWith(".yaml"));
   const copies = "charts/countersign-crds/files";
   for (const name of yaml(copies)) files.set(`${copies}/${name}`, undefined);
-  for (const name of yaml("crds"))
-    files.set(`${copies}/${name}`, readFileSync(join(root, "crds", name), "utf8"));
+  for (const folder of SCHEMAS)
+    for (const name of yaml(folder))
+      files.set(`${copies}/${name}`, readFileSync(join(root, folder, name), "utf8"));
   const readme = readFileSync(join(CHARTS, "countersign/README.md"), "utf8");
   const values = readFileSync(join(CHARTS, "countersign/values.yaml"), "utf8");
   files.set("charts/countersign/README.md", withValuesTable(readme, values));
