@@ -41,16 +41,20 @@ class PodConnection extends Duplex {
     this.problems = new Writable({
       write: (chunk: Buffer, _encoding, done) => {
         const text = chunk.toString("utf8").replaceAll("\n", " ").trim();
+        // The container runtime tells a long story of namespaces; this is what matters of it.
+        const why = /connection refused/.test(text) ? "nothing listens there" : text.slice(0, 300);
         if (text !== "")
           this.destroy(
             new MeshError(
               "io_failed",
-              `port ${port} of pod \`${namespace}/${pod}\` cannot be reached: ${text.slice(0, 300)}`,
+              `port ${port} of pod \`${namespace}/${pod}\` cannot be reached: ${why}`,
             ),
           );
         done();
       },
     });
+    // It may fail before anybody holds it: then `forwardPort` tells.
+    this.on("error", () => {});
   }
 
   /** From here on it ends with the connection to the API server. */
@@ -108,6 +112,7 @@ export async function forwardPort(forwarder: Forwarder, target: PodPort): Promis
     late.catch(() => {});
     // Without retries the library answers with the socket itself.
     connection.attach((await Promise.race([opening, late])) as WebSocketLike);
+    if (connection.errored !== null) throw connection.errored;
     return connection;
   } catch (cause) {
     connection.destroy();

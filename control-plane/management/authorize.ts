@@ -19,8 +19,8 @@ export type Permission =
   | { readonly kind: "allowed" }
   | { readonly kind: "refused"; readonly status: 403 | 503; readonly detail: string };
 
-/** The ClusterRole of the chart that has every right of this port. */
-const MANAGEMENT_ROLE = "countersign-management";
+/** ClusterRoles of the chart: every right of this port, and reading. */
+const MANAGEMENT_ROLE = { update: "countersign-management", get: "countersign-management-view" };
 const ALLOWED_FOR_MS = 10_000;
 const DENIED_FOR_MS = 1_000;
 const MAX_DECISIONS = 4_096;
@@ -81,5 +81,5 @@ function howToGrant({ name }: TokenUser, right: Right): string {
     .toLowerCase()
     .replace(/[^a-z0-9-]+/g, "-")
     .slice(0, 40);
-  return `\`${name}\` may not ${right.verb} \`${resourceOf(right)}\` of group countersign.dev; grant it with: kubectl create clusterrolebinding countersign-${label} --clusterrole=${MANAGEMENT_ROLE} ${subject}`;
+  return `\`${name}\` may not ${right.verb} \`${resourceOf(right)}\` of group countersign.dev; grant it with: kubectl create clusterrolebinding countersign-${label} --clusterrole=${MANAGEMENT_ROLE[right.verb]} ${subject}`;
 }

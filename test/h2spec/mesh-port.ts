@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exportIdentity } from "../../control-plane/cli/identity.ts";
 import { manage } from "../../control-plane/cli/management-client.ts";
+import { withMesh } from "../../control-plane/cli/mesh.ts";
 import { startOurs } from "../bench/datapath/ours.ts";
 import { startProgram } from "../bench/datapath/program.ts";
 import { until } from "../demo/platform.ts";
@@ -55,10 +56,13 @@ spec: {action: Allow, rules: [{name: all, from: [{any: true}], operations: [{any
       return policies.total === 101 && proxies.synced === proxies.total ? true : undefined;
     });
     const identityDir = join(dir, "identity");
-    await exportIdentity(
-      "ml/notebook",
-      { stateDir: pair.stateDir, out: identityDir, ttlSeconds: 3600 },
-      { out: () => {}, err: () => {} },
+    await withMesh({ stateDir: pair.stateDir }, (mesh) =>
+      exportIdentity(
+        mesh,
+        "ml/notebook",
+        { out: identityDir, ttlSeconds: 3600 },
+        { out: () => {}, err: () => {} },
+      ),
     );
     const pem = join(dir, "haproxy.pem");
     writeFileSync(

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { exportIdentity } from "../../control-plane/cli/identity.ts";
+import { withMesh } from "../../control-plane/cli/mesh.ts";
 import { type AuditEvent, type Platform, removePlatformDir, startPlatform, until } from "../demo/platform.ts";
 import { canTest } from "../left-out.ts";
 
@@ -32,10 +33,8 @@ const able = canTest("curl over HTTP/2 with an exported SVID", { curl: "Debian's
     body: string,
   ): Promise<{ code: string; version: string; text: string }> {
     const out = join(dir, workload.replace("/", "-"));
-    await exportIdentity(
-      workload,
-      { stateDir: platform.stateDir, out, ttlSeconds: 600 },
-      { out: () => {}, err: () => {} },
+    await withMesh({ stateDir: platform.stateDir }, (mesh) =>
+      exportIdentity(mesh, workload, { out, ttlSeconds: 600 }, { out: () => {}, err: () => {} }),
     );
     const port = platform.sidecars.get(target)?.meshPort;
     const { stdout } = await promisify(execFile)("curl", [

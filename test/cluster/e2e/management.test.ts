@@ -134,7 +134,7 @@ describeOnCluster("management over the network", { testMs: 30_000, suiteMs: 120_
       ]);
     });
     const args = command
-      .replace("--clusterrole=countersign-management", `--clusterrole=${name}`)
+      .replace("--clusterrole=countersign-management-view", `--clusterrole=${name}`)
       .replace(/clusterrolebinding \S+/, `clusterrolebinding ${name}`)
       .split(" ");
     try {
