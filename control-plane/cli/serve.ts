@@ -8,11 +8,14 @@ import { boundYoungGeneration } from "../../sidecar/core/runtime/young-generatio
 import { EXIT, type ExitStatus, type Output } from "./print.ts";
 
 const CONTROL_PLANE_HELP = `usage: countersign control-plane --config-dir DIR --state-dir DIR [options]
+       countersign control-plane --kubernetes --state-dir DIR [options]
 
-Watches a directory of YAML objects, compiles its policies, signs identities and serves sidecars.
+Watches a directory of YAML objects, or a cluster, compiles its policies, signs identities and serves sidecars.
 
-  --config-dir DIR        AccessPolicy, Workload, MeshConfig … as YAML; read, watched, never written (required)
-  --state-dir DIR         keys, history, status, join tokens, management socket; made with mode 0700 (required)
+  --config-dir DIR        AccessPolicy, Workload, MeshConfig … as YAML; read, watched, never written
+  --kubernetes            a cluster: policies are custom resources, pods are workloads; the chart runs it so
+  --state-dir DIR         keys, history, status, join tokens, management socket; made with mode 0700 (required).
+                          On a cluster only sockets: everything that lasts is a Kubernetes object
   --listen ADDRESS        where bootstrap and discovery listen (default 127.0.0.1)
   --metrics-listen ADDR   where metrics and health listen (default 127.0.0.1)
   --port-base N           moves the ports 16011, 16012 and 16014 to N+11, N+12, N+14; 0: the system chooses, see
@@ -22,6 +25,18 @@ Watches a directory of YAML objects, compiles its policies, signs identities and
   --cluster NAME          name of this cluster in audit events (default local)
   --heartbeat-ms N        how often sidecars hear from it (default 5000)
   --log-level LEVEL       debug, info, warn, error or silent (default info)
+
+With --kubernetes:
+  --kubeconfig FILE, --context NAME
+                          which cluster, as whom (default KUBECONFIG, the pod's ServiceAccount, ~/.kube/config)
+  --namespace NAME        where Secret, Lease and records are kept (default countersign-system)
+  --replica NAME          name of this replica, unique among them (default: host name)
+  --trust-domain NAME     trust domain; it cannot change later (default: that of the MeshConfig)
+  --sidecar-image IMAGE   what the webhook puts into pods (default: pods are not injected)
+  --sidecar-defaults JSON cpu, memory, cpu-limit, memory-limit and log-level of injected sidecars
+  --issuer-dir DIR        tls.crt, tls.key and ca.crt of an issuing certificate made elsewhere
+  --webhook-port N, --management-port N
+                          one port alone (default 16017, 16080)
 
 Ends with 0 after SIGTERM or SIGINT, 2 for a wrong option, 3 when it cannot start.
 `;
