@@ -32,7 +32,7 @@ export const lintWarning = (
 
 /** How many single values an object holds. */
 export function valuesIn(value: unknown): number {
-  if (typeof value !== "object" || value === null) return 1;
+  if (typeof value !== "object" || value === null) return value === undefined ? 0 : 1;
   const parts = value instanceof Map ? [...value.values()] : Object.values(value);
   return parts.reduce((sum: number, part) => sum + valuesIn(part), 0);
 }
