@@ -215,7 +215,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
 
   const rotation = new RootRotation({
     ca,
-    sidecars: () => publisher.proxies().map(seenSidecar),
+    sidecars: () => publisher.proxies().map((one) => seenSidecar(one, cache.table(one.workload)?.digest)),
     clock,
     log,
   });

@@ -34,15 +34,19 @@ export interface RootRotationDeps {
   readonly isLeader?: (() => boolean) | undefined;
 }
 
-/** What discovery knows of a sidecar, as a rotation sees it. */
-export function seenSidecar(proxy: ProxyStatus): SeenSidecar {
-  const { workload, instance, pod, node, state, leaf } = proxy;
+/**
+ * What discovery knows of a sidecar, as a rotation sees it.
+ *
+ * @param expectedDigest of the table that this replica expects there: another replica may not know of the new bundle yet.
+ */
+export function seenSidecar(proxy: ProxyStatus, expectedDigest = proxy.expectedDigest): SeenSidecar {
+  const { workload, instance, pod, node, state, digest, leaf } = proxy;
   const where = [pod, node].find((one) => one !== "");
   return {
     id: instance,
     name: where === undefined ? workload : `${workload} on ${where}`,
     connected: state !== "disconnected",
-    isSynced: state === "synced",
+    isSynced: state !== "disconnected" && digest === expectedDigest,
     issuerId: leaf.issuerKeyId,
     leafUntilMs: leaf.notAfterMs,
   };
@@ -114,7 +118,7 @@ export class RootRotation {
     this.#watchingSinceMs = deps.clock.nowMs();
   }
 
-  /** Starts a rotation. @throws MeshError `conflict` when one is under way, `unsupported` for a mounted root, `io_failed`. */
+  /** Starts a rotation. @throws MeshError `conflict` when one is under way, `bad_config` for a mounted root, `io_failed`. */
   async start(): Promise<AuthorityStatus> {
     await this.#deps.ca.startRotation();
     this.#deps.log.warn("root rotation started", { sequence: this.#deps.ca.sequence });

@@ -231,14 +231,14 @@ export class CertificateAuthority {
   /**
    * Makes the root that is to take over, and publishes it beside the one there is.
    *
-   * @throws MeshError `unsupported` for a mounted issuer, `conflict` when one is under way or another replica wrote, `io_failed`.
+   * @throws MeshError `bad_config` for a mounted issuer, `conflict` when one is under way or another replica wrote, `io_failed`.
    */
   startRotation(): Promise<void> {
     return this.#inTurn(async () => {
       const { own, rotation } = this.#content;
       if (own === undefined)
         throw new MeshError(
-          "unsupported",
+          "bad_config",
           "the root comes from mounted files; rotate it where it is made, and keep both roots in `ca.crt` until every workload has renewed",
         );
       if (rotation !== undefined)

@@ -4,6 +4,7 @@ import { Command, CommanderError } from "commander";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { EXIT, type ExitStatus, type Output } from "./print.ts";
 import type { Verbs } from "./verb-options.ts";
+import { addAuthorityVerbs } from "./verbs-of-authority.ts";
 import { addClusterVerbs } from "./verbs-of-cluster.ts";
 import { addFileVerbs } from "./verbs-of-files.ts";
 import { addMeshVerbs } from "./verbs-of-mesh.ts";
@@ -65,6 +66,7 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
   addFileVerbs(verbs);
   addClusterVerbs(verbs);
   addMeshVerbs(verbs);
+  addAuthorityVerbs(verbs);
 
   try {
     if (args.length === 0) {
