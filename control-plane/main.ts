@@ -216,6 +216,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   const rotation = new RootRotation({
     ca,
     sidecars: () => publisher.proxies().map((one) => seenSidecar(one, cache.table(one.workload)?.digest)),
+    isLeader: () => mode.isLeader(),
     clock,
     log,
   });
