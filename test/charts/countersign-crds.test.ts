@@ -22,7 +22,7 @@ describeWithHelm("the chart countersign-crds", () => {
   });
 
   test("holds every schema and nothing else", () => {
-    expect(files.length).toBeGreaterThan(8);
+    expect(files.length).toBeGreaterThan(10);
     expect(rendered.size).toBe(files.length);
   });
 
