@@ -92,7 +92,7 @@ export function deletionWarnings(
         ? ""
         : `, with a trust domain that is not \`${config.trustDomain}\``;
     return [
-      `${workloads.size} workloads are in the mesh, and without a MeshConfig the defaults hold for them${domain}: apply it again`,
+      `${workloads.size === 1 ? "1 workload is" : `${workloads.size} workloads are`} in the mesh, and without a MeshConfig the defaults hold for them${domain}: apply it again`,
     ];
   }
   if (kind === "MeshRole") {
