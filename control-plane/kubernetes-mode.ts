@@ -4,17 +4,20 @@ import { createServiceAccountAttestor } from "./attestation/service-account.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
 import { SecretAuthorityStore } from "./ca/secret-store.ts";
 import type { ClusterConfig } from "./config.ts";
+import { runBundleConfigMaps } from "./kubernetes/bundle-config-map.ts";
 import { type Kubernetes, loadKubernetes } from "./kubernetes/client.ts";
 import { runLeaderElection } from "./leader/lease.ts";
 import { createStreamAudit } from "./management/audit-log.ts";
 import type { ClusterHistory } from "./management/cluster-history.ts";
 import { openClusterHistory } from "./management/revision-records.ts";
 import { createSecuredManagementServer } from "./management/secured-server.ts";
+import { hasMeshedPod, meshedNamespaces } from "./meshed-namespaces.ts";
 import type { Closer, Deps, Mode, Parts } from "./mode.ts";
 import { createAdmitter } from "./policy/admit.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
 import { runKubernetesSource } from "./sources/kubernetes/source.ts";
 import { loadSchemas } from "./sources/schema.ts";
+import { serveWebhooks } from "./webhooks.ts";
 
 const LEASE = "countersign-leader";
 
@@ -83,7 +86,11 @@ class KubernetesMode implements Mode {
 
   async serve(parts: Parts, signal: AbortSignal): Promise<readonly Closer[]> {
     const closers: Closer[] = [];
-    closers.push(await this.#serveManagement(parts));
+    const { authorization } = this.#kubernetes;
+    closers.push(
+      await serveWebhooks({ parts, config: this.#config, authorization, deps: this.#deps }, signal),
+      await this.#serveManagement(parts),
+    );
     const election = this.#elect(parts, signal);
     closers.push(() => election);
     return closers;
@@ -124,15 +131,33 @@ class KubernetesMode implements Mode {
     );
   }
 
+  /** The roots of the mesh in every namespace whose pods need them. */
+  #keepBundles({ publisher, ca }: Parts, term: AbortSignal): Promise<void> {
+    const { core, apply, rest } = this.#kubernetes;
+    const { namespace: own } = this.#config;
+    return runBundleConfigMaps(
+      {
+        ...{ core, apply, rest, random: Math.random, ...this.#deps },
+        roots: () => ca.roots.map((root) => root.toString()).join(""),
+        namespaces: () => meshedNamespaces(publisher.live, own),
+        hasPods: (namespace) => hasMeshedPod(publisher.live, namespace),
+        onChanged: (listener) => {
+          const ends = [publisher.subscribe(listener), ca.subscribe(listener)];
+          return () => {
+            for (const end of ends) end();
+          };
+        },
+      },
+      term,
+    );
+  }
+
   /** What one replica does for all, until the term ends. */
-  async #lead(_parts: Parts, term: AbortSignal): Promise<void> {
+  async #lead(parts: Parts, term: AbortSignal): Promise<void> {
     this.#isLeader = true;
     this.#history?.lead(true);
     try {
-      await new Promise<void>((resolve) => {
-        if (term.aborted) resolve();
-        else term.addEventListener("abort", () => resolve(), { once: true });
-      });
+      await Promise.all([this.#keepBundles(parts, term)]);
     } finally {
       this.#isLeader = false;
       this.#history?.lead(false);

@@ -25,8 +25,8 @@ import { resolveDestination } from "./resources/resolve.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
 import { startServerCredentials } from "./server-credentials.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
+import { SOFTWARE_VERSION } from "./version.ts";
 
-export const SOFTWARE_VERSION = "0.1.0";
 /** Streams get this long to end by themselves at shutdown. */
 const GRACE_MS = 1_000;
 
@@ -217,6 +217,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     ca,
     sidecars: () => publisher.proxies().map((one) => seenSidecar(one, cache.table(one.workload)?.digest)),
     isLeader: () => mode.isLeader(),
+    heartbeatMs: config.heartbeatMs,
     clock,
     log,
   });

@@ -16,6 +16,8 @@ export interface ControlPlaneMetrics {
   issued(result: "ok" | "rejected"): void;
   /** A request to the management API; both values are from closed lists. */
   managed(action: string, outcome: string): void;
+  /** An admission review was answered; path and outcome are from closed lists. */
+  reviewed(path: string, outcome: string, seconds: number): void;
 }
 
 /** What is read when scraped. */
@@ -135,6 +137,13 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     labelNames: ["action", "outcome"],
     registers,
   });
+  const reviews = new Histogram({
+    name: "countersign_admission_seconds",
+    help: "admission reviews by webhook and outcome, from first byte to answer",
+    labelNames: ["path", "outcome"],
+    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5],
+    registers,
+  });
   return {
     registry,
     nack: () => nacks.inc(),
@@ -143,6 +152,7 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     joined: (result) => joins.inc({ result }),
     issued: (result) => issues.inc({ result }),
     managed: (action, outcome) => management.inc({ action, outcome }),
+    reviewed: (path, outcome, seconds) => reviews.observe({ path, outcome }, seconds),
     close: () => delay.disable(),
   };
 }

@@ -9,6 +9,7 @@ import type { DiscoveryServer, ProxyStatus } from "./discovery/server.ts";
 import type { RevisionHistory, RevisionReason, RevisionSummary } from "./management/history.ts";
 import { Overlay, restoredContent } from "./management/revision-content.ts";
 import { type Compiled, compile, recompile } from "./policy/compile.ts";
+import { isDeclared } from "./policy/declared-services.ts";
 import { ResourceCache } from "./resources/cache.ts";
 import { formatProblem, type SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState, MeshConfig } from "./sources/store.ts";
@@ -58,7 +59,10 @@ export class Publisher {
     | { readonly catalogs: ClusterState["catalogs"]; readonly all: ReadonlyMap<string, string> }
     | undefined;
   #config: { readonly from: MeshConfig; readonly to: MeshConfig } | undefined;
+  /** The state of the last record. */
+  #recorded: ClusterState | undefined;
   #pushes: Push[] = [];
+  readonly #listeners = new Set<() => void>();
   /** Rollback and release one after the other. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -76,6 +80,18 @@ export class Publisher {
     return this.compiled().state;
   }
 
+  /** State of the source, whatever is pinned. @throws MeshError `not_ready` before the first. */
+  get live(): ClusterState {
+    if (!this.#live) throw new MeshError("not_ready", "no configuration yet");
+    return this.#live;
+  }
+
+  /** Calls the listener after each state or report of the source. @returns how to end that. */
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
   get compiledNow(): Compiled | undefined {
     return this.#compiled;
   }
@@ -87,10 +103,14 @@ export class Publisher {
 
   /** A state from the source. Before `begin` it is only kept. */
   take(state: ClusterState, report: SourceReport): void {
+    const isSame = this.#live === state;
     this.#live = state;
     this.#report = report;
-    if (this.#ca) this.#publish("edit");
+    // A report alone is for status to tell.
+    if (isSame) this.onPublished();
+    else if (this.#ca) this.#publish("edit");
     this.#first.resolve(state.config.trustDomain);
+    for (const listener of this.#listeners) listener();
   }
 
   /** Publishes the first state, under the pinned revision if there is one. @throws MeshError when that cannot be read. */
@@ -238,21 +258,32 @@ export class Publisher {
     // Started again with what was there before: the same revision, so that nobody has to learn anything.
     const isSame = reason === "start" && last !== undefined && history.isUnchanged(own);
     if (isSame) history.adopt(own);
-    const summary = isSame
+    // What is no configuration (pods and their addresses, in a cluster) gives a number and no record.
+    const isNetwork =
+      reason === "edit" &&
+      numberedBySource &&
+      this.#recorded !== undefined &&
+      sameContent(this.#recorded, own);
+    const sequence = Math.max(this.#compiled?.state.revision ?? 0, own.revision);
+    const summary: RevisionSummary = isSame
       ? last
-      : history.record(
-          reason === "rollback" ? state : own,
-          { reason, rollbackTo, applied, atLeast: numberedBySource ? live.revision : 0 },
-          clock.nowMs(),
-        );
-    const numbered: ClusterState = { ...state, revision: summary.sequence };
+      : isNetwork
+        ? { sequence, timeMs: clock.nowMs(), reason, applied, changes: [], changeCount: 0 }
+        : history.record(
+            reason === "rollback" ? state : own,
+            { reason, rollbackTo, applied, atLeast: numberedBySource ? live.revision : 0 },
+            clock.nowMs(),
+          );
+    if (!isNetwork) this.#recorded = own;
+    const revision = numberedBySource ? Math.max(summary.sequence, own.revision) : summary.sequence;
+    const numbered: ClusterState = { ...state, revision };
     this.#compiled = this.#compiled
       ? recompile(this.#compiled, numbered)
       : compile(numbered, this.#options.packs);
     const tables = this.#distribute(this.#compiled, ca, startedMs);
     this.onCompiled((clock.monotonicMs() - startedMs) / 1000);
     log.info("revision published", {
-      revision: summary.sequence,
+      revision,
       reason,
       changes: summary.changeCount,
       tables,
@@ -310,4 +341,20 @@ export class Publisher {
     this.#packs = { catalogs: state.catalogs, all };
     return all;
   }
+}
+
+/** Whether two states hold the same configuration; of the workloads only the declared ones are. */
+function sameContent(a: ClusterState, b: ClusterState): boolean {
+  const maps = ["config", "policies", "roles", "bindings", "grants", "externalServices", "catalogs"] as const;
+  if (maps.some((name) => a[name] !== b[name])) return false;
+  if (a.workloads === b.workloads) return true;
+  const declared = (state: ClusterState): number => {
+    let count = 0;
+    for (const key of state.workloads.keys()) if (isDeclared(key)) count += 1;
+    return count;
+  };
+  if (declared(a) !== declared(b)) return false;
+  for (const [key, workload] of b.workloads)
+    if (isDeclared(key) && a.workloads.get(key) !== workload) return false;
+  return true;
 }

@@ -45,7 +45,8 @@ function encodeValue(value: unknown): unknown {
   return Object.fromEntries(names.map((name) => [name, encodeValue(Reflect.get(value, name))]));
 }
 
-function decodeValue(value: unknown): unknown {
+/** What `objectText` wrote, after its JSON was parsed. */
+export function decodeValue(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(decodeValue);
   if (typeof value !== "object" || value === null) return value;
   if ("$map" in value && Array.isArray(value.$map)) {
