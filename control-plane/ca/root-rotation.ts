@@ -29,7 +29,9 @@ export interface RootRotationDeps {
   readonly sidecars: () => readonly SeenSidecar[];
   readonly clock: Clock;
   readonly log: Logger;
-  readonly limits?: RotationLimits | undefined;
+  /** How often streams show a sign of life; sidecars that miss three look for another. */
+  readonly heartbeatMs: number;
+  readonly limits?: Pick<RotationLimits, "holdMs" | "overdueMs"> | undefined;
   /** Whether this replica carries rotations on; asked each time. Always, unless given. */
   readonly isLeader?: (() => boolean) | undefined;
 }
@@ -56,18 +58,21 @@ const MINUTE_MS = 60_000;
 const OVERDUE_MS = { distribute: 10 * MINUTE_MS, sign: 30 * MINUTE_MS, retire: 10 * MINUTE_MS };
 
 /** One control plane, files: nobody else has to catch up. */
-export const ALONE_LIMITS: RotationLimits = {
+export const ALONE_LIMITS = {
   holdMs: { distribute: 1_000, sign: 1_000, retire: 1_000 },
   overdueMs: OVERDUE_MS,
-  settleMs: 30_000,
 };
 
 /** Replicas poll every 5 s, and the kubelet takes up to two minutes to bring a changed ConfigMap into a pod. */
-export const CLUSTER_LIMITS: RotationLimits = {
+export const CLUSTER_LIMITS = {
   holdMs: { distribute: 3 * MINUTE_MS, sign: 20_000, retire: 20_000 },
   overdueMs: OVERDUE_MS,
-  settleMs: 45_000,
 };
+
+/** A cut-off sidecar notices after three heartbeats, tries again within 10 s, and has a moment to be greeted. */
+function settleMs(heartbeatMs: number): number {
+  return 3 * heartbeatMs + 15_000;
+}
 
 const ACTIVE_MS = 500;
 const IDLE_MS = 5_000;
@@ -114,7 +119,8 @@ export class RootRotation {
 
   constructor(deps: RootRotationDeps) {
     this.#deps = deps;
-    this.#limits = deps.limits ?? (deps.ca.polled ? CLUSTER_LIMITS : ALONE_LIMITS);
+    const limits = deps.limits ?? (deps.ca.polled ? CLUSTER_LIMITS : ALONE_LIMITS);
+    this.#limits = { ...limits, settleMs: settleMs(deps.heartbeatMs) };
     this.#watchingSinceMs = deps.clock.nowMs();
   }
 

@@ -80,6 +80,7 @@ class Mesh {
       clock,
       log: silentLogger,
       limits: ALONE_LIMITS,
+      heartbeatMs: 5_000,
     });
     for (const one of this.sidecars) {
       one.connected = false;
