@@ -79,7 +79,7 @@ function named(name: string, inside: string): void {
 function decodeService(name: string, body: Buffer): DecodedResource {
   const message = serviceCodec.decode(body);
   named(name, message.id);
-  if (message.hosts.length === 0) throw new Error("service has no host");
+  // Without any it is reached by address alone: the pods of a workload that no Service selects.
   for (const host of message.hosts)
     if (!HOST.test(host)) throw new Error(`host \`${host.slice(0, 128)}\` is not a lower-case host name`);
   for (const address of message.addresses)

@@ -291,12 +291,7 @@ export class OutboundExchange implements UpstreamExchange {
     // Query strings differ from call to call and may hold secrets: never in a table.
     if (target.includes("?")) h2.putPair(":path", target);
     else h2.putField(destination.pathField(target));
-    h2.putField(
-      cache.get(
-        ":authority",
-        head.authority === "" ? destination.service.id.replace("/", ".") : head.authority,
-      ),
-    );
+    h2.putField(cache.get(":authority", head.authority === "" ? this.#hostOf(destination) : head.authority));
     for (let i = 0; i < fields.length; i++) {
       const field = fields[i];
       if (field === undefined) continue;
@@ -324,6 +319,11 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#createdTrace && this.#facts.traceparent !== undefined)
       h2.putPair("traceparent", this.#facts.traceparent);
     h2.endHeaders(this.#hasNoBody);
+  }
+
+  /** For a request of HTTP/1.0 without Host. */
+  #hostOf({ service }: Destination): string {
+    return this.#facts.fixed?.kind === "address" ? this.#facts.target() : service.id.replace("/", ".");
   }
 
   get #hasNoBody(): boolean {

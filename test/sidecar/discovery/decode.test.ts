@@ -37,6 +37,11 @@ describe("a service with addresses", () => {
     });
   });
 
+  test("may have no host: pods that no Service selects are reached by their addresses", () => {
+    const decoded = decode({ hosts: [], ports: [{ port: 8080, protocol: "http", packs: [] }] });
+    expect(decoded).toMatchObject({ ok: true, value: { value: { hosts: [], addresses: [] } } });
+  });
+
   test.each([
     { body: { addresses: ["scorer.ml"] }, says: "is not an IP address" },
     { body: { addresses: [""] }, says: "is not an IP address" },

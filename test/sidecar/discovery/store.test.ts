@@ -113,12 +113,12 @@ describe("resource store", () => {
       /about `y`/,
     ],
     [
-      "a service without a host",
+      "a service with a host that is none",
       createTable([
         ...sampleResources(),
-        createResource("service", "ns/x", Buffer.from("0a046e732f78", "hex")),
+        createResource("service", "ns/x", Buffer.from("0a046e732f781203412062", "hex")),
       ]),
-      /no host/,
+      /host name/,
     ],
   ])("refuses %s and keeps the last good table", async (_name, bad, reason) => {
     const store = await open();
