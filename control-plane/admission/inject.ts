@@ -4,15 +4,17 @@ import { INJECTED, OWN_CONTAINERS, OWN_VOLUMES, PROXY_CONTAINER } from "./own-na
 import { podProblems } from "./pod-rules.ts";
 import { isOptedOut, type PodSettings, type ProxyResources, readPodSettings } from "./pod-settings.ts";
 import { type ContainerView, fieldsAt, objectsOf, type PodView, readPod } from "./pod-view.ts";
-import { decodeProbes, type ProbeRewrite, type RelayedProbes, rewriteProbes } from "./probe-rewrite.ts";
+import { decodeProbes, rewriteProbes } from "./probe-rewrite.ts";
 import { parseQuantity } from "./quantity.ts";
 import { isFields, type JsonPatchOperation, type UnknownFields } from "./review.ts";
 import { isSameContainer, isSameJson } from "./same-object.ts";
+import { relayedPage, rewriteScrape } from "./scrape.ts";
 import {
   fromLiteral,
   type InjectSettings,
   initContainer,
   proxyContainer,
+  type Relayed,
   sidecarVolumes,
 } from "./sidecar-containers.ts";
 import { verifiedFacts } from "./user-facts.ts";
@@ -66,25 +68,51 @@ export function injectPod(object: UnknownFields, context: InjectContext): Inject
   const before = earlierInjection(present);
   const pod = before?.pod ?? present;
   const { settings, problems, warnings } = readPodSettings(pod, context.packs);
-  const probes = rewriteProbes(pod, before?.probes ?? new Map(), settings.excludeInboundPorts);
+  const probes = rewriteProbes(pod, before?.relayed.probes ?? new Map(), settings.excludeInboundPorts);
+  const scrape = rewriteScrape(pod, before?.relayed.appMetrics, settings.excludeInboundPorts);
   const reasons = [
     ...podProblems(pod),
     ...problems,
     ...probes.problems,
     ...resourceProblems(context.settings, settings),
   ];
-  const advice = [...warnings, ...probes.warnings, ...facts.warnings, ...namespaceAdvice(context)];
+  const advice = [
+    ...warnings,
+    ...probes.warnings,
+    ...scrape.warnings,
+    ...facts.warnings,
+    ...namespaceAdvice(context),
+  ];
   if (reasons.length > 0) return refused(reasons, advice);
+  const annotations = new Map([
+    ...facts.annotations,
+    ...scrape.annotations,
+    ...ownAnnotations(pod, context.settings),
+  ]);
+  const relayed = { probes: probes.relayed, appMetrics: scrape.appMetrics };
+  const own: Own = {
+    containers: [
+      initContainer(context.settings, settings),
+      proxyContainer(context.settings, settings, relayed),
+    ],
+    volumes: sidecarVolumes(context.settings),
+  };
   return {
     kind: "injected",
     patch: [
-      ...annotationPatch(present, new Map([...facts.annotations, ...ownAnnotations(pod, context.settings)])),
-      ...(before === undefined
-        ? firstPatch(present, context.settings, settings, probes)
-        : repairPatch(present, context.settings, settings, probes)),
+      ...annotationPatch(present, annotations),
+      // Before anything moves: their paths count positions as they are now.
+      ...probes.patch,
+      ...(before === undefined ? firstPatch(present, own) : repairPatch(present, own, probes.patch)),
     ],
     warnings: advice,
   };
+}
+
+/** What a pod gets. */
+interface Own {
+  readonly containers: readonly UnknownFields[];
+  readonly volumes: readonly UnknownFields[];
 }
 
 function refused(reasons: readonly string[], warnings: readonly string[]): InjectOutcome {
@@ -96,10 +124,10 @@ function refused(reasons: readonly string[], warnings: readonly string[]): Injec
   };
 }
 
-/** A pod that was injected already, as it was before, and the probes that were rewritten then. */
+/** A pod that was injected already, as it was before, and what its sidecar relays since then. */
 function earlierInjection(
   present: PodView,
-): { readonly pod: PodView; readonly probes: RelayedProbes } | undefined {
+): { readonly pod: PodView; readonly relayed: Relayed } | undefined {
   const isOwn = ({ list, name }: ContainerView): boolean =>
     list === "initContainers" && OWN_CONTAINERS.includes(name);
   const own = present.containers.filter(isOwn);
@@ -112,17 +140,20 @@ function earlierInjection(
       containers: present.containers.filter((container) => !isOwn(container)),
       volumes: present.volumes.filter((volume) => !isOwnVolume(volume)),
     },
-    probes: decodeProbes(fromLiteral(flagValue(proxy?.fields["args"], "--probes"))),
+    relayed: {
+      probes: decodeProbes(fromLiteral(flagValue(proxy?.fields["args"], "--probes") ?? "")),
+      appMetrics: relayedPage(flagValue(proxy?.fields["args"], "--app-metrics")),
+    },
   };
 }
 
 const isOwnVolume = ({ name }: UnknownFields): boolean =>
   typeof name === "string" && OWN_VOLUMES.includes(name);
 
-function flagValue(args: unknown, flag: string): string {
-  if (!Array.isArray(args)) return "";
+function flagValue(args: unknown, flag: string): string | undefined {
+  if (!Array.isArray(args) || !args.includes(flag)) return undefined;
   const value: unknown = args[args.indexOf(flag) + 1];
-  return args.includes(flag) && typeof value === "string" ? value : "";
+  return typeof value === "string" ? value : undefined;
 }
 
 function annotationPatch(
@@ -144,50 +175,40 @@ function ownAnnotations(pod: PodView, settings: InjectSettings): ReadonlyMap<str
   return own;
 }
 
-function firstPatch(
-  present: PodView,
-  settings: InjectSettings,
-  pod: PodSettings,
-  probes: ProbeRewrite,
-): readonly JsonPatchOperation[] {
-  const own = [initContainer(settings, pod), proxyContainer(settings, pod, probes.relayed)];
-  const volumes = sidecarVolumes(settings);
-  const initContainers = objectsOf(present.spec["initContainers"]) ?? [];
-  // Probes first: their paths count positions as they are now.
+function firstPatch(present: PodView, own: Own): readonly JsonPatchOperation[] {
+  const has = (list: string): boolean => (objectsOf(present.spec[list]) ?? []).length > 0;
   return [
-    ...probes.patch,
-    ...(initContainers.length === 0
-      ? [{ op: "add", path: "/spec/initContainers", value: own } as const]
-      : own.map((value, index) => ({ op: "add", path: `/spec/initContainers/${index}`, value }) as const)),
-    ...(present.volumes.length === 0
-      ? [{ op: "add", path: "/spec/volumes", value: volumes } as const]
-      : volumes.map((value) => ({ op: "add", path: "/spec/volumes/-", value }) as const)),
+    ...(has("initContainers")
+      ? own.containers.map((value, index) => added(`/spec/initContainers/${index}`, value))
+      : [added("/spec/initContainers", own.containers)]),
+    ...(has("volumes")
+      ? own.volumes.map((value) => added("/spec/volumes/-", value))
+      : [added("/spec/volumes", own.volumes)]),
   ];
 }
+
+const added = (path: string, value: unknown): JsonPatchOperation => ({ op: "add", path, value });
 
 /** What brings an injected pod back to what it should be; nothing when it is. */
 function repairPatch(
   present: PodView,
-  settings: InjectSettings,
-  pod: PodSettings,
-  probes: ProbeRewrite,
+  own: Own,
+  probes: readonly JsonPatchOperation[],
 ): readonly JsonPatchOperation[] {
-  const patch = [...probes.patch];
-  const own = [initContainer(settings, pod), proxyContainer(settings, pod, probes.relayed)];
-  const spec = fieldsAt(applyPatch(present.object, probes.patch), "spec");
+  const patch: JsonPatchOperation[] = [];
+  const spec = fieldsAt(applyPatch(present.object, probes), "spec");
   const initContainers = objectsOf(spec["initContainers"]) ?? [];
-  if (!own.every((wanted, index) => isSameContainer(initContainers[index] ?? {}, wanted))) {
+  if (!own.containers.every((wanted, index) => isSameContainer(initContainers[index] ?? {}, wanted))) {
     const others = initContainers.filter(({ name }) => !OWN_CONTAINERS.some((one) => one === name));
-    patch.push({ op: "replace", path: "/spec/initContainers", value: [...own, ...others] });
+    patch.push({ op: "replace", path: "/spec/initContainers", value: [...own.containers, ...others] });
   }
-  const volumes = sidecarVolumes(settings);
   const isThere = (wanted: UnknownFields): boolean => {
     const found = present.volumes.filter(({ name }) => name === wanted["name"]);
     return found.length === 1 && isSameJson(found[0], wanted);
   };
-  if (!volumes.every(isThere)) {
+  if (!own.volumes.every(isThere)) {
     const others = present.volumes.filter((volume) => !isOwnVolume(volume));
-    patch.push({ op: "add", path: "/spec/volumes", value: [...others, ...volumes] });
+    patch.push(added("/spec/volumes", [...others, ...own.volumes]));
   }
   return patch;
 }

@@ -31,6 +31,13 @@ export interface InjectSettings {
   readonly version: string;
 }
 
+/** What the sidecar answers for the application on its status port. */
+export interface Relayed {
+  readonly probes: RelayedProbes;
+  /** `PORT/PATH`. */
+  readonly appMetrics: string | undefined;
+}
+
 /** The sidecar makes its own folder `state` in here (0700): a volume's root belongs to root and cannot be closed. */
 const RUN_DIR = "/var/run/countersign";
 const STATE_DIR = `${RUN_DIR}/state`;
@@ -93,11 +100,7 @@ export function initContainer(settings: InjectSettings, pod: PodSettings): Unkno
 }
 
 /** A native sidecar: starts before, ends after the others, and a Job can complete beside it. */
-export function proxyContainer(
-  settings: InjectSettings,
-  pod: PodSettings,
-  probes: RelayedProbes,
-): UnknownFields {
+export function proxyContainer(settings: InjectSettings, pod: PodSettings, relayed: Relayed): UnknownFields {
   return {
     name: PROXY_CONTAINER,
     image: settings.image,
@@ -118,7 +121,8 @@ export function proxyContainer(
       ...["--audit-file", "-"],
       ...["--log-level", pod.logLevel ?? settings.logLevel],
       ...listFlag("--opaque-ports", pod.opaquePorts),
-      ...(probes.size === 0 ? [] : ["--probes", literal(encodeProbes(probes))]),
+      ...(relayed.appMetrics === undefined ? [] : ["--app-metrics", literal(relayed.appMetrics)]),
+      ...(relayed.probes.size === 0 ? [] : ["--probes", literal(encodeProbes(relayed.probes))]),
     ],
     env: [
       fieldEnv("POD_NAME", "metadata.name"),
