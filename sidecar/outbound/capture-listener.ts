@@ -11,7 +11,7 @@ import { sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import { addressKey } from "./address-index.ts";
 import { AppSideConnection } from "./app-side-connection.ts";
-import type { FixedDestination } from "./resolve.ts";
+import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 export interface CaptureListenerDeps {
@@ -35,6 +35,8 @@ type Verdict =
 
 const SNIFF_MS = 100;
 const MAX_REPORTED = 256;
+const ARRIVAL_STEP_MS = 25;
+const ARRIVAL_ATTEMPTS = 20;
 
 export class CaptureListener {
   readonly #deps: CaptureListenerDeps;
@@ -127,7 +129,7 @@ export class CaptureListener {
     if (destination === undefined) {
       const resolution = await services.resolve(address, port);
       if (resolution.kind === "service") {
-        destination = services.state.directory?.ofAddress(key);
+        destination = await this.#whenArrived(key);
         // Of the mesh, but nothing in the table serves it: never a stranger, or it would be called without an identity.
         if (destination === undefined) return { kind: "refuse", why: "NO_ENDPOINTS" };
       } else reason = resolution.reason;
@@ -142,6 +144,17 @@ export class CaptureListener {
     const { settings } = (services.state.directory ?? directory).table;
     if (isStranger && settings.outbound === "Allow") return { kind: "pass" };
     return { kind: "refuse", why: isStranger && reason !== "NOT_READY" ? "OUTBOUND_DENIED" : reason };
+  }
+
+  /** A pod that has just come may be known to the control plane a moment before it is here. */
+  async #whenArrived(key: string): Promise<Destination | undefined> {
+    const { services } = this.#deps;
+    for (let attempt = 0; attempt < ARRIVAL_ATTEMPTS; attempt++) {
+      const destination = services.state.directory?.ofAddress(key);
+      if (destination !== undefined) return destination;
+      await services.clock.sleep(ARRIVAL_STEP_MS);
+    }
+    return undefined;
   }
 
   async #carryOut(socket: Socket, original: OriginalDestination, verdict: Verdict): Promise<void> {

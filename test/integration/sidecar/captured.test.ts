@@ -58,7 +58,7 @@ beforeEach(() => {
 });
 afterAll(() => world.close());
 
-function setOutbound(outbound: "Allow" | "Deny"): void {
+function setOutbound(outbound: "Allow" | "Deny", more: readonly string[] = []): void {
   const made = table({
     self: caller,
     bundle: world.authority.bundle.json,
@@ -67,7 +67,7 @@ function setOutbound(outbound: "Allow" | "Deny"): void {
       {
         service: callee,
         meshPort: server.meshPort,
-        addresses: ["10.96.0.7", "fd00:0:0::7"],
+        addresses: ["10.96.0.7", "fd00:0:0::7", ...more],
         servicePorts: [
           { port: 80, targetPort: 8080, protocol: "http", packs: ["things"] },
           { port: 6379, protocol: "tcp", packs: [] },
@@ -140,6 +140,17 @@ describe("destinations of the mesh", () => {
     expect(answer.status).toBe(503);
     expect(JSON.parse(answer.body)).toMatchObject({ reason: "NO_ENDPOINTS", target: "10.1.7.7:9999" });
     expect(count(sidecar, "outbound", "passed")).toBe(before);
+  });
+});
+
+describe("an address that the control plane knows first", () => {
+  test("is waited for, and then called as one of the mesh", async () => {
+    const late = "10.96.0.77";
+    promised = { kind: "service", service: { id: "ml/scorer", hosts: [], addresses: [], ports: [] } };
+    const answer = call(late, 80);
+    while (asked.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    setOutbound("Deny", [late]);
+    expect(await answer).toMatchObject({ status: 200, body: "hello" });
   });
 });
 
