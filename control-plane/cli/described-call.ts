@@ -14,11 +14,12 @@ import type { Compiled } from "../policy/compile.ts";
 import { spiffeIdOf } from "../policy/select.ts";
 import { classifyRequest } from "../policy/vectors.ts";
 import { closestName } from "../sources/closest-name.ts";
-import type { ClusterState, Workload } from "../sources/store.ts";
+import type { ClusterState } from "../sources/store.ts";
+import { workloadNamed } from "./workload-names.ts";
 
 /** A call in the words of the command line. */
 export interface DescribedCall {
-  /** `kind/name`, `namespace/name`, `name`, a SPIFFE ID, or `plaintext`. */
+  /** A workload (see workload-names.ts), a SPIFFE ID, or `plaintext`. */
   readonly from: string;
   /** As `from`, or `external/name`. */
   readonly to: string;
@@ -100,7 +101,7 @@ function callerOf(text: string, state: ClusterState): Caller {
   if (text === "plaintext") return plaintextCaller;
   const { trustDomain } = state.config;
   if (text.startsWith("spiffe://")) return callerOfId(text, trustDomain);
-  const workload = workloadNamed(text, state, "--from");
+  const [, workload] = workloadNamed(text, state, "--from");
   const { namespace, serviceAccount, kind, name, labels, owner, env } = workload;
   const spiffeId = spiffeIdOf(trustDomain, workload);
   return createCaller({
@@ -125,38 +126,6 @@ function callerOfId(text: string, trustDomain: string): Caller {
   });
 }
 
-function workloadNamed(text: string, state: ClusterState, option: string): Workload {
-  const found = new Map<string, Workload>();
-  const names: string[] = [];
-  for (const [id, workload] of state.workloads) {
-    const typed = `${workload.kind}/${workload.name}`;
-    names.push(typed, id, workload.name);
-    if (text === typed || text === id || text === workload.name) found.set(id, workload);
-  }
-  const [only, ...others] = found.values();
-  if (only !== undefined && others.length === 0) return only;
-  if (only !== undefined)
-    throw new MeshError(
-      "bad_config",
-      `\`${option} ${text}\` may be any of ${[...found.keys()].map((id) => `\`${id}\``).join(", ")}; write one of these`,
-    );
-  const closest = closestName(text, names);
-  const hint =
-    closest === undefined
-      ? names.length === 0
-        ? "the configuration declares no Workload"
-        : `declared are ${listed([...state.workloads.values()].map(({ kind, name }) => `${kind}/${name}`))}`
-      : `did you mean \`${closest}\`?`;
-  throw new MeshError("bad_config", `\`${option} ${text}\`: there is no such workload; ${hint}`);
-}
-
-function listed(names: readonly string[]): string {
-  const shown = names.slice(0, 8).map((name) => `\`${name}\``);
-  return names.length > shown.length
-    ? `${shown.join(", ")} and ${names.length - shown.length} more`
-    : shown.join(", ");
-}
-
 function targetOf(text: string, caller: Caller, compiled: Compiled): WorkloadProgram {
   const { state, programs, externals } = compiled;
   if (text.startsWith("external/") || text.startsWith("external:")) {
@@ -170,8 +139,8 @@ function targetOf(text: string, caller: Caller, compiled: Compiled): WorkloadPro
       `\`--to ${text}\`: there is no such ExternalService in the caller's namespace${closest === undefined ? "" : `; did you mean \`${closest}\`?`}`,
     );
   }
-  const { namespace, name } = workloadNamed(text, state, "--to");
-  const program = programs.get(`${namespace}/${name}`);
+  const [key] = workloadNamed(text, state, "--to");
+  const program = programs.get(key);
   if (program === undefined) throw new MeshError("bad_config", `\`--to ${text}\` has no program`);
   return program;
 }

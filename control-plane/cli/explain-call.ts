@@ -3,16 +3,15 @@ import { jsonRpcProblem, problemJson } from "../../sidecar/core/http/problem.ts"
 import type { Decision } from "../../sidecar/core/policy/decide.ts";
 import { REASONS, type Reason } from "../../sidecar/core/policy/reason.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
-import { type Compiled, compile } from "../policy/compile.ts";
-import { loadBuiltInPacks } from "../policy/packs.ts";
-import { formatProblem } from "../sources/field-problem.ts";
+import type { Compiled } from "../policy/compile.ts";
 import { type DescribedCall, type DescribedDecision, decideDescribed } from "./described-call.ts";
 import { printPolicies, shownExplanation, userText } from "./explanation.ts";
-import { counted, EXIT, type ExitStatus, type Output, printJson, timeText } from "./print.ts";
-import { readConfiguration } from "./reading.ts";
+import type { MeshOptions } from "./mesh.ts";
+import { counted, EXIT, type ExitStatus, type Output, plain, printJson, timeText } from "./print.ts";
+import type { World } from "./world.ts";
 
 /** Options as the command line gave them. */
-export interface ExplainOptions {
+export interface ExplainOptions extends MeshOptions {
   readonly sidecar?: string;
   readonly configDir?: string;
   readonly from?: string;
@@ -28,26 +27,20 @@ export interface ExplainOptions {
 }
 
 /**
- * Explains a described call from a directory of policies.
+ * Explains a described call in a world of policies.
  *
- * @param nowMs for a call without `at`.
  * @returns `EXIT.ok` when the call is allowed, `EXIT.no` when it is denied.
- * @throws MeshError `bad_config` for options that are missing or name what is not there, `io_failed` for an unreadable
- *   directory.
+ * @throws MeshError `bad_config` for what is named and not there.
  */
-export function explainCall(options: ExplainOptions, output: Output, nowMs: number): ExitStatus {
-  const described = describedOf(options, nowMs);
-  const { configDir } = options;
-  if (configDir === undefined)
-    throw new MeshError(
-      "bad_config",
-      "give `--config-dir` with the policies, or a decision id and `--sidecar`; see `countersign explain --help`",
-    );
-  const { state, report } = readConfiguration([configDir]);
-  const packs = loadBuiltInPacks();
-  const compiled = compile(state, packs);
+export function explainCall(
+  described: DescribedCall,
+  world: World,
+  options: { readonly json?: boolean },
+  output: Output,
+): ExitStatus {
+  const { compiled, packs } = world;
   const result = decideDescribed(described, compiled, packs);
-  const answer = problemOf(result, state.config.explainDenials);
+  const answer = problemOf(result, compiled.state.config.explainDenials);
   const allowed = result.decision?.allowed === true;
   const excluded = excludedPolicies(compiled);
   if (options.json === true) {
@@ -68,7 +61,8 @@ export function explainCall(options: ExplainOptions, output: Output, nowMs: numb
         with: demands,
       })),
       policies: explanation?.policies ?? [],
-      ...{ excluded, refused: report.problems, answer: answer ?? null },
+      ...{ excluded, refused: world.refused.length > 0 ? world.refused : world.problems },
+      answer: answer ?? null,
     });
     return allowed ? EXIT.ok : EXIT.no;
   }
@@ -76,16 +70,17 @@ export function explainCall(options: ExplainOptions, output: Output, nowMs: numb
   if (answer !== undefined)
     output.out(`\nthe caller would see: HTTP ${answer.status} ${answer.contentType}\n  ${answer.body}\n`);
   if (excluded.length > 0) output.out(`\nnot in force:\n${excluded.map((text) => `  ${text}\n`).join("")}`);
-  if (report.problems.length > 0) {
+  if (world.problems.length > 0) {
     output.err(
-      `${counted(report.problems.length, "problem")} in \`${configDir}\`: what is refused was not considered; see \`countersign check ${configDir}\`\n`,
+      `${counted(world.problems.length, "problem")}: what is refused was not considered; see \`${world.see}\`\n`,
     );
-    for (const problem of report.problems.slice(0, 5)) output.err(`  ${formatProblem(problem)}\n`);
+    for (const problem of world.problems.slice(0, 5)) output.err(`  ${plain(problem)}\n`);
   }
   return allowed ? EXIT.ok : EXIT.no;
 }
 
-function describedOf(options: ExplainOptions, nowMs: number): DescribedCall {
+/** @throws MeshError `bad_config` for options that are missing or are not what they should be. */
+export function describedOf(options: ExplainOptions, nowMs: number): DescribedCall {
   const { from, to, request, body, port, user, roles, via, at } = options;
   const needed = { from, to, request };
   for (const [name, value] of Object.entries(needed))

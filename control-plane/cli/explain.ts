@@ -5,10 +5,11 @@ import { fieldsOf, numberOf, textOf } from "./answers.ts";
 import type { ExplainOptions } from "./explain-call.ts";
 import { printPolicies, shownExplanation, userText } from "./explanation.ts";
 import { askSidecar } from "./management-client.ts";
+import { withMesh } from "./mesh.ts";
 import { EXIT, type ExitStatus, type Output, plain, printJson, timeText } from "./print.ts";
 
 /**
- * Explains a decision id (with `sidecar`) or a described call (with `configDir`).
+ * Explains a decision id (with `sidecar`), or a described call (with `configDir`, or on a running mesh).
  *
  * @param nowMs for a described call without `at`.
  * @returns `EXIT.ok` when the call is allowed, `EXIT.no` when it is denied.
@@ -23,8 +24,20 @@ export async function explain(
   if (decisionId !== undefined) return explainDecision(decisionId, options, output);
   if (options.sidecar !== undefined)
     throw new MeshError("bad_config", "`--sidecar` explains a decision id; write it behind `explain`");
-  const { explainCall } = await import("./explain-call.ts");
-  return explainCall(options, output, nowMs);
+  const { describedOf, explainCall } = await import("./explain-call.ts");
+  const { worldOfDirectory, worldOfMesh } = await import("./world.ts");
+  const described = describedOf(options, nowMs);
+  const { configDir, stateDir, kubeconfig, context } = options;
+  if (configDir === undefined)
+    return withMesh(options, async (mesh) =>
+      explainCall(described, await worldOfMesh(mesh), options, output),
+    );
+  if (stateDir !== undefined || kubeconfig !== undefined || context !== undefined)
+    throw new MeshError(
+      "bad_config",
+      "give `--config-dir` (policies as files) or a running mesh (`--state-dir`, `--kubeconfig`), not both",
+    );
+  return explainCall(described, worldOfDirectory(configDir), options, output);
 }
 
 async function explainDecision(

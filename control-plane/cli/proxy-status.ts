@@ -35,7 +35,7 @@ export async function showProxies(
   if (sidecars.length > 0) output.out("\n");
   printTable(
     output,
-    sidecars.map((one) => rowOf(one, fieldsOf(pods[textOf(one["instance"])]), nowMs)),
+    sidecars.map((one) => rowOf(one, fieldsOf(pods[textOf(one["pod"])]), nowMs)),
   );
   if (behind.length > 0)
     output.out(

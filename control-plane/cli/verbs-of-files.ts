@@ -1,6 +1,6 @@
 // Verbs that need no control plane: they read files, and answer with the code that decides in production.
 import type { ExplainOptions } from "./explain-call.ts";
-import { type JsonOption, positive, type Verbs } from "./verb-options.ts";
+import { type JsonOption, onMesh, positive, type Verbs } from "./verb-options.ts";
 
 /** Adds `check`, `lint`, `explain` and `policy`. */
 export function addFileVerbs({ program, output, verb, run }: Verbs): void {
@@ -38,21 +38,25 @@ Example: countersign lint policies/ workloads.yaml`,
       await run(() => checkPaths(paths, { json: options.json === true, lint: true }, output));
     });
 
-  verb(
-    program,
-    "explain",
-    "say which rule decides a call, or which condition failed",
-    `
-Two ways. A described call is compiled and decided here, from a directory of policies, with the code of production; the
-user has signed in just now with a second factor. A decision id (from a denial or the audit log) is explained by the
+  onMesh(
+    verb(
+      program,
+      "explain",
+      "say which rule decides a call, or which condition failed",
+      `
+Two ways. A described call is compiled and decided here with the code of production, from a directory of policies
+(--config-dir) or from what is in force in a running mesh; the user has signed in just now with a second factor. A decision id (from a denial or the audit log) is explained by the
 sidecar that answered with it; sidecars keep their last 1000 denials. Exit status 1: the call is denied.
 
---from and --to take kind/name, namespace/name, a bare name, external/name (--to), or plaintext and a SPIFFE ID (--from).
+--from and --to take kind/name, namespace/name, namespace/kind/name, a bare name, pod/namespace/name, external/name (--to), or
+plaintext and a SPIFFE ID (--from).
 
 Examples:
   countersign explain --config-dir policies --from job/nightly-score --to serving/fraud-scorer \\
       --request "POST /invocations" --at 2026-09-15T02:10:00+02:00
+  countersign explain --from notebook/nb-alice --to serving/llm-chat --request "POST /v1/chat/completions" --context prod
   countersign explain d-7f3a90bc12de4567 --sidecar /var/lib/countersign/sidecar`,
+    ),
   )
     .argument("[decision-id]", "the `decisionId` of a denial")
     .option("--sidecar <dir>", "state directory of the sidecar that answered with this decision id")
