@@ -58,7 +58,13 @@ export async function saveIdentity(stateDir: string, identity: WorkloadIdentity)
     await rename(temporary, path);
   } catch (cause) {
     await rm(temporary, { force: true });
-    throw new MeshError("io_failed", `cannot save the identity to \`${path}\``, { cause });
+    const advice =
+      systemCodeOf(cause) === "EPERM" ? "; --state-dir must be a directory of this user's own" : "";
+    throw new MeshError(
+      "io_failed",
+      `cannot save the identity to \`${path}\`: ${messageOf(cause)}${advice}`,
+      { cause },
+    );
   }
 }
 

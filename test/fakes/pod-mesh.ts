@@ -3,7 +3,10 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createServiceAccountAttestor } from "../../control-plane/attestation/service-account.ts";
+import {
+  type AttestorDeps,
+  createServiceAccountAttestor,
+} from "../../control-plane/attestation/service-account.ts";
 import { trustBundleJson } from "../../control-plane/ca/jwks.ts";
 import { type CertificateAuthority, openCertificateAuthority } from "../../control-plane/ca/root.ts";
 import { createServerIdentity } from "../../control-plane/ca/server-identity.ts";
@@ -29,6 +32,10 @@ export const tokenOf = (uid: string): string => `head.${uid}.signature`;
 export interface PodMeshOptions {
   /** Lifetime of identities. */
   readonly ttlMs?: number;
+  /** A real API server in place of the made-up one. */
+  readonly review?: AttestorDeps["review"];
+  /** Address to listen on. */
+  readonly host?: string;
 }
 
 export class PodMesh {
@@ -43,8 +50,12 @@ export class PodMesh {
   readonly #packs = loadBuiltInPacks();
   #bootstrap: BootstrapServer | undefined;
   #discovery: DiscoveryServer | undefined;
+  readonly #review: AttestorDeps["review"];
+  readonly #host: string;
 
-  constructor({ ttlMs = 3_600_000 }: PodMeshOptions = {}) {
+  constructor({ ttlMs = 3_600_000, review, host = "127.0.0.1" }: PodMeshOptions = {}) {
+    this.#review = review ?? this.reviews.api;
+    this.#host = host;
     this.state = clusterState([], { config: { ...CONFIG, svidTtlMs: ttlMs } });
   }
 
@@ -85,8 +96,12 @@ export class PodMesh {
     this.#discovery?.changed(changed);
   }
 
+  get roots(): string {
+    return this.ca.roots.map((root) => root.toString()).join("");
+  }
+
   writeBundle(): void {
-    writeFileSync(this.bundleFile, this.ca.roots.map((root) => root.toString()).join(""));
+    writeFileSync(this.bundleFile, this.roots);
   }
 
   /** Begins with the authority in `stateDir`, or makes one there. */
@@ -104,14 +119,14 @@ export class PodMesh {
       state: () => this.state,
       metrics: { joined: () => {}, issued: () => {} },
       attest: createServiceAccountAttestor({
-        review: this.reviews.api,
+        review: this.#review,
         audience: AUDIENCE,
         pod: (uid) => this.state.pods.get(uid),
         clock: systemClock,
       }),
       takesJoinTokens: () => false,
     });
-    const shared = { host: "127.0.0.1", clock: systemClock, log: silentLogger };
+    const shared = { host: this.#host, clock: systemClock, log: silentLogger };
     this.#bootstrap = await createBootstrapServer({
       ...shared,
       port: this.ports.bootstrap,
