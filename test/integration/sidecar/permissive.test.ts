@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { connect, createServer, type Server } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
+import fc from "fast-check";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 import {
@@ -287,6 +288,51 @@ describe("HTTP/1.1 from outside", () => {
     const done = await knock(head + text, (raw) => raw.length > size && complete(raw));
     expect(done.body).toHaveLength(size);
   });
+
+  test("whatever bytes come in whatever pieces, the application sees what was allowed and nothing else", async () => {
+    use("Permissive", [DENY_WRITES]);
+    const fragments = [
+      "GET /things/a HTTP/1.1\r\nhost: a\r\n\r\n",
+      "PUT /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nGET ",
+      "PUT /upload HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+      "POST /things/a HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx",
+      "POST /chat HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n",
+      "PUT /upload HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nabcGET /things/a HTTP/1.1\r\n",
+      "HEAD /things/a HTTP/1.0\r\n\r\n",
+      "\r\n",
+      " /things HTTP/1.1\r\n",
+    ];
+    const { forwarded, allowedAndForwarded } = server.plane.metrics;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom(...fragments), { minLength: 1, maxLength: 6 }),
+        fc.integer({ min: 1, max: 80 }),
+        async (parts, step) => {
+          const [heads, allowed] = [app.heads.length, forwarded.read(allowedAndForwarded)];
+          const text = `${parts.join("")}GET /things/last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n`;
+          const socket = connect(inbound(), "127.0.0.1").setNoDelay(true).setEncoding("latin1");
+          let answers = "";
+          socket.on("data", (chunk: string) => {
+            answers += chunk;
+          });
+          socket.on("error", () => {});
+          const closed = new Promise((resolve) => socket.once("close", resolve));
+          for (let at = 0; at < text.length && !socket.writableEnded; at += step) {
+            socket.write(text.slice(at, at + step), "latin1");
+            await new Promise((resolve) => setImmediate(resolve));
+          }
+          await closed;
+          const count = forwarded.read(allowedAndForwarded) - allowed;
+          // A request whose body breaks off was allowed; the application never sees the end of it.
+          expect(app.heads.length - heads).toBeLessThanOrEqual(count);
+          expect(app.heads.length - heads).toBe(answers.match(/HTTP\/1\.1 200 /g)?.length ?? 0);
+          for (const head of app.heads.slice(heads))
+            expect(head).toMatch(/^(?:GET \/things\/|PUT \/upload |HEAD )/);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  }, 20_000);
 
   test("an answer before the end of the request is the last of its connection", async () => {
     use("Permissive", [DENY_WRITES]);
