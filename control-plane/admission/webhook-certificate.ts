@@ -1,6 +1,7 @@
 // The certificate under which the API server meets the webhooks: names of our Service, issued by the mesh's own authority,
 // and made anew at half of its life and whenever the authority changes.
 import { createPublicKey, X509Certificate } from "node:crypto";
+import { isIP } from "node:net";
 import { renewAtMs, SVID_BACKDATE_MS } from "../../sidecar/core/identity/renewal.ts";
 import { backoffMs } from "../../sidecar/core/runtime/backoff.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
@@ -29,7 +30,7 @@ export function webhookNames(namespace: string): readonly string[] {
 /**
  * Issues a server certificate. It has no SPIFFE ID, so it is nobody in the mesh.
  *
- * @param names DNS names, the first also the subject.
+ * @param names DNS names (or IP addresses, where the API server calls one), the first also the subject.
  */
 export async function createWebhookCertificate(
   ca: Pick<CertificateAuthority, "serverIssuing">,
@@ -57,7 +58,9 @@ export async function createWebhookCertificate(
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-      new x509.SubjectAlternativeNameExtension(names.map((value) => ({ type: "dns", value }))),
+      new x509.SubjectAlternativeNameExtension(
+        names.map((value) => ({ type: isIP(value) === 0 ? "dns" : "ip", value })),
+      ),
       await x509.AuthorityKeyIdentifierExtension.create(issuing.publicKey),
     ],
   });

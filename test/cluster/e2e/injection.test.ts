@@ -1,0 +1,460 @@
+// Injection as the API server asks for it: the admission server of this process on the node's address, a webhook
+// configuration for this test's namespaces alone, and real pods that are created, changed and refused.
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { runCaBundles } from "../../../control-plane/admission/ca-bundle.ts";
+import { createInjectHandler } from "../../../control-plane/admission/inject-handler.ts";
+import { type AdmissionServer, createAdmissionServer } from "../../../control-plane/admission/server.ts";
+import type { InjectSettings } from "../../../control-plane/admission/sidecar-containers.ts";
+import { createWebhookCertificate } from "../../../control-plane/admission/webhook-certificate.ts";
+import { loadKubernetes } from "../../../control-plane/kubernetes/client.ts";
+import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
+import { createLogger } from "../../../sidecar/core/runtime/log.ts";
+import { createTestAuthority, type TestAuthority } from "../../fakes/authority.ts";
+import { describeOnCluster } from "../gate.ts";
+import { IMAGES } from "../image-files.ts";
+import {
+  apply,
+  createNamespace,
+  type KubeObject,
+  kubectl,
+  type TestNamespace,
+  tryKubectl,
+  waitFor,
+} from "../kube.ts";
+import { adminKubeconfig, NODE_ADDRESS } from "../layout.ts";
+
+const SETTINGS: InjectSettings = {
+  image: IMAGES.sidecar,
+  imagePullPolicy: "IfNotPresent",
+  trustDomain: "injection.example",
+  // Nobody there: this suite is about how pods start, not about what the mesh does then.
+  controlPlane: "countersign.injection-test.svc:16012",
+  bootstrap: "countersign.injection-test.svc:16011",
+  resources: { cpu: "10m", memory: "64Mi", cpuLimit: undefined, memoryLimit: "256Mi" },
+  logLevel: "info",
+  legacyIptables: false,
+  version: "0.0.0-test",
+};
+const log = createLogger("silent");
+const CONFIGURATION = `injection-test-${process.pid}`;
+const SELECTED = "injection-test.countersign.dev/run";
+
+interface PodJson {
+  readonly metadata: { readonly annotations: Readonly<Record<string, string>> };
+  readonly spec: {
+    readonly initContainers: readonly (KubeObject & {
+      readonly name: string;
+      readonly args: readonly string[];
+    })[];
+    readonly containers: readonly KubeObject[];
+  };
+}
+
+const APP = { name: "app", image: IMAGES.app, imagePullPolicy: "IfNotPresent", command: ["sleep", "600"] };
+
+function pod(name: string, spec: KubeObject = {}, metadata: KubeObject = {}): KubeObject {
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name, ...metadata },
+    spec: { terminationGracePeriodSeconds: 1, containers: [APP], ...spec },
+  };
+}
+
+describeOnCluster("injection", { testMs: 120_000, suiteMs: 300_000 }, () => {
+  let authority: TestAuthority;
+  let server: AdmissionServer;
+  let space: TestNamespace;
+  let unmeshed: TestNamespace;
+  const asked: string[] = [];
+  const stop = new AbortController();
+  let bundles: Promise<void>;
+
+  beforeAll(async () => {
+    authority = await createTestAuthority(Date.now(), SETTINGS.trustDomain);
+    server = await createAdmissionServer({
+      host: NODE_ADDRESS,
+      port: 0,
+      certificate: await createWebhookCertificate(
+        authority.ca,
+        [NODE_ADDRESS, "injection-test.svc"],
+        Date.now(),
+      ),
+      handlers: {
+        "/inject": createInjectHandler({
+          settings: SETTINGS,
+          trustedSpawners: () => [`${space.name}/spawner`],
+          namespaceLabels: () => undefined,
+          packs: () => new Set(["mlflow-scoring"]),
+        }),
+      },
+      clock: systemClock,
+      log,
+      observe: (_, outcome) => void asked.push(outcome),
+    });
+    const run = CONFIGURATION;
+    space = await createNamespace("injection", { [SELECTED]: run });
+    unmeshed = await createNamespace("injection-out");
+    await apply(webhooks(server.port));
+    const kubernetes = await loadKubernetes({ kubeconfig: adminKubeconfig(), context: undefined });
+    bundles = runCaBundles(
+      { ...kubernetes, ca: authority.ca, name: CONFIGURATION, clock: systemClock, random: Math.random, log },
+      stop.signal,
+    );
+    await waitFor(async () => (await bundlesInForce()).every((one) => one === bundleOf(authority)), 20_000);
+    for (const { name } of [space, unmeshed]) {
+      await apply(
+        [
+          {
+            apiVersion: "v1",
+            kind: "ConfigMap",
+            metadata: { name: "countersign-bundle" },
+            data: { "roots.pem": authority.ca.roots.join("") },
+          },
+          { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "spawner" } },
+        ],
+        name,
+      );
+    }
+  });
+
+  afterAll(async () => {
+    // First of all: a webhook without a server would hold up whoever uses these namespaces.
+    await tryKubectl([
+      ...["delete", "mutatingwebhookconfiguration,validatingwebhookconfiguration", CONFIGURATION],
+      "--ignore-not-found",
+    ]);
+    stop.abort();
+    await bundles;
+    await Promise.all([space?.delete(), unmeshed?.delete(), server?.close(), authority?.close()]);
+  });
+
+  const create = (object: KubeObject, namespace = space, args: readonly string[] = []) =>
+    tryKubectl(["create", "--namespace", namespace.name, "--filename", "-", "--output", "json", ...args], {
+      stdin: JSON.stringify(object),
+    });
+  const created = async (
+    object: KubeObject,
+    namespace = space,
+    args: readonly string[] = [],
+  ): Promise<PodJson> => {
+    const { code, stdout, stderr } = await create(object, namespace, args);
+    if (code !== 0) throw new Error(stderr);
+    return JSON.parse(stdout) as PodJson;
+  };
+  const DRY = ["--dry-run=server"];
+  const namesOf = ({ spec }: PodJson): readonly string[] => spec.initContainers.map(({ name }) => name);
+
+  test("a pod with everything that is rewritten is accepted by the API server's own validation", async () => {
+    const made = await created(
+      pod(
+        "everything",
+        {
+          initContainers: [
+            { name: "migrate", image: IMAGES.app, command: ["true"] },
+            {
+              name: "logger",
+              image: IMAGES.app,
+              restartPolicy: "Always",
+              livenessProbe: { grpc: { port: 9000, service: "x" } },
+            },
+          ],
+          containers: [
+            {
+              ...APP,
+              ports: [{ name: "http", containerPort: 8080 }],
+              startupProbe: { tcpSocket: { port: "http" }, failureThreshold: 9 },
+              livenessProbe: {
+                httpGet: { path: "/a$(POD_IP)", port: "http", scheme: "HTTPS" },
+                periodSeconds: 7,
+              },
+              readinessProbe: {
+                httpGet: { path: "/r", port: 8080, httpHeaders: [{ name: "A", value: "b" }] },
+              },
+            },
+          ],
+          volumes: [{ name: "data", emptyDir: {} }],
+        },
+        {
+          annotations: {
+            "countersign.dev/packs": "8080=mlflow-scoring",
+            "countersign.dev/exclude-outbound-ports": "5432",
+            "countersign.dev/opaque-ports": "6379",
+            "countersign.dev/cpu": "0.02",
+            "prometheus.io/scrape": "true",
+          },
+        },
+      ),
+      space,
+      DRY,
+    );
+    expect(namesOf(made)).toEqual(["countersign-init", "countersign-proxy", "migrate", "logger"]);
+    expect(made.metadata.annotations).toMatchObject({
+      "countersign.dev/injected": "0.0.0-test",
+      "kubectl.kubernetes.io/default-container": "app",
+      "prometheus.io/port": "16020",
+      "prometheus.io/path": "/merged-metrics",
+    });
+    expect(made.spec.containers[0]).toMatchObject({
+      livenessProbe: {
+        httpGet: { path: "/probe/app/liveness", port: 16020, scheme: "HTTP" },
+        periodSeconds: 7,
+      },
+    });
+  });
+
+  test("what the API server filled in counts as ours when the pod comes again", async () => {
+    const first = await created(pod("again"), space, DRY);
+    const { metadata, spec, apiVersion, kind } = first as unknown as Record<string, KubeObject>;
+    const again = await created(
+      { apiVersion, kind, metadata: { ...metadata, uid: undefined, creationTimestamp: undefined }, spec },
+      space,
+      DRY,
+    );
+    expect(again.spec.initContainers).toEqual(first.spec.initContainers);
+  });
+
+  test("a bare pod gets its sidecar, which runs as nobody else and captures before the application starts", async () => {
+    await created(pod("bare", {}, { labels: { "countersign.dev/kind": "notebook" } }));
+    await space.waitFor(
+      "pod/bare",
+      "jsonpath={.status.initContainerStatuses[0].state.terminated.exitCode}=0",
+      60_000,
+    );
+    const init = await space.logs("bare", "countersign-init");
+    expect(init).toContain("capture rules applied");
+    expect(init).toContain("capture verified");
+    await space.waitFor(
+      "pod/bare",
+      "jsonpath={.status.initContainerStatuses[1].state.running.startedAt}",
+      60_000,
+    );
+    const who = await space.exec("bare", ["id", "-u"], { container: "countersign-proxy" });
+    expect(who.stdout.trim()).toBe("61600");
+    // There is no control plane here, so the sidecar is not ready, and nothing of the application has started.
+    expect(await space.read("pod/bare", "{.status.containerStatuses[0].state.waiting.reason}")).toBe(
+      "PodInitializing",
+    );
+    expect(await space.read("pod/bare", "{.status.initContainerStatuses[1].started}")).toBe("false");
+  });
+
+  test("pods of templates get theirs, with the facts of whoever made them", async () => {
+    await space.apply([
+      {
+        apiVersion: "batch/v1",
+        kind: "Job",
+        metadata: { name: "nightly" },
+        spec: {
+          template: {
+            spec: { restartPolicy: "Never", containers: [APP] },
+          },
+        },
+      },
+    ]);
+    await space.waitFor("job/nightly", "jsonpath={.status.active}=1", 30_000);
+    const made = JSON.parse(
+      await kubectl(["get", "pods", "--namespace", space.name, "-l", "job-name=nightly", "-o", "json"]),
+    ).items[0] as PodJson;
+    expect(namesOf(made)).toEqual(["countersign-init", "countersign-proxy"]);
+    expect(made.metadata.annotations).toMatchObject({
+      "countersign.dev/verified-spawner": "system:serviceaccount:kube-system:job-controller",
+    });
+  });
+
+  test("what a pod calls verified goes, unless the API server refuses it before", async () => {
+    const annotations = {
+      "countersign.dev/verified-owner": "mallory",
+      "countersign.dev/verified-x": "mallory",
+    };
+    const { code, stdout, stderr } = await create(pod("nb", {}, { annotations }), space, DRY);
+    if (code === 0) expect(stdout).not.toContain("mallory");
+    else expect(stderr).toContain("ValidatingAdmissionPolicy");
+  });
+
+  test("facts about users count when a trusted spawner creates the pod", async () => {
+    const spawner = `system:serviceaccount:${space.name}:spawner`;
+    await kubectl([
+      ...["create", "rolebinding", "spawner", "--namespace", space.name],
+      ...["--clusterrole", "edit", "--serviceaccount", `${space.name}:spawner`],
+    ]);
+    const facts = { annotations: { "hub.jupyter.org/username": "bob" } };
+    const answer = await create(pod("nb", {}, facts), space, [...DRY, `--as=${spawner}`]);
+    // Where the chart's policies are installed, their MeshConfig does not know this test's spawner.
+    if (answer.stderr.includes("ValidatingAdmissionPolicy")) {
+      expect(answer.stderr).toContain("countersign-user-facts");
+      return;
+    }
+    expect((JSON.parse(answer.stdout) as PodJson).metadata.annotations).toMatchObject({
+      "countersign.dev/verified-owner": "bob",
+      "countersign.dev/verified-spawner": spawner,
+    });
+  });
+
+  test.each([
+    ["hostNetwork", { hostNetwork: true }, "`hostNetwork` has the node's network"],
+    ["hostPID", { hostPID: true }, "`hostPID` sees the node's processes"],
+    ["a shared process namespace", { shareProcessNamespace: true }, "`shareProcessNamespace` shows"],
+    [
+      "privilege",
+      { containers: [{ ...APP, securityContext: { privileged: true } }] },
+      "container `app` is privileged",
+    ],
+    [
+      "NET_ADMIN",
+      { containers: [{ ...APP, securityContext: { capabilities: { add: ["NET_ADMIN"] } } }] },
+      "container `app` adds the capability `NET_ADMIN`",
+    ],
+    [
+      "the sidecar's user",
+      { containers: [{ ...APP, securityContext: { runAsUser: 61600 } }] },
+      "is 61600, which is the sidecar's user",
+    ],
+    [
+      "a port of the mesh",
+      { containers: [{ ...APP, ports: [{ containerPort: 16008 }] }] },
+      "container `app` has port 16008",
+    ],
+    [
+      "a container called as ours",
+      { initContainers: [{ name: "countersign-proxy", image: IMAGES.app }] },
+      "has the name of one of the mesh's",
+    ],
+  ])("a pod with %s is refused with what to do", async (_, spec, reason) => {
+    const { code, stderr } = await create(pod("refused", spec as KubeObject), space, DRY);
+    expect(code).not.toBe(0);
+    expect(stderr).toContain("denied the request");
+    expect(stderr).toContain(reason);
+  });
+
+  test("a pod stays out by its own label, and where its namespace is not meshed", async () => {
+    const out = { labels: { "countersign.dev/inject": "disabled" } };
+    const left = await created(pod("out", { hostNetwork: true }, out), space, DRY);
+    expect(left.spec.initContainers).toBeUndefined();
+    expect((await created(pod("plain"), unmeshed, DRY)).spec.initContainers).toBeUndefined();
+  });
+
+  test("a mistyped annotation is answered with a warning that kubectl shows", async () => {
+    const annotations = { "countersign.dev/opaque-port": "1" };
+    const { code, stderr } = await create(pod("typo", {}, { annotations }), space, DRY);
+    expect(code).toBe(0);
+    expect(stderr).toContain("did you mean `countersign.dev/opaque-ports`?");
+  });
+
+  test("a debugging container joins a meshed pod, but not as the sidecar's user", async () => {
+    const debug = (container: string, profile: string) =>
+      tryKubectl([
+        ...["debug", "bare", "--namespace", space.name, "--image", IMAGES.app, "--container", container],
+        ...["--profile", profile, "--image-pull-policy", "IfNotPresent", "--", "sleep", "1"],
+      ]);
+    const refused = await debug("bad", "netadmin");
+    expect(refused.stderr).toContain(
+      "the container cannot join a meshed pod: container `bad` adds the capability",
+    );
+    expect(await debug("good", "general")).toMatchObject({ code: 0 });
+  });
+
+  test("while the webhook is away nothing starts unmeshed, and pods that stay out start as ever", async () => {
+    await apply(webhooks(1));
+    try {
+      const waiting = await create(pod("waiting"), space, DRY);
+      expect(waiting.code).not.toBe(0);
+      expect(waiting.stderr).toContain("failed calling webhook");
+      expect((await create(pod("plain"), unmeshed, DRY)).code).toBe(0);
+      const out = { labels: { "countersign.dev/inject": "disabled" } };
+      expect((await create(pod("out", {}, out), space, DRY)).code).toBe(0);
+    } finally {
+      await apply(webhooks(server.port));
+    }
+    expect(namesOf(await created(pod("back"), space, DRY))[0]).toBe("countersign-init");
+  });
+
+  test("a caBundle that somebody overwrites is written again, and nothing else of the configuration", async () => {
+    const other = Buffer.from("-----BEGIN CERTIFICATE-----\nnot ours\n").toString("base64");
+    const before = await configuration("mutating");
+    await kubectl([
+      ...["patch", "mutatingwebhookconfiguration", CONFIGURATION, "--type=json", "--patch"],
+      JSON.stringify([{ op: "replace", path: "/webhooks/0/clientConfig/caBundle", value: bundleOf(other) }]),
+    ]);
+    await waitFor(async () => (await bundlesInForce()).every((one) => one === bundleOf(authority)), 20_000);
+    expect((await configuration("mutating"))["webhooks"]).toEqual(before["webhooks"]);
+  });
+
+  test("every review was answered", () => {
+    expect(asked.filter((outcome) => outcome !== "allowed" && outcome !== "refused")).toEqual([]);
+    expect(asked.length).toBeGreaterThan(20);
+  });
+});
+
+const bundleOf = (from: TestAuthority | string): string =>
+  typeof from === "string" ? from : Buffer.from(from.ca.roots.join("")).toString("base64");
+
+async function configuration(kind: "mutating" | "validating"): Promise<Record<string, unknown>> {
+  return JSON.parse(
+    await kubectl(["get", `${kind}webhookconfiguration`, CONFIGURATION, "--output", "json"]),
+  ) as Record<string, unknown>;
+}
+
+async function bundlesInForce(): Promise<readonly unknown[]> {
+  const both = [await configuration("mutating"), await configuration("validating")];
+  return both.flatMap(({ webhooks }) =>
+    (webhooks as readonly { clientConfig: { caBundle?: string } }[]).map(
+      (hook) => hook.clientConfig.caBundle,
+    ),
+  );
+}
+
+/** As the chart's, but by address, and for the namespace of this run instead of those with our label. */
+function webhooks(port: number): readonly KubeObject[] {
+  const common = {
+    admissionReviewVersions: ["v1"],
+    failurePolicy: "Fail",
+    sideEffects: "None",
+    timeoutSeconds: 10,
+    namespaceSelector: { matchLabels: { [SELECTED]: CONFIGURATION } },
+  };
+  return [
+    {
+      apiVersion: "admissionregistration.k8s.io/v1",
+      kind: "MutatingWebhookConfiguration",
+      metadata: { name: CONFIGURATION },
+      webhooks: [
+        {
+          ...common,
+          name: "namespace.injection-test.countersign.dev",
+          reinvocationPolicy: "IfNeeded",
+          clientConfig: { url: `https://${NODE_ADDRESS}:${port}/inject` },
+          rules: [
+            { apiGroups: [""], apiVersions: ["v1"], operations: ["CREATE"], resources: ["pods"] },
+            {
+              ...{ apiGroups: [""], apiVersions: ["v1"], operations: ["UPDATE"] },
+              resources: ["pods/ephemeralcontainers"],
+            },
+          ],
+          objectSelector: {
+            matchExpressions: [{ key: "countersign.dev/inject", operator: "NotIn", values: ["disabled"] }],
+          },
+        },
+      ],
+    },
+    {
+      apiVersion: "admissionregistration.k8s.io/v1",
+      kind: "ValidatingWebhookConfiguration",
+      metadata: { name: CONFIGURATION },
+      webhooks: [
+        {
+          ...common,
+          name: "validation.injection-test.countersign.dev",
+          clientConfig: { url: `https://${NODE_ADDRESS}:${port}/validate` },
+          rules: [
+            {
+              apiGroups: ["injection-test.countersign.dev"],
+              apiVersions: ["v1"],
+              operations: ["CREATE"],
+              resources: ["none"],
+            },
+          ],
+        },
+      ],
+    },
+  ];
+}
