@@ -1,7 +1,7 @@
 // Reading from the Kubernetes API: one JSON document, or the lines of a watch. Credentials come from
 // `@kubernetes/client-node`; list and watch are ours, because its informer keeps whole objects, asks for no bookmarks and
 // stays dead after an error.
-import { type IncomingMessage, request as requestPlain } from "node:http";
+import { type Agent, type IncomingMessage, request as requestPlain } from "node:http";
 import { request as requestTls } from "node:https";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 
@@ -126,16 +126,34 @@ class LineSplitter {
   }
 }
 
-async function openRequest(
+/** What a request carries besides its path; absent: a GET on a connection of its own. */
+export interface RequestBody {
+  readonly method: "POST" | "PUT" | "PATCH" | "DELETE";
+  readonly contentType: string;
+  readonly body: string;
+  /** Keeps connections, for many small requests. */
+  readonly agent: Agent;
+}
+
+/**
+ * Sends one request.
+ *
+ * @returns the answer, its body unread.
+ * @throws ApiError for an answer that is not 2xx; MeshError `io_failed`, `timeout`.
+ */
+export async function openRequest(
   credentials: ApiCredentials,
   path: string,
   query: Query,
   signal: AbortSignal,
+  sending?: RequestBody,
 ): Promise<IncomingMessage> {
   const server = credentials.getCurrentCluster()?.server;
   if (server === undefined)
     throw new MeshError("bad_config", "the kubeconfig has no current cluster; choose one with `--context`");
-  const options: Record<string, unknown> = { headers: { accept: "application/json" } };
+  const headers: Record<string, string> = { accept: "application/json" };
+  if (sending) headers["content-type"] = sending.contentType;
+  const options: Record<string, unknown> = { headers };
   await credentials.applyToHTTPSOptions(options);
   // The library's agent keeps no connections; a watch holds its own, and lists are rare.
   delete options["agent"];
@@ -144,7 +162,8 @@ async function openRequest(
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
     // Plain HTTP is what `kubectl proxy` speaks, on loopback.
     const request = url.protocol === "http:" ? requestPlain : requestTls;
-    const sent = request(url, { ...options, agent: false, signal, method: "GET" }, resolve);
+    const agent = sending?.agent ?? false;
+    const sent = request(url, { ...options, agent, signal, method: sending?.method ?? "GET" }, resolve);
     sent.once("error", (cause: Error) => {
       reject(
         signal.aborted
@@ -152,14 +171,15 @@ async function openRequest(
           : new MeshError("io_failed", `the API server cannot be reached: ${cause.message}`, { cause }),
       );
     });
-    sent.end();
+    sent.end(sending?.body);
   });
   const { statusCode = 0 } = response;
   if (statusCode >= 200 && statusCode < 300) return response;
   throw apiErrorOf(statusCode, path, await readAll(response, MAX_PROBLEM_BYTES).catch(() => Buffer.alloc(0)));
 }
 
-async function readAll(response: IncomingMessage, maxBytes: number): Promise<Buffer> {
+/** @throws MeshError `protocol_error` for more than so many bytes. */
+export async function readAll(response: IncomingMessage, maxBytes: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   for await (const chunk of response) {
