@@ -86,12 +86,9 @@ export async function readMountedIssuer(
   const [first] = chain;
   if (first === undefined || !first.checkPrivateKey(key))
     throw refused(dir, "`tls.key` is not the key of `tls.crt`");
-  for (const certificate of [...chain, ...roots]) {
-    if (!certificate.ca)
-      throw refused(
-        dir,
-        `\`${certificate.subject.replaceAll("\n", ", ")}\` is not a CA certificate (cert-manager: \`isCA: true\`)`,
-      );
+  for (const [name, list] of [["tls.crt", chain] as const, ["ca.crt", roots] as const]) {
+    if (!list.every(({ ca }) => ca))
+      throw refused(dir, `\`${name}\` has a certificate that is not a CA's (cert-manager: \`isCA: true\`)`);
   }
   for (const certificate of chain) {
     if (expect.nowMs >= Date.parse(certificate.validTo))

@@ -316,11 +316,14 @@ export class CertificateAuthority {
       throw new MeshError("not_found", `the certificate authority is gone from ${this.#store.place}`);
     if (version === this.#version) return;
     const { trustDomain } = this;
-    this.#content = decodeAuthority(files, {
-      trustDomain,
-      origin: this.#store,
-      nowMs: this.#clock.nowMs(),
-    });
+    const origin = this.#store;
+    const read = decodeAuthority(files, { trustDomain, origin, nowMs: this.#clock.nowMs() });
+    if (!isContinued(this.#content, read))
+      throw new MeshError(
+        "bad_config",
+        `${origin.place} holds another certificate authority now, which no workload knows; put back the one before, or start every control plane and sidecar again to begin with it`,
+      );
+    this.#content = read;
     this.#version = version;
   }
 
@@ -426,6 +429,16 @@ export class CertificateAuthority {
     else if (signers.length === before.length) return content;
     return { ...content, witSigners: signers, sequence: content.sequence + 1 };
   }
+}
+
+/** Root and token keys never change at once: without one in common it is not the same mesh. */
+function isContinued(before: AuthorityContent, after: AuthorityContent): boolean {
+  const names = ({ own, rotation, witSigners }: AuthorityContent): readonly string[] => [
+    ...[own, rotation?.to].flatMap((one) => (one === undefined ? [] : [one.root.certificate.fingerprint256])),
+    ...witSigners.map(({ kid }) => kid),
+  ];
+  const known = new Set(names(before));
+  return names(after).some((name) => known.has(name));
 }
 
 function fingerprintsOf(roots: readonly X509Certificate[]): string {
