@@ -82,7 +82,9 @@ export async function createAdmissionServer(options: AdmissionServerOptions): Pr
       reviews.isEnding = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
-      await Promise.race([closed, options.clock.sleep(DRAIN_MS)]);
+      const timer = new AbortController();
+      await Promise.race([closed, options.clock.sleep(DRAIN_MS, timer.signal)]);
+      timer.abort();
       server.closeAllConnections();
       await closed;
     },

@@ -229,8 +229,27 @@ describeOnCluster("injection", { testMs: 120_000, suiteMs: 300_000 }, () => {
       "jsonpath={.status.initContainerStatuses[1].state.running.startedAt}",
       60_000,
     );
-    const who = await space.exec("bare", ["id", "-u"], { container: "countersign-proxy" });
-    expect(who.stdout.trim()).toBe("61600");
+    const script = `const fs = require("node:fs");
+      const token = fs.readFileSync("/var/run/secrets/countersign/token", "latin1");
+      console.log(JSON.stringify({
+        uid: process.getuid(),
+        audience: JSON.parse(Buffer.from(token.split(".")[1], "base64url")).aud,
+        capabilities: /CapBnd:\\s*(\\S+)/.exec(fs.readFileSync("/proc/self/status", "latin1"))[1],
+        roots: fs.readFileSync("/var/run/countersign/bundle/roots.pem", "latin1").length > 0,
+      }))`;
+    const who = await space.exec("bare", ["node", "-e", script], { container: "countersign-proxy" });
+    expect(who.stderr).toBe("");
+    expect(JSON.parse(who.stdout)).toEqual({
+      uid: 61600,
+      audience: ["countersign.dev/injection.example"],
+      capabilities: "0000000000000000",
+      roots: true,
+    });
+    await waitFor(
+      async () => (await space.logs("bare", "countersign-proxy")).includes("capture verified"),
+      20_000,
+      "the sidecar's own look at capture",
+    );
     // There is no control plane here, so the sidecar is not ready, and nothing of the application has started.
     expect(await space.read("pod/bare", "{.status.containerStatuses[0].state.waiting.reason}")).toBe(
       "PodInitializing",
