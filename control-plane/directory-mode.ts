@@ -1,6 +1,7 @@
 // A mesh configured by a directory of YAML files: one control plane, everything that lasts in its state directory.
 import { stat } from "node:fs/promises";
 import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import { fileJoinTokens } from "./ca/join-token-files.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
 import { openHistory } from "./management/history.ts";
 import type { Deps, Mode } from "./mode.ts";
@@ -26,6 +27,7 @@ export async function openDirectoryMode(
     openAuthority: (trustDomain) => openCertificateAuthority({ stateDir, trustDomain, clock }),
     numbersRevisions: false,
     isLeader: () => true,
+    joinTokens: fileJoinTokens(stateDir),
     openHistory: () => openHistory(stateDir, log),
     attestor: () => undefined,
     serve: async () => [],

@@ -12,7 +12,7 @@ import type { ServiceAccountAttestor } from "./attestation/service-account.ts";
 import { generateKey } from "./ca/certificates.ts";
 import { parseCsr } from "./ca/csr.ts";
 import { issueIdentity, validity, writeLeaf } from "./ca/issue.ts";
-import { createJoinToken, redeemJoinToken } from "./ca/join-tokens.ts";
+import { createJoinToken, type JoinTokenStore, redeemJoinToken } from "./ca/join-tokens.ts";
 import { trustBundleJson } from "./ca/jwks.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
@@ -22,7 +22,7 @@ import type { ClusterState, Workload } from "./sources/store.ts";
 
 export interface IssuerDeps {
   readonly ca: CertificateAuthority;
-  readonly stateDir: string;
+  readonly joinTokens: JoinTokenStore;
   readonly cluster: string;
   readonly clock: Clock;
   readonly state: () => ClusterState;
@@ -89,7 +89,7 @@ async function proven(
       ),
     };
   const redeemed = await redeemJoinToken({
-    stateDir: deps.stateDir,
+    store: deps.joinTokens,
     token: proof.token,
     nowMs: deps.clock.nowMs(),
   });
@@ -103,7 +103,7 @@ async function proven(
 }
 
 export function createIssuer(deps: IssuerDeps): Issuer {
-  const { ca, clock, metrics, stateDir } = deps;
+  const { ca, clock, metrics } = deps;
 
   const workloadOf = (id: string): { readonly workload: Workload; readonly spiffeId: SpiffeId } => {
     const workload = deps.state().workloads.get(id);
@@ -211,7 +211,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     async createToken(workloadId, ttlSeconds) {
       workloadOf(workloadId);
       const { token, record } = await createJoinToken({
-        stateDir,
+        store: deps.joinTokens,
         workload: workloadId,
         ttlSeconds,
         rootSpkiSha256: ca.rootSpkiSha256,

@@ -1,6 +1,9 @@
 // A mesh configured by a cluster: any number of control planes, everything that lasts in Kubernetes objects; one of them
 // leads and writes what all share.
+import { messageOf } from "../sidecar/core/runtime/errors.ts";
 import { createServiceAccountAttestor } from "./attestation/service-account.ts";
+import { purgeOneTimeRecords, recordJoinTokens } from "./ca/join-token-records.ts";
+import type { JoinTokenStore } from "./ca/join-tokens.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
 import { SecretAuthorityStore } from "./ca/secret-store.ts";
 import type { ClusterConfig } from "./config.ts";
@@ -20,6 +23,7 @@ import { loadSchemas } from "./sources/schema.ts";
 import { serveWebhooks } from "./webhooks.ts";
 
 const LEASE = "countersign-leader";
+const PURGE_MS = 600_000;
 
 /** @throws MeshError `bad_config` when the cluster cannot be opened. */
 export async function openKubernetesMode(config: ClusterConfig, deps: Deps): Promise<Mode> {
@@ -29,6 +33,7 @@ export async function openKubernetesMode(config: ClusterConfig, deps: Deps): Pro
 
 class KubernetesMode implements Mode {
   readonly trustDomain: string | undefined;
+  readonly joinTokens: JoinTokenStore;
   readonly numbersRevisions = true;
   readonly #config: ClusterConfig;
   readonly #kubernetes: Kubernetes;
@@ -41,6 +46,7 @@ class KubernetesMode implements Mode {
     this.#kubernetes = kubernetes;
     this.#deps = deps;
     this.trustDomain = config.trustDomain;
+    this.joinTokens = recordJoinTokens({ custom: kubernetes.custom, namespace: config.namespace });
   }
 
   isLeader(): boolean {
@@ -152,12 +158,28 @@ class KubernetesMode implements Mode {
     );
   }
 
+  /** Records that nobody took in time. */
+  async #purgeRecords(term: AbortSignal): Promise<void> {
+    const { clock, log } = this.#deps;
+    while (!term.aborted) {
+      try {
+        await purgeOneTimeRecords(
+          { custom: this.#kubernetes.custom, namespace: this.#config.namespace },
+          clock.nowMs(),
+        );
+      } catch (error) {
+        log.warn("expired records not deleted", { error: messageOf(error) });
+      }
+      await clock.sleep(PURGE_MS, term);
+    }
+  }
+
   /** What one replica does for all, until the term ends. */
   async #lead(parts: Parts, term: AbortSignal): Promise<void> {
     this.#isLeader = true;
     this.#history?.lead(true);
     try {
-      await Promise.all([this.#keepBundles(parts, term)]);
+      await Promise.all([this.#keepBundles(parts, term), this.#purgeRecords(term)]);
     } finally {
       this.#isLeader = false;
       this.#history?.lead(false);

@@ -150,7 +150,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       ? {}
       : { attest, takesJoinTokens: () => [...publisher.state.workloads.keys()].some(isDeclared) }),
     ca,
-    stateDir,
+    joinTokens: mode.joinTokens,
     cluster: config.cluster,
     clock,
     state: () => publisher.state,

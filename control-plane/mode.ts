@@ -3,6 +3,7 @@
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
 import type { ServiceAccountAttestor } from "./attestation/service-account.ts";
+import type { JoinTokenStore } from "./ca/join-tokens.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ControlPlaneConfig } from "./config.ts";
 import type { RevisionHistory } from "./management/history.ts";
@@ -52,6 +53,8 @@ export interface Mode {
   runSource(onState: (state: ClusterState, report: SourceReport) => void, signal: AbortSignal): RunningSource;
   /** @param onPinned called when another replica pinned the mesh or released it. */
   openHistory(onPinned: () => void, signal: AbortSignal): Promise<RevisionHistory>;
+  /** Where join tokens are kept. */
+  readonly joinTokens: JoinTokenStore;
   openAuthority(trustDomain: string): Promise<CertificateAuthority>;
   /** Knows pods by their ServiceAccount tokens; undefined: there are none. */
   attestor(trustDomain: string, state: () => ClusterState): ServiceAccountAttestor | undefined;

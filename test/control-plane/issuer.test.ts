@@ -2,6 +2,7 @@
 import { X509Certificate } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { JoinRefusal } from "../../control-plane/attestation/refusal.ts";
+import { fileJoinTokens } from "../../control-plane/ca/join-token-files.ts";
 import { createJoinToken } from "../../control-plane/ca/join-tokens.ts";
 import { createIssuer, type Issuer, type IssuerDeps } from "../../control-plane/issuer.ts";
 import type { ClusterState, MeshPod } from "../../control-plane/sources/store.ts";
@@ -50,7 +51,7 @@ function issuer(over: Partial<IssuerDeps> = {}): Issuer & { readonly counted: st
   const counted: string[] = [];
   const made = createIssuer({
     ca: authority.ca,
-    stateDir: authority.stateDir,
+    joinTokens: fileJoinTokens(authority.stateDir),
     cluster: "eu1",
     clock: { nowMs: () => NOW, monotonicMs: () => 0, sleep: async () => {} },
     state: () => state(),
@@ -110,7 +111,7 @@ describe("join", () => {
   test("takes only the kinds of proof that this mesh uses", async () => {
     const tokensOnly = createIssuer({
       ca: authority.ca,
-      stateDir: authority.stateDir,
+      joinTokens: fileJoinTokens(authority.stateDir),
       cluster: "eu1",
       clock: { nowMs: () => NOW, monotonicMs: () => 0, sleep: async () => {} },
       state: () => state(),
@@ -121,7 +122,7 @@ describe("join", () => {
       error: { code: "unsupported", told: "this control plane takes join tokens only" },
     });
     const { token } = await createJoinToken({
-      stateDir: authority.stateDir,
+      store: fileJoinTokens(authority.stateDir),
       workload: "lab/declared",
       ttlSeconds: 60,
       rootSpkiSha256: authority.ca.rootSpkiSha256,

@@ -7,6 +7,7 @@ import {
   type AttestorDeps,
   createServiceAccountAttestor,
 } from "../../control-plane/attestation/service-account.ts";
+import { fileJoinTokens } from "../../control-plane/ca/join-token-files.ts";
 import { trustBundleJson } from "../../control-plane/ca/jwks.ts";
 import { type CertificateAuthority, openCertificateAuthority } from "../../control-plane/ca/root.ts";
 import { createServerIdentity } from "../../control-plane/ca/server-identity.ts";
@@ -113,7 +114,7 @@ export class PodMesh {
     const material: ServerMaterial = { ...identity, rootsPem: identity.caPem };
     const issuer = createIssuer({
       ca: this.ca,
-      stateDir,
+      joinTokens: fileJoinTokens(stateDir),
       cluster: "test",
       clock: systemClock,
       state: () => this.state,

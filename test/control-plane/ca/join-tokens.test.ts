@@ -3,11 +3,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import {
-  createJoinToken,
+  fileJoinTokens,
   listJoinTokens,
   purgeJoinTokens,
-  redeemJoinToken,
-} from "../../../control-plane/ca/join-tokens.ts";
+} from "../../../control-plane/ca/join-token-files.ts";
+import { recordJoinTokens } from "../../../control-plane/ca/join-token-records.ts";
+import { createJoinToken, redeemJoinToken } from "../../../control-plane/ca/join-tokens.ts";
 import { formatJoinToken, parseJoinToken } from "../../../sidecar/core/identity/join-token.ts";
 import { must } from "../../fakes/authority.ts";
 
@@ -19,8 +20,15 @@ beforeEach(async () => {
 });
 afterEach(() => rm(stateDir, { recursive: true, force: true }));
 const create = (ttlSeconds = 60) =>
-  createJoinToken({ stateDir, workload: "ml-dev/nb-alice", ttlSeconds, rootSpkiSha256: ROOT, nowMs: NOW });
-const redeem = (token: string, nowMs = NOW) => redeemJoinToken({ stateDir, token, nowMs });
+  createJoinToken({
+    store: fileJoinTokens(stateDir),
+    workload: "ml-dev/nb-alice",
+    ttlSeconds,
+    rootSpkiSha256: ROOT,
+    nowMs: NOW,
+  });
+const redeem = (token: string, nowMs = NOW) =>
+  redeemJoinToken({ store: fileJoinTokens(stateDir), token, nowMs });
 
 describe("join tokens", () => {
   test("let one workload in, once", async () => {
@@ -84,7 +92,50 @@ describe("join tokens", () => {
     { workload: "a/b", ttlSeconds: 8 * 86_400 },
   ])("cannot be made for $workload with $ttlSeconds s", async (bad) => {
     await expect(
-      createJoinToken({ stateDir, rootSpkiSha256: ROOT, nowMs: NOW, ...bad }),
+      createJoinToken({ store: fileJoinTokens(stateDir), rootSpkiSha256: ROOT, nowMs: NOW, ...bad }),
     ).rejects.toMatchObject({ code: "bad_config" });
+  });
+});
+
+describe("join tokens in a cluster", () => {
+  /** The few calls, over a map. */
+  function records() {
+    const kept = new Map<string, object>();
+    const missing = { code: 404 };
+    type Named = { readonly name: string };
+    const custom = {
+      createNamespacedCustomObject: async ({ body }: { readonly body: { metadata: Named } }) =>
+        void kept.set(body.metadata.name, body),
+      getNamespacedCustomObject: async ({ name }: Named) => {
+        if (!kept.has(name)) throw missing;
+        return kept.get(name);
+      },
+      deleteNamespacedCustomObject: async ({ name }: Named) => {
+        if (!kept.delete(name)) throw missing;
+      },
+      listNamespacedCustomObject: async () => ({ items: [...kept.values()] }),
+    };
+    // Only the calls that a store makes.
+    return { kept, store: recordJoinTokens({ custom: custom as never, namespace: "countersign-system" }) };
+  }
+
+  test("let one workload in, once, whichever replica is asked", async () => {
+    const { kept, store } = records();
+    const made = { store, workload: "ml-dev/vm", ttlSeconds: 60, rootSpkiSha256: ROOT, nowMs: NOW };
+    const { token } = await createJoinToken(made);
+    expect(JSON.stringify([...kept.values()])).not.toContain(token.split(".")[2]);
+    const results = await Promise.all(
+      Array.from({ length: 20 }, () => redeemJoinToken({ store, token, nowMs: NOW })),
+    );
+    expect(results.filter((result) => result.ok)).toHaveLength(1);
+    expect(kept.size).toBe(0);
+  });
+
+  test("are refused when they are expired or unknown", async () => {
+    const { store } = records();
+    const made = { store, workload: "ml-dev/vm", ttlSeconds: 60, rootSpkiSha256: ROOT, nowMs: NOW };
+    const { token } = await createJoinToken(made);
+    expect(await redeemJoinToken({ store, token, nowMs: NOW + 60_000 })).toMatchObject({ ok: false });
+    expect(await redeemJoinToken({ store: records().store, token, nowMs: NOW })).toMatchObject({ ok: false });
   });
 });

@@ -3,6 +3,7 @@
 // Standard input: one JSON object of overrides per line. Standard output: `{workload} {join token}` per workload, then
 // `serves`, then `applied` per line, when every connected sidecar has acknowledged it.
 import { createInterface } from "node:readline";
+import { fileJoinTokens } from "../../../control-plane/ca/join-token-files.ts";
 import { openCertificateAuthority } from "../../../control-plane/ca/root.ts";
 import { createBootstrapServer } from "../../../control-plane/discovery/bootstrap.ts";
 import { createDiscoveryServer } from "../../../control-plane/discovery/server.ts";
@@ -82,7 +83,14 @@ const metrics = createMetrics({
   authority: () => ca,
 });
 const credentials = await startServerCredentials(ca, { log, clock }, stop.signal);
-const issuer = createIssuer({ ca, stateDir, cluster: "test", clock, state: () => publisher.state, metrics });
+const issuer = createIssuer({
+  ca,
+  joinTokens: fileJoinTokens(stateDir),
+  cluster: "test",
+  clock,
+  state: () => publisher.state,
+  metrics,
+});
 const discovery = await createDiscoveryServer({
   host: "0.0.0.0",
   port: 16_012,

@@ -1,0 +1,152 @@
+// The product on the cluster, as its README installs it: both charts, and the platform of platform/ in the mesh.
+import { join } from "node:path";
+import { IMAGES } from "./image-files.ts";
+import { describeTrouble, exec, helm, kubectl, tryKubectl, waitFor } from "./kube.ts";
+
+export const SYSTEM = "countersign-system";
+export const TRUST_DOMAIN = "lake.acme.example";
+/** Namespaces of platform/. */
+export const PLATFORM_NAMESPACES = ["ml-dev", "ml-batch", "ml-serving", "mlflow"] as const;
+const root = join(import.meta.dirname, "../..");
+export const platformFile = (name: string): string => join(import.meta.dirname, "platform", name);
+
+const split = (image: string): readonly [string, string] => {
+  const colon = image.lastIndexOf(":");
+  return [image.slice(0, colon), image.slice(colon + 1)];
+};
+
+/** Where the images of the tests are, as flags of helm. */
+export function imageFlags(): readonly string[] {
+  const [control, controlTag] = split(IMAGES.controlPlane);
+  const [sidecar, sidecarTag] = split(IMAGES.sidecar);
+  return [
+    `--set=image.repository=${control},image.tag=${controlTag}`,
+    `--set=sidecar.image.repository=${sidecar},sidecar.image.tag=${sidecarTag}`,
+  ];
+}
+
+/** Installs or upgrades both charts and waits until the webhooks can be asked. */
+export async function install(flags: readonly string[] = []): Promise<void> {
+  await helm([
+    "upgrade",
+    "--install",
+    "countersign-crds",
+    join(root, "charts/countersign-crds"),
+    "--take-ownership",
+  ]);
+  await helm([
+    ...["upgrade", "--install", "countersign", join(root, "charts/countersign")],
+    ...["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s"],
+    ...[`--set=trustDomain=${TRUST_DOMAIN}`, ...imageFlags(), ...flags],
+  ]);
+  await waitFor(hasTrustedWebhooks, 30_000, "a caBundle in every webhook");
+}
+
+async function hasTrustedWebhooks(): Promise<boolean> {
+  for (const kind of ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"]) {
+    const bundles = await kubectl([
+      "get",
+      kind,
+      "countersign",
+      "-o",
+      "jsonpath={.webhooks[*].clientConfig.caBundle}",
+    ]);
+    const webhooks = await kubectl(["get", kind, "countersign", "-o", "jsonpath={.webhooks[*].name}"]);
+    if (bundles.trim().split(/\s+/).length < webhooks.trim().split(/\s+/).length || bundles.trim() === "")
+      return false;
+  }
+  return true;
+}
+
+/** Takes everything away again, the namespaces of the platform and the objects of our kinds too. */
+export async function uninstall(): Promise<void> {
+  await tryKubectl(["delete", "namespace", ...PLATFORM_NAMESPACES, "--ignore-not-found", "--wait=false"]);
+  await Promise.all(
+    PLATFORM_NAMESPACES.map((name) =>
+      tryKubectl(["delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false"]),
+    ),
+  );
+  await tryKubectl(["delete", "clusteraccesspolicies,meshroles,meshrolebindings,operationcatalogs", "--all"]);
+  await helm(["uninstall", "countersign", "--namespace", SYSTEM, "--ignore-not-found", "--wait"]);
+  await tryKubectl(["delete", "meshconfig", "default", "--ignore-not-found"]);
+  await tryKubectl(["delete", "namespace", SYSTEM, "--ignore-not-found"], { timeoutMs: 120_000 });
+  for (const name of PLATFORM_NAMESPACES)
+    await tryKubectl(["wait", "--for=delete", `namespace/${name}`, "--timeout=60s"], { timeoutMs: 70_000 });
+}
+
+/** Applies the platform and waits until every pod of it is ready. */
+export async function deployPlatform(): Promise<void> {
+  await kubectl(["apply", "-f", platformFile("platform.yaml")]);
+  for (const [namespace, object] of [
+    ["ml-serving", "deployment/fraud-scorer"],
+    ["ml-serving", "deployment/llm-chat"],
+    ["mlflow", "deployment/mlflow"],
+    ["ml-dev", "statefulset/nb-alice"],
+  ] as const) {
+    const { code, stderr } = await tryKubectl(
+      ["rollout", "status", object, "-n", namespace, "--timeout=60s"],
+      { timeoutMs: 70_000 },
+    );
+    if (code !== 0) throw new Error(`${stderr}\n${await describeTrouble(namespace)}`);
+  }
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  /** Of a problem document; empty otherwise. */
+  readonly reason: string;
+  readonly body: string;
+}
+
+/** Calls from a pod, as an application that knows no mesh; `args` are those of the `call` client. */
+export async function callFrom(
+  pod: { readonly namespace: string; readonly name: string; readonly container: string },
+  ...args: readonly string[]
+): Promise<Answer> {
+  const { stdout, stderr } = await exec(pod.namespace, pod.name, ["call", ...args], {
+    container: pod.container,
+  });
+  const line = stdout.trim().split("\n").at(-1) ?? "";
+  try {
+    const { status = 0, headers = {}, body = "" } = JSON.parse(line);
+    const isProblem = String(headers["content-type"]).includes("problem+json");
+    return { status, headers, body, reason: isProblem ? JSON.parse(body).reason : "" };
+  } catch {
+    throw new Error(`no answer: ${line} ${stderr}`);
+  }
+}
+
+/** The notebook of the platform. */
+export const NOTEBOOK = { namespace: "ml-dev", name: "nb-alice-0", container: "notebook" } as const;
+
+/** Waits until a call is answered with this status. */
+export async function waitForStatus(
+  status: number,
+  timeoutMs: number,
+  ...args: readonly string[]
+): Promise<void> {
+  let last: Answer | undefined;
+  try {
+    await waitFor(async () => {
+      last = await callFrom(NOTEBOOK, ...args);
+      return last.status === status;
+    }, timeoutMs);
+  } catch {
+    throw new Error(`expected ${status} of ${args.at(-1)}, last was ${JSON.stringify(last)}`);
+  }
+}
+
+/** `{"Accepted": "True", …}` of an object's status. */
+export async function conditionsOf(
+  object: string,
+  namespace?: string,
+): Promise<Readonly<Record<string, string>>> {
+  const text = await kubectl([
+    ...["get", object, ...(namespace === undefined ? [] : ["-n", namespace])],
+    ...["-o", 'jsonpath={range .status.conditions[*]}{.type}={.status}/{.reason}{"\\n"}{end}'],
+  ]);
+  return Object.fromEntries(
+    text.split("\n").flatMap((line) => (line === "" ? [] : [line.split("=") as [string, string]])),
+  );
+}
