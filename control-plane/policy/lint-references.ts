@@ -35,7 +35,46 @@ export function knownNames({
 
 /** Looking for a close name is the dear part, and whoever may write a policy could have us do it all day. */
 const MAX_LOOKUPS = 8;
-const MAX_CANDIDATES = 2_000;
+const MAX_CANDIDATES = 32;
+
+/**
+ * The names with the most letters in common, wherever they stand: comparing these alone finds the closest one, save
+ * among anagrams.
+ */
+function likely(word: string, names: Iterable<string>): string[] {
+  const wanted = lettersOf(word);
+  const left = new Uint8Array(128);
+  const limit = Math.max(1, Math.floor(word.length / 3));
+  const ranked: { readonly name: string; readonly apart: number }[] = [];
+  for (const name of names) {
+    const longer = Math.max(name.length, word.length);
+    const isBeginning = name.startsWith(word) || word.startsWith(name);
+    if (!isBeginning && longer - Math.min(name.length, word.length) > limit) continue;
+    left.set(wanted);
+    let common = 0;
+    for (let i = 0; i < name.length; i++) {
+      const letter = (name.charCodeAt(i) | 32) & 127;
+      const count = left[letter] ?? 0;
+      if (count === 0) continue;
+      left[letter] = count - 1;
+      common += 1;
+    }
+    const apart = longer - common;
+    if (isBeginning || apart <= limit) ranked.push({ name, apart });
+  }
+  ranked.sort((a, b) => a.apart - b.apart);
+  return ranked.slice(0, MAX_CANDIDATES).map(({ name }) => name);
+}
+
+/** How often each letter is there, whatever its case; names are ASCII, and what is not only ranks worse. */
+function lettersOf(word: string): Uint8Array {
+  const counts = new Uint8Array(128);
+  for (let i = 0; i < word.length; i++) {
+    const letter = (word.charCodeAt(i) | 32) & 127;
+    counts[letter] = (counts[letter] ?? 0) + 1;
+  }
+  return counts;
+}
 
 /** Finds close names, a bounded number of times. */
 export class NameFinder {
@@ -45,14 +84,7 @@ export class NameFinder {
   hint(word: string, names: Iterable<string>): string {
     if (this.#left <= 0) return "";
     this.#left -= 1;
-    const near: string[] = [];
-    for (const name of names) {
-      // A candidate of quite another length is not close.
-      if (Math.abs(name.length - word.length) > word.length / 3 + 1 && !name.startsWith(word)) continue;
-      near.push(name);
-      if (near.length >= MAX_CANDIDATES) break;
-    }
-    const close = closestName(word, near);
+    const close = closestName(word, likely(word, names));
     return close === undefined ? "" : `; did you mean \`${close}\``;
   }
 }
@@ -91,33 +123,38 @@ function lintClause(
   const foreign =
     workload?.spiffeIds !== undefined || workload?.trustDomains?.includes(context.trustDomain) === false;
   if (workload !== undefined && !foreign) {
-    const nobody = !context.index
-      .candidates(workload.namespaces, workload.names)
-      .some(([, one]) => couldCall(workload, one, context.trustDomain));
-    problems.push(...lintPlace(workload, `${path}.workload`, context.known, finder, nobody));
+    // Looks at every workload where only service accounts are named, so it is asked at most once and mostly never.
+    let nobody: boolean | undefined;
+    const matchesNobody = (): boolean => {
+      nobody ??= !context.index
+        .candidates(workload.namespaces, workload.names)
+        .some(([, one]) => couldCall(workload, one, context.trustDomain));
+      return nobody;
+    };
+    problems.push(...lintPlace(workload, `${path}.workload`, context.known, finder, matchesNobody));
   }
   for (const field of ["origin", "through"] as const) {
     const place = via?.[field];
     if (place !== undefined)
-      problems.push(...lintPlace(place, `${path}.via.${field}`, context.known, finder, false));
+      problems.push(...lintPlace(place, `${path}.via.${field}`, context.known, finder, () => false));
   }
   return problems;
 }
 
-/** @param nobody whether no workload matches at all: then what is unknown is said also without a close name. */
+/** @param matchesNobody whether no workload matches at all: then what is unknown is said also without a close name. */
 function lintPlace(
   place: HopMatch,
   path: string,
   known: KnownNames,
   finder: NameFinder,
-  nobody: boolean,
+  matchesNobody: () => boolean,
 ): PolicyProblem[] {
   const problems: PolicyProblem[] = [];
   for (const { field, known: kind, what } of FIELDS) {
     for (const [i, name] of (place[field] ?? []).entries()) {
       if (name.endsWith("*") || known[kind].has(name)) continue;
       const hint = finder.hint(name, known[kind]);
-      if (hint !== "" || nobody)
+      if (hint !== "" || matchesNobody())
         problems.push(
           lintWarning(
             "CallerNotFound",

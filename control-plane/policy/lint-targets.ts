@@ -11,6 +11,7 @@ export interface TargetLintContext {
   readonly state: ClusterState;
   readonly index: WorkloadIndex;
   readonly templates: ReadonlyMap<string, readonly Template[]>;
+  readonly everyTemplate: readonly Template[];
   /** Workloads on which nothing is ever allowed. */
   readonly closed: ReadonlySet<string>;
 }
@@ -100,11 +101,10 @@ function packsOf(
 function lintPacks(
   policy: AccessPolicy,
   selected: ReadonlyMap<string, readonly number[] | undefined>,
-  { state, templates }: TargetLintContext,
+  { state, templates, everyTemplate }: TargetLintContext,
 ): PolicyProblem[] {
   const packs = packsOf(selected, state.workloads);
   const here = [...packs].flatMap((name) => templates.get(name) ?? []);
-  const everywhere = [...templates.values()].flat();
   const list =
     packs.size === 0
       ? "its targets declare none"
@@ -116,10 +116,9 @@ function lintPacks(
       const path = `spec.rules[${i}].operations[${j}]`;
       if (clause.mcp !== undefined && !here.some(({ row }) => row.method === "MCP"))
         return [lintWarning("NotServed", `${path}.mcp`, `no target has a port with pack \`mcp\`; ${list}`)];
-      // What fits no pack at all was said by `lintRules`.
-      if (misfitOf(clause, everywhere, all) !== undefined) return [];
       const found = misfitOf(clause, here, words);
-      if (found === undefined) return [];
+      // What fits no pack at all was said by `lintRules`.
+      if (found === undefined || misfitOf(clause, everyTemplate, all) !== undefined) return [];
       return [
         lintWarning("NotServed", `${path}.${found.field}`, `${found.message}: nothing matches; ${list}`),
       ];

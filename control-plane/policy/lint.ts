@@ -24,7 +24,7 @@ import {
 import { misfitOf, type Template, templatesOf } from "./lint-operations.ts";
 import { isKnownSubject, type KnownNames, knownNames, lintCallers, unknownNames } from "./lint-references.ts";
 import { isTooLarge, lintRules, lintWarning } from "./lint-rules.ts";
-import { lintSelection, lintTargets, type TargetLintContext } from "./lint-targets.ts";
+import { lintSelection, lintTargets } from "./lint-targets.ts";
 import { selectTargets, WorkloadIndex } from "./select.ts";
 import type { TypedObject } from "./typed-object.ts";
 
@@ -56,6 +56,8 @@ interface Facts {
   readonly state: ClusterState;
   readonly condition: ConditionContext;
   readonly templates: ReadonlyMap<string, readonly Template[]>;
+  /** Of all packs. */
+  readonly everyTemplate: readonly Template[];
   readonly known: KnownNames;
   readonly index: WorkloadIndex;
   readonly closed: ReadonlySet<string>;
@@ -100,6 +102,8 @@ function factsOf(
   const catalogs = same("catalogs");
   const index = same("workloads")?.index ?? new WorkloadIndex(state.workloads);
   const custom = [...state.catalogs.values()].flatMap((catalog) => catalog.packs);
+  const templates =
+    catalogs?.templates ?? templatesOf([...packs, ...custom.map(({ name, text }) => [name, text] as const)]);
   return {
     state,
     condition: {
@@ -108,9 +112,8 @@ function factsOf(
       cel,
       supportAll: false,
     },
-    templates:
-      catalogs?.templates ??
-      templatesOf([...packs, ...custom.map(({ name, text }) => [name, text] as const)]),
+    templates,
+    everyTemplate: catalogs?.everyTemplate ?? [...templates.values()].flat(),
     known: same("workloads", "namespaces")?.known ?? knownNames(state),
     index,
     closed: same("workloads", "namespaces", "policies")?.closed ?? closedWorkloads(state, index),
@@ -154,35 +157,22 @@ function lintObject(object: TypedObject, facts: Facts, nowMs: number): readonly 
   }
 }
 
-const targetContext = ({ state, index, templates, closed }: Facts): TargetLintContext => ({
-  state,
-  index,
-  templates,
-  closed,
-});
-
 const warningsOf = (problems: readonly PolicyProblem[]): PolicyProblem[] =>
   problems.filter(({ severity }) => severity === "warning");
 
 function lintPolicy(policy: AccessPolicy, facts: Facts, nowMs: number): PolicyProblem[] {
   const { trustDomain } = facts.state.config;
-  const templates = [...facts.templates.values()].flat();
-  const rules = lintRules(policy, { trustDomain, templates });
+  const rules = lintRules(policy, { trustDomain, templates: facts.everyTemplate });
   const own = [...warningsOf(checkPolicy(policy, facts.condition)), ...expiredRules(policy, nowMs), ...rules];
-  if (isTooLarge(policy)) return [...own, ...lintSelection(policy, targetContext(facts))];
+  if (isTooLarge(policy)) return [...own, ...lintSelection(policy, facts)];
   const { known, index } = facts;
-  return [
-    ...own,
-    ...lintTargets(policy, targetContext(facts)),
-    ...lintCallers(policy, { known, index, trustDomain }),
-  ];
+  return [...own, ...lintTargets(policy, facts), ...lintCallers(policy, { known, index, trustDomain })];
 }
 
 function lintClauses(clauses: readonly OperationClause[], path: string, facts: Facts): PolicyProblem[] {
-  const templates = [...facts.templates.values()].flat();
   const words = { none: "no operation pack", all: "any operation pack" };
   const misfits = clauses.flatMap((clause, i) => {
-    const found = misfitOf(clause, templates, words);
+    const found = misfitOf(clause, facts.everyTemplate, words);
     const said = found?.field === "op" || (found?.field === "resources" && clause.access === undefined);
     return found === undefined || said
       ? []
@@ -205,7 +195,7 @@ function lintGrant(grant: AccessGrant, facts: Facts, nowMs: number): PolicyProbl
       what: "no MeshRole is named and no policy asks for",
       reason: "UnknownRole",
     }),
-    ...lintSelection({ targets: grant.targets, namespace: grant.namespace }, targetContext(facts)),
+    ...lintSelection({ targets: grant.targets, namespace: grant.namespace }, facts),
   ];
   const { workload } = grant.subject;
   if (workload !== undefined && !isKnownSubject(workload, facts.state.workloads.values()))
