@@ -1,39 +1,75 @@
 // Verbs that need no control plane: they read files, and answer with the code that decides in production.
 import type { ExplainOptions } from "./explain-call.ts";
-import { type JsonOption, onMesh, positive, type Verbs } from "./verb-options.ts";
+import type { MeshOptions } from "./mesh.ts";
+import { type JsonOption, onCluster, onMesh, positive, type Verbs } from "./verb-options.ts";
+
+type CheckOptions = JsonOption & MeshOptions & { readonly lint?: true; readonly pre?: true };
 
 /** Adds `check`, `lint`, `explain` and `policy`. */
 export function addFileVerbs({ program, output, verb, run }: Verbs): void {
-  verb(
-    program,
-    "check",
-    "say whether a control plane would accept these files and directories, as a whole",
-    `
-Reads, validates and compiles as the control plane does. Prints \`error:\` for what would be refused and \`warning:\` for
-what is accepted but has no effect or names what is not there, each with file and line. Exit status 1: something would be refused.
+  onCluster(
+    verb(
+      program,
+      "check",
+      "say whether files would be accepted; without files, whether the cluster is ready for the mesh, or the mesh is well",
+      `
+With files: reads, validates and compiles as the control plane does. Prints \`error:\` for what would be refused and
+\`warning:\` for what is accepted but has no effect or names what is not there, each with file and line.
 
-Example: countersign check policies/`,
+Without: before installation, can the cluster run Countersign and may you install it; afterwards, is the control plane well, are
+its webhooks, certificates and trust bundles in order, which pods, sidecars and policies are not. Each line says what to do.
+
+Exit status 1: something would be refused, or failed.
+
+Examples:
+  countersign check policies/
+  countersign check --context prod`,
+    ),
   )
-    .argument("<paths...>", "YAML files, or directories of them")
+    .argument("[paths...]", "YAML files, or directories of them")
     .option("--lint", "fail on warnings too, as `countersign lint` does")
-    .action(async (paths: string[], options: JsonOption & { lint?: true }) => {
+    .option("--pre", "look at the cluster as before installation")
+    .action(async (paths: string[], options: CheckOptions) => {
+      if (paths.length === 0) {
+        const { checkCluster } = await import("./cluster-check.ts");
+        await run(() => checkCluster(options, output));
+        return;
+      }
       const { checkPaths } = await import("./check.ts");
       await run(() =>
         checkPaths(paths, { json: options.json === true, lint: options.lint === true }, output),
       );
     });
-  verb(
-    program,
-    "lint",
-    "as check, and warnings count too: policies that are valid but probably not meant",
-    `
-For pre-commit hooks and CI. Exit status 1: there is an error or a warning. Give the files together: a policy alone is
-warned about, because the workloads and roles that it names are not there.
+  onMesh(
+    verb(
+      program,
+      "lint",
+      "policies that are valid but probably not meant: in files, or without files in the running mesh",
+      `
+As check, and warnings count too: for pre-commit hooks and CI. Give the files together: a policy alone is warned about,
+because the workloads and roles that it names are not there. Without files the policies in force are held against the
+workloads, roles and operations that there are.
 
-Example: countersign lint policies/ workloads.yaml`,
+Exit status 1: there is an error or a warning.
+
+Examples:
+  countersign lint policies/ workloads.yaml
+  countersign lint --context prod`,
+    ),
   )
-    .argument("<paths...>", "YAML files, or directories of them")
-    .action(async (paths: string[], options: JsonOption) => {
+    .argument("[paths...]", "YAML files, or directories of them")
+    .action(async (paths: string[], options: JsonOption & MeshOptions) => {
+      if (paths.length === 0) {
+        const [{ withMesh }, { worldOfMesh }, { lintWorld }] = await Promise.all([
+          import("./mesh.ts"),
+          import("./world.ts"),
+          import("./lint-mesh.ts"),
+        ]);
+        await run(() =>
+          withMesh(options, async (mesh) => lintWorld(await worldOfMesh(mesh), options, output)),
+        );
+        return;
+      }
       const { checkPaths } = await import("./check.ts");
       await run(() => checkPaths(paths, { json: options.json === true, lint: true }, output));
     });
@@ -77,21 +113,38 @@ Examples:
       },
     );
 
-  const policy = program.command("policy").description("work with policies as files").exitOverride();
-  verb(
-    policy,
-    "test",
-    "run decision tables; exit status 1 names each vector that differs",
-    `
+  const policy = program.command("policy").description("work with policies as tests").exitOverride();
+  onMesh(
+    verb(
+      policy,
+      "test",
+      "run decision tables; exit status 1 names each vector that differs",
+      `
 A table is a YAML file with \`world\` (workloads, users, grants, a clock), \`policies\` (objects, or paths from the file) and
 \`vectors\` (a call each, and what it must come to). Operations, policies and time are evaluated by the code of production.
-Each vector that differs is shown with the first condition that failed. With --json: a line per vector.
+Each vector that differs is shown with the first condition that failed. With --json: a line per vector. With --live the policies
+in force in the running mesh are tested instead of those of the table.
 
-Example: countersign policy test crds/decisions/fraud-scorer.yaml`,
+Examples:
+  countersign policy test crds/decisions/fraud-scorer.yaml
+  countersign policy test decisions.yaml --live --context prod`,
+    ),
   )
     .argument("<files...>", "decision tables")
-    .action(async (files: string[], options: JsonOption) => {
+    .option("--live", "with the policies in force in the running mesh")
+    .action(async (files: string[], options: JsonOption & MeshOptions & { live?: true }) => {
       const { testPolicies } = await import("./policy-test.ts");
-      await run(() => testPolicies(files, { json: options.json === true }, output));
+      const json = options.json === true;
+      if (options.live === undefined) {
+        await run(() => testPolicies(files, { json }, output));
+        return;
+      }
+      const [{ withMesh }, { worldOfMesh }] = await Promise.all([import("./mesh.ts"), import("./world.ts")]);
+      await run(() =>
+        withMesh(options, async (mesh) => {
+          const { state } = (await worldOfMesh(mesh)).compiled;
+          return testPolicies(files, { json, policies: [...state.policies.values()] }, output);
+        }),
+      );
     });
 }
