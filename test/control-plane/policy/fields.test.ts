@@ -84,6 +84,24 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^Workload spec\.labels/, "control-plane/policy/select.ts", "labels"],
 ];
 
+/** Leaves that are refused in directory mode and take effect in a cluster, with where. */
+const ENFORCED_IN_CLUSTER: readonly (readonly [leaf: string, file: string, word: string])[] = [
+  ["MeshConfig spec.mtls", "sidecar/inbound/plaintext-listener.ts", "plaintext"],
+  ["MeshConfig spec.namespaces[].mtls", "control-plane/resources/build.ts", "mtls"],
+  ["MeshConfig spec.outbound", "sidecar/outbound/capture-listener.ts", "settings.outbound"],
+  [
+    "MeshConfig spec.trustedSpawners",
+    "charts/countersign/templates/admission-policies.yaml",
+    "trustedSpawners",
+  ],
+  [
+    "MeshConfig spec.protectedLabels",
+    "charts/countersign/templates/admission-policies.yaml",
+    "protectedLabels",
+  ],
+  ["MeshConfig spec.gateways", "control-plane/sources/kubernetes/classify.ts", "gateways"],
+];
+
 /** Written by the mesh, or for people alone. */
 const DESCRIPTIVE = [/ status\./, /^AccessGrant spec\.reason$/];
 
@@ -201,6 +219,7 @@ describe("fields", () => {
   const schemas = loadSchemas();
   const parse = createObjectParser();
   const admission = createAdmitter(loadBuiltInPacks()).against([]);
+  const inCluster = createAdmitter(loadBuiltInPacks(), { mode: "kubernetes" }).against([]);
   const cases = Object.entries(UNSUPPORTED).flatMap(([leaf, [path, spec]]) => {
     const kind = leaf.split(" ")[0] ?? "";
     return (kind === "Policy" ? POLICIES : [kind]).map((one) => ({ leaf, kind: one, path, spec }));
@@ -227,7 +246,15 @@ describe("fields", () => {
     }
     const typed = parse(checked.value, 0);
     if (!typed.ok) throw new Error(JSON.stringify(typed.error));
-    const found = admission(typed.value, checked.value).map((problem) => `${problem.reason} ${problem.path}`);
-    expect(found).toContain(`Unsupported ${path}`);
+    const refused = (by: typeof admission): string[] =>
+      by(typed.value, checked.value).map((problem) => `${problem.reason} ${problem.path}`);
+    expect(refused(admission)).toContain(`Unsupported ${path}`);
+    const onlyHere = ENFORCED_IN_CLUSTER.some(([one]) => one === leaf);
+    expect(refused(inCluster).includes(`Unsupported ${path}`)).toBe(!onlyHere);
+  });
+
+  test.each(ENFORCED_IN_CLUSTER)("%s takes effect in a cluster, in %s", (leaf, file, word) => {
+    expect(Object.keys(UNSUPPORTED)).toContain(leaf);
+    expect(readFileSync(new URL(file, repository), "utf8")).toContain(word);
   });
 });
