@@ -1,6 +1,5 @@
 // The chart's admission policies on a real API server: what two tenants, each admin of a namespace, may assert about
 // workloads and users, and that everyday work goes on. The policies hold for this test's namespaces alone.
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import type { CommandResult } from "../commands.ts";
 import { describeOnCluster } from "../gate.ts";
@@ -15,8 +14,8 @@ import {
   waitFor,
 } from "../kube.ts";
 import { installPolicies, type PoliciesOnCluster } from "../policies-on-cluster.ts";
+import { provideSchema } from "../provide-schema.ts";
 
-const WORKLOAD_CRD = join(import.meta.dirname, "../../../crds/workloads.yaml");
 const NOTEBOOK_CRD = {
   apiVersion: "apiextensions.k8s.io/v1",
   kind: "CustomResourceDefinition",
@@ -137,6 +136,7 @@ const GATEWAY = { labels: { "countersign.dev/kind": "gateway" } };
 describeOnCluster("the admission policies on a real API server", { testMs: 90_000, suiteMs: 300_000 }, () => {
   const id = `p${process.pid.toString(36)}${Math.random().toString(36).slice(2, 5)}`;
   let policies: PoliciesOnCluster;
+  let takeAway: () => Promise<void>;
   /** Of tenant `alice`, labelled to be in the mesh. Only asked about, so that the test needs no webhook. */
   let meshed: TestNamespace;
   /** Of tenant `bob`, outside the mesh. */
@@ -169,7 +169,7 @@ describeOnCluster("the admission policies on a real API server", { testMs: 90_00
   };
 
   beforeAll(async () => {
-    await kubectl(["apply", "--server-side", "--force-conflicts", "--filename", WORKLOAD_CRD]);
+    takeAway = await provideSchema("workloads");
     await apply([NOTEBOOK_CRD]);
     policies = await installPolicies(id);
     meshed = await createNamespace("vap-meshed", { ...policies.label, "countersign.dev/inject": "enabled" });
@@ -228,6 +228,7 @@ describeOnCluster("the admission policies on a real API server", { testMs: 90_00
     await Promise.all([
       meshed?.delete(),
       plain?.delete(),
+      takeAway?.(),
       tryKubectl(["delete", "crd", NOTEBOOK_CRD.metadata.name, "--ignore-not-found", "--wait=false"]),
     ]);
   });

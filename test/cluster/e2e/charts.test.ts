@@ -8,6 +8,7 @@ import { chartFolder } from "../../charts/helm.ts";
 import { describeOnCluster } from "../gate.ts";
 import { apply, createNamespace, helm, kubectl, type TestNamespace, tryKubectl, waitFor } from "../kube.ts";
 import { inHome } from "../layout.ts";
+import { provideSchema } from "../provide-schema.ts";
 
 const CRD = readFileSync(join(import.meta.dirname, "../../../crds/meshconfigs.yaml"), "utf8");
 
@@ -16,6 +17,7 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
   const crd = `meshconfigs.${id}.test`;
   const folder = mkdtempSync(join(tmpdir(), "countersign-charts-"));
   let namespace: TestNamespace;
+  let takeAway: () => Promise<void>;
 
   const postRenderer = (timeoutSeconds: number) => {
     const path = join(folder, `confine-${timeoutSeconds}.sh`);
@@ -51,7 +53,7 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
 
   beforeAll(async () => {
     // The chart looks whether the kinds are there.
-    await tryKubectl(["create", "--filename", join(import.meta.dirname, "../../../crds/meshconfigs.yaml")]);
+    takeAway = await provideSchema("meshconfigs");
     await apply(CRD.replaceAll("countersign.dev", `${id}.test`));
     await kubectl(["wait", "crd", crd, "--for=condition=Established", "--timeout=30s"]);
     namespace = await createNamespace("charts");
@@ -61,6 +63,7 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
       await tryKubectl(["delete", `${kind}webhookconfiguration`, id, "--ignore-not-found"]);
     await tryKubectl(["delete", "crd", crd, "--ignore-not-found", "--wait=false"]);
     await namespace?.delete();
+    await takeAway?.();
     rmSync(folder, { recursive: true, force: true });
   });
 
