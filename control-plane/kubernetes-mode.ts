@@ -1,6 +1,7 @@
 // A mesh configured by a cluster: any number of control planes, everything that lasts in Kubernetes objects; one of them
 // leads and writes what all share.
 import { messageOf } from "../sidecar/core/runtime/errors.ts";
+import { runCaBundles } from "./admission/ca-bundle.ts";
 import { createServiceAccountAttestor } from "./attestation/service-account.ts";
 import { purgeOneTimeRecords, recordJoinTokens } from "./ca/join-token-records.ts";
 import type { JoinTokenStore } from "./ca/join-tokens.ts";
@@ -158,6 +159,15 @@ class KubernetesMode implements Mode {
     );
   }
 
+  /** The roots by which the API server knows our webhooks. */
+  #keepWebhooksTrusted({ ca }: Parts, term: AbortSignal): Promise<void> {
+    const { rest, admission, apply } = this.#kubernetes;
+    return runCaBundles(
+      { rest, admission, apply, ca, name: "countersign", random: Math.random, ...this.#deps },
+      term,
+    );
+  }
+
   /** Records that nobody took in time. */
   async #purgeRecords(term: AbortSignal): Promise<void> {
     const { clock, log } = this.#deps;
@@ -179,7 +189,11 @@ class KubernetesMode implements Mode {
     this.#isLeader = true;
     this.#history?.lead(true);
     try {
-      await Promise.all([this.#keepBundles(parts, term), this.#purgeRecords(term)]);
+      await Promise.all([
+        this.#keepBundles(parts, term),
+        this.#keepWebhooksTrusted(parts, term),
+        this.#purgeRecords(term),
+      ]);
     } finally {
       this.#isLeader = false;
       this.#history?.lead(false);
