@@ -44,6 +44,19 @@ describe("parseSvid", () => {
     } satisfies SvidFacts);
   });
 
+  test.each([
+    { name: "none", more: [], id: "" },
+    { name: "an empty one", more: [der(DerTag.sequence)], id: "" },
+    {
+      name: "one with more behind it",
+      more: [der(DerTag.sequence, der(0x80, Buffer.of(1, 2)), der(0x82, Buffer.of(3)))],
+      id: "0102",
+    },
+  ])("reads who issued it: $name", ({ more, id }) => {
+    const extensions = more.map((value) => extension(Oid.authorityKeyIdentifier, false, value));
+    expect(must(parseSvid(odd({ more: extensions }))).issuerKeyId).toBe(id);
+  });
+
   const cases: { name: string; leaf: () => Buffer; error: string }[] = [
     {
       name: "two URIs",
@@ -67,6 +80,16 @@ describe("parseSvid", () => {
     { name: "no key usage", leaf: () => odd({ keyUsage: "none" }), error: "bad_key_usage" },
     { name: "key usage keyCertSign", leaf: () => odd({ keyUsage: "0284" }), error: "bad_key_usage" },
     { name: "key usage keyAgreement only", leaf: () => odd({ keyUsage: "0308" }), error: "bad_key_usage" },
+    {
+      name: "an authority key identifier that is none",
+      leaf: () => odd({ more: [extension(Oid.authorityKeyIdentifier, false, Buffer.of(0x05, 0x00))] }),
+      error: "malformed_certificate",
+    },
+    {
+      name: "an authority key identifier that is critical",
+      leaf: () => odd({ more: [extension(Oid.authorityKeyIdentifier, true, der(DerTag.sequence))] }),
+      error: "unknown_critical_extension",
+    },
     {
       name: "serverAuth only",
       leaf: () => odd({ extendedKeyUsage: [Oid.serverAuth] }),

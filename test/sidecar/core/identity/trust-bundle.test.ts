@@ -1,5 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import { parseTrustBundle, spkiSha256 } from "../../../../sidecar/core/identity/trust-bundle.ts";
+import {
+  parseTrustBundle,
+  RETIRING_MEMBER,
+  spkiSha256,
+} from "../../../../sidecar/core/identity/trust-bundle.ts";
 import { createTestAuthority, must, type TestAuthority } from "../../../fakes/authority.ts";
 import { createOddLeaf } from "../../../fakes/odd-leaf.ts";
 
@@ -30,6 +34,17 @@ describe("parseTrustBundle", () => {
     expect(bundle.caPem.match(/BEGIN CERTIFICATE/g)).toHaveLength(2);
     expect(must(parseTrustBundle(withKeys(keys.toReversed()))).epoch).toBe(bundle.epoch);
     expect(bundle.epoch).not.toBe(authority.bundle.epoch);
+  });
+
+  test("knows a root that is about to leave, in an epoch of its own", () => {
+    const [leaving, ...rest] = document().keys;
+    const marked = must(parseTrustBundle(withKeys([{ ...leaving, [RETIRING_MEMBER]: true }, ...rest])));
+    expect(marked.retiring.map((root) => spkiSha256(root))).toEqual([authority.ca.rootSpkiSha256]);
+    expect(marked.roots).toHaveLength(1);
+    expect(marked.epoch).not.toBe(authority.bundle.epoch);
+    expect(authority.bundle.retiring).toEqual([]);
+    const unsure = must(parseTrustBundle(withKeys([{ ...leaving, [RETIRING_MEMBER]: "yes" }, ...rest])));
+    expect(unsure.retiring).toEqual([]);
   });
 
   test("skips keys of uses that it does not know", () => {

@@ -5,6 +5,8 @@ import { createCertificateRequest, createKeys } from "../../../../sidecar/certs/
 import {
   createWorkloadIdentity,
   type IdentityMaterial,
+  isRetiring,
+  withBundle,
 } from "../../../../sidecar/core/identity/workload-identity.ts";
 import {
   createTestAuthority,
@@ -111,4 +113,16 @@ describe("createWorkloadIdentity", () => {
     expect(new X509Certificate(pem).raw.equals(material.chainDer[0]!)).toBe(true);
     expect(pem.match(/BEGIN/g)).toHaveLength(2);
   });
+});
+
+test("an identity is retiring when the root that it is below is, and not when another one is", () => {
+  const identity = must(createWorkloadIdentity(material));
+  const { bundle } = authority;
+  const of = (...retiring: readonly X509Certificate[]) =>
+    isRetiring(withBundle(identity, { ...bundle, retiring }));
+  expect(of()).toBe(false);
+  expect(of(...bundle.roots)).toBe(true);
+  // The same subject name, another key.
+  expect(of(...other.bundle.roots)).toBe(false);
+  expect(of(...other.bundle.roots, ...bundle.roots)).toBe(true);
 });
