@@ -2,8 +2,8 @@
 // memory of denials, the audit trail, the access log.
 import type { Call } from "../core/policy/call.ts";
 import type { Classified } from "../core/policy/classified.ts";
-import type { Decision } from "../core/policy/decide.ts";
-import { type Enforcement, type InboundEdge, operationLabel } from "./authorize.ts";
+import type { CompiledProgram, Decision } from "../core/policy/decide.ts";
+import { type EnforcedPort, type Enforcement, type InboundEdge, operationLabel } from "./authorize.ts";
 import type { CallerSide } from "./caller-side.ts";
 import type { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
@@ -16,12 +16,17 @@ export class CallFacts {
   /** Control plane's time, Unix milliseconds: what the decision is made on. */
   readonly nowMs: number;
   enforcement: Enforcement | undefined;
+  /** What decides on calls of this peer. */
+  program: CompiledProgram | undefined;
+  port: EnforcedPort | undefined;
   identified: IdentifiedCaller | undefined;
   classified: Classified | undefined;
   call: Call | undefined;
   decision: Decision | undefined;
   /** Empty: none was given to the caller. */
   decisionId = "";
+  /** Known with the head: no body follows. */
+  bodyless = false;
   requestBytes = 0;
   responseBytes = 0;
   /** 0: no answer has begun. */

@@ -1,34 +1,24 @@
 // One request to our workload, from another one or (where plaintext is let in) from anybody: checked, identified, classified, decided, forwarded, recorded. One
 // object per stream; every way out ends in `#finish`, once.
 import { joinedField } from "../core/http/headers.ts";
-import { checkChain, checkOperation } from "../core/identity/chain.ts";
-import type { VerifiedCaller } from "../core/identity/proofs.ts";
-import type { Call } from "../core/policy/call.ts";
-import type { Classified } from "../core/policy/classified.ts";
-import { type CompiledProgram, type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import type { Decision } from "../core/policy/decide.ts";
 import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
-import type { Result } from "../core/runtime/errors.ts";
 import { traceIdOf } from "../telemetry/trace.ts";
-import { type Field, FieldFlag } from "../wire/field.ts";
+import type { Field } from "../wire/field.ts";
 import type { ResponseHead } from "../wire/http1/parser.ts";
-import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
+import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
 import { HIGH_WATER_BYTES } from "../wire/socket.ts";
-import {
-  type EnforcedPort,
-  type Enforcement,
-  operationLabel,
-  proofOperation,
-  refusalDecision,
-} from "./authorize.ts";
+import { admit, catchUp, type Refusal, wantsBody } from "./admission.ts";
+import { operationLabel, refusalDecision } from "./authorize.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream } from "./caller-side.ts";
+import { decideCall } from "./decision.ts";
 import type { AppConnection, AppExchange, AppFailure } from "./forward.ts";
-import { changeHeaders } from "./header-changes.ts";
+import { requestHead, writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
-import { RequestHead, STRIPPED } from "./request-head.ts";
+import { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
-import { IdentifiedCaller } from "./verify.ts";
 
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
@@ -39,7 +29,6 @@ const MAX_BUFFERED_BODY = 65_536;
 const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
 const EMPTY = Buffer.alloc(0);
-const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
 
 export class InboundExchange implements AppExchange {
   readonly #services: InboundServices;
@@ -49,11 +38,6 @@ export class InboundExchange implements AppExchange {
   slot = -1;
   readonly #head: RequestHead;
   readonly #facts: CallFacts;
-  #bodyless = false;
-  // What was found out.
-  #port: EnforcedPort | undefined;
-  /** What decides on calls of this peer. */
-  #program: CompiledProgram | undefined;
   #isMcp = false;
   /** The message of an MCP request, until the application answers: a denial repeats its id. */
   #rpcBody: Buffer | undefined;
@@ -93,158 +77,26 @@ export class InboundExchange implements AppExchange {
    * @param unsupported what this build does not carry of it; empty: nothing.
    */
   start(endStream: boolean, unsupported = ""): void {
-    const head = this.#head;
-    this.#bodyless = endStream;
+    const facts = this.#facts;
+    facts.bodyless = endStream;
     this.#requestEnded = endStream;
-    const { enforcement, identityUntilMs, bundleEpoch } = this.#services.state;
-    this.#facts.enforcement = enforcement;
-    if (enforcement === undefined) {
-      this.#refuse("NOT_READY", "no policy yet");
+    const refused = admit(facts, this.#peer, this.#services, unsupported);
+    this.#isMcp = facts.classified?.pending?.kind === "mcp";
+    if (refused !== undefined) {
+      this.#refuseWith(refused);
       return;
     }
-    if (this.#facts.nowMs >= identityUntilMs) {
-      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
-      return;
-    }
-    if (head.malformed !== "") {
-      this.#refuse("REQ_MALFORMED", head.malformed);
-      return;
-    }
-    const program = this.#peer.programOf(enforcement);
-    if (program === undefined) {
-      this.#refuseIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
-      return;
-    }
-    this.#program = program;
-    if (head.method === "CONNECT" || unsupported !== "") {
-      this.#refuse("UNSUPPORTED", unsupported === "" ? "CONNECT is not carried yet" : unsupported);
-      return;
-    }
-    // V1 to V4.
-    const identified =
-      head.twice === ""
-        ? this.#peer.identify(head, bundleEpoch, this.#facts.nowMs)
-        : { reason: "AUTHN_PROOF_INVALID" as const, detail: `\`${head.twice}\` came twice` };
-    if (!(identified instanceof IdentifiedCaller)) {
-      this.#refuseIdentity(identified.reason, identified.detail);
-      return;
-    }
-    this.#facts.identified = identified;
-    if (identified.verified?.kind === "mtls" && enforcement.table.settings.proofs === "Required") {
-      this.#refuseIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
-      return;
-    }
-    const portText = this.#peer.port === undefined ? head.portText : String(this.#peer.port);
-    const port =
-      portText === undefined
-        ? enforcement.onlyPort
-        : /^[1-9][0-9]{0,4}$/.test(portText)
-          ? enforcement.ports.get(Number(portText))
-          : undefined;
-    if (port === undefined) {
-      this.#refuse(
-        "REQ_MALFORMED",
-        portText === undefined
-          ? "`countersign-port` is missing and more than one port is declared"
-          : `port \`${portText.slice(0, 8)}\` is not declared by this workload`,
-      );
-      return;
-    }
-    this.#port = port;
-    if (port.protocol !== "http") {
-      this.#refuse("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
-      return;
-    }
-    this.#classify(enforcement, port, identified);
-  }
-
-  #classify(enforcement: Enforcement, port: EnforcedPort, identified: IdentifiedCaller): void {
-    const classified = this.#classification(port);
-    if (!classified.ok) {
-      this.#refuse("REQ_MALFORMED", classified.error);
-      return;
-    }
-    this.#facts.classified = classified.value;
-    this.#isMcp = classified.value.pending?.kind === "mcp";
-    const { verified } = identified;
-    if (verified !== undefined && !this.#checkProof(enforcement, port, verified, classified.value)) return;
-    const { pending, operation } = classified.value;
-    const wantsBody =
-      pending !== undefined &&
-      (pending.kind === "mcp" || (this.#program !== undefined && needsResource(this.#program, operation)));
-    if (!wantsBody) {
+    if (!wantsBody(facts)) {
       this.#decide();
       return;
     }
-    if (this.#requestEnded) {
+    if (endStream) {
       this.#withBody(false);
       return;
     }
     this.#body = [];
     // The client waits for this before it sends what the decision needs.
     if (this.#head.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
-  }
-
-  /** V6 and V8; false: the call is refused. */
-  #checkProof(
-    enforcement: Enforcement,
-    port: EnforcedPort,
-    { hop, via, peer }: VerifiedCaller,
-    classified: Classified,
-  ): boolean {
-    if (hop !== undefined) {
-      const outcome = checkOperation(hop, proofOperation(classified), port.packsDigest);
-      if (outcome === "skew") this.#services.metrics.proofSkew.add(this.#services.metrics.skew);
-      else if (outcome !== "match") {
-        this.#refuseIdentity(outcome, "the proof names another operation");
-        return false;
-      }
-    }
-    const chain = checkChain(via, peer.spiffeId, hop?.n ?? 1, enforcement.table.program.maxHops);
-    if (!chain.ok) {
-      this.#refuse(chain.error, "the call chain is too deep or loops");
-      return false;
-    }
-    const until = hop?.cav?.exp;
-    if (until !== undefined && this.#facts.nowMs >= until * 1_000) {
-      this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
-      return false;
-    }
-    return true;
-  }
-
-  #classification(port: EnforcedPort): Result<Classified, string> {
-    return port.classifier.classify({
-      method: this.#head.method,
-      target: this.#head.target,
-      contentType: joinedField(this.#head.fields, "content-type"),
-      hasBody: !this.#bodyless,
-      header: this.#peer.lookup(this.#head.fields),
-      corsMethod:
-        this.#head.method === "OPTIONS" && this.#head.header("origin") !== undefined
-          ? joinedField(this.#head.fields, "access-control-request-method")
-          : undefined,
-    });
-  }
-
-  /** A table that came while the body was awaited decides: a caller must not hold on to a withdrawn permission. */
-  #catchUp(): Result<void, string> {
-    const { enforcement } = this.#services.state;
-    if (enforcement === undefined || enforcement === this.#facts.enforcement)
-      return { ok: true, value: undefined };
-    const program = this.#peer.programOf(enforcement);
-    if (program === undefined) return { ok: false, error: "plaintext is refused here from now on" };
-    this.#program = program;
-    const port = enforcement.ports.get(this.#port?.port ?? 0);
-    if (port?.protocol !== "http")
-      return { ok: false, error: "the port is not declared by this workload any more" };
-    const classified = this.#classification(port);
-    if (!classified.ok) return classified;
-    this.#facts.enforcement = enforcement;
-    this.#port = port;
-    this.#facts.classified = classified.value;
-    this.#isMcp = classified.value.pending?.kind === "mcp";
-    return { ok: true, value: undefined };
   }
 
   /** Ends waiting for a body that the decision needs: until then a request costs memory and nobody has allowed it. */
@@ -255,17 +107,19 @@ export class InboundExchange implements AppExchange {
   }
 
   #withBody(truncated: boolean): void {
-    const current = this.#catchUp();
-    if (!current.ok) {
-      this.#refuse("REQ_MALFORMED", current.error);
+    const facts = this.#facts;
+    const before = facts.enforcement;
+    const refused = catchUp(facts, this.#peer, this.#services);
+    if (refused !== undefined) {
+      this.#refuseWith(refused);
       return;
     }
-    const { classifier } = this.#port ?? {};
-    const before = this.#facts.classified;
-    if (classifier === undefined || before === undefined) return;
+    const { port, classified: head } = facts;
+    if (port === undefined || head === undefined) return;
+    if (facts.enforcement !== before) this.#isMcp = head.pending?.kind === "mcp";
     const body = Buffer.concat(this.#body ?? []);
     if (this.#isMcp && !truncated) this.#rpcBody = body;
-    const classified = classifier.withBody(before, body, {
+    const classified = port.classifier.withBody(head, body, {
       contentType: joinedField(this.#head.fields, "content-type"),
       contentEncoding: joinedField(this.#head.fields, "content-encoding"),
       truncated,
@@ -276,83 +130,37 @@ export class InboundExchange implements AppExchange {
       this.#refuse("REQ_MALFORMED", classified.error);
       return;
     }
-    this.#facts.classified = classified.value;
+    facts.classified = classified.value;
     this.#decide();
   }
 
   #decide(): void {
-    const enforcement = this.#facts.enforcement;
-    const identified = this.#facts.identified;
-    const classified = this.#facts.classified;
-    const port = this.#port;
-    const program = this.#program;
+    const denied = decideCall(this.#facts, this.#peer, this.#services);
+    if (denied === undefined) this.#forward();
+    else this.#deny(denied.decision, denied.limited);
+  }
+
+  #forward(): void {
+    const { correlation, metrics, state, clock } = this.#services;
+    const { identified, classified, nowMs } = this.#facts;
     if (
-      enforcement === undefined ||
-      identified === undefined ||
-      classified === undefined ||
-      port === undefined ||
-      program === undefined
-    )
-      return;
-    const call: Call = {
-      caller: identified.caller,
-      user: undefined,
-      via: identified.via,
-      port: port.port,
-      request: { ...classified.request, host: this.#head.authority },
-      operation: classified.operation,
-      resource: classified.resource,
-      folded: classified.folded,
-      sourceIp: this.#peer.remoteAddress,
-      scope: identified.scope,
-      nowMs: this.#facts.nowMs,
-    };
-    this.#facts.call = call;
-    const decision = decide(program, call);
-    this.#facts.decision = decision;
-    if (decision.would !== undefined) this.#countDryRun(decision.would);
-    if (!decision.allowed) {
-      this.#deny(decision, undefined);
-      return;
-    }
-    if (decision.winners.length > 0) {
-      this.#head.lines = changeHeaders(this.#head.lines, decision.winners);
-      const admitted = this.#services.limiter.admit(program, decision, call, this.#facts.nowMs);
-      if (!admitted.allowed) {
-        const { metrics } = this.#services;
-        metrics.limited.add(
-          metrics.limited.series(admitted.policy, admitted.rule, admitted.limit.key.join("+")),
-        );
-        this.#deny(refusalDecision("RATE_LIMITED", admitted.policy, admitted.rule), admitted);
-        return;
-      }
-    }
-    if (decision.audit?.mode === "Required" && !this.#services.trail.hasRoom) {
-      this.#deny(refusalDecision("AUDIT_UNAVAILABLE", decision.policy, decision.rule), undefined);
-      return;
-    }
-    this.#forward(port, identified, classified);
-  }
-
-  #countDryRun(would: NonNullable<Decision["would"]>): void {
-    const { dryRun } = this.#services.metrics;
-    dryRun.add(dryRun.series(would.policy ?? "", would.rule ?? "", would.allowed ? "Allow" : "Deny"));
-  }
-
-  #forward(port: EnforcedPort, identified: IdentifiedCaller, classified: Classified): void {
-    const { correlation, metrics, state } = this.#services;
-    if (correlation !== undefined && state.carriesTrace && this.#head.traceparent !== undefined) {
+      correlation !== undefined &&
+      state.carriesTrace &&
+      identified !== undefined &&
+      classified !== undefined
+    ) {
       this.#traceId = traceIdOf(this.#head.traceparent);
-      correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), this.#facts.nowMs);
+      correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), nowMs);
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
-    this.#upstreamAtMs = this.#services.clock.monotonicMs();
-    this.#take(port, false);
+    this.#upstreamAtMs = clock.monotonicMs();
+    this.#take(false);
   }
 
-  #take(port: EnforcedPort, fresh: boolean): void {
+  #take(fresh: boolean): void {
     this.#waiting = true;
-    this.#app = this.#services.pool(port.port).take(this, fresh);
+    // INVARIANT: what is forwarded has passed `admit`, which found its port.
+    this.#app = this.#services.pool(this.#facts.port?.port ?? 0).take(this, fresh);
     if (this.#app === undefined) this.#fail("OVERLOADED", "too many connections to the application");
   }
 
@@ -363,11 +171,7 @@ export class InboundExchange implements AppExchange {
     this.#waiting = false;
     const { metrics } = this.#services;
     metrics.forwarded.add(metrics.attempts);
-    let head = `${requestLine(this.#head.method, this.#head.target)}host: ${this.#head.authority}\r\n${this.#head.lines}`;
-    if (this.#head.contentLength >= 0) head += `content-length: ${this.#head.contentLength}\r\n`;
-    else if (!this.#bodyless) head += CHUNKED_LINE;
-    head += this.#identityLines();
-    connection.socket.write(`${head}\r\n`);
+    connection.socket.write(requestHead(this.#facts));
     const body = this.#body;
     this.#body = undefined;
     if (body !== undefined) for (const chunk of body) this.#sendToApp(chunk);
@@ -375,31 +179,8 @@ export class InboundExchange implements AppExchange {
     if (this.#requestEnded) this.#endRequest();
   }
 
-  #identityLines(): string {
-    const decision = this.#facts.decision;
-    const caller = this.#facts.identified?.caller;
-    if (decision === undefined || !caller?.authenticated || decision.identityHeaders.length === 0) return "";
-    let lines = "";
-    for (const header of decision.identityHeaders) {
-      if (header === "caller") lines += `x-mesh-caller: ${caller.kind}/${caller.name}\r\n`;
-      else if (header === "xfcc") {
-        const thumbprint = this.#facts.identified?.verified?.leafThumbprint ?? "";
-        const hash = Buffer.from(thumbprint, "base64url").toString("hex");
-        lines += `x-forwarded-client-cert: By=${this.#facts.enforcement?.table.program.spiffeId ?? ""};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
-      }
-    }
-    return lines;
-  }
-
   onAppInformational(head: ResponseHead): void {
-    if (this.#over || this.#answerHead) return;
-    const { answers } = this.#peer;
-    answers.beginHeaders(this.#stream);
-    answers.putStatus(head.status);
-    for (const field of head.fields)
-      if ((field.flags & STRIPPED_RESPONSE) === 0 && !head.connectionNames.includes(field.name))
-        answers.putField(field);
-    answers.endHeaders(false);
+    if (!this.#over && !this.#answerHead) writeInformational(this.#peer.answers, this.#stream, head);
   }
 
   onAppHead(head: ResponseHead): void {
@@ -408,23 +189,8 @@ export class InboundExchange implements AppExchange {
     this.#facts.status = head.status;
     this.#answerHead = true;
     this.#rpcBody = undefined;
-    const { answers } = this.#peer;
-    answers.beginHeaders(this.#stream);
-    answers.putStatus(head.status);
-    const { fields, connectionNames } = head;
-    for (let i = 0; i < fields.length; i++) {
-      const field = fields[i];
-      if (field === undefined) continue;
-      if ((field.flags & STRIPPED_RESPONSE) !== 0) {
-        if (head.contentLength >= 0 && field.name === "content-length") answers.putField(field);
-      } else if (connectionNames.length === 0 || !connectionNames.includes(field.name))
-        answers.putField(field);
-    }
-    const empty =
-      this.#head.method === "HEAD" || head.status === 204 || head.status === 304 || head.contentLength === 0;
     this.#responseLength = head.contentLength;
-    this.#answerEnded = empty;
-    answers.endHeaders(empty);
+    this.#answerEnded = writeAnswerHead(this.#peer.answers, this.#stream, head, this.#head.method);
   }
 
   onAppBody(chunk: Buffer): void {
@@ -443,13 +209,8 @@ export class InboundExchange implements AppExchange {
     if (this.#over) return;
     if (!this.#answerEnded) {
       this.#answerEnded = true;
-      const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
-      if (kept.length === 0) this.#peer.answers.sendData(this.#stream, EMPTY, true);
-      else {
-        this.#peer.answers.beginHeaders(this.#stream);
-        for (const field of kept) this.#peer.answers.putField(field);
-        this.#peer.answers.endHeaders(true);
-      }
+      const { answers } = this.#peer;
+      if (!writeTrailers(answers, this.#stream, trailers)) answers.sendData(this.#stream, EMPTY, true);
     }
     // The answer came before the whole request: tell the client to stop sending (RFC 9113 section 8.1).
     if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
@@ -471,13 +232,12 @@ export class InboundExchange implements AppExchange {
       silent &&
       app?.reused === true &&
       !this.#retried &&
-      this.#bodyless &&
-      IDEMPOTENT.has(this.#head.method) &&
-      this.#port !== undefined
+      this.#facts.bodyless &&
+      IDEMPOTENT.has(this.#head.method)
     ) {
       this.#retried = true;
       this.#requestSent = false;
-      this.#take(this.#port, true);
+      this.#take(true);
       return;
     }
     this.#fail(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
@@ -574,7 +334,7 @@ export class InboundExchange implements AppExchange {
   #endRequest(): void {
     if (this.#requestSent) return;
     this.#requestSent = true;
-    if (!this.#bodyless && this.#head.contentLength < 0)
+    if (!this.#facts.bodyless && this.#head.contentLength < 0)
       this.#app?.socket.write(lastChunk(this.#trailers ?? []));
   }
 
@@ -607,11 +367,13 @@ export class InboundExchange implements AppExchange {
     this.#refuse("REQ_MALFORMED", detail);
   }
 
-  #refuseIdentity(reason: Reason, detail: string): void {
-    const { authnFailures } = this.#services.metrics;
-    authnFailures.add(authnFailures.series(this.#facts.enforcement?.self.name ?? "", reason));
+  #refuseWith({ reason, detail, ofIdentity }: Refusal): void {
+    if (ofIdentity) {
+      const { authnFailures } = this.#services.metrics;
+      authnFailures.add(authnFailures.series(this.#facts.enforcement?.self.name ?? "", reason));
+    }
     this.#refuse(reason, detail);
-    this.#peer.countBadProof();
+    if (ofIdentity) this.#peer.countBadProof();
   }
 
   /** The request ends before, or instead of, a decision by policy. */

@@ -1,0 +1,141 @@
+// What is checked of a request before policy is asked: whether we can decide at all, who calls, which port and operation
+// it means, and whether the proof fits (DOMAIN 2.5 V1 to V8). Fills the facts; the first thing that is wrong is returned.
+import { joinedField } from "../core/http/headers.ts";
+import { checkChain, checkOperation } from "../core/identity/chain.ts";
+import type { VerifiedCaller } from "../core/identity/proofs.ts";
+import type { Classified } from "../core/policy/classified.ts";
+import { needsResource } from "../core/policy/decide.ts";
+import type { Reason } from "../core/policy/reason.ts";
+import type { Result } from "../core/runtime/errors.ts";
+import { type EnforcedPort, proofOperation } from "./authorize.ts";
+import type { CallFacts } from "./call-facts.ts";
+import type { CallerSide } from "./caller-side.ts";
+import type { InboundServices } from "./services.ts";
+import { IdentifiedCaller } from "./verify.ts";
+
+export interface Refusal {
+  readonly reason: Reason;
+  readonly detail: string;
+  /** It is the identity that was not good: counted, and ten of them end the connection. */
+  readonly ofIdentity: boolean;
+}
+
+const refusal = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: false });
+const badIdentity = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: true });
+
+/**
+ * Checks the head of a request. Afterwards `facts` has everything that a decision needs, but for what stands in the body.
+ *
+ * @param unsupported what this build does not carry of the request; empty: nothing.
+ * @returns what is wrong; undefined: nothing.
+ */
+export function admit(
+  facts: CallFacts,
+  peer: CallerSide,
+  services: InboundServices,
+  unsupported: string,
+): Refusal | undefined {
+  const { head } = facts;
+  const { enforcement, identityUntilMs, bundleEpoch } = services.state;
+  facts.enforcement = enforcement;
+  if (enforcement === undefined) return refusal("NOT_READY", "no policy yet");
+  if (facts.nowMs >= identityUntilMs) return refusal("IDENTITY_EXPIRED", "the own certificate has expired");
+  if (head.malformed !== "") return refusal("REQ_MALFORMED", head.malformed);
+  const program = peer.programOf(enforcement);
+  if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
+  facts.program = program;
+  if (head.method === "CONNECT") return refusal("UNSUPPORTED", "CONNECT is not carried yet");
+  if (unsupported !== "") return refusal("UNSUPPORTED", unsupported);
+  // V1 to V4.
+  if (head.twice !== "") return badIdentity("AUTHN_PROOF_INVALID", `\`${head.twice}\` came twice`);
+  const identified = peer.identify(head, bundleEpoch, facts.nowMs);
+  if (!(identified instanceof IdentifiedCaller)) return badIdentity(identified.reason, identified.detail);
+  facts.identified = identified;
+  const { verified } = identified;
+  if (verified?.kind === "mtls" && enforcement.table.settings.proofs === "Required")
+    return badIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
+  const port = portOf(facts, peer);
+  if (typeof port === "string") return refusal("REQ_MALFORMED", port);
+  facts.port = port;
+  if (port.protocol !== "http")
+    return refusal("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
+  const classified = classifyHead(facts, peer, port);
+  if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);
+  facts.classified = classified.value;
+  return verified === undefined ? undefined : checkProof(facts, services, verified, port, classified.value);
+}
+
+/** The application's port that the request means, or why none can be told. */
+function portOf({ enforcement, head }: CallFacts, peer: CallerSide): EnforcedPort | string {
+  const text = peer.port === undefined ? head.portText : String(peer.port);
+  if (text === undefined)
+    return enforcement?.onlyPort ?? "`countersign-port` is missing and more than one port is declared";
+  const port = /^[1-9][0-9]{0,4}$/.test(text) ? enforcement?.ports.get(Number(text)) : undefined;
+  return port ?? `port \`${text.slice(0, 8)}\` is not declared by this workload`;
+}
+
+function classifyHead(facts: CallFacts, peer: CallerSide, port: EnforcedPort): Result<Classified, string> {
+  const { head } = facts;
+  return port.classifier.classify({
+    method: head.method,
+    target: head.target,
+    contentType: joinedField(head.fields, "content-type"),
+    hasBody: !facts.bodyless,
+    header: peer.lookup(head.fields),
+    corsMethod:
+      head.method === "OPTIONS" && head.header("origin") !== undefined
+        ? joinedField(head.fields, "access-control-request-method")
+        : undefined,
+  });
+}
+
+/** V6 and V8. */
+function checkProof(
+  facts: CallFacts,
+  { metrics }: InboundServices,
+  { hop, via, peer }: VerifiedCaller,
+  port: EnforcedPort,
+  classified: Classified,
+): Refusal | undefined {
+  if (hop !== undefined) {
+    const outcome = checkOperation(hop, proofOperation(classified), port.packsDigest);
+    if (outcome === "skew") metrics.proofSkew.add(metrics.skew);
+    else if (outcome !== "match") return badIdentity(outcome, "the proof names another operation");
+  }
+  const maxHops = facts.enforcement?.table.program.maxHops ?? 0;
+  const chain = checkChain(via, peer.spiffeId, hop?.n ?? 1, maxHops);
+  if (!chain.ok) return refusal(chain.error, "the call chain is too deep or loops");
+  const until = hop?.cav?.exp;
+  return until !== undefined && facts.nowMs >= until * 1_000
+    ? refusal("SCOPE_EXCEEDED", "the caveat of the proof has expired")
+    : undefined;
+}
+
+/** Whether the decision may depend on what stands in the body. */
+export function wantsBody({ classified, program }: CallFacts): boolean {
+  const pending = classified?.pending;
+  if (classified === undefined || program === undefined || pending === undefined) return false;
+  return pending.kind === "mcp" || needsResource(program, classified.operation);
+}
+
+/**
+ * A table that came while the body was awaited decides: a caller must not hold on to a withdrawn permission.
+ *
+ * @returns what is wrong under that table; undefined: nothing.
+ */
+export function catchUp(facts: CallFacts, peer: CallerSide, { state }: InboundServices): Refusal | undefined {
+  const { enforcement } = state;
+  if (enforcement === undefined || enforcement === facts.enforcement) return undefined;
+  const program = peer.programOf(enforcement);
+  if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
+  const port = enforcement.ports.get(facts.port?.port ?? 0);
+  if (port?.protocol !== "http")
+    return refusal("REQ_MALFORMED", "the port is not declared by this workload any more");
+  const classified = classifyHead(facts, peer, port);
+  if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);
+  facts.enforcement = enforcement;
+  facts.program = program;
+  facts.port = port;
+  facts.classified = classified.value;
+  return undefined;
+}

@@ -1,0 +1,85 @@
+// The heads that cross from one side to the other: the request as the application gets it, and its answers as the caller
+// gets them. Framing and host are written by us, identity headers from what was decided.
+import { type Field, FieldFlag } from "../wire/field.ts";
+import type { ResponseHead } from "../wire/http1/parser.ts";
+import { CHUNKED_LINE, requestLine } from "../wire/http1/serializer.ts";
+import type { CallFacts } from "./call-facts.ts";
+import type { AnswerWriter, CallerStream } from "./caller-side.ts";
+import { STRIPPED } from "./request-head.ts";
+
+const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
+
+/** The whole head of the request to the application, with its empty line. */
+export function requestHead(facts: CallFacts): string {
+  const { head } = facts;
+  let text = `${requestLine(head.method, head.target)}host: ${head.authority}\r\n${head.lines}`;
+  if (head.contentLength >= 0) text += `content-length: ${head.contentLength}\r\n`;
+  else if (!facts.bodyless) text += CHUNKED_LINE;
+  return `${text}${identityLines(facts)}\r\n`;
+}
+
+function identityLines({ decision, identified, enforcement }: CallFacts): string {
+  const caller = identified?.caller;
+  if (decision === undefined || !caller?.authenticated || decision.identityHeaders.length === 0) return "";
+  let lines = "";
+  for (const header of decision.identityHeaders) {
+    if (header === "caller") lines += `x-mesh-caller: ${caller.kind}/${caller.name}\r\n`;
+    else if (header === "xfcc") {
+      const hash = Buffer.from(identified?.verified?.leafThumbprint ?? "", "base64url").toString("hex");
+      const own = enforcement?.table.program.spiffeId ?? "";
+      lines += `x-forwarded-client-cert: By=${own};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
+    }
+  }
+  return lines;
+}
+
+/** A 1xx answer. */
+export function writeInformational(answers: AnswerWriter, stream: CallerStream, head: ResponseHead): void {
+  answers.beginHeaders(stream);
+  answers.putStatus(head.status);
+  for (const field of head.fields)
+    if ((field.flags & STRIPPED_RESPONSE) === 0 && !head.connectionNames.includes(field.name))
+      answers.putField(field);
+  answers.endHeaders(false);
+}
+
+/**
+ * The head of the answer.
+ *
+ * @param method of the request.
+ * @returns whether the answer ends with it.
+ */
+export function writeAnswerHead(
+  answers: AnswerWriter,
+  stream: CallerStream,
+  head: ResponseHead,
+  method: string,
+): boolean {
+  answers.beginHeaders(stream);
+  answers.putStatus(head.status);
+  const { fields, connectionNames, contentLength, status } = head;
+  for (let i = 0; i < fields.length; i++) {
+    const field = fields[i];
+    if (field === undefined) continue;
+    if ((field.flags & STRIPPED_RESPONSE) !== 0) {
+      if (contentLength >= 0 && field.name === "content-length") answers.putField(field);
+    } else if (connectionNames.length === 0 || !connectionNames.includes(field.name)) answers.putField(field);
+  }
+  const empty = method === "HEAD" || status === 204 || status === 304 || contentLength === 0;
+  answers.endHeaders(empty);
+  return empty;
+}
+
+/** The trailers of an answer, of those that may go on. @returns false: there are none, nothing was written. */
+export function writeTrailers(
+  answers: AnswerWriter,
+  stream: CallerStream,
+  trailers: readonly Field[],
+): boolean {
+  const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
+  if (kept.length === 0) return false;
+  answers.beginHeaders(stream);
+  for (const field of kept) answers.putField(field);
+  answers.endHeaders(true);
+  return true;
+}
