@@ -7,6 +7,7 @@ import type { Verbs } from "./verb-options.ts";
 import { addAuthorityVerbs } from "./verbs-of-authority.ts";
 import { addClusterVerbs } from "./verbs-of-cluster.ts";
 import { addFileVerbs } from "./verbs-of-files.ts";
+import { addInjectionVerbs } from "./verbs-of-injection.ts";
 import { addMeshVerbs } from "./verbs-of-mesh.ts";
 
 const DESCRIPTION = `A service mesh for machine-learning platforms: every call is authenticated, decided, countersigned and recorded.`;
@@ -65,6 +66,7 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
   };
   addFileVerbs(verbs);
   addClusterVerbs(verbs);
+  addInjectionVerbs(verbs);
   addMeshVerbs(verbs);
   addAuthorityVerbs(verbs);
 
