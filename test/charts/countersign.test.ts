@@ -1,5 +1,6 @@
 // What the chart `countersign` renders, for several sets of values: rights, security contexts, webhooks, refusals. No cluster.
 import { describe, expect, test } from "@jest/globals";
+import { injectSettings } from "../../control-plane/admission/inject-settings.ts";
 import { parseControlPlaneConfig } from "../../control-plane/config.ts";
 import { chartFolder, describeWithHelm, type Manifest, render, templateArgs, tryHelm } from "./helm.ts";
 
@@ -267,13 +268,26 @@ describeWithHelm("the chart countersign", () => {
       ),
     );
     const args = spec?.containers[0]?.args ?? [];
-    expect(JSON.parse(args[args.indexOf("--sidecar-defaults") + 1] ?? "")).toEqual({
+    const defaults = JSON.parse(args[args.indexOf("--sidecar-defaults") + 1] ?? "") as Record<string, string>;
+    expect(defaults).toEqual({
       cpu: "1",
       "cpu-limit": "2",
       memory: "64Mi",
       "memory-limit": "256Mi",
       "log-level": "info",
+      "pull-policy": "IfNotPresent",
+      iptables: "nft",
     });
+    const flags = { trustDomain: "mesh.local", namespace: "countersign-system", version: "0.1.0" };
+    const settings = injectSettings({ image: "countersign.dev/sidecar:0.1.0", defaults, ...flags });
+    expect(settings.ok).toBe(true);
+  });
+
+  test("a sidecar's limit that is set to null is none", () => {
+    const [spec] = podSpecs(
+      of(render("countersign", "--set=proxy.resources.limits.memory=null"), "Deployment"),
+    );
+    expect(spec?.containers[0]?.args?.join(" ")).toContain('"memory-limit":""');
   });
 
   test.each([

@@ -46,7 +46,8 @@ labels:
 
 {{- /* `--sidecar-defaults`: a JSON object of texts. */ -}}
 {{- define "countersign.sidecarDefaults" -}}
-{{- $defaults := dict "log-level" .Values.proxy.logLevel -}}
+{{- /* An empty limit is none; one that is not named would be the control plane's default. */ -}}
+{{- $defaults := dict "cpu-limit" "" "memory-limit" "" "log-level" .Values.proxy.logLevel "pull-policy" .Values.sidecar.image.pullPolicy "iptables" .Values.proxy.iptables -}}
 {{- with .Values.proxy.resources -}}
 {{- with .requests -}}
 {{- with .cpu }}{{ $_ := set $defaults "cpu" (toString .) }}{{ end -}}
