@@ -145,6 +145,10 @@ describeOnCluster("the command line on a cluster", { testMs: 60_000, suiteMs: 24
           proxies: { total: 1, synced: 1 },
         }),
         state: () => state,
+        caStatus: () => ({
+          issuingNotAfter: new Date(Date.now() + 80 * 86_400_000 - 60_000).toISOString(),
+          rotation: null,
+        }),
         rollback: async (revision) => ({ sequence: 8, rollbackTo: revision, changes: [], changeCount: 0 }),
       },
     });
@@ -377,7 +381,8 @@ describeOnCluster("the command line on a cluster", { testMs: 60_000, suiteMs: 24
     expect(text).toContain("1 of 1 pods");
     expect(text).toMatch(/failed {3}leader +nobody leads/);
     expect(text).toMatch(/ok +sidecars +1 connected and up to date/);
-    expect(text).toMatch(/ok +authority|warning +authority|failed +management/);
+    expect(text).toMatch(/ok +authority +the issuing certificate lasts 79 days/);
+    expect(text).toMatch(/ok +trust bundle +1 root/);
     expect(text).toContain("installed: ");
     expect(status).toBe(1);
     const json = JSON.parse((await admin("check", "--json")).text) as { installed: boolean; failed: number };

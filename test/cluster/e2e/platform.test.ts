@@ -1,8 +1,10 @@
 // The product as it is used: installed by Helm, an ML platform of untouched images in labelled namespaces, policies by
 // kubectl, and everything a user does to them afterwards.
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { canTest } from "../../left-out.ts";
 import { describeOnCluster } from "../gate.ts";
 import { apply, helm, kubectl, logs, tryKubectl, waitFor, waitForObject } from "../kube.ts";
+import { Prometheus } from "../prometheus.ts";
 import {
   callFrom,
   conditionsOf,
@@ -18,6 +20,9 @@ import {
 const SCORER = "http://fraud-scorer.ml-serving:8080";
 const SCORE = ["-d", '{"dataframe_records":[{"amount":5000}]}', `${SCORER}/invocations`] as const;
 const TRACKING = "http://mlflow.mlflow:5000/api/2.0/mlflow";
+
+const PROMETHEUS_PORT = 19_090;
+const hasPrometheus = canTest("scraping by Prometheus", { prometheus: "Debian package prometheus" });
 
 /** The policy of the fraud scorer with other operations for notebooks. */
 const scorerPolicy = (operations: readonly string[]) => ({
@@ -253,6 +258,53 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
     });
     expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("not enforce") });
   });
+
+  (hasPrometheus ? test : test.skip)(
+    "Prometheus finds every part by its annotations and knows the golden metrics",
+    async () => {
+      const prometheus = new Prometheus(PROMETHEUS_PORT);
+      try {
+        await callFrom(NOTEBOOK, "-n", "20", "-i", "100", `${SCORER}/ping`);
+        const up = async () =>
+          new Map((await prometheus.query("up")).map(({ metric, value }) => [metric["pod"] ?? "", value]));
+        await waitFor(
+          async () => {
+            const found = await up().catch(() => new Map<string, number>());
+            return found.size >= 7 && [...found.values()].every((value) => value === 1);
+          },
+          40_000,
+          "every target up",
+        );
+        expect(
+          [...(await up()).keys()].sort().map((name) => name.replace(/-[a-z0-9]+-[a-z0-9]{5}$/, "")),
+        ).toEqual(
+          expect.arrayContaining(["countersign", "fraud-scorer", "llm-chat", "mlflow", "nb-alice-0"]),
+        );
+        const value = async (expression: string) =>
+          (await prometheus.query(expression))[0]?.value ?? Number.NaN;
+        await callFrom(NOTEBOOK, "-n", "40", "-i", "100", `${SCORER}/ping`);
+        await waitFor(
+          async () =>
+            (await value(
+              'sum(rate(countersign_requests_total{reporter="destination",callee="fraud-scorer",code="200"}[15s]))',
+            )) > 0,
+          15_000,
+          "a rate of requests",
+        );
+        expect(
+          await value(
+            'histogram_quantile(0.99, sum by (le) (rate(countersign_request_duration_seconds_bucket{reporter="destination"}[30s])))',
+          ),
+        ).toBeGreaterThan(0);
+        expect(await value('sum(countersign_decisions_total{decision="Deny"})')).toBeGreaterThan(0);
+        expect(await value("count(countersign_svid_expiry_seconds > 0)")).toBeGreaterThanOrEqual(5);
+        expect(await value('sum(countersign_proxies{state="synced"})')).toBeGreaterThanOrEqual(5);
+        expect(await value("sum(countersign_leader)")).toBe(1);
+      } finally {
+        await prometheus.close();
+      }
+    },
+  );
 
   test("an upgrade and a rollback of the release fail no request", async () => {
     const load = tryKubectl(
