@@ -24,7 +24,7 @@ export interface TrustBundle {
 }
 
 /** Member of ours on an `x509-svid` key: this root is about to leave the bundle. Others ignore it, as JWK asks. */
-export const RETIRING_MEMBER = "countersign_retiring";
+export const RETIRING_MEMBER = "countersign.dev/retiring";
 
 const MAX_BUNDLE_BYTES = 262_144;
 const MAX_KEYS = 64;
