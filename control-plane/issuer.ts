@@ -62,6 +62,8 @@ export interface Issuer {
 }
 
 const MAX_EXPORT_SECONDS = 86_400;
+/** Instance of certificates that an operator exported: they end when they say, whatever stream they open. */
+const EXPORTED = "export";
 const NO_IDENTITY = "the workload cannot have an identity; the control plane's log says why";
 const JOIN_TOKEN_REJECTED =
   "the join token is not valid: unknown, expired or used; make a new one with `countersign join-token create`";
@@ -192,7 +194,9 @@ export function createIssuer(deps: IssuerDeps): Issuer {
       };
     },
     async renew(workloadId, spiffeId, request, instance = "") {
-      // A declared workload has no pod; a certificate that was exported for it says so in the same field.
+      if (instance === EXPORTED)
+        return { ok: false, error: "an exported identity is not renewed; export another one" };
+      // A declared workload has no pod.
       const podUid = instance === "" || isDeclared(workloadId) ? undefined : instance;
       if (podUid !== undefined) {
         // What the watch saw last counts, so a renewal needs no API server.
@@ -226,7 +230,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
       const key = generateKey();
       const times = validity(ca, clock.nowMs(), ttlSeconds * 1000);
       const spki = createPublicKey(key).export({ type: "spki", format: "der" });
-      const leaf = writeLeaf(ca, { spiffeId, spki, instance: "export", ...times });
+      const leaf = writeLeaf(ca, { spiffeId, spki, instance: EXPORTED, ...times });
       const lines = leaf.toString("base64").match(/.{1,64}/g) ?? [];
       return {
         spiffeId,

@@ -5,7 +5,7 @@ import { createCertificateRequest, createKeys, type WorkloadKeys } from "./certs
 import { readTrustBundleFile, type TrustedRoots } from "./certs/trust-bundle-file.ts";
 import type { ProofSource, SidecarConfig } from "./config.ts";
 import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
-import { createWorkloadIdentity, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
+import { createWorkloadIdentity, isBelow, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
 import { backoffMs } from "./core/runtime/backoff.ts";
 import type { Clock } from "./core/runtime/clock.ts";
 import { MeshError, messageOf, systemCodeOf } from "./core/runtime/errors.ts";
@@ -79,9 +79,7 @@ export class Enrolment {
     const identity = held();
     if (config.proof?.kind !== "service-account-token" || identity === undefined) return false;
     try {
-      const { roots } = await this.#fileRoots(config.proof);
-      const known = new Set(roots.map((root) => root.fingerprint256));
-      return !identity.bundle.roots.some((root) => known.has(root.fingerprint256));
+      return !isBelow(identity, (await this.#fileRoots(config.proof)).roots);
     } catch {
       return false;
     }

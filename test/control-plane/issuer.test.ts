@@ -167,7 +167,7 @@ describe("renew", () => {
       state: state([POD], "agent"),
       says: /another identity now/,
     },
-    { name: "an exported identity", instance: "export", state: state(), says: /of no pod that is known/ },
+    { name: "an exported identity", instance: "export", state: state(), says: /exported identity is not/ },
   ])("refuses $name", async ({ instance, state: now, says }) => {
     const answer = await issuer({ state: () => now }).renew(KEY, ID, request(), instance);
     expect(answer).toMatchObject({ ok: false, error: expect.stringMatching(says) });
@@ -177,5 +177,9 @@ describe("renew", () => {
     const declared = "spiffe://test.example/ns/lab/sa/declared/serving/declared";
     const identity = must(await issuer().renew("lab/declared", declared, request()));
     expect(must(parseSvid(Buffer.from(identity.certificateChainDer?.[0] ?? ""))).instance).toBe("");
+    expect(await issuer().renew("lab/declared", declared, request(), "export")).toMatchObject({
+      ok: false,
+      error: expect.stringMatching(/exported identity is not renewed/),
+    });
   });
 });

@@ -110,9 +110,17 @@ export function withBundle(identity: WorkloadIdentity, bundle: TrustBundle): Wor
   return { ...identity, bundle };
 }
 
-/** Whether the root of this identity's certificate is about to leave the trust bundle. */
-export function isRetiring({ bundle, certificateChainPem }: WorkloadIdentity): boolean {
-  if (bundle.retiring.length === 0) return false;
+/** Whether this identity's certificate leads to one of these roots. */
+export function isBelow(
+  { certificateChainPem }: Pick<WorkloadIdentity, "certificateChainPem">,
+  roots: readonly X509Certificate[],
+): boolean {
   const last = certificateChainPem.lastIndexOf("-----BEGIN CERTIFICATE-----");
-  return isAnchored(new X509Certificate(certificateChainPem.slice(last)), bundle.retiring);
+  return isAnchored(new X509Certificate(certificateChainPem.slice(last)), roots);
+}
+
+/** Whether the root of this identity's certificate is about to leave the trust bundle, or has left it. */
+export function isRetiring(identity: WorkloadIdentity): boolean {
+  const { retiring, roots } = identity.bundle;
+  return (retiring.length > 0 && isBelow(identity, retiring)) || !isBelow(identity, roots);
 }

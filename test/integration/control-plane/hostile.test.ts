@@ -158,7 +158,13 @@ describe("discovery", () => {
   });
 
   test("a request that names another workload gets the identity of its own stream", async () => {
-    const one = await peer();
+    // Joined, not exported: only such a one is renewed.
+    const { certificateChainPem, tlsKey: heldKey, bundle } = await mesh.identity("serving/scorer");
+    const one = new RawPeer(mesh.handle.ports.discovery, {
+      caPem: bundle.caPem,
+      keyPem: heldKey.export({ type: "pkcs8", format: "pem" }).toString(),
+      certificatePem: certificateChainPem,
+    });
     one.hello();
     const { tlsKey, tokenKey } = createKeys();
     await import("reflect-metadata");
@@ -196,6 +202,17 @@ describe("discovery", () => {
       one.messages.filter((message) => /too many certificate requests/.test(message.identity?.error ?? ""))
         .length,
     ).toBeGreaterThan(3);
+    one.close();
+  });
+
+  test("an exported identity opens a stream, and is not renewed on it", async () => {
+    const one = await peer();
+    one.hello();
+    one.send({ certificateRequest: { id: 1, ...createCertificateRequest(createKeys()) } });
+    await one.until(({ messages }) => messages.some((message) => message.identity));
+    expect(one.messages.find((message) => message.identity)?.identity?.error).toMatch(
+      /exported identity is not renewed/,
+    );
     one.close();
   });
 
