@@ -23,6 +23,11 @@ export function helm(args: readonly string[], options: CommandOptions = {}): Pro
   });
 }
 
+/** As {@link helm}, for calls that may be refused. */
+export function tryHelm(args: readonly string[]): Promise<CommandResult> {
+  return tryRun(programPath("helm"), args, { timeoutMs: 300_000, env: environment() });
+}
+
 /** An object of the API, as far as tests look into it. */
 export type KubeObject = Readonly<Record<string, unknown>>;
 
