@@ -62,10 +62,12 @@ function validateWrite(
   object: UnknownFields,
   context: ValidationContext,
 ): Validation {
-  const metadata = isFields(object["metadata"]) ? object["metadata"] : {};
-  if (object["kind"] !== request.kind.kind || metadata["namespace"] !== request.namespace)
-    return refused(400, "kind or namespace of the object are not those of the review");
   const { oldObject } = request;
+  for (const one of oldObject === undefined ? [object] : [object, oldObject]) {
+    const metadata = isFields(one["metadata"]) ? one["metadata"] : {};
+    if (one["kind"] !== request.kind.kind || metadata["namespace"] !== request.namespace)
+      return refused(400, "kind or namespace of the object are not those of the review");
+  }
   const status = request.subResource === "status";
   // Whatever is stored must stay deletable: an object that is not valid any more may still change its labels, its
   // finalizers, and the part of its status that decides nothing.

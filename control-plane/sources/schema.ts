@@ -186,7 +186,8 @@ function compileRules(env: Environment, node: SchemaNode): RuleNode | undefined 
 
 /** The CEL form of a value: integers as BigInt, times as Date; the types come from the schema. */
 function toCelValue(value: unknown, schema: SchemaNode | undefined): unknown {
-  if (typeof value === "number") return schema?.type === "number" ? value : BigInt(value);
+  if (typeof value === "number")
+    return schema?.type === "number" || !Number.isInteger(value) ? value : BigInt(value);
   if (typeof value === "string") return schema?.format === "date-time" ? new Date(value) : value;
   if (Array.isArray(value)) return value.map((item) => toCelValue(item, schema?.items));
   if (!isPlain(value)) return value;

@@ -232,6 +232,19 @@ describe("an object that is written", () => {
       says: /^400 kind or namespace of the object are not those of the review$/,
     },
     {
+      name: "a review whose old object is of another kind",
+      request: review(
+        policy(""),
+        "{kind: AccessPolicy, metadata: {name: p, namespace: ml}, spec: {action: Audit, rules: [{name: r, with: {audit: {level: Metadata, sample: 0.1}}}]}}",
+        {
+          object: review(
+            "{kind: Workload, metadata: {name: p, namespace: ml}, spec: {kind: job, serviceAccount: s}}",
+          ).object,
+        },
+      ),
+      says: /^400 kind or namespace of the object are not those of the review$/,
+    },
+    {
       name: "labels of an object that is not valid any more",
       request: review(
         "{kind: AccessPolicy, metadata: {name: p, namespace: ml, finalizers: []}, spec: {action: Dney}}",
