@@ -64,6 +64,8 @@ export interface MeshPod {
   readonly ready: boolean;
   /** Whether it has the sidecar's container. */
   readonly injected: boolean;
+  /** Its own label `countersign.dev/inject`, which beats its namespace's. */
+  readonly inject?: string | undefined;
   /** Key in `ClusterState.workloads`; undefined for a pod without sidecar. */
   readonly workload: string | undefined;
 }

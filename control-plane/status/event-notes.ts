@@ -12,7 +12,9 @@ export interface EventNote {
     | "NotProgrammed"
     | "Programmed"
     | "Pinned"
-    | "Released";
+    | "Released"
+    /** A pod, by the auditor (admission/auditor.ts). */
+    | "NotMeshed";
   /** One line. */
   readonly note: string;
 }

@@ -10,6 +10,8 @@ import { WriteQueue } from "./write-queue.ts";
 
 /** The object that an event is about. */
 export interface EventSubject {
+  /** Absent: that of our kinds. */
+  readonly apiVersion?: string;
   readonly kind: string;
   readonly namespace: string | undefined;
   readonly name: string;
@@ -162,6 +164,7 @@ const ACTIONS: Readonly<Record<EventNote["reason"], string>> = {
   Programmed: "Distribute",
   Pinned: "Rollback",
   Released: "Rollback",
+  NotMeshed: "Inject",
 };
 
 /** Events on objects of the cluster live here. */

@@ -104,7 +104,8 @@ export function meshPods(input: PodInput): PodState {
 
 function meshPod(pod: PodFacts, workload: string | undefined): MeshPod {
   const { uid, namespace, name, serviceAccount, node, addresses, ready, injected } = pod;
-  return { uid, namespace, name, serviceAccount, node, addresses, ready, injected, workload };
+  const inject = pod.labels.get("countersign.dev/inject");
+  return { uid, namespace, name, serviceAccount, node, addresses, ready, injected, inject, workload };
 }
 
 function workloadOf(
