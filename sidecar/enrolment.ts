@@ -4,6 +4,7 @@ import { readFile, stat } from "node:fs/promises";
 import { createCertificateRequest, createKeys, type WorkloadKeys } from "./certs/key-and-csr.ts";
 import { readTrustBundleFile, type TrustedRoots } from "./certs/trust-bundle-file.ts";
 import type { ProofSource, SidecarConfig } from "./config.ts";
+import { parseSvid } from "./core/identity/svid.ts";
 import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
 import { createWorkloadIdentity, isBelow, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
 import { backoffMs } from "./core/runtime/backoff.ts";
@@ -31,7 +32,9 @@ const MAX_TOKEN_BYTES = 16_384;
 
 /** Puts keys and the answer to their request together. @throws MeshError `bad_token` when they do not fit. */
 export function identityOf(message: IdentityMessage, keys: WorkloadKeys, nowMs: number): WorkloadIdentity {
-  const bundle = parseTrustBundle(message.trustBundle);
+  // Roots from elsewhere (a mounted issuer's) need not name the trust domain; the certificate always does.
+  const leaf = parseSvid(message.certificateChainDer[0] ?? Buffer.alloc(0));
+  const bundle = parseTrustBundle(message.trustBundle, leaf.ok ? leaf.value.trustDomain : undefined);
   if (!bundle.ok) throw new MeshError("bad_token", `the identity cannot be used: ${bundle.error}`);
   const identity = createWorkloadIdentity({
     chainDer: message.certificateChainDer,

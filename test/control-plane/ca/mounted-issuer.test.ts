@@ -9,12 +9,15 @@ import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import "reflect-metadata";
 import * as x509 from "@peculiar/x509";
 import { type CertifiedKey, createAuthorityCertificate } from "../../../control-plane/ca/certificates.ts";
+import { issueIdentity } from "../../../control-plane/ca/issue.ts";
 import { trustBundleJson } from "../../../control-plane/ca/jwks.ts";
 import { allowsUriHost, readMountedIssuer } from "../../../control-plane/ca/mounted-issuer.ts";
 import { type CertificateAuthority, openCertificateAuthority } from "../../../control-plane/ca/root.ts";
 import { createServerIdentity } from "../../../control-plane/ca/server-identity.ts";
+import { createCertificateRequest, createKeys } from "../../../sidecar/certs/key-and-csr.ts";
 import { DerTag, der } from "../../../sidecar/core/identity/der.ts";
 import { parseTrustBundle } from "../../../sidecar/core/identity/trust-bundle.ts";
+import { identityOf } from "../../../sidecar/enrolment.ts";
 import { issueTestIdentity, must, testId } from "../../fakes/authority.ts";
 import { MemoryStore } from "../../fakes/authority-store.ts";
 import { FakeClock } from "../../fakes/clock.ts";
@@ -243,6 +246,24 @@ describe("an authority with a mounted issuer", () => {
     const identity = issueTestIdentity({ ca, bundle: bundle(ca) }, testId("a"), NOW);
     expect(identity.certificateChainPem.match(/BEGIN CERTIFICATE/g)).toHaveLength(3);
     expect(await verified(identity.certificateChainPem)).toContain("OK");
+    // A sidecar takes it although the root names no trust domain.
+    const keys = createKeys();
+    const issued = must(
+      issueIdentity(ca, {
+        ...createCertificateRequest(keys),
+        spiffeId: testId("b"),
+        workloadFacts: { kind: "service", name: "b" },
+        ttlMs: DAY,
+        nowMs: NOW,
+      }),
+    );
+    const message = {
+      certificateChainDer: issued.chainDer,
+      workloadIdentityToken: issued.wit,
+      trustBundle: trustBundleJson(ca),
+      serverTimeMs: NOW,
+    };
+    expect(identityOf(message as never, keys, NOW)).toMatchObject({ spiffeId: testId("b") });
     await mount({ roots: [corporate.certificate] });
     await expect(read()).rejects.toMatchObject({ message: expect.stringMatching(/does not lead to/) });
   });
