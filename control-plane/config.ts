@@ -1,5 +1,5 @@
 // Settings of the control-plane process: flags to one readonly value.
-import { hostname } from "node:os";
+import { hostname, networkInterfaces } from "node:os";
 import { join, resolve } from "node:path";
 import { isTrustDomain } from "../sidecar/core/identity/spiffe-id.ts";
 import type { Result } from "../sidecar/core/runtime/errors.ts";
@@ -19,6 +19,8 @@ export interface ClusterConfig {
   readonly namespace: string;
   /** Name of this replica, unique among them: the pod's. */
   readonly replica: string;
+  /** IP address at which the other replicas reach this one. */
+  readonly address: string | undefined;
   /** undefined: that of the MeshConfig, or its default. */
   readonly trustDomain: string | undefined;
   /** Image that the webhook puts into pods; undefined: pods are not injected. */
@@ -29,6 +31,8 @@ export interface ClusterConfig {
   readonly sidecarDefaults: Readonly<Record<string, string>>;
   readonly webhookPort: number;
   readonly managementPort: number;
+  /** Where replicas tell the leader how their sidecars stand. */
+  readonly reportPort: number;
 }
 
 export interface ControlPlaneConfig {
@@ -66,12 +70,14 @@ const CLUSTER_FLAGS = [
   "context",
   "namespace",
   "replica",
+  "address",
   "trust-domain",
   "sidecar-image",
   "sidecar-defaults",
   "issuer-dir",
   "webhook-port",
   "management-port",
+  "report-port",
 ];
 
 function clusterConfig(values: ReadonlyMap<string, string>, base: number): Result<ClusterConfig, string> {
@@ -82,6 +88,8 @@ function clusterConfig(values: ReadonlyMap<string, string>, base: number): Resul
     values.get("management-port") ?? String(base === 0 ? 0 : base + 80),
   );
   if (!management.ok) return management;
+  const report = portOf("--report-port", values.get("report-port") ?? String(base === 0 ? 0 : base + 15));
+  if (!report.ok) return report;
   const trustDomain = values.get("trust-domain");
   if (trustDomain !== undefined && !isTrustDomain(trustDomain))
     return {
@@ -98,14 +106,23 @@ function clusterConfig(values: ReadonlyMap<string, string>, base: number): Resul
       context: values.get("context"),
       namespace: values.get("namespace") ?? "countersign-system",
       replica: values.get("replica") ?? hostname(),
+      address: values.get("address") ?? ownAddress(),
       trustDomain,
       sidecarImage: values.get("sidecar-image"),
       issuerDir: issuerDir === undefined ? undefined : resolve(issuerDir),
       sidecarDefaults: defaults.value,
       webhookPort: webhook.value,
       managementPort: management.value,
+      reportPort: report.value,
     },
   };
+}
+
+/** The first address that others can reach; a pod has one. */
+function ownAddress(): string | undefined {
+  return Object.values(networkInterfaces())
+    .flatMap((addresses) => addresses ?? [])
+    .find(({ internal }) => !internal)?.address;
 }
 
 function sidecarDefaults(text: string): Result<Readonly<Record<string, string>>, string> {

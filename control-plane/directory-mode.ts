@@ -27,6 +27,8 @@ export async function openDirectoryMode(
     openAuthority: (trustDomain) => openCertificateAuthority({ stateDir, trustDomain, clock }),
     numbersRevisions: false,
     isLeader: () => true,
+    allProxies: (own) => own,
+    statusDir: stateDir,
     joinTokens: fileJoinTokens(stateDir),
     openHistory: () => openHistory(stateDir, log),
     attestor: () => undefined,

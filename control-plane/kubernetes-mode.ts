@@ -8,8 +8,10 @@ import type { JoinTokenStore } from "./ca/join-tokens.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
 import { SecretAuthorityStore } from "./ca/secret-store.ts";
 import type { ClusterConfig } from "./config.ts";
+import type { ProxyStatus } from "./discovery/server.ts";
 import { runBundleConfigMaps } from "./kubernetes/bundle-config-map.ts";
 import { type Kubernetes, loadKubernetes } from "./kubernetes/client.ts";
+import { createKubernetesWriter } from "./kubernetes/writer.ts";
 import { runLeaderElection } from "./leader/lease.ts";
 import { createStreamAudit } from "./management/audit-log.ts";
 import type { ClusterHistory } from "./management/cluster-history.ts";
@@ -21,10 +23,24 @@ import { createAdmitter } from "./policy/admit.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
 import { runKubernetesSource } from "./sources/kubernetes/source.ts";
 import { loadSchemas } from "./sources/schema.ts";
+import { runKubernetesStatus } from "./status/kubernetes-status.ts";
+import { ReplicaProxies } from "./status/replica-proxies.ts";
+import { ReportClient } from "./status/report-client.ts";
+import { createReportServer, type ReportServer } from "./status/report-server.ts";
+import { SOFTWARE_VERSION } from "./version.ts";
 import { serveWebhooks } from "./webhooks.ts";
 
 const LEASE = "countersign-leader";
 const PURGE_MS = 600_000;
+const STATUS_CONNECTIONS = 8;
+
+interface Reports {
+  readonly server: ReportServer;
+  readonly client: ReportClient;
+}
+
+const hostPort = (address: string, port: number): string =>
+  address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
 
 /** @throws MeshError `bad_config` when the cluster cannot be opened. */
 export async function openKubernetesMode(config: ClusterConfig, deps: Deps): Promise<Mode> {
@@ -34,6 +50,7 @@ export async function openKubernetesMode(config: ClusterConfig, deps: Deps): Pro
 
 class KubernetesMode implements Mode {
   readonly trustDomain: string | undefined;
+  readonly statusDir: undefined;
   readonly joinTokens: JoinTokenStore;
   readonly numbersRevisions = true;
   readonly #config: ClusterConfig;
@@ -41,17 +58,23 @@ class KubernetesMode implements Mode {
   readonly #deps: Deps;
   #history: ClusterHistory | undefined;
   #isLeader = false;
+  #replicas: ReplicaProxies | undefined;
 
   constructor(config: ClusterConfig, kubernetes: Kubernetes, deps: Deps) {
     this.#config = config;
     this.#kubernetes = kubernetes;
     this.#deps = deps;
     this.trustDomain = config.trustDomain;
+    this.statusDir = undefined;
     this.joinTokens = recordJoinTokens({ custom: kubernetes.custom, namespace: config.namespace });
   }
 
   isLeader(): boolean {
     return this.#isLeader;
+  }
+
+  allProxies(own: readonly ProxyStatus[]): readonly ProxyStatus[] {
+    return this.#isLeader && this.#replicas ? this.#replicas.merge(own) : own;
   }
 
   readonly runSource: Mode["runSource"] = (onState, signal) =>
@@ -98,9 +121,52 @@ class KubernetesMode implements Mode {
       await serveWebhooks({ parts, config: this.#config, authorization, deps: this.#deps }, signal),
       await this.#serveManagement(parts),
     );
-    const election = this.#elect(parts, signal);
-    closers.push(() => election);
+    const reports = await this.#serveReports(parts, signal);
+    const reporting = reports.client.run(signal);
+    const election = this.#elect(parts, reports, signal);
+    closers.push(
+      () => reports.server.close(),
+      () => reporting,
+      () => election,
+    );
     return closers;
+  }
+
+  /** How replicas tell the leader where their sidecars stand. */
+  async #serveReports(parts: Parts, signal: AbortSignal): Promise<Reports> {
+    const { publisher, ca, credentials, status, config } = parts;
+    const { clock, log } = this.#deps;
+    const replicas = new ReplicaProxies({
+      expectedDigest: (workload) => publisher.cache.table(workload)?.digest,
+      revision: () => publisher.revision,
+      softwareVersion: SOFTWARE_VERSION,
+      clock,
+      signal,
+      onChanged: () => status.changed(),
+    });
+    this.#replicas = replicas;
+    const server = await createReportServer({
+      host: config.listen,
+      port: this.#config.reportPort,
+      material: credentials.material,
+      trustDomain: ca.trustDomain,
+      isLeader: () => this.#isLeader,
+      proxies: replicas,
+      log,
+    });
+    credentials.onRenewed((material) => server.rotate(material));
+    const client = new ReportClient({
+      identity: this.#config.replica,
+      softwareVersion: SOFTWARE_VERSION,
+      trustDomain: ca.trustDomain,
+      material: () => credentials.material,
+      proxies: () => publisher.proxies(),
+      random: Math.random,
+      ...this.#deps,
+    });
+    parts.onProxies(() => client.changed());
+    publisher.subscribe(() => client.changed());
+    return { server, client };
   }
 
   async #serveManagement({ config, ca, credentials, metrics, actions }: Parts): Promise<Closer> {
@@ -122,16 +188,18 @@ class KubernetesMode implements Mode {
     return () => server.close();
   }
 
-  #elect(parts: Parts, signal: AbortSignal): Promise<void> {
-    const { namespace, replica } = this.#config;
+  #elect(parts: Parts, { server, client }: Reports, signal: AbortSignal): Promise<void> {
+    const { namespace, replica, address } = this.#config;
     return runLeaderElection(
       {
         coordination: this.#kubernetes.coordination,
         namespace,
         name: LEASE,
         identity: replica,
+        address: address === undefined ? undefined : hostPort(address, server.port),
         random: Math.random,
-        onLead: (term) => this.#lead(parts, term),
+        onLead: (term) => this.#lead(parts, term).finally(() => server.endAll()),
+        onHolder: (holder) => client.follow(holder),
         ...this.#deps,
       },
       signal,
@@ -168,6 +236,20 @@ class KubernetesMode implements Mode {
     );
   }
 
+  /** Statuses and events of our objects. */
+  async #writeStatus({ status, world }: Parts, term: AbortSignal): Promise<void> {
+    const { kubeConfig, rest } = this.#kubernetes;
+    const writer = createKubernetesWriter(kubeConfig, STATUS_CONNECTIONS);
+    try {
+      await runKubernetesStatus(
+        { status, world, writer, rest, identity: this.#config.replica, random: Math.random, ...this.#deps },
+        term,
+      );
+    } finally {
+      writer.close();
+    }
+  }
+
   /** Records that nobody took in time. */
   async #purgeRecords(term: AbortSignal): Promise<void> {
     const { clock, log } = this.#deps;
@@ -192,6 +274,7 @@ class KubernetesMode implements Mode {
       await Promise.all([
         this.#keepBundles(parts, term),
         this.#keepWebhooksTrusted(parts, term),
+        this.#writeStatus(parts, term),
         this.#purgeRecords(term),
       ]);
     } finally {

@@ -160,16 +160,19 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
 
   const statusWorld: StatusWorld = {
     compiled: () => publisher.compiledNow,
-    proxies: () => publisher.proxies(),
+    proxies: () => mode.allProxies(publisher.proxies()),
     refused: () => publisher.refused(),
+    generationOf: (object) => publisher.generationOf(object),
+    standIns: () => publisher.standIns(),
     problems: () => publisher.problems(),
     revision: () => publisher.revision,
     pinned: () => history.pinned,
   };
-  const status = runStatusWriter({ stateDir, world: statusWorld, clock, log }, stop.signal);
+  const status = runStatusWriter({ stateDir: mode.statusDir, world: statusWorld, clock, log }, stop.signal);
   closers.add(() => status.done);
   publisher.onPublished = () => status.changed();
 
+  const proxyListeners: (() => void)[] = [];
   const discovery = await createDiscoveryServer({
     host: config.listen,
     port: config.ports.discovery,
@@ -192,6 +195,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       if (event === "refused") metrics.nack();
       publisher.proxyEvent(workload, event);
       status.changed();
+      for (const listener of proxyListeners) listener();
     },
   });
   closers.add(() => discovery.close(GRACE_MS));
@@ -254,7 +258,10 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   });
   closers.add(() => management.close());
   for (const closer of await mode.serve(
-    { config, publisher, history, ca, credentials: tls, metrics, actions },
+    {
+      ...{ config, publisher, history, ca, credentials: tls, metrics, actions, status, world: statusWorld },
+      onProxies: (listener) => void proxyListeners.push(listener),
+    },
     stop.signal,
   ))
     closers.add(closer);

@@ -6,6 +6,7 @@ import type { ServiceAccountAttestor } from "./attestation/service-account.ts";
 import type { JoinTokenStore } from "./ca/join-tokens.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ControlPlaneConfig } from "./config.ts";
+import type { ProxyStatus } from "./discovery/server.ts";
 import type { RevisionHistory } from "./management/history.ts";
 import type { ManagementActions } from "./management/routes.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
@@ -13,6 +14,7 @@ import type { Publisher } from "./publisher.ts";
 import type { ServerCredentials } from "./server-credentials.ts";
 import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
+import type { StatusWorld, StatusWriter } from "./status/writer.ts";
 
 export interface Deps {
   readonly log: Logger;
@@ -41,6 +43,10 @@ export interface Parts {
   readonly credentials: ServerCredentials;
   readonly metrics: ControlPlaneMetrics;
   readonly actions: ManagementActions;
+  readonly status: StatusWriter;
+  readonly world: StatusWorld;
+  /** Calls the listener whenever a sidecar came, went, or stands differently. */
+  onProxies(listener: () => void): void;
 }
 
 export interface Mode {
@@ -48,6 +54,10 @@ export interface Mode {
   readonly trustDomain: string | undefined;
   /** Whether revisions are numbered by the source (resource versions), or one after the other. */
   readonly numbersRevisions: boolean;
+  /** Sidecars of all replicas. @param own those connected to this one. */
+  allProxies(own: readonly ProxyStatus[]): readonly ProxyStatus[];
+  /** Where statuses are written as files; undefined: they are written into the objects. */
+  readonly statusDir: string | undefined;
   /** Whether this process is the one that writes what all replicas share. */
   isLeader(): boolean;
   runSource(onState: (state: ClusterState, report: SourceReport) => void, signal: AbortSignal): RunningSource;

@@ -11,7 +11,7 @@ import { Overlay, restoredContent } from "./management/revision-content.ts";
 import { type Compiled, compile, recompile } from "./policy/compile.ts";
 import { isDeclared } from "./policy/declared-services.ts";
 import { ResourceCache } from "./resources/cache.ts";
-import { formatProblem, type SourceReport } from "./sources/field-problem.ts";
+import { formatProblem, type SourceReport, type StandIn } from "./sources/field-problem.ts";
 import type { ClusterState, MeshConfig } from "./sources/store.ts";
 import type { RefusedObject } from "./status/writer.ts";
 
@@ -163,6 +163,16 @@ export class Publisher {
     const objects = [...found].map(([object, refusals]) => ({ object, refusals }));
     this.#refused = { report: this.#report, objects };
     return objects;
+  }
+
+  /** Generation of an object that the source has judged last; undefined where it numbers none, or has not seen it. */
+  generationOf(object: string): number | undefined {
+    return this.#report?.generations?.get(object);
+  }
+
+  /** Refused Denies whose last accepted version stays in force. */
+  standIns(): readonly StandIn[] {
+    return this.#report?.standIns ?? [];
   }
 
   counts(): { policies: number; workloads: number; problems: number } {

@@ -25,6 +25,18 @@ export interface SourceReport {
   readonly problems: readonly FieldProblem[];
   /** Not wrong, but worth knowing, such as a missing MeshConfig or a field that this build does not act on. */
   readonly notices: readonly FieldProblem[];
+  /** In a cluster: of each object, by `Kind/namespace/name`, the generation that was judged. */
+  readonly generations?: ReadonlyMap<string, number>;
+  /** In a cluster: what has to be kept, so that a restart knows it too. */
+  readonly standIns?: readonly StandIn[];
+}
+
+/** A refused Deny with the spec that stands in for it. */
+export interface StandIn {
+  /** `Kind/namespace/name` or `Kind/name`. */
+  readonly key: string;
+  readonly generation: number;
+  readonly spec: unknown;
 }
 
 /** At most this many problems are reported per object: the author fixes the first ones first. */

@@ -3,7 +3,7 @@
 import type { Admission, Admitter } from "../../policy/admit.ts";
 import type { ObjectParser } from "../../policy/typed-object.ts";
 import { closedDeny } from "../closed-deny.ts";
-import type { FieldProblem } from "../field-problem.ts";
+import type { FieldProblem, StandIn } from "../field-problem.ts";
 import { type Accepted, catalogsOf } from "../reconcile.ts";
 import { API_VERSION, type Kind, type SchemaSet } from "../schema.ts";
 import type { OperationCatalog } from "../store.ts";
@@ -35,16 +35,10 @@ interface Entry {
   readonly problems: readonly FieldProblem[];
 }
 
-/** A refused Deny with the spec that stands in for it: what its status has to keep, so that a restart knows it too. */
-export interface StandIn {
-  readonly key: string;
-  readonly generation: number;
-  readonly spec: unknown;
-}
-
 export class KubernetesObjects {
   readonly #deps: ObjectDeps;
   readonly #entries = new Map<string, Entry>();
+  readonly #generations = new Map<string, number>();
   readonly #pending = new Map<string, StoredObject | undefined>();
   #catalogs: readonly OperationCatalog[] = [];
   /** false until the first `settle` is over: then an object that is new to us may be an old one. */
@@ -92,6 +86,11 @@ export class KubernetesObjects {
     return [...this.#entries.values()].flatMap((entry) => entry.problems);
   }
 
+  /** By key, of every object that was looked at. */
+  generations(): ReadonlyMap<string, number> {
+    return this.#generations;
+  }
+
   /** Denies that are refused as they are stored now and stay in force as they were. */
   standIns(): readonly StandIn[] {
     return [...this.#entries].flatMap(([key, { accepted, problems }]) =>
@@ -111,9 +110,11 @@ export class KubernetesObjects {
     if (stored === undefined) {
       if (before?.accepted) changed.add(kind);
       this.#entries.delete(key);
+      this.#generations.delete(key);
       return;
     }
     const entry = this.#check(key, stored, before?.accepted);
+    this.#generations.set(key, stored.generation);
     this.#entries.set(key, entry);
     if (entry.accepted?.typed !== before?.accepted?.typed) changed.add(kind);
   }

@@ -9,7 +9,7 @@ import { ApiError, type KubernetesRest } from "../../kubernetes/rest.ts";
 import type { Admitter } from "../../policy/admit.ts";
 import { createObjectParser } from "../../policy/typed-object.ts";
 import { buildClusterState, EMPTY_STATE } from "../cluster-state.ts";
-import { type FieldProblem, formatProblem, type SourceReport } from "../field-problem.ts";
+import { type FieldProblem, formatProblem, type SourceReport, type StandIn } from "../field-problem.ts";
 import { NO_CONFIG, noticesOf } from "../notices.ts";
 import { catalogsOf } from "../reconcile.ts";
 import { API_VERSION, type Kind, type SchemaSet } from "../schema.ts";
@@ -24,7 +24,7 @@ import {
   serviceFacts,
   sliceFacts,
 } from "./facts.ts";
-import { KubernetesObjects, type StandIn, type StoredObject } from "./objects.ts";
+import { KubernetesObjects, type StoredObject } from "./objects.ts";
 import { meshPods, type PodState } from "./pods.ts";
 import { meshServices, targetPortsOf } from "./services.ts";
 
@@ -43,6 +43,7 @@ const RESOURCES: Readonly<Record<Exclude<Kind, "Namespace">, string>> = {
 
 export interface KubernetesReport extends SourceReport {
   readonly standIns: readonly StandIn[];
+  readonly generations: ReadonlyMap<string, number>;
 }
 
 export interface KubernetesSourceOptions {
@@ -361,7 +362,12 @@ class Source {
     if (!configured) notices.push(NO_CONFIG);
     for (const { pod, message } of this.#podState.problems)
       notices.push({ object: `Pod ${pod}`, path: "metadata", message });
-    return { problems: this.#objects.problems(), notices, standIns: this.#objects.standIns() };
+    return {
+      problems: this.#objects.problems(),
+      notices,
+      standIns: this.#objects.standIns(),
+      generations: this.#objects.generations(),
+    };
   }
 }
 
