@@ -219,7 +219,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
 
   const rotation = new RootRotation({
     ca,
-    sidecars: () => publisher.proxies().map((one) => seenSidecar(one, cache.table(one.workload)?.digest)),
+    sidecars: () => statusWorld.proxies().map(seenSidecar),
     isLeader: () => mode.isLeader(),
     heartbeatMs: config.heartbeatMs,
     clock,

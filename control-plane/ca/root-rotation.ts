@@ -39,16 +39,16 @@ export interface RootRotationDeps {
 /**
  * What discovery knows of a sidecar, as a rotation sees it.
  *
- * @param expectedDigest of the table that this replica expects there: another replica may not know of the new bundle yet.
+ * @param proxy held against the table that this replica expects: another one may not know of the new bundle yet.
  */
-export function seenSidecar(proxy: ProxyStatus, expectedDigest = proxy.expectedDigest): SeenSidecar {
-  const { workload, instance, pod, node, state, digest, leaf } = proxy;
+export function seenSidecar(proxy: ProxyStatus): SeenSidecar {
+  const { workload, instance, pod, node, state, leaf } = proxy;
   const where = [pod, node].find((one) => one !== "");
   return {
     id: instance,
     name: where === undefined ? workload : `${workload} on ${where}`,
     connected: state !== "disconnected",
-    isSynced: state !== "disconnected" && digest === expectedDigest,
+    isSynced: state === "synced",
     issuerId: leaf.issuerKeyId,
     leafUntilMs: leaf.notAfterMs,
   };
