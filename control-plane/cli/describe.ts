@@ -112,11 +112,11 @@ export async function describeService(mesh: Mesh, target: Target, output: Output
       `the mesh knows no Service \`${namespace}/${name}\`: there is none, or no meshed pod is behind it; known in \`${namespace}\`: ${listed(near) || "none"}`,
     );
   }
-  const behind = [...new Set(service.endpoints.map(({ workload }) => workload))].flatMap((key) => {
+  const behind = service.members.flatMap((key) => {
     const workload = state.workloads.get(key);
     return workload === undefined ? [] : [bindingsOf(world.compiled, key, workload)];
   });
-  const isMeshed = service.endpoints.length > 0;
+  const isMeshed = service.members.length > 0;
   if (json === true) {
     printJson(output, { service, meshed: isMeshed, workloads: behind });
     return isMeshed ? EXIT.ok : EXIT.no;
@@ -129,7 +129,10 @@ export async function describeService(mesh: Mesh, target: Target, output: Output
   return isMeshed ? EXIT.ok : EXIT.no;
 }
 
-function printService({ namespace, name, addresses, ports, endpoints }: MeshService, output: Output): void {
+function printService(
+  { namespace, name, addresses, ports, endpoints, members }: MeshService,
+  output: Output,
+): void {
   output.out(`service ${plain(`${namespace}/${name}`)}\n`);
   output.out(`  addresses ${addresses.map(plain).join(", ") || "none (headless)"}\n`);
   const text = ports.map(
@@ -138,7 +141,7 @@ function printService({ namespace, name, addresses, ports, endpoints }: MeshServ
   );
   output.out(`  ports     ${text.join("; ") || "none"}\n`);
   output.out(
-    `  meshed    ${endpoints.length === 0 ? "NO: no meshed pod is behind it" : counted(endpoints.length, "meshed endpoint")}\n`,
+    `  meshed    ${members.length === 0 ? "NO: no meshed pod is behind it" : `${counted(endpoints.length, "endpoint")} ready of ${counted(members.length, "workload")}`}\n`,
   );
 }
 
