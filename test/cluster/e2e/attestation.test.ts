@@ -24,6 +24,8 @@ import { adminKubeconfig, NODE_ADDRESS } from "../layout.ts";
 import { pkiFile } from "../pki.ts";
 
 const KEY = "lab/runner/job/trainer";
+/** Of the pods' network, and no pod's: the highest one. */
+const NOBODY = "10.88.15.254";
 
 function account(name: string): KubeObject {
   return { apiVersion: "v1", kind: "ServiceAccount", metadata: { name } };
@@ -269,6 +271,23 @@ describeOnCluster("the trust bundle and a sidecar in a pod", { testMs: 90_000, s
       ...["--patch", JSON.stringify(patch)],
     ]);
 
+  /** The name by which pods reach the control plane of this test, which runs beside the cluster. */
+  const pointNameTo = (address: string): Promise<void> =>
+    namespace.apply([
+      {
+        ...{ apiVersion: "v1", kind: "Service", metadata: { name: "control-plane" } },
+        spec: { clusterIP: "None", ports: [{ port: 1 }] },
+      },
+      {
+        apiVersion: "discovery.k8s.io/v1",
+        kind: "EndpointSlice",
+        metadata: { name: "control-plane", labels: { "kubernetes.io/service-name": "control-plane" } },
+        addressType: "IPv4",
+        ports: [],
+        endpoints: [{ addresses: [address], conditions: { ready: true } }],
+      },
+    ]);
+
   beforeAll(async () => {
     dir = mkdtempSync(join(tmpdir(), "cs-attest-"));
     namespace = await createNamespace("bundle");
@@ -327,8 +346,10 @@ describeOnCluster("the trust bundle and a sidecar in a pod", { testMs: 90_000, s
     expect(log.filter((line) => line.includes('"level":"error"'))).toEqual([]);
   });
 
-  test("a sidecar joins from its pod with the kubelet's token and these roots, and is known by its UID", async () => {
+  test("a sidecar joins from its pod with the kubelet's token and these roots, wherever the name leads by then", async () => {
     await isKept();
+    // Nobody is there, until the name means another address.
+    await pointNameTo(NOBODY);
     await namespace.apply([
       account("runner"),
       {
@@ -359,8 +380,8 @@ describeOnCluster("the trust bundle and a sidecar in a pod", { testMs: 90_000, s
                   "--trust-bundle-file",
                   "/bundle/roots.pem",
                 ],
-                ...["--bootstrap", `${NODE_ADDRESS}:${mesh.ports.bootstrap}`],
-                ...["--control-plane", `${NODE_ADDRESS}:${mesh.ports.discovery}`],
+                ...["--bootstrap", `control-plane:${mesh.ports.bootstrap}`],
+                ...["--control-plane", `control-plane:${mesh.ports.discovery}`],
               ],
               env: [{ name: "POD_NAME", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } }],
               securityContext: { readOnlyRootFilesystem: true, allowPrivilegeEscalation: false },
@@ -395,7 +416,11 @@ describeOnCluster("the trust bundle and a sidecar in a pod", { testMs: 90_000, s
       service: undefined,
       ports: [],
     });
-    await waitFor(async () => (await namespace.logs("trainer").catch(() => "")) !== "", 30_000);
+    const says = (text: RegExp): Promise<void> =>
+      waitFor(async () => text.test(await namespace.logs("trainer").catch(() => "")), 30_000, String(text));
+    await says(/cannot join yet/);
+    await pointNameTo(NODE_ADDRESS);
+    await says(/does not know this pod yet/);
     mesh.setState({ workloads: new Map([[KEY, job]]), pods: new Map([[pod.uid, pod]]) });
     await namespace.waitFor("pod/trainer", "condition=Ready", 45_000);
     expect(mesh.connected).toMatchObject([{ pod: pod.uid, workload: KEY, node: "trainer" }]);
