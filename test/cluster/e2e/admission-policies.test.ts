@@ -509,6 +509,17 @@ describeOnCluster("the admission policies on a real API server", { testMs: 90_00
         "the pod of the spawned Deployment",
       );
       expectAllowed(await patch(bob, "spawned", { annotations: { "countersign.dev/run-as": null } }));
+      // What is gone does not come back by way of an earlier revision.
+      const undo = ["rollout", "undo", "deployment/spawned", "--namespace", plain.name, ...bob];
+      expectRefused(await tryKubectl(undo), "asserts a user");
+    });
+
+    test("of a CronJob that a trusted spawner wrote makes no Job by another's hand", async () => {
+      expectAllowed(await send("create", hub(), plain.name, make("CronJob", RUN_AS, "as-ceo")));
+      const byHand = ["create", "job", "now", "--from=cronjob/as-ceo", "--namespace", plain.name];
+      expectRefused(await tryKubectl([...byHand, ...bob]), "asserts a user");
+      const controller = ["--as=system:serviceaccount:kube-system:cronjob-controller", "--dry-run=server"];
+      expectAllowed(await tryKubectl([...byHand, ...controller]));
     });
   });
 
