@@ -3,7 +3,7 @@ import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import { type ApiObject, runListWatch } from "../kubernetes/list-watch.ts";
 import type { KubernetesRest } from "../kubernetes/rest.ts";
-import { fieldsOf, isSameStatus, type OwnStatus, readOwnStatus } from "./api-status.ts";
+import { fieldsOf, type OwnStatus, readOwnStatus } from "./api-status.ts";
 
 const API = "/apis/countersign.dev/v1alpha1";
 
@@ -86,7 +86,7 @@ export class StoredStatuses {
         rest,
         path: `${API}/${plural}`,
         project: (object) => storedStatus(kind, object),
-        isSame: (a, b) => a.uid === b.uid && a.generation === b.generation && isSameStatus(a.own, b.own),
+        // No `isSame`: what a write's answer has said is not what the watch knew last.
         onChanges: (changes) => {
           const keys = changes.map((change) => {
             const key = `${kind}/${change.key}`;
