@@ -4,11 +4,15 @@ import { ClusterError, progress, waitUntil } from "./commands.ts";
 import { home } from "./layout.ts";
 import { startTicksOf } from "./processes.ts";
 
-/** What only one process may do at a time: build programs, or change the cluster or its images. */
-export type Lock = "install" | "state";
+/** What only one process may do at a time: build programs, change the cluster or its images, have the product installed. */
+export type Lock = "install" | "state" | "release";
 
 /** Longer than what the holder may take: Go builds, or images and waiting for a node. */
-const LONGEST_WAIT_MS: Readonly<Record<Lock, number>> = { install: 60 * 60_000, state: 300_000 };
+const LONGEST_WAIT_MS: Readonly<Record<Lock, number>> = {
+  install: 60 * 60_000,
+  state: 300_000,
+  release: 30 * 60_000,
+};
 
 /** Runs `action` while no other process of this machine holds the lock; waits for its turn. */
 export async function withLock<T>(lock: Lock, action: () => Promise<T>): Promise<T> {
@@ -23,6 +27,23 @@ export async function withLock<T>(lock: Lock, action: () => Promise<T>): Promise
     rmSync(path, { force: true });
   }
 }
+
+/** Takes a lock for as long as this process lives, or until `letGo`; waits for its turn. Taking it again is nothing. */
+export async function hold(lock: Lock): Promise<void> {
+  const path = `${home()}.${lock}.lock`;
+  if (held.has(lock)) return;
+  if (!take(path)) {
+    progress(`waiting for another process (${path})`);
+    await waitUntil("the lock of another process", async () => take(path), LONGEST_WAIT_MS[lock]);
+  }
+  held.add(lock);
+}
+
+export function letGo(lock: Lock): void {
+  if (held.delete(lock)) rmSync(`${home()}.${lock}.lock`, { force: true });
+}
+
+const held = new Set<Lock>();
 
 function take(path: string): boolean {
   const mine = JSON.stringify({ pid: process.pid, startTicks: startTicksOf(process.pid) });

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { IMAGES } from "./image-files.ts";
 import { describeTrouble, exec, helm, kubectl, tryKubectl, waitFor } from "./kube.ts";
+import { hold, letGo } from "./lock.ts";
 
 export const SYSTEM = "countersign-system";
 export const TRUST_DOMAIN = "lake.acme.example";
@@ -25,8 +26,9 @@ export function imageFlags(): readonly string[] {
   ];
 }
 
-/** Installs or upgrades both charts and waits until the webhooks can be asked. */
+/** Installs or upgrades both charts and waits until the webhooks can be asked. One process at a time has the product installed. */
 export async function install(flags: readonly string[] = []): Promise<void> {
+  await hold("release");
   await helm([
     "upgrade",
     "--install",
@@ -58,8 +60,19 @@ async function hasTrustedWebhooks(): Promise<boolean> {
   return true;
 }
 
+/** Takes everything away, what another suite may have left too, once this process has its turn. */
+export async function begin(): Promise<void> {
+  await hold("release");
+  await removeAll();
+}
+
 /** Takes everything away again, the namespaces of the platform and the objects of our kinds too. */
 export async function uninstall(): Promise<void> {
+  await removeAll();
+  letGo("release");
+}
+
+async function removeAll(): Promise<void> {
   await tryKubectl(["delete", "namespace", ...PLATFORM_NAMESPACES, "--ignore-not-found", "--wait=false"]);
   await Promise.all(
     PLATFORM_NAMESPACES.map((name) =>

@@ -8,6 +8,7 @@ import { apply, exec, kubectl, tryKubectl, waitFor, waitForObject } from "../kub
 import { PORTS } from "../layout.ts";
 import { restartPart, stopPart } from "../processes.ts";
 import {
+  begin,
   callFrom,
   conditionsOf,
   deployPlatform,
@@ -156,7 +157,7 @@ const barePod = (name: string, namespace: string, labels: object = {}) => ({
 
 describeOnCluster("faults", { testMs: 240_000, suiteMs: 1_200_000 }, () => {
   beforeAll(async () => {
-    await uninstall();
+    await begin();
     await install();
     await kubectl(["patch", "meshconfig", "default", "--type=merge", "-p", '{"spec":{"svidTTL":"1m"}}']);
     await deployPlatform();
@@ -164,7 +165,7 @@ describeOnCluster("faults", { testMs: 240_000, suiteMs: 1_200_000 }, () => {
     await waitForStatus(200, 15_000, `${SCORER}/ping`);
     await apply([TRAFFIC]);
     await waitForObject("ml-dev", "pod/traffic", "condition=Ready", 60_000);
-  }, 240_000);
+  }, 2_000_000);
 
   afterAll(async () => {
     restartPart("kube-apiserver");

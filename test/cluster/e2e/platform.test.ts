@@ -6,6 +6,7 @@ import { describeOnCluster } from "../gate.ts";
 import { apply, helm, kubectl, logs, tryKubectl, waitFor, waitForObject } from "../kube.ts";
 import { Prometheus } from "../prometheus.ts";
 import {
+  begin,
   callFrom,
   conditionsOf,
   deployPlatform,
@@ -64,10 +65,10 @@ const job = (name: string, command: readonly string[]) => ({
 
 describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600_000 }, () => {
   beforeAll(async () => {
-    await uninstall();
+    await begin();
     await install();
     await deployPlatform();
-  }, 240_000);
+  }, 2_000_000);
 
   afterAll(uninstall, 240_000);
 

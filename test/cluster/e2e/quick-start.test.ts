@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { describeOnCluster } from "../gate.ts";
 import { tryHelm } from "../kube.ts";
 import { adminKubeconfig, programPath } from "../layout.ts";
-import { imageFlags, uninstall } from "../release.ts";
+import { begin, imageFlags, uninstall } from "../release.ts";
 
 const root = join(import.meta.dirname, "../../..");
 
@@ -30,9 +30,9 @@ const PROMISES: Readonly<Record<string, RegExp>> = {
 
 describeOnCluster("the README's quick start", { testMs: 300_000, suiteMs: 400_000 }, () => {
   beforeAll(async () => {
-    await uninstall();
+    await begin();
     await tryHelm(["uninstall", "countersign-crds", "--ignore-not-found"]);
-  }, 240_000);
+  }, 2_000_000);
   afterAll(uninstall, 240_000);
 
   test("works line by line", () => {
