@@ -49,17 +49,20 @@ const OBJECTS: readonly KubeObject[] = [
       selector: { matchLabels: { app: "ring" } },
       template: {
         metadata: { labels: { app: "ring" } },
-        spec: { terminationGracePeriodSeconds: 1, containers: [container(["listen", "7077"], 7077)] },
+        spec: {
+          terminationGracePeriodSeconds: 1,
+          containers: [container(["node", "/app/listen.ts", "7077"], 7077)],
+        },
       },
     },
   },
   service(MESH, "ring", 7077, { clusterIP: "None" }),
   // As workers of Ray and MPI: reached by the addresses they tell each other.
-  pod(MESH, "worker", container(["listen", "7078"], 7078)),
-  pod(MESH, "vault", container(["listen", "7079"], 7079), { app: "vault" }),
+  pod(MESH, "worker", container(["node", "/app/listen.ts", "7078"], 7078)),
+  pod(MESH, "vault", container(["node", "/app/listen.ts", "7079"], 7079), { app: "vault" }),
   service(MESH, "vault", 80),
   pod(MESH, "client", IDLE),
-  pod(LEGACY, "old", container(["listen", "8080"], 8080), { app: "old" }),
+  pod(LEGACY, "old", container(["node", "/app/listen.ts", "8080"], 8080), { app: "old" }),
   service(LEGACY, "old", 80),
   pod(LEGACY, "client", IDLE),
 ];
@@ -141,9 +144,7 @@ describeOnCluster("captured traffic in pods", { testMs: 60_000, suiteMs: 420_000
     for (const name of ["ring-0", "ring-1"]) {
       const answer = await callFrom(CLIENT, `http://${name}.ring:7077/where`);
       expect(answer).toMatchObject({ status: 200 });
-      expect(JSON.parse(answer.body)).toMatchObject({
-        localAddress: `::ffff:${await addressOf(MESH, name)}`,
-      });
+      expect(JSON.parse(answer.body).localAddress).toContain(await addressOf(MESH, name));
     }
     expect(await callFrom(CLIENT, "http://ring:7077/")).toMatchObject({ status: 200 });
   });
@@ -196,7 +197,7 @@ describeOnCluster("captured traffic in pods", { testMs: 60_000, suiteMs: 420_000
     expect(metrics.body).toMatch(
       /countersign_captured_connections_total\{direction="inbound",result="plaintext"\} [1-9]/,
     );
-    await configure({ namespaces: [] });
+    await configure({ namespaces: null });
     await until(OUTSIDER, url, ({ reason }) => reason === "AUTHN_MTLS_REQUIRED");
   });
 });
