@@ -49,7 +49,10 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
   const bundles = () => webhooks("clientConfig.caBundle");
   /** Any certificate will do: nothing is asked of the webhooks. */
   const caBundle = () => readFileSync(inHome("pki", "ca.crt")).toString("base64");
-  const whole = () => Array.from({ length: 3 }, caBundle);
+  /** Two for injection, two for our kinds. */
+  const WEBHOOKS = 4;
+  const whole = () => Array.from({ length: WEBHOOKS }, caBundle);
+  const timeouts = (seconds: number) => Array.from({ length: WEBHOOKS }, () => String(seconds));
 
   beforeAll(async () => {
     // The chart looks whether the kinds are there.
@@ -70,7 +73,7 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
   test("an installation has no caBundle, and settings as the values say", async () => {
     await release("install", 8, "trustDomain=corp.example", "meshConfig.maxHops=4");
     expect(await bundles()).toEqual([]);
-    expect(await webhooks("timeoutSeconds")).toEqual(["8", "8", "8"]);
+    expect(await webhooks("timeoutSeconds")).toEqual(timeouts(8));
     expect(await settings()).toMatchObject({
       trustDomain: "corp.example",
       maxHops: 4,
@@ -80,7 +83,7 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
 
   test("an upgrade changes what the chart changed, and nothing that the leader or people wrote", async () => {
     for (const kind of ["mutating", "validating"]) {
-      const patch = Array.from({ length: kind === "mutating" ? 2 : 1 }, (_, at) => ({
+      const patch = Array.from({ length: WEBHOOKS / 2 }, (_, at) => ({
         op: "add",
         path: `/webhooks/${at}/clientConfig/caBundle`,
         value: caBundle(),
@@ -93,14 +96,14 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
     await kubectl(["patch", crd, "default", "--type=merge", `--patch=${JSON.stringify({ spec: edited })}`]);
     expect(await bundles()).toEqual(whole());
     await release("upgrade", 9, "trustDomain=corp.example", "meshConfig.maxHops=6");
-    expect(await webhooks("timeoutSeconds")).toEqual(["9", "9", "9"]);
+    expect(await webhooks("timeoutSeconds")).toEqual(timeouts(9));
     expect(await bundles()).toEqual(whole());
     expect(await settings()).toMatchObject({ ...edited, maxHops: 6 });
   });
 
   test("a rollback does the same", async () => {
     await helm(["rollback", id, "1", "--namespace", namespace.name]);
-    expect(await webhooks("timeoutSeconds")).toEqual(["8", "8", "8"]);
+    expect(await webhooks("timeoutSeconds")).toEqual(timeouts(8));
     expect(await bundles()).toEqual(whole());
     expect(await settings()).toMatchObject({
       defaultAction: "Allow",
