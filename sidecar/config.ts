@@ -310,8 +310,9 @@ function build(given: Given): SidecarConfig {
     throw bad("--workload", "is required without --service-account-token-file");
   if (workload !== undefined && !/^[A-Za-z0-9._-]+\/[A-Za-z0-9._-]+$/.test(workload))
     throw bad("--workload", `\`${workload}\` is not a workload`);
-  const node = one("--node") ?? hostname();
-  if (!/^[A-Za-z0-9._-]{1,253}$/.test(node)) throw bad("--node", `cannot be \`${node}\``);
+  const node = one("--node");
+  if (node !== undefined && !/^[A-Za-z0-9._-]{1,253}$/.test(node))
+    throw bad("--node", `cannot be \`${node}\``);
   const mesh = address("--mesh-listen", one("--mesh-listen") ?? "127.0.0.1:16008");
   if (mesh.kind !== "tcp") throw bad("--mesh-listen", "cannot be a Unix socket");
   const off = (flag: string, fallback: string): SocketAddress | undefined => {
@@ -335,7 +336,7 @@ function build(given: Given): SidecarConfig {
     controlPlane: hostPort("--control-plane", one("--control-plane")),
     bootstrap: hostPort("--bootstrap", one("--bootstrap")),
     proof,
-    node,
+    node: node ?? hostname(),
     stateDir,
     meshListen: mesh,
     outboundProxy: off("--outbound-proxy", capture ? "none" : "127.0.0.1:16001"),

@@ -27,8 +27,10 @@ export type ServiceAccountAttestor = (token: string) => Promise<Result<AttestedP
 
 /** Longest token that is looked at, bytes; the kubelet's have about 1.3 KiB. */
 export const MAX_SERVICE_ACCOUNT_TOKEN_BYTES = 16_384;
-/** Reviews that the API server is asked for at once; beyond, callers try again. */
+/** Reviews that the API server is asked for at once. */
 const MAX_REVIEWS = 32;
+/** Callers that wait for their turn, as when a Job starts hundreds of pods; beyond, they try again. */
+const MAX_WAITING = 256;
 const REVIEW_TIMEOUT_MS = 10_000;
 /** A pod may start faster than the watch tells of it. */
 const UNKNOWN_POD_WAIT_MS = 3_000;
@@ -63,24 +65,47 @@ function later(
 
 /** Makes the attestor of one mesh. */
 export function createServiceAccountAttestor(deps: AttestorDeps): ServiceAccountAttestor {
-  let reviews = 0;
+  const turns = new Turns();
   return async (token) => {
     if (token.length > MAX_SERVICE_ACCOUNT_TOKEN_BYTES || !JWT.test(token))
       return refused("what came as a ServiceAccount token is none", "this is not a ServiceAccount token");
-    if (reviews >= MAX_REVIEWS)
+    if (!(await turns.take()))
       return later(
-        `${MAX_REVIEWS} token reviews are under way`,
+        `${MAX_REVIEWS} token reviews are under way and ${MAX_WAITING} wait; is the API server slow?`,
         "too many sidecars join at once, wait a second",
       );
-    reviews++;
     let subject: Outcome<TokenSubject>;
     try {
       subject = await review(deps, token);
     } finally {
-      reviews--;
+      turns.give();
     }
     return subject.ok ? place(deps, subject.value) : subject;
   };
+}
+
+/** Lets `MAX_REVIEWS` through at once, the others in the order they came. */
+class Turns {
+  #taken = 0;
+  readonly #waiting: (() => void)[] = [];
+
+  /** @returns false when too many wait already. */
+  async take(): Promise<boolean> {
+    if (this.#taken < MAX_REVIEWS) {
+      this.#taken++;
+      return true;
+    }
+    if (this.#waiting.length >= MAX_WAITING) return false;
+    await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    return true;
+  }
+
+  /** Hands the turn on, or back. */
+  give(): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#taken--;
+    else next();
+  }
 }
 
 async function review(deps: AttestorDeps, token: string): Promise<Outcome<TokenSubject>> {

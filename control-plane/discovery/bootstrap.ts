@@ -34,8 +34,8 @@ export interface BootstrapServer {
 
 type JoinCall = ServerUnaryCall<JoinRequest__Output, Identity>;
 
-/** Joins that may be worked on at once: some wait 3 s for the watch of pods. */
-const MAX_CONCURRENT = 256;
+/** Joins that may be worked on at once: some wait for their TokenReview, some 3 s for the watch of pods. */
+const MAX_CONCURRENT = 512;
 const MAX_JOIN_TOKEN_BYTES = 256;
 
 /** The proof in a request; undefined when there is none, or one that is too long to be looked at. */
