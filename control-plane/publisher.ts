@@ -5,7 +5,7 @@ import { MeshError } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { trustBundleJson } from "./ca/jwks.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
-import type { DiscoveryServer, ProxyStatus } from "./discovery/server.ts";
+import type { DiscoveryServer, ProxyEvent, ProxyStatus } from "./discovery/server.ts";
 import type { RevisionHistory, RevisionReason, RevisionSummary } from "./management/history.ts";
 import { Overlay, restoredContent } from "./management/revision-content.ts";
 import { type Compiled, compile, recompile } from "./policy/compile.ts";
@@ -240,8 +240,8 @@ export class Publisher {
   }
 
   /** A sidecar did something: how long did the push take? */
-  proxyEvent(workload: string, event: "connected" | "disconnected" | "acknowledged" | "refused"): void {
-    if (event === "connected") return;
+  proxyEvent(workload: string, event: ProxyEvent): void {
+    if (event === "connected" || event === "renewed") return;
     const nowMs = this.#options.clock.monotonicMs();
     this.#pushes = this.#pushes.filter((push) => {
       if (!push.waiting.delete(workload) || push.waiting.size > 0) return true;

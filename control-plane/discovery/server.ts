@@ -83,12 +83,11 @@ export interface DiscoveryServerOptions {
   ) => Promise<Result<Identity, string>>;
   readonly clock: Clock;
   readonly log: Logger;
-  /** A sidecar connected, left, acknowledged or refused. */
-  readonly onProxy: (
-    workloadId: string,
-    event: "connected" | "disconnected" | "acknowledged" | "refused",
-  ) => void;
+  /** A sidecar connected, left, acknowledged or refused, or got a new certificate. */
+  readonly onProxy: (workloadId: string, event: ProxyEvent) => void;
 }
+
+export type ProxyEvent = "connected" | "disconnected" | "acknowledged" | "refused" | "renewed";
 
 export interface DiscoveryServer {
   readonly port: number;
@@ -345,6 +344,7 @@ class Discovery {
         this.#write(stream, messageOut.encode({ identity: { ...issued.value, id: request.id } }));
         const leaf = parseSvid(Buffer.from(issued.value.certificateChainDer?.[0] ?? []));
         if (leaf.ok) stream.leaf = { issuerKeyId: leaf.value.issuerKeyId, notAfterMs: leaf.value.notAfterMs };
+        this.#options.onProxy(stream.workload, "renewed");
       } else refuse(issued.error);
     } catch (error) {
       this.#options.log.error("certificate not issued", {
