@@ -1,6 +1,5 @@
 // What a user is told about a change that is allowed: lints, fields that the API server dropped, and what a deletion
 // takes from others. PURE.
-import type { PolicyProblem } from "../policy/conditions.ts";
 import type { Linter } from "../policy/lint.ts";
 import { DEFAULT_MESH_CONFIG } from "../policy/mesh-config.ts";
 import type { TypedObject } from "../policy/typed-object.ts";
@@ -8,8 +7,16 @@ import type { SchemaSet } from "../sources/schema.ts";
 import type { ClusterState } from "../sources/store.ts";
 import { type AdmissionRequest, isFields, type UnknownFields } from "./review.ts";
 
-const warningText = ({ path, message }: Pick<PolicyProblem, "path" | "message">): string =>
-  path === "" ? message : `${path}: ${message}`;
+interface Problem {
+  readonly path: string;
+  readonly message: string;
+  readonly hint?: string;
+}
+
+/** `field: what is wrong; what to do`. */
+export function problemText({ path, message, hint }: Problem): string {
+  return `${path === "" ? "" : `${path}: `}${message}${hint === undefined ? "" : `; ${hint}`}`;
+}
 
 const LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -46,7 +53,7 @@ function droppedFields({ object, oldObject }: AdmissionRequest, schemas: SchemaS
   if (checked.ok) return [];
   return checked.error
     .filter(({ message }) => message.startsWith("unknown field"))
-    .map(({ path, hint }) => `${path}: is no field and was dropped${hint === undefined ? "" : `; ${hint}`}`);
+    .map((problem) => problemText({ ...problem, message: "is no field and was dropped" }));
 }
 
 const NO_CONFIG = "there is no MeshConfig, so the defaults hold; add one named `default`";
@@ -59,7 +66,7 @@ export interface WarningContext {
 
 /** Of an object that is written. */
 export function writeWarnings(object: TypedObject, { state, linter, nowMs }: WarningContext): string[] {
-  const warnings = linter.lint(object, state, nowMs).map(warningText);
+  const warnings = linter.lint(object, state, nowMs).map(problemText);
   if (object.kind === "OperationCatalog")
     warnings.push(...lossWarnings(linter.lost(object.value.name, object.value, state)));
   if (object.kind !== "MeshConfig" && state.config === DEFAULT_MESH_CONFIG) warnings.push(NO_CONFIG);

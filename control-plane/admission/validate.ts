@@ -4,12 +4,12 @@ import type { Result } from "../../sidecar/core/runtime/errors.ts";
 import type { Admitter } from "../policy/admit.ts";
 import type { Linter } from "../policy/lint.ts";
 import type { ObjectParser } from "../policy/typed-object.ts";
-import { type FieldProblem, formatProblem } from "../sources/field-problem.ts";
-import { API_VERSION, KINDS, type SchemaSet } from "../sources/schema.ts";
+import type { FieldProblem } from "../sources/field-problem.ts";
+import type { SchemaSet } from "../sources/schema.ts";
 import type { ClusterState } from "../sources/store.ts";
 import { type AdmissionRequest, isFields, type UnknownFields } from "./review.ts";
 import { decidesGrant, type Right, rightsFor, type Version } from "./validate-rights.ts";
-import { deletionWarnings, droppedFieldWarnings, writeWarnings } from "./validate-warnings.ts";
+import { deletionWarnings, droppedFieldWarnings, problemText, writeWarnings } from "./validate-warnings.ts";
 
 export interface ValidationContext {
   readonly state: ClusterState;
@@ -32,7 +32,8 @@ export type Validation =
       readonly warnings: readonly string[];
     };
 
-const [GROUP = "", VERSION = ""] = API_VERSION.split("/");
+const GROUP = "countersign.dev";
+const VERSION = "v1alpha1";
 /** Our own small records, which nobody but the control plane writes; RBAC sees to that. */
 const RECORDS: readonly string[] = ["MeshRevision", "Revocation", "OneTimeRecord"];
 
@@ -43,10 +44,11 @@ const refused = (code: 400 | 422, message: string): Validation => ({ kind: "refu
 export function validateChange(request: AdmissionRequest, context: ValidationContext): Validation {
   const { group, version, kind } = request.kind;
   if (group !== GROUP || version !== VERSION)
-    return refused(400, `this webhook checks objects of \`${API_VERSION}\`; take others out of its rules`);
+    return refused(
+      400,
+      `this webhook checks objects of \`${GROUP}/${VERSION}\`; take others out of its rules`,
+    );
   if (RECORDS.includes(kind)) return ACCEPTED;
-  if (!KINDS.some((known) => known === kind))
-    return refused(422, `this build does not support \`${kind}\` yet; remove the object`);
   if (request.operation === "DELETE")
     return { ...ACCEPTED, warnings: deletionWarnings(kind, request.name ?? "", context) };
   if (request.operation === "CONNECT") return refused(400, "objects of this kind cannot be connected to");
@@ -88,7 +90,7 @@ function validateWrite(
   const rights = rightsFor(before?.ok ? before.value : undefined, after.value);
   if (status) return { kind: "accepted", rights, warnings: [] };
   const warnings = [
-    ...packs.map((problem) => formatProblem(problem)),
+    ...packs.map(problemText),
     ...writeWarnings(typed, context),
     ...droppedFieldWarnings(request, context.schemas),
   ];
@@ -123,7 +125,7 @@ function admissionProblems({ valid, typed }: Version, context: ValidationContext
 
 /** All problems on one line, numbered where there are several: a client shows it as it is. */
 export function problemsText(problems: readonly FieldProblem[]): string {
-  const texts = problems.map((problem) => formatProblem(problem));
+  const texts = problems.map(problemText);
   return texts.length === 1
     ? (texts[0] ?? "")
     : `${texts.length} problems: ${texts.map((text, i) => `(${i + 1}) ${text}`).join(" ")}`;

@@ -214,7 +214,7 @@ describe("an object that is written", () => {
     {
       name: "another kind of this group",
       request: review("{kind: RoutePolicy, metadata: {name: r, namespace: ml}, spec: {}}"),
-      says: /^422 this build does not support `RoutePolicy` yet/,
+      says: /^422 kind: this build does not support `RoutePolicy` yet; remove the object$/,
     },
     {
       name: "a record of our own",
