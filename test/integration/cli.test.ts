@@ -183,3 +183,63 @@ describe("countersign check on broken input", () => {
     expect((await run("check", join(folder, "none.yaml"))).status).toBe(3);
   });
 });
+
+describe("a cluster that cannot be asked", () => {
+  const KUBECONFIG = {
+    ...{ apiVersion: "v1", kind: "Config", "current-context": "away" },
+    contexts: [{ name: "away", context: { cluster: "away", user: "me" } }],
+    // Nothing listens on port 1.
+    clusters: [{ name: "away", cluster: { server: "https://127.0.0.1:1" } }],
+    users: [{ name: "me", user: { token: "secret-token" } }],
+  };
+  const onCluster = (kubeconfig: string, ...args: string[]): ReturnType<typeof run> =>
+    new Promise((resolve) => {
+      const env = { PATH: process.env["PATH"] ?? "", HOME: folder, KUBECONFIG: kubeconfig };
+      execFile(
+        process.execPath,
+        [cli, ...args],
+        { cwd: root, timeout: 30_000, env },
+        (error, text, errors) => {
+          const status = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
+          resolve({ status, text, errors });
+        },
+      );
+    });
+
+  test.each([
+    { args: ["status"], status: 2, says: "there is no kubeconfig: give `--kubeconfig` or set KUBECONFIG" },
+    { args: ["check"], status: 2, says: "there is no kubeconfig" },
+    { args: ["describe", "pod", "a"], status: 2, says: "there is no kubeconfig" },
+    {
+      args: ["rollback", "3", "--kubeconfig", "/none"],
+      status: 2,
+      says: "`--kubeconfig /none` does not exist",
+    },
+  ])("without a kubeconfig: $args", async ({ args, status, says }) => {
+    const result = await onCluster("", ...args);
+    expect(result.errors).toContain(says);
+    expect(result.text).toBe("");
+    expect(result.status).toBe(status);
+  });
+
+  test("with one that is wrong, one without that context, and one whose server is away", async () => {
+    const path = join(folder, "kubeconfig.json");
+    writeFileSync(path, "{{{");
+    const wrong = await onCluster(path, "status");
+    expect(wrong.errors).toContain("the kubeconfig cannot be used");
+    expect(wrong.status).toBe(2);
+    writeFileSync(path, JSON.stringify(KUBECONFIG));
+    const context = await onCluster(path, "status", "--context", "prod");
+    expect(context.errors).toContain("the kubeconfig has no context `prod`; it has `away`");
+    expect(context.status).toBe(2);
+    for (const args of [["status"], ["authz", "nb"], ["describe", "svc", "a", "-n", "b"], ["proxy-status"]]) {
+      const away = await onCluster(path, ...args);
+      expect(away.errors).toContain("(context `away`): the API server cannot be reached");
+      expect(away.errors).not.toContain("secret-token");
+      expect(away.status).toBe(3);
+    }
+    const check = await onCluster(path, "check", "--json");
+    expect(JSON.parse(check.text)).toMatchObject({ installed: false, failed: 1 });
+    expect(check.status).toBe(1);
+  });
+});

@@ -1,0 +1,156 @@
+// The command line on the product as Helm installs it, with two replicas: what it says of a mesh that is well, and of one
+// that is not.
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { describeOnCluster } from "../gate.ts";
+import { kubectl, waitFor } from "../kube.ts";
+import { adminKubeconfig } from "../layout.ts";
+import { begin, deployPlatform, install, platformFile, SYSTEM, uninstall } from "../release.ts";
+
+const cli = fileURLToPath(new URL("../../../control-plane/cli/main.ts", import.meta.url));
+
+interface Run {
+  readonly status: number;
+  readonly text: string;
+  readonly errors: string;
+}
+
+function run(...args: string[]): Promise<Run> {
+  return new Promise((resolve) => {
+    const env = { ...process.env, KUBECONFIG: adminKubeconfig() };
+    const command = ["--disable-warning=ExperimentalWarning", cli, ...args];
+    execFile(process.execPath, command, { env, timeout: 40_000 }, (error, text, errors) => {
+      const status = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
+      resolve({ status, text, errors });
+    });
+  });
+}
+
+describeOnCluster("the command line on the release", { testMs: 90_000, suiteMs: 420_000 }, () => {
+  beforeAll(async () => {
+    await begin();
+    await install(["--set=replicas=2"]);
+    await deployPlatform();
+    await kubectl(["apply", "-f", platformFile("policies")]);
+  }, 2_000_000);
+  afterAll(uninstall, 240_000);
+
+  test("check finds everything in order", async () => {
+    let last: Run = { status: -1, text: "", errors: "" };
+    await waitFor(
+      async () => {
+        last = await run("check");
+        return last.status === 0;
+      },
+      60_000,
+      "a mesh that is well",
+    ).catch(() => {});
+    expect(last.errors).toBe("");
+    expect(last.text).toMatch(/ok +control plane +2 of 2 pods in `countersign-system` are ready/);
+    for (const name of [
+      "leader",
+      "webhooks",
+      "webhook server",
+      "trust bundle",
+      "authority",
+      "sidecars",
+      "pods",
+    ])
+      expect(last.text).toMatch(new RegExp(`^ok +${name} `, "m"));
+    expect(last.text).not.toMatch(/^failed/m);
+    expect(last.status).toBe(0);
+  });
+
+  test.each([
+    { args: ["describe", "pod", "nb-alice-0", "-n", "ml-dev"], says: /meshed +yes: sidecar \S+, synced/ },
+    { args: ["describe", "svc", "fraud-scorer", "-n", "ml-serving"], says: /may be called by/ },
+    {
+      args: ["authz", "serving/fraud-scorer", "-n", "ml-serving"],
+      says: /spiffe:\/\/lake\.acme\.example\/ns\/ml-serving\//,
+    },
+    { args: ["proxy-status"], says: /ml-dev\/nb-alice-0 +ml-dev\/\S+ +synced/ },
+    { args: ["status"], says: /follows the cluster; \d+ workloads, (\d+)\/\1 connected sidecars up to date/ },
+    { args: ["history"], says: /not pinned: the newest revision is in force/ },
+    {
+      args: [
+        "explain",
+        "--from",
+        "pod/ml-dev/nb-alice-0",
+        "--to",
+        "serving/fraud-scorer",
+        "--request",
+        "POST /invocations",
+      ],
+      says: /^ALLOWED ALLOWED by ml-serving\//,
+    },
+  ])("$args", async ({ args, says }) => {
+    const { status, text, errors } = await run(...args);
+    expect(errors).toBe("");
+    expect(text).toMatch(says);
+    expect(status).toBe(0);
+  });
+
+  test("rolls back, says so everywhere, and releases", async () => {
+    const history = JSON.parse((await run("history", "--json")).text) as {
+      revisions: { sequence: number }[];
+    };
+    const target = history.revisions.at(-1)?.sequence ?? 0;
+    const back = await run("rollback", String(target));
+    expect(back.errors).toBe("");
+    expect(back.text).toContain(`is revision ${target} again`);
+    await waitFor(async () => (await run("status")).text.includes("PINNED"), 20_000, "every replica to pin");
+    const check = await run("check");
+    expect(check.text).toMatch(/warning +policies +the mesh is pinned to revision/);
+    const release = await run("rollback", "--release");
+    expect(release.text).toContain("is what the cluster says");
+    await waitFor(async () => !(await run("status")).text.includes("PINNED"), 20_000, "the release");
+  });
+
+  test("check says which pod is not meshed, and describe why", async () => {
+    await kubectl(["create", "namespace", "ml-late"]);
+    try {
+      await kubectl([
+        "run",
+        "early",
+        "-n",
+        "ml-late",
+        "--image=countersign.test/app:dev",
+        "--image-pull-policy=IfNotPresent",
+        "--",
+        "sleep",
+        "600",
+      ]);
+      const outside = await run("describe", "pod", "early", "-n", "ml-late");
+      expect(outside.text).toContain("kubectl label namespace ml-late countersign.dev/inject=enabled");
+      expect(outside.status).toBe(1);
+      await kubectl(["label", "namespace", "ml-late", "countersign.dev/inject=enabled"]);
+      const { text } = await run("check");
+      expect(text).toMatch(/warning +pods +1 should be meshed and are not: ml-late\/early/);
+      const inside = await run("describe", "pod", "early", "-n", "ml-late");
+      expect(inside.text).toMatch(/NO: it .*make it anew/);
+    } finally {
+      await kubectl(["delete", "namespace", "ml-late", "--wait=false"]);
+    }
+  });
+
+  test("check fails when the control plane is gone, and verbs say that it is not ready", async () => {
+    await kubectl(["scale", "deployment/countersign", "-n", SYSTEM, "--replicas=0"]);
+    await kubectl([
+      "wait",
+      "--for=delete",
+      "pod",
+      "-l",
+      "app.kubernetes.io/name=countersign",
+      "-n",
+      SYSTEM,
+      "--timeout=40s",
+    ]);
+    const status = await run("status");
+    expect(status.errors).toContain("no pod of the control plane in `countersign-system` is ready");
+    expect(status.status).toBe(3);
+    const check = await run("check");
+    expect(check.text).toMatch(/^failed +control plane +no pod is behind/m);
+    expect(check.status).toBe(1);
+  });
+});
