@@ -4,10 +4,12 @@ import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type StatusServer, startStatusServer, textPage } from "../sidecar/core/runtime/metrics-server.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ProxyStatus } from "./discovery/server.ts";
+import type { WriteResult } from "./status/kubernetes-sink.ts";
 
 export interface ControlPlaneMetrics {
   readonly registry: Registry;
   nack(): void;
+  statusWritten(result: WriteResult): void;
   /** Seconds from reading a change to the last affected sidecar's acknowledgement. */
   pushed(seconds: number): void;
   compiled(seconds: number): void;
@@ -31,6 +33,8 @@ export interface MetricSources {
     readonly problems: number;
   };
   readonly authority: () => CertificateAuthority | undefined;
+  /** In a cluster: whether this replica leads. */
+  readonly isLeader?: () => boolean;
 }
 
 export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { close(): void } {
@@ -57,6 +61,14 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     collect() {
       this.reset();
       this.set({ revision: String(sources.revision()), pinned: String(sources.pinned() ?? "") }, 1);
+    },
+  });
+  new Gauge({
+    name: "countersign_leader",
+    help: "1 where this replica writes status and what else all replicas share",
+    registers,
+    collect() {
+      this.set(sources.isLeader?.() === false ? 0 : 1);
     },
   });
   new Gauge({
@@ -107,6 +119,12 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     help: "configurations that a sidecar refused",
     registers,
   });
+  const statusWrites = new Counter({
+    name: "countersign_status_writes_total",
+    help: "statuses written into objects, by what came of it",
+    labelNames: ["result"],
+    registers,
+  });
   const push = new Histogram({
     name: "countersign_config_push_seconds",
     help: "from a change being read to the acknowledgement of the last sidecar it affects",
@@ -147,6 +165,7 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
   return {
     registry,
     nack: () => nacks.inc(),
+    statusWritten: (result) => statusWrites.inc({ result }),
     pushed: (seconds) => push.observe(seconds),
     compiled: (seconds) => compile.observe(seconds),
     joined: (result) => joins.inc({ result }),
