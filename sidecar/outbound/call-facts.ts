@@ -20,6 +20,8 @@ export class CallFacts {
   classified: Classified | undefined;
   operation = "unknown";
   traceparent: string | undefined;
+  /** The trace begins here: the application sent none that could be read. */
+  ownTrace = false;
   upstream: Upstream | undefined;
   requestBytes = 0;
   responseBytes = 0;

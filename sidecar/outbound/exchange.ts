@@ -3,12 +3,11 @@
 
 import { pickLeastRequest } from "../balance/pick.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { Classified } from "../core/policy/classified.ts";
-import { REASONS, type Reason } from "../core/policy/reason.ts";
+import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
-import { createField, type Field, FieldFlag } from "../wire/field.ts";
+import { type Field, FieldFlag } from "../wire/field.ts";
 import type { RequestHead } from "../wire/http1/parser.ts";
 import {
   CHUNK_END,
@@ -22,23 +21,18 @@ import type { Http2Stream } from "../wire/http2/connection.ts";
 import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import type { AppSideConnection } from "./app-side-connection.ts";
 import { CallFacts } from "./call-facts.ts";
-import type { Destination, Directory, FixedDestination } from "./resolve.ts";
+import { askFor, isDestination, locate } from "./locate.ts";
+import { STRIPPED, writeMeshHead } from "./mesh-request.ts";
+import { problemAnswer } from "./problem-answer.ts";
+import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { Upstream } from "./upstream.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
 const NO_ERROR = 0x0;
 const CANCEL = 0x8;
-const STRIPPED = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
 const MAX_ATTEMPTS = 4;
 const EMPTY = Buffer.alloc(0);
-const METHOD_FIELDS: ReadonlyMap<string, Field> = new Map(
-  ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].map((method) => [
-    method,
-    createField(":method", method),
-  ]),
-);
-const SCHEME: Field = createField(":scheme", "http");
 
 /** Label of an operation in a proof: both sides put `mcp` on a port with that pack (DOMAIN V6). */
 function labelOf(classified: Classified): string {
@@ -60,7 +54,6 @@ export class OutboundExchange implements UpstreamExchange {
   #chain: CallChain | undefined;
   #authorization: string | undefined;
   #authorizations = 0;
-  #createdTrace = false;
   #tried: Set<Upstream> | undefined;
   #attempts = 0;
   #connection: UpstreamConnection | undefined;
@@ -94,87 +87,19 @@ export class OutboundExchange implements UpstreamExchange {
 
   /** @param fixed what a local listener or a captured connection means; undefined on the proxy port. */
   start(fixed: FixedDestination | undefined): void {
-    const { directory, identityUntilMs } = this.#services.state;
-    const { head } = this;
     this.#facts.fixed = fixed;
     this.#readFields();
-    if (head.method === "CONNECT") {
-      this.#refuse(
-        "UNSUPPORTED",
-        "CONNECT is not carried: send http requests in absolute form (http_proxy), the mesh encrypts them",
-      );
-      return;
-    }
-    if (head.upgrade !== undefined && head.upgrade.toLowerCase() !== "h2c") {
-      this.#refuse("UNSUPPORTED", "protocol upgrades are not carried yet");
-      return;
-    }
-    if (directory === undefined || identityUntilMs === 0) {
-      this.#refuse("NOT_READY", "no policy or identity yet");
-      return;
-    }
-    if (this.#facts.nowMs >= identityUntilMs) {
-      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
-      return;
-    }
-    if (fixed !== undefined) {
-      const destination = directory.ofFixed(fixed);
-      if (destination === undefined) {
-        this.#resolve(fixed.kind === "service" ? fixed.service : fixed.address, fixed.port, fixed);
-        return;
-      }
-      this.#classify(destination);
-      return;
-    }
-    if (head.authority === "") {
-      this.#refuse("UNKNOWN_DESTINATION", "the request names no host");
-      return;
-    }
-    const found = directory.find(head.authority);
-    if (found.kind === "destination") this.#classify(found.destination);
-    else if (found.kind === "bad") this.#refuse("REQ_MALFORMED", found.detail);
-    else this.#resolve(found.host, found.port, undefined);
-  }
-
-  #resolve(host: string, port: number, fixed: FixedDestination | undefined): void {
-    this.#pauseRequest();
-    this.#services.resolve(host, port).then(
-      (resolution) => {
+    const located = locate(this.#facts, this.#services);
+    if (isDestination(located)) this.#classify(located);
+    else if (located.kind === "refused") this.#refuse(located.reason, located.detail);
+    else {
+      this.#pauseRequest();
+      void askFor(located, this.#facts, this.#services).then((found) => {
         if (this.#over) return;
-        if (resolution.kind === "refused") {
-          const reason = Object.hasOwn(REASONS, resolution.reason)
-            ? (resolution.reason as Reason)
-            : "UNKNOWN_DESTINATION"; // a key of REASONS
-          // An address that was captured exists all the same; it is not a name that was mistyped.
-          const isOutside = reason === "UNKNOWN_DESTINATION" && fixed?.kind === "address";
-          this.#refuse(
-            isOutside ? "OUTBOUND_DENIED" : reason,
-            `\`${host}:${port}\` cannot be called from this workload`,
-          );
-          return;
-        }
-        const { directory } = this.#services.state;
-        const destination =
-          fixed === undefined
-            ? (directory?.ofService(resolution.service.id, port) ?? this.#found(directory))
-            : directory?.ofFixed(fixed);
-        if (destination === undefined) {
-          // An address of the mesh that the table does not lead to: nothing serves it for us at the moment.
-          if (fixed?.kind === "address") this.#refuse("NO_ENDPOINTS", `nothing serves \`${host}:${port}\``);
-          else this.#refuse("UNKNOWN_DESTINATION", `port ${port} is not declared by \`${host}\``);
-          return;
-        }
-        this.#classify(destination);
-      },
-      () => {
-        if (!this.#over) this.#refuse("NOT_READY", "the control plane cannot be asked");
-      },
-    );
-  }
-
-  #found(directory: Directory | undefined): Destination | undefined {
-    const found = directory?.find(this.head.authority);
-    return found?.kind === "destination" ? found.destination : undefined;
+        if (isDestination(found)) this.#classify(found);
+        else this.#refuse(found.reason, found.detail);
+      });
+    }
   }
 
   /** First of all, so that a refusal is recorded under its trace too. */
@@ -195,7 +120,7 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#facts.traceparent !== undefined) return;
     // None, a broken one, or two of them: a new trace begins here (W3C Trace Context section 3.2).
     this.#facts.traceparent = createTraceparent(this.#services.ids);
-    this.#createdTrace = true;
+    this.#facts.ownTrace = true;
   }
 
   #classify(destination: Destination): void {
@@ -205,7 +130,7 @@ export class OutboundExchange implements UpstreamExchange {
       this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
       return;
     }
-    if (this.#services.state.carriesTrace && !this.#createdTrace && this.#facts.traceparent !== undefined)
+    if (this.#services.state.carriesTrace && !this.#facts.ownTrace && this.#facts.traceparent !== undefined)
       this.#chain = this.#services.correlation?.find(traceIdOf(this.#facts.traceparent), this.#facts.nowMs);
     if (destination.port.protocol !== "http") {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
@@ -282,48 +207,17 @@ export class OutboundExchange implements UpstreamExchange {
     destination: Destination,
   ): void {
     const { h2 } = connection;
-    const { head } = this;
-    const { cache } = this.#services;
-    const { method, target, fields, connectionNames } = head;
-    h2.beginHeaders(stream);
-    h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
-    h2.putField(SCHEME);
-    // Query strings differ from call to call and may hold secrets: never in a table.
-    if (target.includes("?")) h2.putPair(":path", target);
-    else h2.putField(destination.pathField(target));
-    h2.putField(cache.get(":authority", head.authority === "" ? this.#hostOf(destination) : head.authority));
-    for (let i = 0; i < fields.length; i++) {
-      const field = fields[i];
-      if (field === undefined) continue;
-      if ((field.flags & STRIPPED) === 0) {
-        // A trace of ours replaces what could not be used, and what belonged to it.
-        if (
-          this.#createdTrace &&
-          (field.flags & FieldFlag.neverIndex) !== 0 &&
-          (field.name === "traceparent" || field.name === "tracestate")
-        )
-          continue;
-        if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
-      } else if (field.name === "content-length") h2.putField(field);
-    }
+    const { operation, nowMs } = this.#facts;
     const proof = connection.countersigner.fields(
-      this.#facts.operation,
+      operation,
       destination.packsDigest,
       this.#chain,
       this.#authorization,
-      this.#facts.nowMs,
+      nowMs,
     );
-    h2.putField(proof.wit);
-    h2.putField(proof.wpt);
-    h2.putField(destination.portField);
-    if (this.#createdTrace && this.#facts.traceparent !== undefined)
-      h2.putPair("traceparent", this.#facts.traceparent);
+    h2.beginHeaders(stream);
+    writeMeshHead(h2, this.#facts, proof, this.#services.cache);
     h2.endHeaders(this.#hasNoBody);
-  }
-
-  /** For a request of HTTP/1.0 without Host. */
-  #hostOf({ service }: Destination): string {
-    return this.#facts.fixed?.kind === "address" ? this.#facts.target() : service.id.replace("/", ".");
   }
 
   get #hasNoBody(): boolean {
@@ -544,35 +438,11 @@ export class OutboundExchange implements UpstreamExchange {
   #refuse(reason: Reason, detail: string): void {
     this.#facts.error = detail;
     this.#facts.reason = reason;
-    const { head } = this;
-    const { trail } = this.#services;
-    const program = this.#services.state.directory?.table.program;
-    const caller = program === undefined ? undefined : `${program.kind}/${program.name}`;
-    this.#facts.decisionId = trail.decisionId();
-    const problem = problemJson({
-      reason,
-      operation: this.#facts.classified === undefined ? undefined : this.#facts.operation,
-      target:
-        this.#facts.destination === undefined
-          ? this.#facts.target()
-          : `${this.#facts.destination.callee.kind}/${this.#facts.destination.callee.name}`,
-      caller,
-      decisionId: this.#facts.decisionId,
-      detail,
-    });
-    this.#facts.status = problem.status;
     this.#answerHead = true;
     this.#answerEnded = true;
     // A body that nobody will read: the connection cannot be used again without reading it.
     if (!this.#requestEnded && !this.#hasNoBody) this.#app.closeAfterAnswer();
-    const close = this.#app.mustClose ? CLOSE_LINE : "";
-    const retry = problem.status === 503 ? "retry-after: 1\r\n" : "";
-    const body = head.method === "HEAD" ? "" : problem.body;
-    this.#facts.responseBytes = body.length;
-    this.#app.socket.write(
-      `${statusLine(problem.status)}content-type: ${problem.contentType}\r\ncontent-length: ${problem.body.length}\r\n` +
-        `proxy-status: ${proxyStatus(reason, this.#facts.decisionId, detail, caller)}\r\n${retry}${close}\r\n${body}`,
-    );
+    this.#app.socket.write(problemAnswer(this.#facts, this.#services, this.#app.mustClose));
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(false);
   }

@@ -1,0 +1,61 @@
+// The head of a request as it crosses to the callee's sidecar: the application's fields without what belongs to its hop,
+// with the proof of who asks for what.
+import { createField, type Field, FieldFlag } from "../wire/field.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import type { Http2Connection } from "../wire/http2/connection.ts";
+import type { ProofFields } from "./attach.ts";
+import type { CallFacts } from "./call-facts.ts";
+import type { Destination } from "./resolve.ts";
+import type { UpstreamExchange } from "./upstream-connection.ts";
+
+/** Fields that never go on as they came, in either direction. */
+export const STRIPPED = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
+const METHOD_FIELDS: ReadonlyMap<string, Field> = new Map(
+  ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].map((method) => [
+    method,
+    createField(":method", method),
+  ]),
+);
+const SCHEME: Field = createField(":scheme", "http");
+
+type Writer = Pick<Http2Connection<UpstreamExchange | undefined>, "putField" | "putPair">;
+
+/**
+ * Writes every field of the head.
+ *
+ * @param facts of a call that has its destination.
+ */
+export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, cache: FieldCache): void {
+  const { destination, ownTrace, traceparent } = facts;
+  if (destination === undefined) return;
+  const { method, target, authority, fields, connectionNames } = facts.head;
+  h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
+  h2.putField(SCHEME);
+  // Query strings differ from call to call and may hold secrets: never in a table.
+  if (target.includes("?")) h2.putPair(":path", target);
+  else h2.putField(destination.pathField(target));
+  h2.putField(cache.get(":authority", authority === "" ? hostOf(facts, destination) : authority));
+  for (let i = 0; i < fields.length; i++) {
+    const field = fields[i];
+    if (field === undefined) continue;
+    if ((field.flags & STRIPPED) === 0) {
+      // A trace of ours replaces what could not be used, and what belonged to it.
+      if (
+        ownTrace &&
+        (field.flags & FieldFlag.neverIndex) !== 0 &&
+        (field.name === "traceparent" || field.name === "tracestate")
+      )
+        continue;
+      if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
+    } else if (field.name === "content-length") h2.putField(field);
+  }
+  h2.putField(proof.wit);
+  h2.putField(proof.wpt);
+  h2.putField(destination.portField);
+  if (ownTrace && traceparent !== undefined) h2.putPair("traceparent", traceparent);
+}
+
+/** For a request of HTTP/1.0 without Host. */
+function hostOf(facts: CallFacts, { service }: Destination): string {
+  return facts.fixed?.kind === "address" ? facts.target() : service.id.replace("/", ".");
+}
