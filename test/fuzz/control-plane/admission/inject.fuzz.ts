@@ -27,28 +27,42 @@ const odd = fc.oneof(
     "__proto__",
   ),
 );
-const port = fc.oneof(fc.constantFrom<unknown>("http", "8080", 8080, 16020, 0), odd);
 const sometimes = <T>(value: fc.Arbitrary<T>): fc.Arbitrary<unknown> =>
-  fc.oneof({ weight: 9, arbitrary: value as fc.Arbitrary<unknown> }, { weight: 1, arbitrary: odd });
+  fc.oneof({ weight: 40, arbitrary: value as fc.Arbitrary<unknown> }, { weight: 1, arbitrary: odd });
 const optional = (fields: Record<string, fc.Arbitrary<unknown>>, requiredKeys: string[] = []) =>
   fc.record(fields, { requiredKeys });
 
-const action = optional({
-  httpGet: sometimes(
-    optional({ port, path: fc.oneof(fc.webPath(), odd), scheme: odd, host: odd, httpHeaders: odd }),
+const port = sometimes(fc.constantFrom<unknown>("8080", 8080, 9000));
+const rare = (value: unknown): fc.Arbitrary<unknown> => sometimes(fc.constant(value));
+
+const timeoutSeconds = sometimes(fc.integer({ min: 1, max: 300 }));
+const httpGet = sometimes(
+  optional(
+    {
+      port,
+      path: sometimes(fc.webPath()),
+      scheme: rare("HTTPS"),
+      host: rare(""),
+      httpHeaders: rare([{ name: "a", value: "b" }]),
+    },
+    ["port"],
   ),
-  tcpSocket: sometimes(optional({ port, host: odd })),
-  grpc: sometimes(optional({ port, service: odd })),
-  exec: fc.constant({ command: ["true"] }),
-  timeoutSeconds: fc.oneof(fc.integer({ min: 0, max: 400 }), odd),
-});
+);
+const tcpSocket = sometimes(optional({ port, host: rare("") }, ["port"]));
+const grpc = sometimes(optional({ port, service: rare("x") }, ["port"]));
+const exec = fc.constant({ command: ["true"] });
+const action = fc.oneof(
+  ...[{ httpGet }, { tcpSocket }, { grpc }, { exec }].map((one) => ({
+    weight: 10,
+    arbitrary: optional({ ...one, timeoutSeconds }, Object.keys(one)),
+  })),
+  { weight: 1, arbitrary: optional({ httpGet, tcpSocket, grpc, exec, timeoutSeconds }) },
+);
 const security = optional({
-  runAsUser: odd,
-  runAsGroup: odd,
-  privileged: odd,
-  capabilities: sometimes(
-    optional({ add: fc.oneof(fc.array(fc.constantFrom("NET_ADMIN", "net_raw", "CHOWN")), odd) }),
-  ),
+  runAsUser: rare(1000),
+  runAsGroup: rare(0),
+  privileged: rare(false),
+  capabilities: sometimes(optional({ add: rare(["CHOWN"]) })),
 });
 const container = (names: readonly string[]) =>
   sometimes(
@@ -63,57 +77,63 @@ const container = (names: readonly string[]) =>
         readinessProbe: action,
         lifecycle: optional({ postStart: action, preStop: action }),
         securityContext: security,
-        volumeMounts: sometimes(fc.array(optional({ name: odd, mountPath: odd }), { maxLength: 2 })),
+        volumeMounts: sometimes(
+          fc.array(optional({ name: rare("data"), mountPath: rare("/data") }), { maxLength: 2 }),
+        ),
         restartPolicy: fc.constantFrom("Always", "Never"),
-        args: odd,
+        args: rare(["x"]),
       },
       ["name"],
     ),
   );
-const annotation = fc.oneof(
-  fc.constantFrom(
-    ...[
-      "injected",
-      "packs",
-      "propagation",
-      "run-as",
-      "opaque-ports",
-      "exclude-inbound-ports",
-      "cpu",
-      "memory-limit",
-    ].map((name) => `countersign.dev/${name}`),
-    ...["countersign.dev/verified-owner", "prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path"],
-    "hub.jupyter.org/username",
-  ),
-  fc.string({ maxLength: 10 }),
-);
-const text = fc.oneof(
-  fc.constantFrom("8080", "100m", "true", "false", "trace", "8080=ray", "16020", "/m"),
-  fc.string({ maxLength: 12 }),
-);
+/** Values that each takes, and now and then any text. */
+const texts = (values: Readonly<Record<string, string>>) =>
+  sometimes(
+    optional(
+      Object.fromEntries(
+        Object.entries(values).map(([name, value]) => [
+          name,
+          fc.oneof(
+            { weight: 20, arbitrary: fc.constant(value) },
+            { weight: 1, arbitrary: fc.string({ maxLength: 12 }) },
+          ),
+        ]),
+      ),
+    ),
+  );
+const annotations = texts({
+  "countersign.dev/injected": "1.0.0",
+  "countersign.dev/packs": "8080=ray",
+  "countersign.dev/propagation": "trace",
+  "countersign.dev/run-as": "bob",
+  "countersign.dev/opaque-ports": "8080",
+  "countersign.dev/exclude-inbound-ports": "9000",
+  "countersign.dev/cpu": "100m",
+  "countersign.dev/verified-owner": "mallory",
+  "prometheus.io/scrape": "true",
+  "prometheus.io/port": "8080",
+  "prometheus.io/path": "/m?x=$(POD_IP)",
+  "hub.jupyter.org/username": "bob",
+});
+const labels = texts({ "countersign.dev/kind": "job", app: "x" });
 const pod = optional(
   {
-    metadata: sometimes(
-      optional({
-        annotations: sometimes(fc.dictionary(annotation, text, { maxKeys: 4 })),
-        labels: sometimes(
-          fc.dictionary(fc.constantFrom("countersign.dev/inject", "countersign.dev/kind", "app"), text, {
-            maxKeys: 2,
-          }),
-        ),
-      }),
-    ),
+    metadata: sometimes(optional({ annotations, labels })),
     spec: sometimes(
       optional(
         {
           containers: sometimes(fc.array(container(["app", "more"]), { minLength: 1, maxLength: 2 })),
           initContainers: sometimes(
-            fc.array(container(["init", "countersign-proxy", "countersign-init"]), { maxLength: 3 }),
+            fc.array(container(["init", "init", "init", "init", "init", "countersign-proxy"]), {
+              maxLength: 3,
+            }),
           ),
           ephemeralContainers: sometimes(fc.array(container(["debug"]), { maxLength: 1 })),
-          volumes: sometimes(fc.array(optional({ name: odd, hostPath: odd }), { maxLength: 2 })),
+          volumes: sometimes(
+            fc.array(optional({ name: rare("data"), hostPath: rare({}) }), { maxLength: 2 }),
+          ),
           securityContext: security,
-          hostNetwork: odd,
+          hostNetwork: rare(false),
         },
         ["containers"],
       ),
@@ -142,7 +162,7 @@ function check(object: UnknownFields): UnknownFields | undefined {
   if (init?.name !== "countersign-init" || proxy?.name !== "countersign-proxy")
     throw new Error("not ours first");
   for (const { name } of [...others, ...spec.containers])
-    if (String(name).startsWith("countersign-")) throw new Error("one of ours elsewhere");
+    if (name === "countersign-proxy" || name === "countersign-init") throw new Error("one of ours elsewhere");
   const rest = JSON.stringify(
     [...others, ...spec.containers].map(({ securityContext }) => securityContext ?? {}),
   );
