@@ -82,7 +82,8 @@ Examples:
       `
 Two ways. A described call is compiled and decided here with the code of production, from a directory of policies
 (--config-dir) or from what is in force in a running mesh; the user has signed in just now with a second factor. A decision id (from a denial or the audit log) is explained by the
-sidecar that answered with it; sidecars keep their last 1000 denials. Exit status 1: the call is denied.
+sidecar that answered with it; sidecars keep their last 1000 denials. Exit status 1: the call is denied. In a pod:
+kubectl exec POD -c countersign-proxy -- countersign explain ID --sidecar /var/run/countersign/state
 
 --from and --to take kind/name, namespace/name, namespace/kind/name, a bare name, pod/namespace/name, external/name (--to), or
 plaintext and a SPIFFE ID (--from).
