@@ -140,7 +140,7 @@ export class PodMesh {
       credentials: new LiveCredentials(material, true),
       trustDomain: TRUST_DOMAIN,
       softwareVersion: "0",
-      heartbeatMs: 100,
+      heartbeatMs: 1_000,
       tables: {
         revision: () => this.state.revision,
         isCurrent: () => true,

@@ -1,8 +1,9 @@
 // The bootstrap port as a stranger meets it: what it takes, what it tells, and how often it may be asked.
 import { createSecureContext } from "node:tls";
-import { credentials, Metadata, makeGenericClientConstructor, status } from "@grpc/grpc-js";
+import { Client, credentials, Metadata, makeGenericClientConstructor, status } from "@grpc/grpc-js";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import { JoinRefusal } from "../../../control-plane/attestation/refusal.ts";
+import fc from "fast-check";
+import { type JoinProof, JoinRefusal } from "../../../control-plane/attestation/refusal.ts";
 import { createServerIdentity } from "../../../control-plane/ca/server-identity.ts";
 import {
   type BootstrapServer,
@@ -137,6 +138,58 @@ describe("the bootstrap port", () => {
       code: status.UNAVAILABLE,
       text: "the control plane failed, try again",
     });
+  });
+
+  test("survives any bytes, and hands on nothing that has no proof in it", async () => {
+    const raw = new Client(
+      `127.0.0.1:${server.port}`,
+      credentials.createFromSecureContext(createSecureContext({ ca: authority.bundle.caPem }), {
+        checkServerIdentity: () => undefined,
+      }),
+      CHANNEL_OPTIONS,
+    );
+    const proofs: JoinProof[] = [];
+    join = async (proof) => {
+      proofs.push(proof);
+      return { ok: false, error: new JoinRefusal("join_rejected", "no") };
+    };
+    const send = (bytes: Uint8Array): Promise<number> =>
+      new Promise((resolve) => {
+        raw.makeUnaryRequest(
+          "/countersign.mesh.v1.Bootstrap/Join",
+          (value: Uint8Array) => Buffer.from(value),
+          (value) => value,
+          bytes,
+          new Metadata(),
+          { deadline: Date.now() + 10_000 },
+          (error) => resolve(error?.code ?? 0),
+        );
+      });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.oneof(
+          fc.uint8Array({ maxLength: 200 }),
+          // Fields of the message with noise in them.
+          fc
+            .tuple(fc.constantFrom(0x0a, 0x12, 0x1a), fc.uint8Array({ maxLength: 100 }))
+            .map(([tag, noise]) => Uint8Array.of(tag, noise.length, ...noise)),
+        ),
+        async (bytes) => {
+          clock.advance(1_000);
+          expect([status.INVALID_ARGUMENT, status.UNAUTHENTICATED, status.INTERNAL]).toContain(
+            await send(bytes),
+          );
+        },
+      ),
+      { numRuns: 200 },
+    );
+    raw.close();
+    for (const { kind, token } of proofs) {
+      expect(["join-token", "service-account-token"]).toContain(kind);
+      expect(token).not.toBe("");
+    }
+    clock.advance(60_000);
+    expect(await ask({ joinToken: "j", request: REQUEST })).toMatchObject({ code: status.UNAUTHENTICATED });
   });
 
   test("lets one address ask 50 times at once and 10 times a second", async () => {
