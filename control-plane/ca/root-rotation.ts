@@ -63,9 +63,12 @@ export const ALONE_LIMITS = {
   overdueMs: OVERDUE_MS,
 };
 
-/** Replicas poll every 5 s, and the kubelet takes up to two minutes to bring a changed ConfigMap into a pod. */
+/**
+ * Replicas poll every 5 s. The kubelet takes up to two minutes to bring a changed ConfigMap into a pod that is starting, and
+ * the control plane's certificate leaves the old root with `retire`.
+ */
 export const CLUSTER_LIMITS = {
-  holdMs: { distribute: 3 * MINUTE_MS, sign: 20_000, retire: 20_000 },
+  holdMs: { distribute: 20_000, sign: 2 * MINUTE_MS, retire: 20_000 },
   overdueMs: OVERDUE_MS,
 };
 

@@ -457,7 +457,10 @@ class Discovery {
       ...[...this.#streams]
         .filter((stream) => stream.session.status.hello)
         .map((stream) => this.#statusOf(stream)),
-      ...this.#left.values(),
+      // Not of a workload that is gone: nobody of it comes back.
+      ...[...this.#left.values()].filter(
+        ({ workload }) => this.#options.tables.table(workload) !== undefined,
+      ),
     ];
   }
 
