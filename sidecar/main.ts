@@ -89,6 +89,8 @@ class Sidecar {
   #early = new AbortController();
   /** The identity counts no more: the next one comes from the bootstrap port, not over the stream. */
   #mustJoin = false;
+  /** The last renewal found no stream. */
+  #isCutOff = false;
   #rejoining: Promise<void> = Promise.resolve();
   #rejoins = 0;
   /** Was told that its root is about to leave. */
@@ -239,9 +241,11 @@ class Sidecar {
         current: () => this.#plane.identity,
         early: () => this.#early.signal,
         issue: async (attempt) => {
-          // Without a stream, or with one that no longer takes our word, the pod's own token is asked on.
-          if (this.#enrolment.isRepeatable && (this.#mustJoin || !client.connected))
+          // Where there is no stream for longer, or none that takes our word, the pod's own token has to do.
+          const isCutOff = this.#isCutOff && !client.connected;
+          if (this.#enrolment.isRepeatable && (this.#mustJoin || isCutOff))
             return this.#enrolment.attempt(attempt);
+          this.#isCutOff = !client.connected;
           const keys = createKeys();
           const message = await client.requestCertificate(createCertificateRequest(keys), attempt);
           return identityOf(message, keys, this.#clock.nowMs());

@@ -185,7 +185,7 @@ describe("a sidecar in a pod", () => {
 
   test("does not renew by token what its stream renews", async () => {
     mesh.setPod(FIRST, "job", "trainer");
-    mesh.setState({ config: { ...mesh.state.config, svidTtlMs: 2_000 } });
+    mesh.setState({ config: { ...mesh.state.config, svidTtlMs: 40_000 } });
     mesh.writeBundle();
     await (await start()).ready;
     await connectedAs("lab/runner/job/trainer");
