@@ -56,6 +56,7 @@ const MAX_CONNECTIONS = 256;
 const MAX_PER_ADDRESS = 16;
 const MAX_FROM_LOOPBACK = 128;
 const IDLE_MS = 30_000;
+const MAX_REQUESTS_PER_CONNECTION = 256;
 
 function contextOf(material: ManagementMaterial): SecureContextOptions {
   return {
@@ -130,6 +131,8 @@ export async function createSecuredManagementServer(
     (request, response) => void route(request, response),
   );
   server.maxConnections = MAX_CONNECTIONS;
+  // A certificate is checked in the handshake: roots that left are not trusted for long by connections that stay busy.
+  server.maxRequestsPerSocket = MAX_REQUESTS_PER_CONNECTION;
   // A peer that does not take its answer.
   server.setTimeout(IDLE_MS);
   const held = new Map<string, number>();
