@@ -200,7 +200,7 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
       await waitForObject("mlflow-outside", "pod/stranger", "condition=Ready", 30_000);
       const stranger = { namespace: "mlflow-outside", name: "stranger", container: "app" };
       const { status, reason } = await callFrom(stranger, `${SCORER}/ping`);
-      expect({ status, reason }).toEqual({ status: 403, reason: "PLAINTEXT_DENIED" });
+      expect({ status, reason }).toEqual({ status: 403, reason: "AUTHN_MTLS_REQUIRED" });
     } finally {
       await tryKubectl(["delete", "namespace", "mlflow-outside", "--wait=false"]);
     }
@@ -265,6 +265,7 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
     async () => {
       const prometheus = new Prometheus(PROMETHEUS_PORT);
       try {
+        await prometheus.discover();
         await callFrom(NOTEBOOK, "-n", "20", "-i", "100", `${SCORER}/ping`);
         const up = async () =>
           new Map((await prometheus.query("up")).map(({ metric, value }) => [metric["pod"] ?? "", value]));
