@@ -87,6 +87,8 @@ function statePage(state: AdminState): Page {
         : {
             revision: table.revision,
             digest: table.digest,
+            mtls: table.settings.mtls,
+            outbound: table.settings.outbound,
             policies: table.program.policies.map((policy) => policy.id),
             services: [...table.services.keys()],
           },

@@ -6,12 +6,12 @@ import { isCaptureProbe } from "../capture/verify.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
-import { passThrough } from "../wire/passthrough.ts";
+import { type Passthrough, passThrough } from "../wire/passthrough.ts";
 import { sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import { addressKey } from "./address-index.ts";
 import { AppSideConnection } from "./app-side-connection.ts";
-import type { Destination, FixedDestination } from "./resolve.ts";
+import type { Destination, Directory, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 export interface CaptureListenerDeps {
@@ -46,6 +46,10 @@ export class CaptureListener {
   readonly #connections = new Set<AppSideConnection>();
   /** Local ends of our own connections outward: one of them captured again would go round for ever. */
   readonly #outward = new Set<string>();
+  /** What is passed on, by the key of its address. */
+  readonly #passing = new Map<Passthrough, string>();
+  /** The table that the passing ones were last held against. */
+  #heldAgainst: Directory | undefined;
   readonly #reported = new Set<string>();
   #draining = false;
 
@@ -201,7 +205,7 @@ export class CaptureListener {
 
   #pass(socket: Socket, { address, port }: OriginalDestination): void {
     let local: string | undefined;
-    passThrough(socket, {
+    const passing = passThrough(socket, {
       to: { host: address, port },
       connectTimeoutMs: this.#deps.services.timeouts.connectMs,
       onConnected: (outward) => {
@@ -209,9 +213,11 @@ export class CaptureListener {
         this.#outward.add(local);
       },
       onClosed: () => {
+        this.#passing.delete(passing);
         if (local !== undefined) this.#outward.delete(local);
       },
     });
+    this.#passing.set(passing, addressKey(address, port));
   }
 
   #reset(socket: Socket, result: CaptureResult): void {
@@ -235,6 +241,17 @@ export class CaptureListener {
 
   sweep(nowMs: number): void {
     for (const connection of this.#connections) connection.sweep(nowMs);
+    this.#cutForbidden();
+  }
+
+  /** Ends what a new table does not let pass any more, also because it is of the mesh now. */
+  #cutForbidden(): void {
+    const { directory } = this.#deps.services.state;
+    if (directory === undefined || directory === this.#heldAgainst) return;
+    this.#heldAgainst = directory;
+    const isDenied = directory.table.settings.outbound === "Deny";
+    for (const [passing, key] of this.#passing)
+      if (isDenied || directory.ofAddress(key) !== undefined) passing.cut();
   }
 
   /** Accepts nothing more; every answer from now on is the last of its connection. */

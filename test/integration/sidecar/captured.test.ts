@@ -236,6 +236,22 @@ describe("destinations outside the mesh", () => {
     socket.destroy();
   });
 
+  test("end in the middle when settings do not allow it any more", async () => {
+    setOutbound("Allow");
+    original = { address: own(), port };
+    const socket = connect(sidecar.captured?.outbound ?? 0, "127.0.0.1");
+    socket.on("error", () => {});
+    await once(socket, "data");
+    const closed = new Promise((resolve) => socket.once("close", resolve));
+    setOutbound("Allow");
+    sidecar.plane.sweep(0);
+    expect(socket.destroyed).toBe(false);
+    setOutbound("Deny");
+    sidecar.plane.sweep(0);
+    // A reset, not an orderly end.
+    expect(await closed).toBe(true);
+  });
+
   test("are passed on also while the control plane cannot be asked", async () => {
     setOutbound("Allow");
     refusal = "NOT_READY";
