@@ -154,10 +154,11 @@ export class RootRotation {
   /** Goes back to the old root by the way that is safe from here. @throws MeshError `not_found`, `conflict`, `io_failed`. */
   async abort(): Promise<AuthorityStatus> {
     const { ca, clock, log } = this.#deps;
-    const step = abortStep(this.#record(), clock.nowMs());
+    const before = this.#record();
+    const step = abortStep(before, clock.nowMs());
     if (step.kind === "refused")
       throw new MeshError("conflict", `${step.why}; see \`countersign ca status\``);
-    await ca.changeRotation(step);
+    await ca.changeRotation(step, before);
     log.warn("root rotation aborted", { goesBackBy: step.kind === "cancel" ? "nothing" : step.record.stage });
     return this.status();
   }
@@ -170,9 +171,10 @@ export class RootRotation {
    */
   async force(): Promise<{ readonly givenUp: readonly string[] } & AuthorityStatus> {
     const { ca, log } = this.#deps;
-    const { record, givenUp } = forceStep(this.#record(), this.#view());
+    const before = this.#record();
+    const { record, givenUp } = forceStep(before, this.#view());
     const names = givenUp.map(({ name }) => name);
-    if (names.length > 0) await ca.changeRotation({ kind: "record", record });
+    if (names.length > 0) await ca.changeRotation({ kind: "record", record }, before);
     log.warn("root rotation forced", { stage: record.stage, count: names.length, sidecars: listed(names) });
     return { givenUp: names, ...this.status() };
   }
@@ -189,7 +191,7 @@ export class RootRotation {
     const step = nextStep(rotation.record, this.#view());
     if (step.kind === "wait") return this.#warn(rotation.record, step);
     const change: RotationChange = step.kind === "finish" ? step : { kind: "record", record: step.record };
-    await ca.changeRotation(change);
+    await ca.changeRotation(change, rotation.record);
     log.warn(step.kind === "finish" ? "root rotation finished" : "root rotation goes on", {
       stage: step.kind === "finish" ? "done" : step.record.stage,
       sequence: ca.sequence,

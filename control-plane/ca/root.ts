@@ -2,6 +2,7 @@
 // the keys that sign WITs. Its files lie in a store (a directory, or a Secret that replicas share); `maintain` renews what
 // is due, `refresh` takes up what another replica wrote, and the root changes by the stages of rotation.ts.
 import { createHash, type X509Certificate } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
 import { isTrustDomain } from "../../sidecar/core/identity/spiffe-id.ts";
 import { spkiSha256 } from "../../sidecar/core/identity/trust-bundle.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
@@ -22,7 +23,12 @@ import {
   type WitSigner,
   witSigner,
 } from "./authority-content.ts";
-import { type AuthorityStore, FileAuthorityStore, type StoredFiles } from "./authority-store.ts";
+import {
+  type AuthorityStore,
+  FileAuthorityStore,
+  type StoredFiles,
+  writeConflict,
+} from "./authority-store.ts";
 import {
   type CertifiedKey,
   createAuthorityCertificate,
@@ -256,12 +262,18 @@ export class CertificateAuthority {
     });
   }
 
-  /** Writes what the rotation does next. @throws MeshError `not_found` when there is none, `conflict`, `io_failed`. */
-  changeRotation(change: RotationChange): Promise<void> {
+  /**
+   * Writes what the rotation does next.
+   *
+   * @param decidedOn the record that the decision was made on: by now another replica may have written.
+   * @throws MeshError `not_found` when there is no rotation, `conflict`, `io_failed`.
+   */
+  changeRotation(change: RotationChange, decidedOn: RotationRecord): Promise<void> {
     return this.#inTurn(async () => {
       const { own, rotation } = this.#content;
       if (rotation === undefined || own === undefined)
         throw new MeshError("not_found", "no root rotation is under way");
+      if (!isDeepStrictEqual(rotation.record, decidedOn)) throw writeConflict(this.#store.place);
       switch (change.kind) {
         case "record": {
           const next = { ...rotation, record: change.record };

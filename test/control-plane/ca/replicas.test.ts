@@ -4,6 +4,7 @@ import { beforeEach, describe, expect, test } from "@jest/globals";
 import { trustBundleJson } from "../../../control-plane/ca/jwks.ts";
 import { runAuthorityMaintenance } from "../../../control-plane/ca/maintenance.ts";
 import { type CertificateAuthority, openCertificateAuthority } from "../../../control-plane/ca/root.ts";
+import type { RotationRecord } from "../../../control-plane/ca/rotation.ts";
 import { runServerIdentity } from "../../../control-plane/ca/server-identity.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import { MemoryStore } from "../../fakes/authority-store.ts";
@@ -18,6 +19,11 @@ beforeEach(() => {
 });
 const open = (trustDomain = "lake.example"): Promise<CertificateAuthority> =>
   openCertificateAuthority({ store, clock, trustDomain });
+
+function recordOf({ rotation }: CertificateAuthority): RotationRecord {
+  if (rotation === undefined) throw new Error("no rotation");
+  return rotation.record;
+}
 
 test("replicas that start at once on nothing have one authority", async () => {
   const all = await Promise.all([open(), open(), open()]);
@@ -53,9 +59,27 @@ describe("refresh", () => {
     await one.startRotation();
     expect(await other.refresh()).toEqual({ bundle: true, issuing: false });
     expect(other.rotation?.record.stage).toBe("distribute");
-    await other.changeRotation({ kind: "cancel" });
+    await other.changeRotation({ kind: "cancel" }, recordOf(other));
     await one.refresh();
     expect(trustBundleJson(one)).toBe(trustBundleJson(other));
+  });
+
+  test("a step that was decided on before somebody turned the rotation round is not taken", async () => {
+    const [leader, operators] = [await open(), await open()];
+    await leader.startRotation();
+    const signing = { ...recordOf(leader), stage: "sign" } as const;
+    await leader.changeRotation({ kind: "record", record: signing }, recordOf(leader));
+    await operators.refresh();
+    const retiring = { ...signing, stage: "retire" } as const;
+    await operators.changeRotation({ kind: "reverse", record: { ...signing, aborting: true } }, signing);
+    // The poll comes between the decision and its turn.
+    const [, late] = await Promise.allSettled([
+      leader.refresh(),
+      leader.changeRotation({ kind: "record", record: retiring }, signing),
+    ]);
+    expect(late).toMatchObject({ status: "rejected", reason: { code: "conflict" } });
+    expect(trustBundleJson(leader)).toBe(trustBundleJson(operators));
+    expect(recordOf(leader)).toMatchObject({ stage: "sign", aborting: true });
   });
 
   test("who writes on what is old is told so, and then knows better", async () => {

@@ -228,7 +228,7 @@ describe("a root rotation", () => {
         expect(mesh.ca.serverRoot.fingerprint256).toBe(mesh.ca.roots[0]?.fingerprint256);
         expect([...mesh.store.files.keys()].filter((name) => name.startsWith("root"))).toHaveLength(1);
       }),
-      { numRuns: 100 },
+      { numRuns: 50 },
     );
   });
 
