@@ -1,5 +1,5 @@
 // The status of an object as the API server shall have it, and whether it already has it. PURE.
-import type { PolicyStatus, Refusal } from "./conditions.ts";
+import { NOTHING_KEPT, type PolicyStatus, type Refusal } from "./conditions.ts";
 
 export type Fields = Readonly<Record<string, unknown>>;
 
@@ -64,8 +64,9 @@ export function policyStatus(status: PolicyStatus, stored: OwnStatus): OwnStatus
       lagging: proxies.lagging.map((text) => cut(text, MAX_LISTED)),
       ...(proxies.nacks ? { nacks: proxies.nacks.map((text) => cut(text, MAX_LISTED)) } : {}),
     },
-    // Without it a restart closes the Deny: loud, and safe.
-    ...(lastAccepted !== undefined && lastAccepted.length <= MAX_LAST_ACCEPTED ? { lastAccepted } : {}),
+    ...(lastAccepted === undefined
+      ? {}
+      : { lastAccepted: lastAccepted.length <= MAX_LAST_ACCEPTED ? lastAccepted : NOTHING_KEPT }),
   });
   const before = stored.proxies?.revision;
   const still = before === undefined ? undefined : own(before);

@@ -31,9 +31,15 @@ export interface PolicyStatus {
     /** At most 10 refusals in the sidecars' words. */
     readonly nacks?: readonly string[];
   };
-  /** Of a refused Deny in a cluster: JSON of generation and spec that stay in force, for a restart. */
+  /**
+   * Of a refused Deny in a cluster: JSON of generation and spec that stay in force, for a restart, or `NOTHING_KEPT`.
+   * INVARIANT: a refused Deny that is in force always has it; one without counts as never in force after a restart.
+   */
   readonly lastAccepted?: string;
 }
+
+/** No JSON: whoever reads it knows that there was a version in force, not which, and denies all to the targets. */
+export const NOTHING_KEPT = "not kept";
 
 /** Why the present version of an object is not in force. */
 export interface Refusal {
@@ -114,9 +120,7 @@ export function buildStatus(input: StatusInput): PolicyStatus {
   };
   const accepted = firstProblem(report, "Accepted");
   const refs = firstProblem(report, "ResolvedRefs");
-  const kept = input.policy
-    ? "the last accepted version stays in force"
-    : "no version of it is in force, none was accepted";
+  const kept = input.policy ? "the last accepted version stays in force" : "no version of it is in force";
   const isAccepted = refusals.length === 0 && accepted?.isError !== true;
   const acceptedReason = refusals[0]?.reason ?? accepted?.reason ?? "Accepted";
   const acceptedMessage =

@@ -6,7 +6,14 @@ import type { Compiled } from "../policy/compile.ts";
 import { expiredRules } from "../policy/conditions.ts";
 import type { PolicyReport } from "../policy/policy-report.ts";
 import type { ClusterState } from "../sources/store.ts";
-import { buildStatus, isProgrammedOn, type PolicyStatus, proxyName, type Refusal } from "./conditions.ts";
+import {
+  buildStatus,
+  isProgrammedOn,
+  NOTHING_KEPT,
+  type PolicyStatus,
+  proxyName,
+  type Refusal,
+} from "./conditions.ts";
 import type { StatusWorld } from "./world.ts";
 
 /** What is known of one object: its status is made anew when something in it changed. */
@@ -78,25 +85,24 @@ export class PolicyStatuses {
     const look = this.#look(world.proxies(), compiled, nowMs);
     const refused = new Map(world.refused().map((one) => [one.object, one.refusals]));
     const kept = new Map(
-      (world.standIns?.() ?? []).map(({ key, generation, spec }) => [
-        key,
-        JSON.stringify({ generation, spec }),
-      ]),
+      world.standIns?.().map(({ key, generation, spec }) => [key, JSON.stringify({ generation, spec })]),
     );
     this.#endsMs = Number.POSITIVE_INFINITY;
     const visit = (key: string): void => {
       const before = this.#entries.get(key);
       const policy = compiled?.state.policies.get(key);
       const refusals = refused.get(key) ?? NO_REFUSALS;
-      const own = policy?.generation ?? 0;
+      const judged = world.generationOf?.(key);
       const entry = this.#update(
         before,
         {
           policy,
           report: compiled?.policies.get(key),
           refusals,
-          generation: refusals.length > 0 ? (world.generationOf?.(key) ?? own) : own,
-          lastAccepted: kept.get(key),
+          generation: (refusals.length > 0 ? judged : undefined) ?? policy?.generation ?? 0,
+          // Only a cluster keeps its memory in status.
+          lastAccepted:
+            kept.get(key) ?? (judged !== undefined && isClosed(policy, refusals) ? NOTHING_KEPT : undefined),
         },
         look,
       );
@@ -191,6 +197,11 @@ export class PolicyStatuses {
       status: view === before?.view ? steady(before.status, status) : status,
     };
   }
+}
+
+/** A refused Deny of which no version is known denies all to its targets; a restart has to know that, too. */
+function isClosed(policy: AccessPolicy | undefined, refusals: readonly Refusal[]): boolean {
+  return refusals.length > 0 && policy?.action === "Deny";
 }
 
 function standingOf({ instance, node, state, nack, syncedRevision }: ProxyStatus): string {

@@ -7,7 +7,7 @@ import {
   policyStatus,
   readOwnStatus,
 } from "../../../control-plane/status/api-status.ts";
-import type { PolicyStatus } from "../../../control-plane/status/conditions.ts";
+import { NOTHING_KEPT, type PolicyStatus } from "../../../control-plane/status/conditions.ts";
 
 const status = (over: Partial<PolicyStatus> = {}, programmed = "True"): PolicyStatus => ({
   observedGeneration: 2,
@@ -84,7 +84,9 @@ describe("policyStatus", () => {
     expect(big.conditions[0]?.message.length).toBeLessThanOrEqual(32_768);
     expect(big.proxies?.lagging[0]?.length).toBeLessThanOrEqual(512);
     expect(big.proxies?.nacks?.[0]?.isWellFormed()).toBe(true);
-    expect(big.lastAccepted).toBeUndefined();
+    // Not left out: a refused Deny without it would count as never in force.
+    expect(big.lastAccepted).toBe(NOTHING_KEPT);
+    expect(() => JSON.parse(NOTHING_KEPT)).toThrow();
     expect(policyStatus(status({ lastAccepted: "{}" }), NOTHING).lastAccepted).toBe("{}");
   });
 

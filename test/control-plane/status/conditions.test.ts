@@ -122,7 +122,7 @@ describe("buildStatus", () => {
         generation: 0,
       },
       [
-        "Accepted False Invalid no; no version of it is in force, none was accepted",
+        "Accepted False Invalid no; no version of it is in force",
         "ResolvedRefs True ResolvedRefs",
         "Programmed False NotAccepted 0/0 proxies",
       ],

@@ -4,8 +4,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/gl
 import { createServerIdentity } from "../../../control-plane/ca/server-identity.ts";
 import type { ProxyStatus } from "../../../control-plane/discovery/server.ts";
 import { ReplicaProxies } from "../../../control-plane/status/replica-proxies.ts";
-import { createReplicas, type Replicas } from "../../../control-plane/status/replicas.ts";
+import { ReportClient } from "../../../control-plane/status/report-client.ts";
 import type { ReplicaMaterial } from "../../../control-plane/status/report-connection.ts";
+import { createReportServer } from "../../../control-plane/status/report-server.ts";
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import { createTestAuthority, issueTestIdentity, type TestAuthority, testId } from "../../fakes/authority.ts";
@@ -29,14 +30,18 @@ function materialOf({ ca }: TestAuthority): ReplicaMaterial {
 }
 
 interface Member {
-  readonly replicas: Replicas;
+  readonly port: number;
   local: ProxyStatus[];
   changes: number;
+  isLeader: boolean;
+  readonly client: ReportClient;
+  proxies(): readonly ProxyStatus[];
+  close(): Promise<void>;
 }
 
 let members: Member[] = [];
 afterEach(async () => {
-  await Promise.all(members.map(({ replicas }) => replicas.close()));
+  await Promise.all(members.map((one) => one.close()));
   members = [];
 });
 
@@ -45,19 +50,36 @@ async function member(
   local: ProxyStatus[],
   material = materialOf(authority),
 ): Promise<Member> {
-  const found: { replicas?: Replicas; local: ProxyStatus[]; changes: number } = { local, changes: 0 };
-  found.replicas = await createReplicas({
-    ...{ host: "127.0.0.1", port: 0, identity, softwareVersion: "1", trustDomain: "lake.example", material },
-    local: () => found.local,
+  const stop = new AbortController();
+  const common = { softwareVersion: "1", trustDomain: "lake.example", clock: systemClock, log: silentLogger };
+  const reported = new ReplicaProxies({
+    ...common,
     expectedDigest: () => "new",
     revision: () => 9,
+    signal: stop.signal,
     onChanged: () => {
-      found.changes += 1;
+      made.changes += 1;
     },
-    ...{ clock: systemClock, random: Math.random, log: silentLogger },
   });
-  // Set above.
-  const made = found as Member;
+  const server = await createReportServer({
+    ...{ ...common, host: "127.0.0.1", port: 0, material, proxies: reported },
+    isLeader: () => made.isLeader,
+  });
+  const client = new ReportClient({
+    ...{ ...common, identity, random: Math.random },
+    material: () => material,
+    proxies: () => made.local,
+  });
+  const reporting = client.run(stop.signal);
+  const made: Member = {
+    ...{ port: server.port, local, changes: 0, isLeader: false, client },
+    proxies: () => (made.isLeader ? reported.merge(made.local) : made.local),
+    close: async () => {
+      stop.abort();
+      await server.close();
+      await reporting;
+    },
+  };
   members.push(made);
   return made;
 }
@@ -70,8 +92,8 @@ async function until(condition: () => boolean): Promise<void> {
   }
 }
 
-const names = ({ replicas }: Member): string[] =>
-  replicas
+const names = (one: Member): string[] =>
+  one
     .proxies()
     .map(({ workload, state }) => `${workload} ${state}`)
     .sort();
@@ -85,8 +107,8 @@ describe("replicas", () => {
     ];
     const lead = (leader: Member, identity: string): void => {
       for (const one of members) {
-        one.replicas.lead(one === leader);
-        one.replicas.follow({ identity, address: `127.0.0.1:${leader.replicas.port}` });
+        one.isLeader = one === leader;
+        one.client.follow({ identity, address: `127.0.0.1:${leader.port}` });
       }
     };
     lead(a, "a");
@@ -94,7 +116,7 @@ describe("replicas", () => {
     expect(names(a)).toEqual(["w/a synced", "w/b synced"]);
     expect(names(b)).toEqual(["w/b synced"]);
     c.local = [proxy("w/c", { digest: "old", state: "stale" })];
-    c.replicas.changed();
+    c.client.changed();
     await until(() => names(a).length === 3);
     expect(names(a)).toContain("w/c stale");
     lead(c, "c");
@@ -105,7 +127,7 @@ describe("replicas", () => {
 
   test("neither a workload's certificate nor that of another mesh is listened to, nor such a leader told", async () => {
     const a = await member("a", []);
-    a.replicas.lead(true);
+    a.isLeader = true;
     const other = await createTestAuthority(Date.now());
     try {
       const theirs = materialOf(other);
@@ -120,7 +142,7 @@ describe("replicas", () => {
       ];
       for (const own of certificates) {
         const socket = connect({
-          ...{ host: "127.0.0.1", port: a.replicas.port, ...own, rejectUnauthorized: false },
+          ...{ host: "127.0.0.1", port: a.port, ...own, rejectUnauthorized: false },
           minVersion: "TLSv1.3",
         });
         socket.on("error", () => {});
@@ -128,15 +150,15 @@ describe("replicas", () => {
         await new Promise((resolve) => socket.once("close", resolve));
       }
       const stranger = await member("stranger", [proxy("w/s")], materialOf(other));
-      stranger.replicas.follow({ identity: "a", address: `127.0.0.1:${a.replicas.port}` });
+      stranger.client.follow({ identity: "a", address: `127.0.0.1:${a.port}` });
       const foreign = await member("foreign", [], materialOf(other));
-      foreign.replicas.lead(true);
+      foreign.isLeader = true;
       const b = await member("b", [proxy("w/b")]);
-      b.replicas.follow({ identity: "foreign", address: `127.0.0.1:${foreign.replicas.port}` });
+      b.client.follow({ identity: "foreign", address: `127.0.0.1:${foreign.port}` });
       await new Promise((resolve) => setTimeout(resolve, 700));
       expect([a.changes, foreign.changes]).toEqual([0, 0]);
       // The very same report of a replica of this mesh is taken.
-      b.replicas.follow({ identity: "a", address: `127.0.0.1:${a.replicas.port}` });
+      b.client.follow({ identity: "a", address: `127.0.0.1:${a.port}` });
       await until(() => a.changes > 0);
     } finally {
       await other.close();

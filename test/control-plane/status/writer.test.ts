@@ -156,7 +156,7 @@ describe("status writer", () => {
     expect(condition("new", "Accepted")).toMatchObject({
       status: "False",
       reason: "UnknownOperation",
-      message: "no such; no version of it is in force, none was accepted",
+      message: "no such; no version of it is in force",
     });
     refused = [];
     policies = new Map();
