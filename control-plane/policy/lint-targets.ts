@@ -4,12 +4,14 @@ import type { ClusterState, Workload } from "../sources/store.ts";
 import type { AccessPolicy, TargetMatch } from "./access-policy.ts";
 import type { PolicyProblem } from "./conditions.ts";
 import { misfitOf, type Template } from "./lint-operations.ts";
+import { type KnownNames, NameFinder } from "./lint-references.ts";
 import { lintWarning } from "./lint-rules.ts";
 import { selectsWorkload, selectTargets, type WorkloadIndex } from "./select.ts";
 
 export interface TargetLintContext {
   readonly state: ClusterState;
   readonly index: WorkloadIndex;
+  readonly known: KnownNames;
   readonly templates: ReadonlyMap<string, readonly Template[]>;
   readonly everyTemplate: readonly Template[];
   /** Workloads on which nothing is ever allowed. */
@@ -34,9 +36,13 @@ export function lintSelection(
 export function lintTargets(policy: AccessPolicy, context: TargetLintContext): PolicyProblem[] {
   const { state, index } = context;
   const none = lintSelection(policy, context);
-  if (none.length > 0) return none;
+  const misspelled = lintTargetNames(policy, context);
+  if (none.length > 0) return [...none, ...misspelled];
   const selected = selectTargets(index, policy.targets, policy.namespace, state.namespaces);
-  const problems = (policy.targets ?? []).flatMap((target, i) => lintPorts(policy, target, i, context));
+  const problems = [
+    ...misspelled,
+    ...(policy.targets ?? []).flatMap((target, i) => lintPorts(policy, target, i, context)),
+  ];
   if (
     policy.action === "Allow" &&
     selected.size > 0 &&
@@ -52,6 +58,36 @@ export function lintTargets(policy: AccessPolicy, context: TargetLintContext): P
   // A guard rail over a whole scope may well speak of operations that nobody offers yet.
   if (policy.targets === undefined && policy.action !== "Allow") return problems;
   return [...problems, ...lintPacks(policy, selected, context)];
+}
+
+/** Names of targets that nobody in scope has, where one is close: what has another name may come, a typing error stays. */
+function lintTargetNames(
+  { targets, namespace }: Selecting,
+  { known, index }: TargetLintContext,
+): PolicyProblem[] {
+  const finder = new NameFinder();
+  const own = namespace === undefined ? undefined : index.candidates([namespace], undefined);
+  const names = own === undefined ? known.workloads : new Set(own.map(([, one]) => one.name));
+  const problems: PolicyProblem[] = [];
+  const look = (
+    list: readonly string[] | undefined,
+    path: string,
+    of: ReadonlySet<string>,
+    what: string,
+  ): void => {
+    for (const [i, name] of (list ?? []).entries()) {
+      const hint = name.endsWith("*") || of.has(name) ? "" : finder.hint(name, of);
+      if (hint !== "")
+        problems.push(
+          lintWarning("TargetNotFound", `${path}[${i}]`, `${what} \`${name}\`${hint}`, "ResolvedRefs"),
+        );
+    }
+  };
+  for (const [i, target] of (targets ?? []).entries()) {
+    look(target.names, `spec.targets[${i}].names`, names, "no workload that it could select is named");
+    look(target.namespaces, `spec.targets[${i}].namespaces`, known.namespaces, "no namespace is named");
+  }
+  return problems;
 }
 
 function lintPorts(

@@ -237,13 +237,19 @@ function lintBinding(binding: MeshRoleBinding, { known, bindable }: Facts): Poli
 }
 
 function lintConfig(config: MeshConfig, { known }: Facts): PolicyProblem[] {
-  return config.namespaces.flatMap(({ names }, i) =>
-    unknownNames(names, known.namespaces, {
-      path: `spec.namespaces[${i}].names`,
-      what: "no namespace is named",
-      reason: "NamespaceNotFound",
-    }),
+  const finding = { what: "no namespace is named", reason: "NamespaceNotFound" };
+  const overrides = config.namespaces.flatMap(({ names }, i) =>
+    unknownNames(names, known.namespaces, { ...finding, path: `spec.namespaces[${i}].names` }),
   );
+  // Their pods need not be in the mesh, so of these accounts only the namespace can be told.
+  const accounts = (["trustedSpawners", "gateways"] as const).flatMap((field) =>
+    unknownNames(
+      config[field].map((account) => account.slice(0, account.indexOf("/"))),
+      known.namespaces,
+      { ...finding, path: `spec.${field}` },
+    ),
+  );
+  return [...overrides, ...accounts];
 }
 
 /** Everything of a state at once. Objects without a warning are not in the answer. */

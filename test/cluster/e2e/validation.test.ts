@@ -307,6 +307,7 @@ describeOnCluster("validation by a webhook", { testMs: 60_000, suiteMs: 240_000 
       "spec.rules[0].from[0].user.roles[0]: no MeshRole or binding names `fraud-sd`; did you mean `fraud-ds`",
       "spec.rules[0].when.notAfter: `notAfter` has passed, the rule does not match any more",
       "spec.targets: no workload matches, the policy is in force nowhere",
+      "spec.targets[0].names[0]: no workload that it could select is named `fraud-score`; did you mean `fraud-scorer`",
     ]);
   });
 

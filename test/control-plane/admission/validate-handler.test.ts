@@ -155,7 +155,7 @@ describe("an object that is written", () => {
     },
     {
       name: "what has an effect in a cluster only",
-      request: review(config("trustDomain: lake.example, outbound: Allow, trustedSpawners: [jhub/hub]")),
+      request: review(config("trustDomain: lake.example, outbound: Allow, trustedSpawners: [ml/hub]")),
       says: "yes",
     },
     {
@@ -179,7 +179,7 @@ describe("an object that is written", () => {
       request: review(
         "{kind: AccessPolicy, metadata: {name: p, namespace: ml}, spec: {action: Deny, targets: [{names: [fraud-scorre]}], rules: [{name: r, from: [{workload: {kinds: [serving]}, user: {roles: [fraud-sd]}}]}]}}",
       ),
-      says: /^yes \| .*name namespaces or service accounts too \| .*did you mean `fraud-ds` \| spec\.targets: no workload matches, the policy is in force nowhere$/,
+      says: /^yes \| .*name namespaces or service accounts too \| .*did you mean `fraud-ds` \| spec\.targets: no workload matches, the policy is in force nowhere \| spec\.targets\[0\]\.names\[0\]: .*did you mean `fraud-scorer`$/,
     },
     {
       name: "a warning: no MeshConfig",

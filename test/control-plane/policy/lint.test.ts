@@ -58,7 +58,22 @@ describe("lint", () => {
     {
       name: "a target that nobody is",
       yaml: allow("{any: true}", "{any: true}", "[{names: [fraud-scorr]}]"),
-      says: [/^TargetNotFound spec\.targets: no workload matches, the policy is in force nowhere$/],
+      says: [
+        /^TargetNotFound spec\.targets: no workload matches, the policy is in force nowhere$/,
+        /^TargetNotFound spec\.targets\[0\]\.names\[0\]: no workload that it could select is named `fraud-scorr`; did you mean `fraud-scorer`$/,
+      ],
+    },
+    {
+      name: "a target that somebody is in another namespace",
+      yaml: policy("action: Deny, targets: [{names: [fraud-scorer]}], rules: [{name: r}]", "ml-dev"),
+      says: [/^TargetNotFound spec\.targets: no workload matches/],
+    },
+    {
+      name: "a namespace with another spelling",
+      yaml: "{kind: ClusterAccessPolicy, metadata: {name: p}, spec: {action: Deny, targets: [{namespaces: [ml-servin, ml-dev]}], rules: [{name: r}]}}",
+      says: [
+        /^TargetNotFound spec\.targets\[0\]\.namespaces\[0\]: no namespace is named `ml-servin`; did you mean `ml-serving`$/,
+      ],
     },
     {
       name: "a port that no target has",
@@ -154,6 +169,13 @@ describe("lint", () => {
       name: "a grant for nobody on nothing",
       yaml: "{kind: AccessGrant, metadata: {name: g, namespace: ml-serving}, spec: {subject: {workload: ml-batch/weekly}, operations: [{op: serving.invoke}], targets: [{names: [x]}], duration: 1h, reason: r}}",
       says: [/^TargetNotFound spec\.targets: /, /^CallerNotFound spec\.subject\.workload: /],
+    },
+    {
+      name: "a spawner in a namespace that is not there",
+      yaml: "{kind: MeshConfig, metadata: {name: default}, spec: {trustedSpawners: [ml-dev/hub, ml-dve/hub]}}",
+      says: [
+        /^NamespaceNotFound spec\.trustedSpawners\[1\]: no namespace is named `ml-dve`; did you mean `ml-dev`$/,
+      ],
     },
     {
       name: "an exception for a namespace that is not there",
