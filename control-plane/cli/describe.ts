@@ -17,7 +17,7 @@ interface Target {
   readonly json?: boolean | undefined;
 }
 
-/** Why the mesh does not know a pod, from the API server's own words; only where there is one to ask. */
+/** Why a pod is not meshed, from what the API server has of it. @throws MeshError `bad_config` when there is no such pod. */
 export type WhyUnknown = (namespace: string, pod: string) => Promise<string>;
 
 /**
@@ -37,11 +37,9 @@ export async function describePod(
   const { state } = world.compiled;
   const pod = [...state.pods.values()].find((one) => one.namespace === namespace && one.name === name);
   const bindings = pod === undefined ? undefined : bindingsOfPod(world, pod);
+  // The state has pods without a sidecar too; why they have none only the API server can tell.
   if (pod === undefined || bindings === undefined) {
-    const why =
-      pod === undefined
-        ? await whyUnknown(namespace, name)
-        : "it has no sidecar: it was made before its namespace was labelled, or while injection was off; make it anew (for a Deployment: kubectl rollout restart)";
+    const why = await whyUnknown(namespace, name);
     if (json === true) printJson(output, { pod: `${namespace}/${name}`, meshed: false, why });
     else output.out(`pod ${plain(`${namespace}/${name}`)}\n  meshed    NO: ${plain(why)}\n`);
     return EXIT.no;

@@ -80,7 +80,7 @@ describeOnCluster("the command line on the release", { testMs: 90_000, suiteMs: 
         "--to",
         "serving/fraud-scorer",
         "--request",
-        "POST /invocations",
+        "GET /ping",
       ],
       says: /^ALLOWED ALLOWED by ml-serving\//,
     },

@@ -228,9 +228,9 @@ describeOnCluster("the command line on a cluster", { testMs: 60_000, suiteMs: 24
     },
     {
       name: "describe pod that is not meshed",
-      args: ["describe", "pod", "bare", "-n", "ml"],
+      args: ["describe", "pod", "relay", "-n", "@"],
       status: 1,
-      says: "NO: it has no sidecar",
+      says: "NO: its namespace is not in the mesh; put it there with: kubectl label namespace",
     },
     {
       name: "describe svc",

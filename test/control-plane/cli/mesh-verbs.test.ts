@@ -291,7 +291,7 @@ describe("describe", () => {
   });
 
   test.each([
-    { name: "bare", says: "it has no sidecar" },
+    { name: "bare", says: "NO: because" },
     { name: "nope", says: "NO: because" },
   ])("a pod that is not meshed ($name)", async ({ name, says }) => {
     const result = await pod(name, []);
