@@ -1,6 +1,7 @@
 // What the validating webhook says to a change of one of our objects, as far as the review and the state tell: the very
 // checks that a source makes before an object comes into force, so that what is accepted here is accepted there. PURE.
 import type { Result } from "../../sidecar/core/runtime/errors.ts";
+import { parseAccessPolicy } from "../policy/access-policy.ts";
 import type { Admitter } from "../policy/admit.ts";
 import type { Linter } from "../policy/lint.ts";
 import type { ObjectParser } from "../policy/typed-object.ts";
@@ -81,7 +82,8 @@ function validateWrite(
     return ACCEPTED;
   const before = oldObject === undefined ? undefined : readVersion(oldObject, context);
   const after = readVersion(object, context, before?.ok ? before.value : undefined);
-  if (!after.ok) return refused(422, problemsText(after.error));
+  if (!after.ok)
+    return refused(422, problemsText([...after.error, ...furtherProblems(object, after.error, context)]));
   const { typed } = after.value;
   const problems = status ? [] : admissionProblems(after.value, context);
   if (problems.length > 0) return refused(422, problemsText(problems));
@@ -106,6 +108,22 @@ function readVersion(
   if (!checked.ok) return checked;
   const typed = parse(checked.value, nowMs);
   return typed.ok ? { ok: true, value: { valid: checked.value, typed: typed.value } } : typed;
+}
+
+/** What else is wrong with a policy of which only conditions do not compile: its author corrects all of it at once. */
+function furtherProblems(
+  object: UnknownFields,
+  found: readonly FieldProblem[],
+  context: ValidationContext,
+): readonly FieldProblem[] {
+  if (!found.every(({ reason }) => reason === "InvalidCEL")) return [];
+  const checked = context.schemas.validate(object);
+  const policy = checked.ok ? parseAccessPolicy(checked.value) : undefined;
+  if (!checked.ok || !policy?.ok) return [];
+  const typed = { kind: policy.value.kind, value: policy.value } as const;
+  return admissionProblems({ valid: checked.value, typed }, context).filter(
+    ({ reason }) => reason !== "InvalidCEL",
+  );
 }
 
 function admissionProblems({ valid, typed }: Version, context: ValidationContext): readonly FieldProblem[] {

@@ -132,9 +132,9 @@ describe("an object that is written", () => {
       says: /^422 spec\.rules\[0\]\.form: unknown field `spec\.rules\[0\]\.form`; did you mean `from`\?$/,
     },
     {
-      name: "CEL that does not compile",
-      request: review(policy('when: {cel: "caller.kind =="}')),
-      says: /^422 spec\.rules\[0\]\.when\.cel: does not compile/,
+      name: "CEL that does not compile, and what else is wrong",
+      request: review(policy('operations: [{op: serving.invok}], when: {cel: "caller.kind =="}')),
+      says: /^422 2 problems: \(1\) spec\.rules\[0\]\.when\.cel: does not compile.* \(2\) spec\.rules\[0\]\.operations\[0\]\.op: .*did you mean `serving\.invoke`$/,
     },
     {
       name: "several operations that nobody defines",
