@@ -11,43 +11,25 @@ import {
   type AuthorityContent,
   decodeAuthority,
   encodeAuthority,
-  ISSUING_FILE,
   type IssuingAuthority,
-  keyName,
-  ROOT_FILE,
   type RootAuthority,
   type RotationContent,
-  rootAuthority,
   unusable,
   WIT_FILE,
   type WitSigner,
   witSigner,
 } from "./authority-content.ts";
+import { createRootAuthority, issuerId, renewIssuers, renewWitKeys } from "./authority-renewal.ts";
 import {
   type AuthorityStore,
   FileAuthorityStore,
   type StoredFiles,
   writeConflict,
 } from "./authority-store.ts";
-import {
-  type CertifiedKey,
-  createAuthorityCertificate,
-  generateKey,
-  MAX_IDENTITY_TTL_MS,
-} from "./certificates.ts";
+import { generateKey } from "./certificates.ts";
 import { type MountedIssuer, readMountedIssuer } from "./mounted-issuer.ts";
 import type { RotationRecord } from "./rotation.ts";
 
-const DAY_MS = 86_400_000;
-const ROOT_LIFETIME_MS = 3650 * DAY_MS;
-const ISSUING_LIFETIME_MS = 90 * DAY_MS;
-const ISSUING_RENEW_MS = 30 * DAY_MS;
-/** A WIT key signs for so long … */
-const WIT_SIGN_MS = 30 * DAY_MS;
-/** … and its successor is published this long before: far more than three refresh hints of the bundle (DOMAIN 2.8). */
-const WIT_AHEAD_MS = DAY_MS;
-/** After its successor took over, a key stays published until the longest token has expired, plus this. */
-const WIT_SKEW_MS = 5 * 60_000;
 /** A mounted root that is new is published this long before anything below it is issued. */
 const MOUNTED_AHEAD_MS = 2 * 60_000;
 
@@ -204,8 +186,8 @@ export class CertificateAuthority {
   maintain(): Promise<boolean> {
     return this.#inTurn(async () => {
       const before = this.#content;
-      const renewed = await this.#withIssuing(before);
-      const next = this.#withMountedRoots(this.#withWitKeys(renewed));
+      const nowMs = this.#clock.nowMs();
+      const next = this.#withMountedRoots(renewWitKeys(await renewIssuers(before, nowMs), nowMs));
       if (next === before) return false;
       await this.#write(next);
       return true;
@@ -413,34 +395,6 @@ export class CertificateAuthority {
     if (mountedRoots === content.mountedRoots) return content;
     return { ...content, mountedRoots, sequence: content.sequence + 1 };
   }
-
-  async #withIssuing(content: AuthorityContent): Promise<AuthorityContent> {
-    const nowMs = this.#clock.nowMs();
-    const isDue = (one: RootAuthority | undefined): one is RootAuthority =>
-      one !== undefined && nowMs >= one.issuing.notAfterMs - ISSUING_RENEW_MS;
-    const { own, rotation } = content;
-    let next = content;
-    if (isDue(own)) next = { ...next, own: await renewIssuing(own, this.trustDomain, nowMs) };
-    if (rotation !== undefined && isDue(rotation.to)) {
-      const to = await renewIssuing(rotation.to, this.trustDomain, nowMs);
-      next = { ...next, rotation: { ...rotation, to, issuerIds: [...rotation.issuerIds, issuerId(to)] } };
-    }
-    return next;
-  }
-
-  #withWitKeys(content: AuthorityContent): AuthorityContent {
-    const nowMs = this.#clock.nowMs();
-    const before = content.witSigners;
-    const signers = before.filter((_, i) => {
-      const successor = before[i + 1];
-      return successor === undefined || nowMs < successor.signsFromMs + MAX_IDENTITY_TTL_MS + WIT_SKEW_MS;
-    });
-    const newest = signers.at(-1);
-    if (newest !== undefined && nowMs >= newest.signsFromMs + WIT_SIGN_MS - WIT_AHEAD_MS)
-      signers.push(createWitSigner(Math.max(nowMs + WIT_AHEAD_MS, newest.signsFromMs + WIT_SIGN_MS)));
-    else if (signers.length === before.length) return content;
-    return { ...content, witSigners: signers, sequence: content.sequence + 1 };
-  }
 }
 
 /** Root and token keys never change at once: without one in common it is not the same mesh. */
@@ -456,55 +410,6 @@ function isContinued(before: AuthorityContent, after: AuthorityContent): boolean
 function fingerprintsOf(roots: readonly X509Certificate[]): string {
   const prints = roots.map(({ fingerprint256 }) => fingerprint256).sort();
   return createHash("sha256").update(prints.join("\n")).digest("base64url");
-}
-
-/** Key identifier of its issuing certificate, hex: what leaves name as their issuer. */
-function issuerId({ issuing }: RootAuthority): string {
-  return issuing.keyIdentifier.toString("hex");
-}
-
-function createWitSigner(signsFromMs: number): WitSigner {
-  const key = generateKey();
-  return witSigner(key, { file: `wit-${keyName(key)}.pem`, signsFromMs });
-}
-
-function createIssuing(root: CertifiedKey, trustDomain: string, nowMs: number): Promise<CertifiedKey> {
-  const lifetimeMs = Math.min(ISSUING_LIFETIME_MS, Date.parse(root.certificate.validTo) - nowMs);
-  return createAuthorityCertificate({
-    trustDomain,
-    commonName: `${trustDomain} issuing`.slice(0, 64),
-    nowMs,
-    lifetimeMs,
-    issuer: root,
-  });
-}
-
-/** Leaves of the certificate before stay good, they carry their chain. */
-async function renewIssuing(one: RootAuthority, trustDomain: string, nowMs: number): Promise<RootAuthority> {
-  return rootAuthority({ ...one, issuingPair: await createIssuing(one.root, trustDomain, nowMs) });
-}
-
-/** @param named whether its files are named for the keys: there is another root beside it. */
-async function createRootAuthority(
-  trustDomain: string,
-  nowMs: number,
-  named: boolean,
-): Promise<RootAuthority> {
-  const root = await createAuthorityCertificate({
-    trustDomain,
-    commonName: `${trustDomain} root`.slice(0, 64),
-    nowMs,
-    lifetimeMs: ROOT_LIFETIME_MS,
-    issuer: undefined,
-  });
-  const issuingPair = await createIssuing(root, trustDomain, nowMs);
-  const name = named ? `-${keyName(root.key)}` : "";
-  return rootAuthority({
-    rootFile: named ? `root${name}.pem` : ROOT_FILE,
-    root,
-    issuingFile: named ? `issuing${name}.pem` : ISSUING_FILE,
-    issuingPair,
-  });
 }
 
 /** Makes an authority in an empty store. When another replica is faster, its authority counts. */
