@@ -33,6 +33,8 @@ export interface MetricSources {
     readonly problems: number;
   };
   readonly authority: () => CertificateAuthority | undefined;
+  /** Numbers of pods without a sidecar in namespaces of the mesh; absent outside Kubernetes. */
+  readonly unmeshed?: () => { readonly missing: number; readonly optedOut: number };
   /** In a cluster: whether this replica leads. */
   readonly isLeader?: () => boolean;
 }
@@ -53,6 +55,19 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
       for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
     },
   });
+  const { unmeshed } = sources;
+  if (unmeshed !== undefined)
+    new Gauge({
+      name: "countersign_unmeshed_pods",
+      help: "pods without a sidecar: missing (their label or their namespace's asks for one), opted_out (by their own label)",
+      labelNames: ["reason"],
+      registers,
+      collect() {
+        const { missing, optedOut } = unmeshed();
+        this.set({ reason: "missing" }, missing);
+        this.set({ reason: "opted_out" }, optedOut);
+      },
+    });
   new Gauge({
     name: "countersign_config_revision_info",
     help: "the revision in force as a label; value 1",

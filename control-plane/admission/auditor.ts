@@ -9,21 +9,32 @@ import { INJECT_LABEL } from "./own-names.ts";
 /** What is known of the cluster that matters here. */
 export type AuditedState = Pick<ClusterState, "pods" | "namespaces">;
 
+export interface UnmeshedPods {
+  /** Their own label, or else that of their namespace, puts them into the mesh, and they have no sidecar. */
+  readonly missing: readonly MeshPod[];
+  /** Their own label keeps them out of the mesh that their namespace is in. */
+  readonly optedOut: readonly MeshPod[];
+}
+
 /**
- * Pods without a sidecar that their own label, or else that of their namespace, puts into the mesh. Ordered by namespace and name.
+ * Both are ordered by namespace and name.
  *
  * @param exempt namespaces that injection leaves alone: `kube-system` and the control plane's own.
  */
-export function unmeshedPods(state: AuditedState, exempt: ReadonlySet<string>): readonly MeshPod[] {
-  const found: MeshPod[] = [];
+export function unmeshedPods(state: AuditedState, exempt: ReadonlySet<string>): UnmeshedPods {
+  const missing: MeshPod[] = [];
+  const optedOut: MeshPod[] = [];
   for (const pod of state.pods.values()) {
     if (pod.injected || exempt.has(pod.namespace)) continue;
-    const label = pod.inject ?? state.namespaces.get(pod.namespace)?.get(INJECT_LABEL);
-    if (label === "enabled") found.push(pod);
+    const isMeshed = state.namespaces.get(pod.namespace)?.get(INJECT_LABEL) === "enabled";
+    if (pod.inject === "disabled") {
+      if (isMeshed) optedOut.push(pod);
+    } else if (isMeshed || pod.inject === "enabled") missing.push(pod);
   }
-  return found.sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
+  return { missing: missing.sort(byName), optedOut: optedOut.sort(byName) };
 }
 
+const byName = (a: MeshPod, b: MeshPod): number => (keyOf(a) < keyOf(b) ? -1 : 1);
 const keyOf = ({ namespace, name }: MeshPod): string => `${namespace}/${name}`;
 
 export interface AuditorDeps {
@@ -54,7 +65,7 @@ export async function runAuditor(deps: AuditorDeps, signal: AbortSignal): Promis
   let reported = 0;
   while (!signal.aborted) {
     wake = new AbortController();
-    const pods = unmeshedPods(deps.state(), deps.exempt);
+    const { missing: pods } = unmeshedPods(deps.state(), deps.exempt);
     tell(pods, told, deps);
     if (pods.length !== reported) {
       if (pods.length > 0)

@@ -43,6 +43,7 @@ export type InjectOutcome =
 const DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container";
 /** A static pod's mirror: the kubelet runs the pod from a file, and nothing here changes it. */
 const MIRROR = "kubernetes.io/config.mirror";
+const NODE = "system:node:";
 const POD_SECURITY = "pod-security.kubernetes.io/enforce";
 const MAX_REASONS = 4;
 
@@ -57,13 +58,12 @@ export function injectPod(object: UnknownFields, context: InjectContext): Inject
   if (!read.ok) return refused([`it cannot be read: ${read.error}`], []);
   const present = read.value;
   const facts = verifiedFacts(present, context.username, context.trustedSpawners);
-  if (isOptedOut(present) || present.annotations.has(MIRROR))
+  const isMirror = present.annotations.has(MIRROR) && context.username?.startsWith(NODE) === true;
+  if (isOptedOut(present) || isMirror)
     return {
       kind: "left-out",
       patch: annotationPatch(present, facts.annotations),
-      warnings: present.annotations.has(MIRROR)
-        ? ["a static pod cannot be meshed: it runs without a sidecar"]
-        : [],
+      warnings: isMirror ? ["a static pod cannot be meshed: it runs without a sidecar"] : [],
     };
   const before = earlierInjection(present);
   const pod = before?.pod ?? present;

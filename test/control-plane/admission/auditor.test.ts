@@ -30,7 +30,7 @@ function stateOf(pods: readonly MeshPod[], label: string | null = "enabled"): Au
   };
 }
 const EXEMPT = new Set(["kube-system"]);
-const names = (state: AuditedState) => unmeshedPods(state, EXEMPT).map(({ name }) => name);
+const names = (state: AuditedState) => unmeshedPods(state, EXEMPT).missing.map(({ name }) => name);
 
 describe("unmeshedPods", () => {
   test.each([
@@ -64,6 +64,15 @@ describe("unmeshedPods", () => {
     },
   ])("a pod $name", ({ pod: one, label, expected }) => {
     expect(names(stateOf([one], label))).toEqual(expected);
+  });
+
+  test.each([
+    { label: "enabled", inject: "disabled", expected: ["a"] },
+    { label: "disabled", inject: "disabled", expected: [] },
+    { label: "enabled", inject: undefined, expected: [] },
+  ])("a pod labelled $inject in a namespace labelled $label is told apart", ({ label, inject, expected }) => {
+    const { optedOut } = unmeshedPods(stateOf([pod("a", { inject })], label), EXEMPT);
+    expect(optedOut.map(({ name }) => name)).toEqual(expected);
   });
 
   test("are in order", () => {

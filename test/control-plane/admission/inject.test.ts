@@ -373,9 +373,11 @@ describe("what is refused", () => {
     expect(injectPod(pod, CONTEXT)).toEqual({ kind: "left-out", patch: [], warnings: [] });
   });
 
-  test("nor a static pod, which nothing can change", () => {
+  test("nor a static pod's mirror, which changes nothing; but only a node makes one", () => {
     const pod = podOf({ annotations: { "kubernetes.io/config.mirror": "x" }, spec: { hostNetwork: true } });
-    expect(injectPod(pod, CONTEXT)).toMatchObject({ kind: "left-out", patch: [] });
+    const outcome = injectPod(pod, { ...CONTEXT, username: "system:node:n1" });
+    expect(outcome).toMatchObject({ kind: "left-out", patch: [] });
+    expect(injectPod(pod, CONTEXT)).toMatchObject({ kind: "refused" });
   });
 });
 
