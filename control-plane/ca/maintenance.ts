@@ -8,7 +8,7 @@ import type { AuthorityChange, CertificateAuthority } from "./root.ts";
 export interface MaintenanceDeps {
   readonly ca: Pick<
     CertificateAuthority,
-    "maintain" | "refresh" | "restore" | "subscribe" | "sequence" | "polled"
+    "maintain" | "refresh" | "restore" | "subscribe" | "sequence" | "polled" | "isConstrained"
   >;
   readonly clock: Clock;
   readonly log: Logger;
@@ -33,6 +33,10 @@ export async function runAuthorityMaintenance(deps: MaintenanceDeps, signal: Abo
   const unsubscribe = ca.subscribe((change: AuthorityChange) => {
     if (change.bundle) onBundle();
   });
+  if (!ca.isConstrained)
+    deps.log.warn("mounted issuer has no name constraints", {
+      next: "limit its root or issuing certificate to URIs of the trust domain, and share the root with nothing else",
+    });
   let dueMs = Number.NEGATIVE_INFINITY;
   let failure = "";
   while (!signal.aborted) {

@@ -114,6 +114,56 @@ export async function readMountedIssuer(
   };
 }
 
+/** A mounted root that is new is published this long before anything below it is issued. */
+const AHEAD_MS = 2 * 60_000;
+
+/** The issuer that is in use, and the one that is about to be. */
+export class MountedSource {
+  readonly #dir: string;
+  readonly #trustDomain: string;
+  #current: MountedIssuer;
+  /** Read, but its root is not known to the mesh yet. */
+  #next: { readonly issuer: MountedIssuer; readonly fromMs: number } | undefined;
+
+  private constructor(dir: string, trustDomain: string, current: MountedIssuer) {
+    this.#dir = dir;
+    this.#trustDomain = trustDomain;
+    this.#current = current;
+  }
+
+  /** @throws MeshError `bad_config` as `readMountedIssuer`. */
+  static async open(dir: string, trustDomain: string, nowMs: number): Promise<MountedSource> {
+    return new MountedSource(dir, trustDomain, await readMountedIssuer(dir, { trustDomain, nowMs }));
+  }
+
+  get current(): MountedIssuer {
+    return this.#current;
+  }
+
+  /** What the bundle publishes: the roots of the files, and while there is a wait those of before. */
+  get roots(): readonly X509Certificate[] {
+    const all = [...this.#current.roots, ...(this.#next?.issuer.roots ?? [])];
+    return [...new Map(all.map((root) => [root.fingerprint256, root])).values()];
+  }
+
+  /** Reads the files again. @throws MeshError `bad_config`; the issuer of before stays in use. */
+  async refresh(nowMs: number): Promise<void> {
+    const read = await readMountedIssuer(this.#dir, { trustDomain: this.#trustDomain, nowMs });
+    const [current, waiting] = [this.#current, this.#next];
+    const isKnown = current.roots.some(({ fingerprint256 }) => fingerprint256 === read.root.fingerprint256);
+    if (read.digest === current.digest) this.#next = undefined;
+    else if (read.digest === waiting?.issuer.digest) {
+      if (nowMs >= waiting.fromMs || nowMs >= current.issuing.notAfterMs) this.#use(read);
+    } else if (isKnown) this.#use(read);
+    else this.#next = { issuer: read, fromMs: nowMs + AHEAD_MS };
+  }
+
+  #use(issuer: MountedIssuer): void {
+    this.#current = issuer;
+    this.#next = undefined;
+  }
+}
+
 /** The root that the chain leads to, if every link of it holds. */
 function anchorOf(
   chain: readonly X509Certificate[],

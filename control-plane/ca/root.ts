@@ -27,11 +27,8 @@ import {
   writeConflict,
 } from "./authority-store.ts";
 import { generateKey } from "./certificates.ts";
-import { type MountedIssuer, readMountedIssuer } from "./mounted-issuer.ts";
+import { MountedSource } from "./mounted-issuer.ts";
 import type { RotationRecord } from "./rotation.ts";
-
-/** A mounted root that is new is published this long before anything below it is issued. */
-const MOUNTED_AHEAD_MS = 2 * 60_000;
 
 export interface AuthorityDeps {
   readonly trustDomain: string;
@@ -66,29 +63,24 @@ export type RotationChange =
 export class CertificateAuthority {
   readonly trustDomain: string;
   readonly #store: AuthorityStore;
-  readonly #issuerDir: string | undefined;
+  readonly #mounted: MountedSource | undefined;
   readonly #clock: Pick<Clock, "nowMs">;
   readonly #listeners = new Set<(change: AuthorityChange) => void>();
   #content: AuthorityContent;
   #version: string | undefined;
-  #mounted: MountedIssuer | undefined;
-  /** Read, but its root is not known to the mesh yet. */
-  #nextMounted: { readonly issuer: MountedIssuer; readonly fromMs: number } | undefined;
   #turn: Promise<unknown> = Promise.resolve();
 
   /** Made by `openCertificateAuthority` only. */
   constructor(parts: {
     readonly store: AuthorityStore;
     readonly clock: Pick<Clock, "nowMs">;
-    readonly issuerDir: string | undefined;
     readonly content: AuthorityContent;
     readonly version: string | undefined;
-    readonly mounted: MountedIssuer | undefined;
+    readonly mounted: MountedSource | undefined;
   }) {
     this.trustDomain = parts.content.trustDomain;
     this.#store = parts.store;
     this.#clock = parts.clock;
-    this.#issuerDir = parts.issuerDir;
     this.#content = parts.content;
     this.#version = parts.version;
     this.#mounted = parts.mounted;
@@ -96,7 +88,7 @@ export class CertificateAuthority {
 
   /** What the trust bundle publishes, the one that signs first. */
   get roots(): readonly X509Certificate[] {
-    if (this.#mounted !== undefined) return this.#mountedRoots(this.#mounted);
+    if (this.#mounted !== undefined) return this.#mounted.roots;
     const { own, rotation } = this.#content;
     const from = this.#certificate(own);
     if (rotation === undefined) return [from];
@@ -126,7 +118,7 @@ export class CertificateAuthority {
 
   /** The root that `serverIssuing` is below. */
   get serverRoot(): X509Certificate {
-    return this.#mounted?.root ?? this.#certificate(this.#serverRoot());
+    return this.#mounted?.current.root ?? this.#certificate(this.#serverRoot());
   }
 
   /** `spiffe_sequence` of the trust bundle: grows with each change of it. */
@@ -136,7 +128,7 @@ export class CertificateAuthority {
 
   /** Whether others change it too (replicas, mounted files), so that `refresh` is to be called every few seconds. */
   get polled(): boolean {
-    return this.#store.shared || this.#issuerDir !== undefined;
+    return this.#store.shared || this.#mounted !== undefined;
   }
 
   /** All published keys, in order of their use: those that sign, will sign, or signed what has not expired yet. */
@@ -155,7 +147,7 @@ export class CertificateAuthority {
 
   /** Signs the leaves of workloads. */
   get issuing(): IssuingAuthority {
-    if (this.#mounted !== undefined) return this.#mounted.issuing;
+    if (this.#mounted !== undefined) return this.#mounted.current.issuing;
     const { own, rotation } = this.#content;
     const isNew = rotation !== undefined && rotation.record.stage !== "distribute";
     return this.#own(isNew ? rotation.to : own).issuing;
@@ -163,11 +155,16 @@ export class CertificateAuthority {
 
   /** Signs the control plane's own certificates: below the root that sidecars know longest, so that none is shut out. */
   get serverIssuing(): IssuingAuthority {
-    return this.#mounted?.issuing ?? this.#own(this.#serverRoot()).issuing;
+    return this.#mounted?.current.issuing ?? this.#own(this.#serverRoot()).issuing;
   }
 
   get rotation(): RotationContent | undefined {
     return this.#content.rotation;
+  }
+
+  /** Whether what it issues is limited to the trust domain by a certificate too; a mounted issuer's may not be. */
+  get isConstrained(): boolean {
+    return this.#mounted?.current.isConstrained ?? true;
   }
 
   /** Calls back after each change, from wherever it came. @returns how to end it. */
@@ -204,7 +201,7 @@ export class CertificateAuthority {
     return this.#inTurn(async () => {
       const before = this.#inUse();
       if (this.#store.shared) await this.#reload();
-      if (this.#issuerDir !== undefined) await this.#remount(this.#issuerDir);
+      await this.#mounted?.refresh(this.#clock.nowMs());
       return this.#tell(before);
     });
   }
@@ -321,29 +318,6 @@ export class CertificateAuthority {
     this.#version = version;
   }
 
-  async #remount(issuerDir: string): Promise<void> {
-    const nowMs = this.#clock.nowMs();
-    const read = await readMountedIssuer(issuerDir, { trustDomain: this.trustDomain, nowMs });
-    const waiting = this.#nextMounted;
-    if (read.digest === this.#mounted?.digest) {
-      this.#nextMounted = undefined;
-    } else if (read.digest === waiting?.issuer.digest) {
-      if (nowMs >= waiting.fromMs || nowMs >= (this.#mounted?.issuing.notAfterMs ?? 0))
-        this.#useMounted(read);
-    } else {
-      const known = this.#mounted?.roots.some(
-        ({ fingerprint256 }) => fingerprint256 === read.root.fingerprint256,
-      );
-      if (known === true) this.#useMounted(read);
-      else this.#nextMounted = { issuer: read, fromMs: nowMs + MOUNTED_AHEAD_MS };
-    }
-  }
-
-  #useMounted(issuer: MountedIssuer): void {
-    this.#mounted = issuer;
-    this.#nextMounted = undefined;
-  }
-
   /** Tells listeners what is different from before. */
   #tell(before: readonly string[]): AuthorityChange {
     const now = this.#inUse();
@@ -383,11 +357,6 @@ export class CertificateAuthority {
     return stage === "retire" || (stage === "sign" && aborting) ? rotation.to : own;
   }
 
-  #mountedRoots(mounted: MountedIssuer): readonly X509Certificate[] {
-    const all = [...mounted.roots, ...(this.#nextMounted?.issuer.roots ?? [])];
-    return [...new Map(all.map((root) => [root.fingerprint256, root])).values()];
-  }
-
   /** The sequence of the bundle follows mounted roots; several replicas see them at about the same time, one writes. */
   #withMountedRoots(content: AuthorityContent): AuthorityContent {
     if (this.#mounted === undefined) return content;
@@ -416,7 +385,7 @@ function fingerprintsOf(roots: readonly X509Certificate[]): string {
 async function createStored(
   store: AuthorityStore,
   deps: AuthorityDeps,
-  mounted: MountedIssuer | undefined,
+  mounted: MountedSource | undefined,
   version: string | undefined,
 ): Promise<StoredFiles> {
   const { trustDomain } = deps;
@@ -457,7 +426,7 @@ export async function openCertificateAuthority(deps: AuthorityDeps): Promise<Cer
   if (store === undefined) throw new MeshError("bad_config", "the certificate authority has no store");
   const nowMs = clock.nowMs();
   const mounted =
-    issuerDir === undefined ? undefined : await readMountedIssuer(issuerDir, { trustDomain, nowMs });
+    issuerDir === undefined ? undefined : await MountedSource.open(issuerDir, trustDomain, nowMs);
   let stored = await store.load();
   if (stored.files.size === 0) stored = await createStored(store, deps, mounted, stored.version);
   const content = decodeAuthority(stored.files, { trustDomain, origin: store, nowMs });
@@ -470,7 +439,7 @@ export async function openCertificateAuthority(deps: AuthorityDeps): Promise<Cer
         );
   }
   const { version } = stored;
-  const authority = new CertificateAuthority({ store, clock, issuerDir, content, version, mounted });
+  const authority = new CertificateAuthority({ store, clock, content, version, mounted });
   if (!store.shared) await authority.maintain();
   return authority;
 }
