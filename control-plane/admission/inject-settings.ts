@@ -1,6 +1,7 @@
 // From the control plane's own settings (flags of the chart) to what all injected pods have in common. PURE.
+
+import { closestName } from "../../sidecar/core/runtime/env.ts";
 import type { Result } from "../../sidecar/core/runtime/errors.ts";
-import { closestName } from "../sources/closest-name.ts";
 import { LOG_LEVELS } from "./pod-settings.ts";
 import { parseQuantity } from "./quantity.ts";
 import type { InjectSettings } from "./sidecar-containers.ts";

@@ -1,7 +1,7 @@
 // What labels and annotations of a pod say to the injector: one pod's exceptions from the settings of the mesh. PURE. Whatever
 // cannot be understood is refused, because a pod that starts with less than it asked for is harder to find.
 import { WORKLOAD_KINDS } from "../../sidecar/core/policy/call.ts";
-import { closestName } from "../sources/closest-name.ts";
+import { closestName } from "../../sidecar/core/runtime/env.ts";
 import { INJECT_LABEL, isOwnPort, OWN_PORTS, PREFIX } from "./own-names.ts";
 import type { PodView } from "./pod-view.ts";
 import { parseQuantity } from "./quantity.ts";

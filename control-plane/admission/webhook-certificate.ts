@@ -1,13 +1,12 @@
 // The certificate under which the API server meets the webhooks: names of our Service, issued by the mesh's own authority,
 // and made anew at half of its life and whenever the authority changes.
-import { createPublicKey, X509Certificate } from "node:crypto";
+import { createPublicKey, generateKeyPairSync, randomBytes, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { renewAtMs, SVID_BACKDATE_MS } from "../../sidecar/core/identity/renewal.ts";
 import { backoffMs } from "../../sidecar/core/runtime/backoff.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
-import { generateKey, randomSerial } from "../ca/certificates.ts";
 import type { CertificateAuthority } from "../ca/root.ts";
 import type { AdmissionCertificate } from "./server.ts";
 
@@ -41,12 +40,13 @@ export async function createWebhookCertificate(
   const x509 = await import("@peculiar/x509");
   const { chainDer, key: issuingKey, certificatePem, notAfterMs: issuingEndsMs } = ca.serverIssuing;
   const issuing = new x509.X509Certificate(chainDer[0] ?? Buffer.alloc(0));
-  const key = generateKey();
+  const key = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
   const publicKey = createPublicKey(key).toCryptoKey(ALGORITHM, true, ["verify"]);
   const notBeforeMs = Math.floor(nowMs / 1000) * 1000 - SVID_BACKDATE_MS;
   const notAfterMs = Math.min(Math.floor((nowMs + TTL_MS) / 1000) * 1000, issuingEndsMs);
   const made = await x509.X509CertificateGenerator.create({
-    serialNumber: randomSerial().toString("hex"),
+    // Positive, and of one length: it begins with 0x40.
+    serialNumber: `40${randomBytes(15).toString("hex")}`,
     subject: [{ O: ["Countersign"] }, { CN: [names[0] ?? ""] }],
     issuer: issuing.subjectName.toJSON(),
     notBefore: new Date(notBeforeMs),

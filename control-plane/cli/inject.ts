@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { InjectContext } from "../admission/inject.ts";
 import { injectSettings } from "../admission/inject-settings.ts";
-import { injectManifests } from "../admission/manifests.ts";
 import { loadBuiltInPacks } from "../policy/packs.ts";
 import { SOFTWARE_VERSION } from "../version.ts";
+import { injectManifests } from "./inject-manifests.ts";
 import { EXIT, type ExitStatus, type Output, plain, printJson } from "./print.ts";
 
 export interface InjectOptions {

@@ -33,7 +33,7 @@ describe("annotations", () => {
     ["packs", "8080=ray;8080=ray", "names port 8080 twice; write its packs into one list"],
     ["packs", "16020=ray", "names port 16020; ports 16001 to 16080 belong to the mesh"],
     ["packs", "99999=ray", "has `99999=ray`, expected `PORT=pack,pack;PORT=pack`"],
-    ["propagation", "trcae", "has `trcae`, expected trace, session, forward, none; did you mean `trace`?"],
+    ["propagation", "trac", "has `trac`, expected trace, session, forward, none; did you mean `trace`?"],
     ["propagation", "none,trace", "has `none` beside others; it stands alone"],
     ["run-as", "", "is not a user: 1 to 256 characters on one line"],
     ["run-as", "a\nb", "is not a user: 1 to 256 characters on one line"],

@@ -3,9 +3,9 @@ import fc from "fast-check";
 import { parseAllDocuments } from "yaml";
 import { injectPod } from "../../../control-plane/admission/inject.ts";
 import { applyPatch } from "../../../control-plane/admission/json-patch.ts";
-import { injectManifests } from "../../../control-plane/admission/manifests.ts";
 import type { UnknownFields } from "../../../control-plane/admission/review.ts";
-import { CONTEXT, podOf } from "./pod-fixture.ts";
+import { injectManifests } from "../../../control-plane/cli/inject-manifests.ts";
+import { CONTEXT, podOf } from "../admission/pod-fixture.ts";
 
 const OFFLINE = { ...CONTEXT, username: undefined };
 const inject = (text: string) => injectManifests(text, OFFLINE);

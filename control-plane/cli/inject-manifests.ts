@@ -1,10 +1,10 @@
 // Injection of YAML files: finds the pods in Kubernetes objects, also in templates and lists, and leaves every other document
 // as it stands. PURE.
 import { parseDocument, stringify, type Tags } from "yaml";
+import { type InjectContext, injectPod } from "../admission/inject.ts";
+import { applyPatch } from "../admission/json-patch.ts";
+import { isFields, type UnknownFields } from "../admission/review.ts";
 import { MAX_DOCUMENTS, splitDocuments } from "../sources/yaml-files.ts";
-import { type InjectContext, injectPod } from "./inject.ts";
-import { applyPatch } from "./json-patch.ts";
-import { isFields, type UnknownFields } from "./review.ts";
 
 export interface InjectedManifests {
   /** All documents, in their order. */
