@@ -237,12 +237,16 @@ class KubernetesMode implements Mode {
   }
 
   /** Statuses and events of our objects. */
-  async #writeStatus({ status, world }: Parts, term: AbortSignal): Promise<void> {
+  async #writeStatus({ status, world, metrics }: Parts, term: AbortSignal): Promise<void> {
     const { kubeConfig, rest } = this.#kubernetes;
     const writer = createKubernetesWriter(kubeConfig, STATUS_CONNECTIONS);
     try {
       await runKubernetesStatus(
-        { status, world, writer, rest, identity: this.#config.replica, random: Math.random, ...this.#deps },
+        {
+          ...{ status, world, writer, rest, identity: this.#config.replica, random: Math.random },
+          observe: (result) => metrics.statusWritten(result),
+          ...this.#deps,
+        },
         term,
       );
     } finally {

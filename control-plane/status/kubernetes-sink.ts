@@ -23,6 +23,8 @@ export interface KubernetesSinkOptions {
   /** In [0, 1). */
   readonly random: () => number;
   readonly log: Logger;
+  /** What the object's status is to be, whether or not it is to be written; may come more than once. */
+  readonly onWanted?: (object: StoredStatus, wanted: OwnStatus) => void;
   /** A write came through: what the object's status was, and is. */
   readonly onWritten?: (object: StoredStatus, before: OwnStatus, now: OwnStatus) => void;
   readonly observe?: (result: WriteResult) => void;
@@ -153,6 +155,7 @@ export class KubernetesSink implements StatusSink {
       this.#curtailed.delete(key);
     }
     const wanted = stored && this.#wanted(key, stored);
+    if (stored && wanted) this.#options.onWanted?.(stored, wanted);
     if (!stored || !wanted || this.#isThere(key, wanted, stored.own)) this.#queue.drop(key);
     else this.#queue.add(key, isUrgent(stored.own, wanted) ? "urgent" : "counts");
   }

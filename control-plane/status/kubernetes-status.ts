@@ -6,7 +6,8 @@ import { KubernetesSink, type KubernetesSinkOptions } from "./kubernetes-sink.ts
 import type { StoredStatus } from "./stored-statuses.ts";
 import type { StatusWriter } from "./writer.ts";
 
-export interface KubernetesStatusOptions extends Omit<KubernetesSinkOptions, "onWritten" | "refresh"> {
+export interface KubernetesStatusOptions
+  extends Omit<KubernetesSinkOptions, "onWritten" | "onWanted" | "refresh"> {
   readonly status: Pick<StatusWriter, "attach" | "changed">;
   /** Of this process among the replicas. */
   readonly identity: string;
@@ -34,8 +35,8 @@ export async function runKubernetesStatus(
     refresh: () => status.changed(),
     onWritten: (object, before, now) => {
       for (const note of notesOf(before, now)) tell(object, note);
-      tell(object, overdue.saw(keyOf(object), now));
     },
+    onWanted: (object, wanted) => tell(object, overdue.saw(keyOf(object), wanted)),
   });
   let pinned = world.pinned();
   const detach = status.attach({
