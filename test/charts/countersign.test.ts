@@ -30,6 +30,7 @@ const VARIANTS: Readonly<Record<string, readonly string[]>> = {
   "one replica, nothing optional": [
     "--set=replicas=1,drainSeconds=0,rbac.aggregate=false,networkPolicy.enabled=false,monitoring.annotations=false",
   ],
+  "the example for high availability": [`--values=${chartFolder("examples/values-ha.yaml")}`],
   everything: [
     `--set=replicas=3,image.registry=registry.example:5000,image.digest=${DIGEST},sidecar.image.digest=${DIGEST}`,
     "--set=issuer.existingSecret=mesh-issuer,priorityClassName=system-cluster-critical,imagePullSecrets[0].name=regcred",

@@ -13,6 +13,7 @@ import {
   tryKubectl,
   waitFor,
 } from "../kube.ts";
+import { hold, letGo } from "../lock.ts";
 import { installPolicies, type PoliciesOnCluster } from "../policies-on-cluster.ts";
 import { provideSchema } from "../provide-schema.ts";
 
@@ -169,6 +170,8 @@ describeOnCluster("the admission policies on a real API server", { testMs: 90_00
   };
 
   beforeAll(async () => {
+    // An installed release's policies and webhook would answer as well.
+    await hold("release");
     takeAway = await provideSchema("workloads");
     await apply([NOTEBOOK_CRD]);
     policies = await installPolicies(id);
@@ -222,7 +225,7 @@ describeOnCluster("the admission policies on a real API server", { testMs: 90_00
       20_000,
       "protected labels to hold",
     );
-  });
+  }, 2_000_000);
   afterAll(async () => {
     await policies?.remove();
     await Promise.all([
@@ -231,6 +234,7 @@ describeOnCluster("the admission policies on a real API server", { testMs: 90_00
       takeAway?.(),
       tryKubectl(["delete", "crd", NOTEBOOK_CRD.metadata.name, "--ignore-not-found", "--wait=false"]),
     ]);
+    letGo("release");
   });
 
   const pod = (name: string) =>
