@@ -11,6 +11,7 @@ import type { ClusterConfig } from "./config.ts";
 import type { ProxyStatus } from "./discovery/server.ts";
 import { runBundleConfigMaps } from "./kubernetes/bundle-config-map.ts";
 import { type Kubernetes, loadKubernetes } from "./kubernetes/client.ts";
+import { runClusterTrustBundle } from "./kubernetes/cluster-trust-bundle.ts";
 import { createKubernetesWriter } from "./kubernetes/writer.ts";
 import { runLeaderElection } from "./leader/lease.ts";
 import { createStreamAudit } from "./management/audit-log.ts";
@@ -227,6 +228,19 @@ class KubernetesMode implements Mode {
     );
   }
 
+  /** The same as a ClusterTrustBundle, where the cluster has them. */
+  #keepClusterBundle({ ca }: Parts, term: AbortSignal): Promise<void> {
+    const { custom, rest } = this.#kubernetes;
+    return runClusterTrustBundle(
+      {
+        ...{ custom, rest, trustDomain: ca.trustDomain, random: Math.random, ...this.#deps },
+        roots: () => ca.roots.map((root) => root.toString()).join(""),
+        onChanged: (listener) => ca.subscribe(listener),
+      },
+      term,
+    );
+  }
+
   /** The roots by which the API server knows our webhooks. */
   #keepWebhooksTrusted({ ca }: Parts, term: AbortSignal): Promise<void> {
     const { rest, admission, apply } = this.#kubernetes;
@@ -277,6 +291,7 @@ class KubernetesMode implements Mode {
     try {
       await Promise.all([
         this.#keepBundles(parts, term),
+        this.#keepClusterBundle(parts, term),
         this.#keepWebhooksTrusted(parts, term),
         this.#writeStatus(parts, term),
         this.#purgeRecords(term),

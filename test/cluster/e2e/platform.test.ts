@@ -267,6 +267,7 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
       try {
         await prometheus.discover();
         await callFrom(NOTEBOOK, "-n", "20", "-i", "100", `${SCORER}/ping`);
+        expect(await callFrom(NOTEBOOK, ...SCORE)).toMatchObject({ status: 403 });
         const up = async () =>
           new Map((await prometheus.query("up")).map(({ metric, value }) => [metric["pod"] ?? "", value]));
         await waitFor(
@@ -298,7 +299,7 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
             'histogram_quantile(0.99, sum by (le) (rate(countersign_request_duration_seconds_bucket{reporter="destination"}[30s])))',
           ),
         ).toBeGreaterThan(0);
-        expect(await value('sum(countersign_decisions_total{decision="Deny"})')).toBeGreaterThan(0);
+        expect(await value('sum(countersign_decisions_total{decision="deny"})')).toBeGreaterThan(0);
         expect(await value("count(countersign_svid_expiry_seconds > 0)")).toBeGreaterThanOrEqual(5);
         expect(await value('sum(countersign_proxies{state="synced"})')).toBeGreaterThanOrEqual(5);
         expect(await value("sum(countersign_leader)")).toBe(1);
