@@ -26,6 +26,8 @@ type PlaintextResult = "refused" | "reset" | "loop" | "plaintext" | "passed";
 
 const SNIFF_MS = 100;
 const KEEP_ALIVE_MS = 60_000;
+/** Of the connections to the application; the rest is left to callers of the mesh. */
+const SHARE = 0.75;
 /** How long a refused peer may take to read its answer. */
 const LINGER_MS = 1_000;
 /** Refusals cost little, but an unlimited number of half-open ones would not. */
@@ -101,6 +103,10 @@ export class PlaintextListener {
     const { port } = original.value;
     const { enforcement } = this.#deps.services.state;
     const protocol = enforcement?.plaintext === undefined ? undefined : enforcement.ports.get(port)?.protocol;
+    if (protocol !== undefined && this.#isFull) {
+      this.#reset(socket, "reset");
+      return;
+    }
     if (protocol === "http") {
       this.#count("plaintext");
       this.#converse(socket, original.value);
@@ -108,6 +114,12 @@ export class PlaintextListener {
       socket.setKeepAlive(true, KEEP_ALIVE_MS);
       this.#count(this.#streams.take(socket, port) ? "passed" : "reset");
     } else this.#refuse(socket, original.value, enforcement?.plaintext !== undefined);
+  }
+
+  /** Whether callers of whom nothing is known have their share: each connection may hold one to the application. */
+  get #isFull(): boolean {
+    const { appConnections } = this.#deps.services.limits;
+    return this.#connections.size + this.#streams.open >= Math.floor(appConnections * SHARE);
   }
 
   /**

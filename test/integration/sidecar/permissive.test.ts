@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { connect, createServer, type Server } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
+import { DEFAULT_LIMITS } from "../../../sidecar/config.ts";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 import {
@@ -66,6 +67,7 @@ beforeAll(async () => {
     capture,
     config: {
       capture: true,
+      limits: { ...DEFAULT_LIMITS, appConnections: 8 },
       appPorts: new Map([
         [8080, { kind: "tcp", host: "127.0.0.1", port: app.port }],
         [6379, { kind: "tcp", host: "127.0.0.1", port: typeof at === "object" && at ? at.port : 0 }],
@@ -342,6 +344,27 @@ describe("HTTP/1.1 from outside", () => {
     );
     expect(raw.split("HTTP/1.1 ")).toHaveLength(2);
     expect(raw).toContain("connection: close\r\n");
+  });
+});
+
+describe("many at a time", () => {
+  test("leave a quarter of the connections to the application to callers of the mesh", async () => {
+    const before = count("reset");
+    const sockets = Array.from({ length: 8 }, () => connect(inbound(), "127.0.0.1"));
+    const ends = sockets.map(
+      (socket) =>
+        new Promise<string>((resolve) => {
+          socket.on("error", () => resolve("reset"));
+          socket.once("data", () => resolve("answer"));
+          socket.write("GET /things/a HTTP/1.1\r\nhost: scorer\r\n\r\n");
+        }),
+    );
+    const outcomes = await Promise.all(ends);
+    expect(outcomes.filter((one) => one === "answer")).toHaveLength(6);
+    expect(count("reset")).toBe(before + 2);
+    for (const socket of sockets) socket.destroy();
+    // Their places are free again.
+    while (server.plane.busy > 0 || (await get("/things/a")).status !== 200);
   });
 });
 
