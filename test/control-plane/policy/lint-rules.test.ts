@@ -127,6 +127,30 @@ describe("lint of rules", () => {
       says: [/^NeverMatches rules\[0\]\.unless: exempts every caller that `from` names: nobody is denied$/],
     },
     {
+      name: "exceptions by an origin, which may be of another trust domain",
+      spec: deny({
+        from: [{ workload: { trustDomains: ["home"] }, via: { origin: { kinds: ["job"] } } }],
+        unless: [{ via: { origin: { kinds: ["job"] } } }],
+      }),
+      says: [],
+    },
+    {
+      name: "a path that a Deny meets without its slash, too",
+      spec: deny(
+        { operations: [{ http: { paths: ["/a/**"] } }] },
+        { operations: [{ http: { paths: ["/a/"] } }] },
+      ),
+      says: [],
+    },
+    {
+      name: "the same path for an Allow",
+      spec: allow(
+        { operations: [{ http: { paths: ["/a/**"] } }] },
+        { operations: [{ http: { paths: ["/a/", "/a/b"] } }] },
+      ),
+      says: [/^Shadowed rules\[1\]/],
+    },
+    {
       name: "an exception for some",
       spec: deny({ from: [jobs], unless: [{ workload: { kinds: ["job"], names: ["nightly"] } }] }),
       says: [],
@@ -252,6 +276,43 @@ describe("lint of rules", () => {
   });
 });
 
+/** Some of the fields, at least one of them; fields of fields too, but `schedule` whole and `presence` always. */
+function thinned<T extends object>(dice: Dice, value: T): T {
+  const stated = Object.entries(value).filter(([, field]) => field !== undefined);
+  const kept = stated.filter(([name]) => name === "presence" || dice.chance(0.45));
+  return Object.fromEntries(
+    (kept.length > 0 ? kept : stated.slice(0, 1)).map(([name, field]) => [
+      name,
+      typeof field === "object" && field !== null && !Array.isArray(field) && name !== "schedule"
+        ? thinned(dice, field)
+        : field,
+    ]),
+  ) as T;
+}
+
+/** A policy of rules that share some conditions of one rule: what one lacks and another has shows in calls. */
+function thinnedPolicy(dice: Dice): ProgramPolicy {
+  const policy = relatedPolicy(dice);
+  const whole = dice.of(policy.rules);
+  const rules = Array.from(
+    { length: 5 },
+    (_, i): PolicyRule => ({
+      name: `r${i}`,
+      from: dice.chance(0.4) ? [{ any: true }] : [thinned(dice, whole.from?.[0] ?? { any: true })],
+      operations: dice.chance(0.4)
+        ? [{ any: true }]
+        : [thinned(dice, whole.operations?.[0] ?? { any: true })],
+      when: whole.when === undefined || dice.chance(0.3) ? undefined : thinned(dice, whole.when),
+      unless:
+        policy.action === "Deny" && dice.chance(0.3)
+          ? [thinned(dice, whole.unless?.[0] ?? whole.from?.[0] ?? { any: true })]
+          : undefined,
+      with: whole.with,
+    }),
+  );
+  return { ...policy, rules };
+}
+
 /** A policy whose later rules are made of its earlier ones, so that they cover each other often. */
 function relatedPolicy(dice: Dice): ProgramPolicy {
   const program = secondProgram(dice);
@@ -323,7 +384,7 @@ describe("never", () => {
     fc.assert(
       fc.property(fc.integer(), (seed) => {
         const dice = new Dice(seed);
-        const policy = relatedPolicy(dice);
+        const policy = dice.chance(0.5) ? relatedPolicy(dice) : thinnedPolicy(dice);
         const typed: AccessPolicy = {
           kind: "AccessPolicy",
           name: policy.name,
