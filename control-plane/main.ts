@@ -7,7 +7,7 @@ import type { Logger } from "../sidecar/core/runtime/log.ts";
 import { lockStateDir } from "../sidecar/core/runtime/state-lock.ts";
 import { writePrivateFile } from "./ca/files.ts";
 import { runAuthorityMaintenance } from "./ca/maintenance.ts";
-import { RootRotation, runRootRotation, seenSidecar } from "./ca/root-rotation.ts";
+import { RootRotation, runRootRotation, seenSidecars } from "./ca/root-rotation.ts";
 import { type ControlPlaneConfig, type ControlPlanePorts, managementSocketPath } from "./config.ts";
 import { openDirectoryMode } from "./directory-mode.ts";
 import { createBootstrapServer } from "./discovery/bootstrap.ts";
@@ -219,7 +219,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
 
   const rotation = new RootRotation({
     ca,
-    sidecars: () => statusWorld.proxies().map(seenSidecar),
+    sidecars: () => seenSidecars(statusWorld.proxies(), mode.isLeader() ? publisher.state.pods.values() : []),
     isLeader: () => mode.isLeader(),
     heartbeatMs: config.heartbeatMs,
     clock,

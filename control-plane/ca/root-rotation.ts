@@ -4,6 +4,7 @@ import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { ProxyStatus } from "../discovery/server.ts";
+import type { MeshPod } from "../sources/store.ts";
 import type { CertificateAuthority, RotationChange } from "./root.ts";
 import {
   abortStep,
@@ -37,21 +38,40 @@ export interface RootRotationDeps {
 }
 
 /**
- * What discovery knows of a sidecar, as a rotation sees it.
+ * All sidecars as a rotation sees them: those that discovery knows, and those of pods that are up and that no replica knows
+ * (cut off from the control plane, or connected to a replica that does not report).
  *
- * @param proxy held against the table that this replica expects: another one may not know of the new bundle yet.
+ * @param proxies held against the tables that this replica expects: another one may not know of the new bundle yet.
+ * @param pods of the cluster; none in directory mode.
  */
-export function seenSidecar(proxy: ProxyStatus): SeenSidecar {
-  const { workload, instance, pod, node, state, leaf } = proxy;
-  const where = [pod, node].find((one) => one !== "");
-  return {
-    id: instance,
-    name: where === undefined ? workload : `${workload} on ${where}`,
-    connected: state !== "disconnected",
-    isSynced: state === "synced",
-    issuerId: leaf.issuerKeyId,
-    leafUntilMs: leaf.notAfterMs,
-  };
+export function seenSidecars(
+  proxies: readonly ProxyStatus[],
+  pods: Iterable<MeshPod>,
+): readonly SeenSidecar[] {
+  const known = new Set(proxies.map(({ pod }) => pod));
+  const sidecars = proxies.map(({ workload, instance, pod, node, state, leaf }): SeenSidecar => {
+    const where = [pod, node].find((one) => one !== "");
+    return {
+      id: instance,
+      name: where === undefined ? workload : `${workload} on ${where}`,
+      connected: state !== "disconnected",
+      isSynced: state === "synced",
+      issuerId: leaf.issuerKeyId,
+      leafUntilMs: leaf.notAfterMs,
+    };
+  });
+  for (const { uid, namespace, name, injected, ready } of pods) {
+    if (!injected || !ready || known.has(uid)) continue;
+    sidecars.push({
+      id: uid,
+      name: `pod ${namespace}/${name}`,
+      connected: false,
+      isSynced: false,
+      issuerId: "",
+      leafUntilMs: Number.POSITIVE_INFINITY,
+    });
+  }
+  return sidecars;
 }
 
 const MINUTE_MS = 60_000;
@@ -109,6 +129,8 @@ export interface AuthorityStatus {
   }[];
   readonly issuingNotAfter: string;
   readonly rotation: RotationStatus | null;
+  /** Whether the replica that answers leads; one that does not knows its own sidecars only. */
+  readonly leads: boolean;
 }
 
 export class RootRotation {
@@ -148,6 +170,7 @@ export class RootRotation {
       })),
       issuingNotAfter: new Date(ca.issuing.notAfterMs).toISOString(),
       rotation: rotation === undefined ? null : this.#rotationStatus(rotation.record),
+      leads: this.#leads(),
     };
   }
 
@@ -167,11 +190,16 @@ export class RootRotation {
    * Gives up the sidecars that the stage waits for: their calls may fail until they have renewed.
    *
    * @returns their names.
-   * @throws MeshError `not_found`, `conflict`, `io_failed`.
+   * @throws MeshError `not_found`, `conflict` (also on a replica that does not lead: it does not know them all), `io_failed`.
    */
   async force(): Promise<{ readonly givenUp: readonly string[] } & AuthorityStatus> {
     const { ca, log } = this.#deps;
     const before = this.#record();
+    if (!this.#leads())
+      throw new MeshError(
+        "conflict",
+        "this replica does not lead and does not know all sidecars; ask the one that does",
+      );
     const { record, givenUp } = forceStep(before, this.#view());
     const names = givenUp.map(({ name }) => name);
     if (names.length > 0) await ca.changeRotation({ kind: "record", record }, before);
@@ -181,10 +209,10 @@ export class RootRotation {
 
   /** Looks at the sidecars and takes the next step when it is due. @throws MeshError `conflict`, `io_failed`. */
   async tick(): Promise<void> {
-    const { ca, clock, log, isLeader } = this.#deps;
-    const leads = isLeader?.() ?? true;
+    const { ca, clock, log } = this.#deps;
+    const leads = this.#leads();
     // Who did not lead did not look: sidecars of other replicas are news to it.
-    if (leads && !this.#wasLeader && isLeader !== undefined) this.#watchingSinceMs = clock.nowMs();
+    if (leads && !this.#wasLeader && this.#deps.isLeader !== undefined) this.#watchingSinceMs = clock.nowMs();
     this.#wasLeader = leads;
     const { rotation } = ca;
     if (!leads || rotation === undefined) return;
@@ -196,6 +224,10 @@ export class RootRotation {
       stage: step.kind === "finish" ? "done" : step.record.stage,
       sequence: ca.sequence,
     });
+  }
+
+  #leads(): boolean {
+    return this.#deps.isLeader?.() ?? true;
   }
 
   #record(): RotationRecord {
@@ -258,9 +290,10 @@ function listed(names: readonly string[]): string {
 }
 
 function waitingText({ name, connected, leafUntilMs }: RotationSidecar): string {
-  return connected
-    ? name
-    : `${name} (not connected; its certificate ends ${new Date(leafUntilMs).toISOString()})`;
+  if (connected) return name;
+  return Number.isFinite(leafUntilMs)
+    ? `${name} (not connected; its certificate ends ${new Date(leafUntilMs).toISOString()})`
+    : `${name} (its sidecar is not connected)`;
 }
 
 /** Carries on whatever rotation there is, until `signal` aborts. A failure is logged and tried again. */

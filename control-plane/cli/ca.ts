@@ -66,6 +66,8 @@ function print(authority: Fields, json: boolean, output: Output): ExitStatus {
   );
   output.out(`\nissuing certificate until ${dateOf(authority["issuingNotAfter"])}\n`);
   printRotation(authority["rotation"], output);
+  if (authority["leads"] === false)
+    output.out("the replica that answered does not lead: it knows its own sidecars only\n");
   return EXIT.ok;
 }
 

@@ -3,7 +3,14 @@ import type { X509Certificate } from "node:crypto";
 import { beforeEach, describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { type CertificateAuthority, openCertificateAuthority } from "../../../control-plane/ca/root.ts";
-import { ALONE_LIMITS, RootRotation, type SeenSidecar } from "../../../control-plane/ca/root-rotation.ts";
+import {
+  ALONE_LIMITS,
+  RootRotation,
+  type SeenSidecar,
+  seenSidecars,
+} from "../../../control-plane/ca/root-rotation.ts";
+import type { ProxyStatus } from "../../../control-plane/discovery/server.ts";
+import type { MeshPod } from "../../../control-plane/sources/store.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import { MemoryStore } from "../../fakes/authority-store.ts";
 import { FakeClock } from "../../fakes/clock.ts";
@@ -314,5 +321,101 @@ describe("a root rotation", () => {
       await mesh.rotation.start();
       expect(stage()).toBe("distribute");
     });
+  });
+});
+
+describe("seenSidecars", () => {
+  const proxy: ProxyStatus = {
+    workload: "lab/a",
+    instance: "i1",
+    pod: "",
+    node: "",
+    softwareVersion: "0.1.0",
+    state: "synced",
+    digest: "d",
+    expectedDigest: "d",
+    nack: undefined,
+    syncedRevision: 1,
+    sinceMs: START,
+    leaf: { issuerKeyId: "0a", notAfterMs: START + TTL },
+  };
+  const pod: MeshPod = {
+    uid: "u1",
+    namespace: "lab",
+    name: "a-0",
+    serviceAccount: "a",
+    node: "n1",
+    addresses: ["10.0.0.1"],
+    ready: true,
+    injected: true,
+    workload: "lab/a",
+  };
+
+  test("are those that discovery knows, by what they showed", () => {
+    const states = [
+      proxy,
+      { ...proxy, state: "stale", node: "n1" },
+      { ...proxy, state: "disconnected", pod: "u9", node: "n1" },
+    ] as const;
+    expect(seenSidecars(states, [])).toMatchObject([
+      { id: "i1", name: "lab/a", connected: true, isSynced: true, issuerId: "0a", leafUntilMs: START + TTL },
+      { name: "lab/a on n1", connected: true, isSynced: false },
+      { name: "lab/a on u9", connected: false, isSynced: false },
+    ]);
+  });
+
+  test("are those too of pods that are up and that nobody knows", () => {
+    const pods = [
+      pod,
+      { ...pod, uid: "u2", name: "a-1" },
+      { ...pod, uid: "u3", ready: false },
+      { ...pod, uid: "u4", injected: false },
+    ];
+    expect(
+      seenSidecars([{ ...proxy, pod: "u1" }], pods).map(({ name, connected }) => [name, connected]),
+    ).toEqual([
+      ["lab/a on u1", true],
+      ["pod lab/a-1", false],
+    ]);
+  });
+
+  test("a replica that does not lead gives nobody up and says that it does not know them all", async () => {
+    const clock = new FakeClock(START);
+    const ca = await openCertificateAuthority({
+      store: new MemoryStore(),
+      clock,
+      trustDomain: "lake.example",
+    });
+    const deps = { ca, clock, log: silentLogger, limits: ALONE_LIMITS, heartbeatMs: 5_000 };
+    const rotation = new RootRotation({ ...deps, sidecars: () => [], isLeader: () => false });
+    expect(await rotation.start()).toMatchObject({ leads: false, rotation: { stage: "distribute" } });
+    await expect(rotation.force()).rejects.toMatchObject({ code: "conflict" });
+    clock.advance(HOUR);
+    await rotation.tick();
+    expect(ca.rotation?.record.stage).toBe("distribute");
+  });
+
+  test("a pod that nobody knows holds a rotation up until it is given up", async () => {
+    const clock = new FakeClock(START);
+    const ca = await openCertificateAuthority({
+      store: new MemoryStore(false),
+      clock,
+      trustDomain: "lake.example",
+    });
+    const deps = { ca, clock, log: silentLogger, limits: ALONE_LIMITS, heartbeatMs: 5_000 };
+    const rotation = new RootRotation({ ...deps, sidecars: () => seenSidecars([], [pod]) });
+    await rotation.start();
+    clock.advance(HOUR);
+    await rotation.tick();
+    expect(rotation.status().rotation).toMatchObject({
+      stage: "distribute",
+      waitingFor: ["pod lab/a-0 (its sidecar is not connected)"],
+    });
+    await rotation.force();
+    for (let step = 0; step < 3; step++) {
+      clock.advance(2_000);
+      await rotation.tick();
+    }
+    expect(ca.rotation).toBeUndefined();
   });
 });

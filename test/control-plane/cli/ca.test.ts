@@ -66,6 +66,10 @@ describe("countersign ca", () => {
     expect(text).toContain("root rotation: stage 2 of 3, sign");
     expect(text).toContain("waiting for 3 sidecars:\n  ml/a [2J on node-1\n  ml/b\n  and 1 more\n");
     expect(text).toContain("1 sidecar given up by force");
+    expect(text).not.toContain("does not lead");
+    await api?.close();
+    const other = await run({ "GET /v1/ca": { body: { ...ROTATING, leads: false } } }, "status");
+    expect(other.text).toContain("does not lead");
     expect(text).toMatch(/overdue: .*`countersign ca force`.*`countersign ca abort`/);
   });
 
