@@ -125,7 +125,7 @@ describe("control plane", () => {
     );
     expect(status("AccessPolicy/serving/jobs.yaml").status.proxies).toMatchObject({
       nacked: 1,
-      nacks: ["serving/scorer: cannot index this"],
+      nacks: ["serving/scorer@node-1: cannot index this"],
     });
     scorer.onTable = () => ({ ok: true, value: undefined });
     mesh.write("agents.yaml", policyYaml("agents", "scorer", "agent"));
