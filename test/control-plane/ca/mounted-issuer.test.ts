@@ -1,13 +1,11 @@
 // An issuer from files, as cert-manager mounts them: what is refused, and how a change of them reaches the mesh.
 import { execFile } from "node:child_process";
-import { createPublicKey, generateKeyPairSync, X509Certificate } from "node:crypto";
+import { generateKeyPairSync, type X509Certificate } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
-import "reflect-metadata";
-import * as x509 from "@peculiar/x509";
 import { type CertifiedKey, createAuthorityCertificate } from "../../../control-plane/ca/certificates.ts";
 import { issueIdentity } from "../../../control-plane/ca/issue.ts";
 import { trustBundleJson } from "../../../control-plane/ca/jwks.ts";
@@ -21,6 +19,7 @@ import { identityOf } from "../../../sidecar/enrolment.ts";
 import { issueTestIdentity, must, testId } from "../../fakes/authority.ts";
 import { MemoryStore } from "../../fakes/authority-store.ts";
 import { FakeClock } from "../../fakes/clock.ts";
+import { plainAuthority } from "../../fakes/plain-authority.ts";
 
 const run = promisify(execFile);
 const NOW = Date.parse("2026-11-20T10:00:00Z");
@@ -187,31 +186,6 @@ async function verified(chainPem: string): Promise<string> {
   return stdout;
 }
 
-/** A CA as others make them: no path length, no name constraints, no URI. */
-async function plainAuthority(name: string, issuer: CertifiedKey | undefined): Promise<CertifiedKey> {
-  const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
-  const key = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
-  const publicKey = createPublicKey(key).toCryptoKey(algorithm, true, ["verify"]);
-  const issuerKey = createPublicKey(issuer?.key ?? key).toCryptoKey(algorithm, true, ["verify"]);
-  const made = await x509.X509CertificateGenerator.create({
-    serialNumber: "4101",
-    subject: `CN=${name}`,
-    issuer: issuer === undefined ? `CN=${name}` : issuer.certificate.subject,
-    notBefore: new Date(NOW - DAY),
-    notAfter: new Date(NOW + 90 * DAY),
-    signingAlgorithm: algorithm,
-    publicKey,
-    signingKey: (issuer?.key ?? key).toCryptoKey(algorithm, true, ["sign"]),
-    extensions: [
-      new x509.BasicConstraintsExtension(true, undefined, true),
-      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
-      await x509.SubjectKeyIdentifierExtension.create(publicKey),
-      await x509.AuthorityKeyIdentifierExtension.create(issuerKey),
-    ],
-  });
-  return { certificate: new X509Certificate(Buffer.from(made.rawData)), key };
-}
-
 const store = { current: new MemoryStore() };
 const open = (more: { issuerDir?: undefined } = {}): Promise<CertificateAuthority> => {
   store.current = more.issuerDir === undefined && "issuerDir" in more ? store.current : new MemoryStore();
@@ -234,9 +208,9 @@ describe("an authority with a mounted issuer", () => {
   });
 
   test("leaves carry what stands between them and the root", async () => {
-    const corporate = await plainAuthority("corporate", undefined);
-    const department = await plainAuthority("department", corporate);
-    issuing = await plainAuthority("mesh", department);
+    const corporate = await plainAuthority("corporate", undefined, NOW);
+    const department = await plainAuthority("department", corporate, NOW);
+    issuing = await plainAuthority("mesh", department, NOW);
     await mount({
       chain: [issuing.certificate, department.certificate],
       roots: [corporate.certificate],
