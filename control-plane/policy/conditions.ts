@@ -10,8 +10,8 @@ import type {
 } from "../../sidecar/core/policy/rule.ts";
 import { parseTimeOfDay } from "../../sidecar/core/policy/schedule.ts";
 import { ancestorsOf } from "../../sidecar/core/policy/symbols.ts";
-import { closestName } from "../sources/closest-name.ts";
 import type { AccessPolicy } from "./access-policy.ts";
+import { NameFinder } from "./name-finder.ts";
 
 export interface PolicyProblem {
   readonly severity: "error" | "warning";
@@ -35,6 +35,11 @@ export interface ConditionContext {
   readonly cel: CelCompiler;
   /** Takes what the data path does not enforce yet for enforced: for decision tables. */
   readonly supportAll: boolean;
+}
+
+/** For one object: whoever writes it chooses how many of its names nobody knows. */
+interface CheckContext extends ConditionContext {
+  readonly finder: NameFinder;
 }
 
 /** Every name that an `op` may state. */
@@ -92,7 +97,8 @@ const warning = (
 const never = (path: string, message: string): PolicyProblem => warning("NeverMatches", path, message);
 
 /** Problems of one policy by itself, without regard to which workloads exist. */
-export function checkPolicy(policy: AccessPolicy, context: ConditionContext): PolicyProblem[] {
+export function checkPolicy(policy: AccessPolicy, given: ConditionContext): PolicyProblem[] {
+  const context: CheckContext = { ...given, finder: new NameFinder() };
   const problems: PolicyProblem[] = [];
   const report: Report = (problem) => problems.push(problem);
   for (const [i, target] of (policy.targets ?? []).entries()) {
@@ -115,7 +121,7 @@ function checkRule(
   policy: AccessPolicy,
   rule: PolicyRule,
   path: string,
-  context: ConditionContext,
+  context: CheckContext,
   report: Report,
 ): void {
   for (const [i, clause] of (rule.from ?? []).entries())
@@ -136,7 +142,7 @@ function checkRule(
   }
 }
 
-function checkFrom(clause: FromClause, path: string, context: ConditionContext, report: Report): void {
+function checkFrom(clause: FromClause, path: string, context: CheckContext, report: Report): void {
   const { workload, user, via } = clause;
   if (workload !== undefined) lintWorkload(workload, `${path}.workload`, report);
   if (via?.maxHops !== undefined && via.maxHops < 1)
@@ -152,7 +158,7 @@ function checkFrom(clause: FromClause, path: string, context: ConditionContext, 
       warning(
         "UnknownRole",
         `${path}.user.roles[${i}]`,
-        `no MeshRole or binding names \`${role}\`${hint(role, context.roles)}`,
+        `no MeshRole or binding names \`${role}\`${context.finder.hint(role, context.roles)}`,
         "ResolvedRefs",
       ),
     );
@@ -192,17 +198,12 @@ function contradicts(match: WorkloadMatch, id: string): boolean {
   );
 }
 
-function checkOperation(
-  clause: OperationClause,
-  path: string,
-  context: ConditionContext,
-  report: Report,
-): void {
+function checkOperation(clause: OperationClause, path: string, context: CheckContext, report: Report): void {
   const { op, resources } = clause;
   if (op === undefined) return;
   const hasResource = context.operations.get(op);
   if (hasResource === undefined) {
-    const message = `no operation pack defines \`${op}\`${hint(op, context.operations.keys())}`;
+    const message = `no operation pack defines \`${op}\`${context.finder.hint(op, context.operations.keys())}`;
     report(error("UnknownOperation", `${path}.op`, message));
   } else if (!hasResource && resources !== undefined) {
     report(
@@ -215,15 +216,16 @@ function checkOperation(
 export function checkOperations(
   clauses: readonly OperationClause[],
   path: string,
-  context: ConditionContext,
+  given: ConditionContext,
 ): PolicyProblem[] {
+  const context: CheckContext = { ...given, finder: new NameFinder() };
   const problems: PolicyProblem[] = [];
   for (const [i, clause] of clauses.entries())
     checkOperation(clause, `${path}[${i}]`, context, (problem) => problems.push(problem));
   return problems;
 }
 
-function checkWhen(rule: PolicyRule, path: string, context: ConditionContext, report: Report): void {
+function checkWhen(rule: PolicyRule, path: string, context: CheckContext, report: Report): void {
   const { when } = rule;
   if (when === undefined) return;
   const { notBeforeMs, notAfterMs, schedule, cel } = when;
@@ -256,11 +258,6 @@ function isZone(timeZone: string): boolean {
   } catch {
     return false; // RangeError is how Intl says that it does not know a zone
   }
-}
-
-function hint(word: string, candidates: Iterable<string>): string {
-  const close = closestName(word, [...candidates]);
-  return close === undefined ? "" : `; did you mean \`${close}\``;
 }
 
 /** A rule that ended before `nowMs` (asked where the time is known: `check` and status, not `compile`). */

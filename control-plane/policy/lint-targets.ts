@@ -4,8 +4,9 @@ import type { ClusterState, Workload } from "../sources/store.ts";
 import type { AccessPolicy, TargetMatch } from "./access-policy.ts";
 import type { PolicyProblem } from "./conditions.ts";
 import { misfitOf, type Template } from "./lint-operations.ts";
-import { type KnownNames, NameFinder } from "./lint-references.ts";
+import type { KnownNames } from "./lint-references.ts";
 import { lintWarning } from "./lint-rules.ts";
+import { NameFinder } from "./name-finder.ts";
 import { selectsWorkload, selectTargets, type WorkloadIndex } from "./select.ts";
 
 export interface TargetLintContext {

@@ -218,6 +218,24 @@ describe("lint", () => {
     expect(performance.now() - start).toBeLessThan(2_000);
     expect(found.some((text) => text.startsWith("Shadowed") || text.startsWith("NeverMatches"))).toBe(true);
   });
+
+  test("stays quick when nobody has any of the names", () => {
+    const roles = Array.from(
+      { length: 2_000 },
+      (_, i) => `{kind: MeshRole, metadata: {name: role-of-team-${i}}, spec: {}}`,
+    );
+    const crowded = stateOfYaml(roles.join("\n---\n"));
+    const unknown = Array.from({ length: 16 }, (_, i) => `rule-of-taem-${i}`).join();
+    const from = Array.from({ length: 16 }, () => `{user: {roles: [${unknown}]}}`).join();
+    const rules = Array.from({ length: 32 }, (_, i) => `{name: r${i}, from: [${from}]}`);
+    const [object] = objectsOfYaml(policy(`action: Deny, rules: [${rules.join()}]`));
+    if (object === undefined) throw new Error("no policy");
+    const start = performance.now();
+    const found = linter.lint(object.typed, crowded, NOW);
+    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(found.filter(({ reason }) => reason === "UnknownRole")).toHaveLength(32 * 16 * 16);
+    expect(found.filter(({ message }) => message.includes("did you mean"))).toHaveLength(8);
+  });
 });
 
 describe("a tenant's policy", () => {
