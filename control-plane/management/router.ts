@@ -1,11 +1,14 @@
 // Answers management requests, wherever they come from: finds the route, asks whether the caller may, reads the body,
 // runs the action, records a write, answers. Nothing of a body is read before the caller is known.
+import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import { auditedArguments, type ManagementAudit, type ManagementRecord } from "./audit-log.ts";
-import { type Body, bad, checkFields, JsonText, type Route } from "./routes.ts";
+import { type Body, bad, checkFields, type Route } from "./routes.ts";
+import { JsonPieces, replaceMaps } from "./state-text.ts";
 
 export interface ManagementCaller {
   readonly user: string;
@@ -48,6 +51,8 @@ export interface RouterOptions {
 }
 
 const MAX_BODY_BYTES = 65_536;
+/** Made between two turns of the event loop: about 2 ms. */
+const PIECE_CHARS = 32_768;
 const STATUS_OF_CODE: Partial<Record<MeshError["code"], number>> = {
   bad_config: 400,
   bad_object: 400,
@@ -147,7 +152,8 @@ async function answerRoute(
     const result = await route.run(query, body);
     await record(options, route, caller, body, "done", "");
     observe?.(route.action, "done");
-    answer(response, 200, "application/json", result);
+    if (result instanceof JsonPieces) await answerInPieces(response, result.pieces);
+    else answer(response, 200, "application/json", result);
   } catch (error) {
     const code = error instanceof MeshError ? error.code : undefined;
     const status = error instanceof HttpRefusal ? error.status : ((code && STATUS_OF_CODE[code]) ?? 500);
@@ -211,12 +217,6 @@ async function readBody(request: IncomingMessage, jsonTypeOnly: boolean): Promis
   return value as Body;
 }
 
-/** Maps, as in a ClusterState, become JSON objects. */
-function replaceMaps(_key: string, value: unknown): unknown {
-  if (value instanceof Map) return Object.fromEntries(value);
-  return value instanceof Set ? [...value] : value;
-}
-
 function answer(
   response: ServerResponse,
   status: number,
@@ -224,12 +224,38 @@ function answer(
   body: unknown,
   headers: Readonly<Record<string, string>> = {},
 ): void {
-  const text = body instanceof JsonText ? body.text : JSON.stringify(body, replaceMaps);
-  response.writeHead(status, {
-    ...{ "content-type": type, "cache-control": "no-store", "x-content-type-options": "nosniff" },
-    ...headers,
-  });
-  response.end(`${text}\n`);
+  response.writeHead(status, { ...headersOf(type), ...headers });
+  response.end(`${JSON.stringify(body, replaceMaps)}\n`);
+}
+
+function headersOf(type: string): Readonly<Record<string, string>> {
+  return { "content-type": type, "cache-control": "no-store", "x-content-type-options": "nosniff" };
+}
+
+/** Sends a large document; others are served in between, and no more of it is made than the peer takes. */
+async function answerInPieces(response: ServerResponse, pieces: Iterable<string>): Promise<void> {
+  response.writeHead(200, headersOf("application/json"));
+  let waiting = "";
+  for (const piece of pieces) {
+    waiting += piece;
+    if (waiting.length < PIECE_CHARS) continue;
+    const taken = response.write(waiting);
+    waiting = "";
+    if (response.destroyed) return;
+    await (taken ? setImmediate() : drained(response));
+  }
+  response.end(`${waiting}\n`);
+}
+
+/** Until the peer has taken what was written, or is gone. */
+async function drained(response: ServerResponse): Promise<void> {
+  const done = new AbortController();
+  const { signal } = done;
+  try {
+    await Promise.race([once(response, "drain", { signal }), once(response, "close", { signal })]);
+  } finally {
+    done.abort();
+  }
 }
 
 /** RFC 9457. */

@@ -1,7 +1,7 @@
 // What the management API can do: one list of routes for the Unix socket and for the secured port, each with the right
 // that it needs there.
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
-import { objectText } from "./revision-content.ts";
+import { JsonPieces, stateText } from "./state-text.ts";
 
 /** What the API can do; implemented by main.ts. Errors are MeshErrors and become problem documents. */
 export interface ManagementActions {
@@ -39,15 +39,6 @@ export interface Route {
   readonly run: (query: URLSearchParams, body: Body) => unknown;
 }
 
-/** A JSON document that is text already. */
-export class JsonText {
-  readonly text: string;
-
-  constructor(text: string) {
-    this.text = text;
-  }
-}
-
 const READ: Right = { verb: "get", subresource: "" };
 
 /** `management` or `management/rollback`, as RBAC names it. */
@@ -80,10 +71,11 @@ export function checkFields(body: Body, { fields }: Route): void {
     throw bad(`unknown field \`${unknown.slice(0, 64)}\`, known are: ${fields.join(", ") || "none"}`);
 }
 
-/** `form=exact`: maps keep their kind, so that the command line can compile what it gets (see `parseObject`). */
+/** `form=exact`: see `stateText`. */
 function stateOf(actions: ManagementActions, query: URLSearchParams): unknown {
   const state = actions.state();
-  return query.get("form") === "exact" ? new JsonText(objectText({ state })) : state;
+  const form = query.get("form") === "exact" ? "exact" : "plain";
+  return typeof state === "object" && state !== null ? new JsonPieces(stateText(state, form)) : state;
 }
 
 /** All routes, those of reads first. A write is a POST. */

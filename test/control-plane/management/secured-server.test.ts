@@ -8,6 +8,7 @@ import { createTestAuthority, issueTestIdentity, type TestAuthority, testId } fr
 import { createOddLeaf } from "../../fakes/odd-leaf.ts";
 import {
   type Credentials,
+  echoActions,
   jwt,
   MESH_AUDIENCE,
   SecuredManagement,
@@ -409,6 +410,28 @@ test("the state in its exact form keeps its maps", async () => {
 });
 
 const pemOf = (key: KeyObject): string => key.export({ type: "pkcs8", format: "pem" }).toString();
+
+test("a big state is sent in pieces, and a peer that leaves in the middle harms nobody", async () => {
+  const workloads = new Map(
+    Array.from({ length: 20_000 }, (_, index) => [
+      `ml/w${index}`,
+      { name: `w${index}`, text: "x".repeat(100) },
+    ]),
+  );
+  const big = await SecuredManagement.start({ actions: { ...echoActions, state: () => ({ workloads }) } });
+  try {
+    big.reviews.accounts.set(ADMIN, { user: "admin", rights: ["*"] });
+    const whole = await big.call({ path: "/v1/state", token: ADMIN });
+    expect(Object.keys(whole.body["workloads"] as object)).toHaveLength(20_000);
+    const socket = connectTls({ port: big.server.port, host: "127.0.0.1", rejectUnauthorized: false });
+    socket.write(`GET /v1/state HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN}\r\n\r\n`);
+    await new Promise((resolve) => socket.once("data", resolve));
+    socket.destroy();
+    expect((await big.call({ ...READ, token: ADMIN })).status).toBe(200);
+  } finally {
+    await big.close();
+  }
+});
 
 function tlsConnect(options: { maxVersion?: "TLSv1.2" } = {}): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
