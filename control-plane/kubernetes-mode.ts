@@ -1,6 +1,7 @@
 // A mesh configured by a cluster: any number of control planes, everything that lasts in Kubernetes objects; one of them
 // leads and writes what all share.
 import { messageOf } from "../sidecar/core/runtime/errors.ts";
+import { runAuditor } from "./admission/auditor.ts";
 import { runCaBundles } from "./admission/ca-bundle.ts";
 import { createServiceAccountAttestor } from "./attestation/service-account.ts";
 import { purgeOneTimeRecords, recordJoinTokens } from "./ca/join-token-records.ts";
@@ -24,6 +25,7 @@ import { createAdmitter } from "./policy/admit.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
 import { runKubernetesSource } from "./sources/kubernetes/source.ts";
 import { loadSchemas } from "./sources/schema.ts";
+import { EventRecorder } from "./status/events.ts";
 import { runKubernetesStatus } from "./status/kubernetes-status.ts";
 import { ReplicaProxies } from "./status/replica-proxies.ts";
 import { ReportClient } from "./status/report-client.ts";
@@ -268,6 +270,31 @@ class KubernetesMode implements Mode {
     }
   }
 
+  /** Pods that should be meshed and are not. */
+  async #audit({ publisher, metrics }: Parts, term: AbortSignal): Promise<void> {
+    const { namespace, replica } = this.#config;
+    const writer = createKubernetesWriter(this.#kubernetes.kubeConfig, 1);
+    const events = new EventRecorder({ writer, identity: replica, ...this.#deps });
+    try {
+      await Promise.all([
+        events.run(term),
+        runAuditor(
+          {
+            state: () => publisher.live,
+            exempt: new Set(["kube-system", namespace]),
+            onChanged: (listener) => publisher.subscribe(listener),
+            events,
+            observe: (missing, optedOut) => metrics.unmeshed(missing, optedOut),
+            ...this.#deps,
+          },
+          term,
+        ),
+      ]);
+    } finally {
+      writer.close();
+    }
+  }
+
   /** Records that nobody took in time. */
   async #purgeRecords(term: AbortSignal): Promise<void> {
     const { clock, log } = this.#deps;
@@ -294,6 +321,7 @@ class KubernetesMode implements Mode {
         this.#keepClusterBundle(parts, term),
         this.#keepWebhooksTrusted(parts, term),
         this.#writeStatus(parts, term),
+        this.#audit(parts, term),
         this.#purgeRecords(term),
       ]);
     } finally {

@@ -20,6 +20,8 @@ export interface ControlPlaneMetrics {
   managed(action: string, outcome: string): void;
   /** An admission review was answered; path and outcome are from closed lists. */
   reviewed(path: string, outcome: string, seconds: number): void;
+  /** Numbers of pods without a sidecar in namespaces of the mesh. */
+  unmeshed(missing: number, optedOut: number): void;
 }
 
 /** What is read when scraped. */
@@ -33,8 +35,6 @@ export interface MetricSources {
     readonly problems: number;
   };
   readonly authority: () => CertificateAuthority | undefined;
-  /** Numbers of pods without a sidecar in namespaces of the mesh; absent outside Kubernetes. */
-  readonly unmeshed?: () => { readonly missing: number; readonly optedOut: number };
   /** In a cluster: whether this replica leads. */
   readonly isLeader?: () => boolean;
 }
@@ -55,19 +55,6 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
       for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
     },
   });
-  const { unmeshed } = sources;
-  if (unmeshed !== undefined)
-    new Gauge({
-      name: "countersign_unmeshed_pods",
-      help: "pods without a sidecar: missing (their label or their namespace's asks for one), opted_out (by their own label)",
-      labelNames: ["reason"],
-      registers,
-      collect() {
-        const { missing, optedOut } = unmeshed();
-        this.set({ reason: "missing" }, missing);
-        this.set({ reason: "opted_out" }, optedOut);
-      },
-    });
   new Gauge({
     name: "countersign_config_revision_info",
     help: "the revision in force as a label; value 1",
@@ -129,6 +116,26 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
       if (authority) this.set((authority.issuing.notAfterMs - Date.now()) / 1000);
     },
   });
+  new Gauge({
+    name: "countersign_root_expiry_seconds",
+    help: "seconds until the first root of the trust bundle expires",
+    registers,
+    collect() {
+      const ends = sources.authority()?.roots.map(({ validTo }) => Date.parse(validTo)) ?? [];
+      if (ends.length > 0) this.set((Math.min(...ends) - Date.now()) / 1000);
+    },
+  });
+  new Gauge({
+    name: "countersign_root_rotation_seconds",
+    help: "how long the present stage of a root rotation lasts; absent without one",
+    labelNames: ["stage"],
+    registers,
+    collect() {
+      this.reset();
+      const record = sources.authority()?.rotation?.record;
+      if (record) this.set({ stage: record.stage }, (Date.now() - record.stageSinceMs) / 1000);
+    },
+  });
   const nacks = new Counter({
     name: "countersign_proxy_nacks_total",
     help: "configurations that a sidecar refused",
@@ -177,10 +184,20 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5],
     registers,
   });
+  const unmeshed = new Gauge({
+    name: "countersign_unmeshed_pods",
+    help: "where this replica leads, pods without a sidecar: missing (a label asks for one), opted_out (by their own label)",
+    labelNames: ["reason"],
+    registers,
+  });
   return {
     registry,
     nack: () => nacks.inc(),
     statusWritten: (result) => statusWrites.inc({ result }),
+    unmeshed: (missing, optedOut) => {
+      unmeshed.set({ reason: "missing" }, missing);
+      unmeshed.set({ reason: "opted_out" }, optedOut);
+    },
     pushed: (seconds) => push.observe(seconds),
     compiled: (seconds) => compile.observe(seconds),
     joined: (result) => joins.inc({ result }),

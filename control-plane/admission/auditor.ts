@@ -43,6 +43,8 @@ export interface AuditorDeps {
   /** Calls back whenever the state may have changed; returns how to end that. */
   readonly onChanged: (listener: () => void) => () => void;
   readonly events: Pick<EventRecorder, "record">;
+  /** Numbers of pods; zero when the audit ends, since another replica counts then. */
+  readonly observe: (missing: number, optedOut: number) => void;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -65,7 +67,8 @@ export async function runAuditor(deps: AuditorDeps, signal: AbortSignal): Promis
   let reported = 0;
   while (!signal.aborted) {
     wake = new AbortController();
-    const { missing: pods } = unmeshedPods(deps.state(), deps.exempt);
+    const { missing: pods, optedOut } = unmeshedPods(deps.state(), deps.exempt);
+    deps.observe(pods.length, optedOut.length);
     tell(pods, told, deps);
     if (pods.length !== reported) {
       if (pods.length > 0)
@@ -81,6 +84,7 @@ export async function runAuditor(deps: AuditorDeps, signal: AbortSignal): Promis
       await clock.sleep(AGAIN_MS, AbortSignal.any([signal, wake.signal]));
   }
   end();
+  deps.observe(0, 0);
 }
 
 /** Marks in `told` when each pod was told; pods that are gone or meshed are forgotten. */

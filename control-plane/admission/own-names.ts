@@ -13,7 +13,6 @@ export const OWN_VOLUMES: readonly string[] = [STATE_VOLUME, TOKEN_VOLUME, BUNDL
 export const PROXY_UID = 61_600;
 /** Ports of the mesh itself; applications may not have them. */
 export const OWN_PORTS = { first: 16_001, last: 16_080 } as const;
-export const MESH_PORT = 16_008;
 /** Metrics, health and relayed probes of the sidecar. */
 export const STATUS_PORT = 16_020;
 

@@ -85,6 +85,7 @@ describe("runAuditor", () => {
     const clock = new FakeClock(0);
     const stop = new AbortController();
     const told: [EventSubject, EventNote][] = [];
+    const counts: [missing: number, optedOut: number][] = [];
     let state = first;
     let changed = (): void => {};
     const done = runAuditor(
@@ -98,6 +99,7 @@ describe("runAuditor", () => {
           };
         },
         events: { record: (subject, note) => void told.push([subject, note]) },
+        observe: (missing, optedOut) => void counts.push([missing, optedOut]),
         clock,
         log: createLogger("silent"),
       },
@@ -110,6 +112,7 @@ describe("runAuditor", () => {
     };
     return {
       told,
+      counts,
       pass,
       change: (next: AuditedState) => {
         state = next;
@@ -150,6 +153,19 @@ describe("runAuditor", () => {
     await pass(0);
     expect(told).toHaveLength(2);
     await end();
+  });
+
+  test("counts what it sees, and nothing once another replica leads", async () => {
+    const { counts, pass, change, end } = start(stateOf([pod("a"), pod("b", { inject: "disabled" })]));
+    await pass(5_000);
+    change(stateOf([]));
+    await pass(0);
+    await end();
+    expect(counts).toEqual([
+      [1, 1],
+      [0, 0],
+      [0, 0],
+    ]);
   });
 
   test("a thousand pods are told in rounds", async () => {
