@@ -116,6 +116,8 @@ const authority = async (): Promise<Authority> =>
   (await mesh.api("GET", "/v1/ca")).body as unknown as Authority;
 const ask = async (verb: "rotate" | "abort" | "force"): Promise<number> =>
   (await mesh.api("POST", `/v1/ca/${verb}`)).status;
+const metrics = async (): Promise<string> =>
+  (await fetch(`http://127.0.0.1:${mesh.handle.ports.metrics}/metrics`)).text();
 const stageOf = ({ rotation }: Authority): string =>
   rotation === null ? "none" : `${rotation.stage}${rotation.aborting ? " back" : ""}`;
 const until = (stage: string): Promise<Authority> =>
@@ -130,6 +132,7 @@ test(
     expect(await ask("rotate")).toBe(200);
     expect(await ask("rotate")).toBe(409);
     expect(rootsOf(await authority())).toHaveLength(2);
+    expect(await metrics()).toMatch(/^countersign_root_rotation_seconds\{stage="distribute"\} \d/m);
     await until("sign");
     await mesh.stop();
     await mesh.start(mesh.samePorts());
@@ -138,6 +141,8 @@ test(
     const roots = rootsOf(await authority());
     expect(roots).toHaveLength(1);
     expect(roots).not.toContain(old);
+    expect(await metrics()).not.toContain("countersign_root_rotation_seconds{");
+    expect(await metrics()).toMatch(/^countersign_root_expiry_seconds 3\d{8}/m);
     // The old key is gone from the disk.
     expect(readdirSync(join(mesh.stateDir, "ca")).filter((name) => name.startsWith("root"))).toHaveLength(1);
     // A restart with the new root, and a workload that comes back to it.
