@@ -13,6 +13,9 @@ import type { World } from "./world.ts";
 /** Options as the command line gave them. */
 export interface ExplainOptions extends MeshOptions {
   readonly sidecar?: string;
+  /** `name` or `namespace/name` of the pod whose sidecar answered with the decision id. */
+  readonly pod?: string;
+  readonly namespace?: string;
   readonly configDir?: string;
   readonly from?: string;
   readonly to?: string;

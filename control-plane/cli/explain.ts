@@ -6,10 +6,11 @@ import type { ExplainOptions } from "./explain-call.ts";
 import { printPolicies, shownExplanation, userText } from "./explanation.ts";
 import { askSidecar } from "./management-client.ts";
 import { withMesh } from "./mesh.ts";
+import { askPodAboutDecision } from "./pod-sidecar.ts";
 import { EXIT, type ExitStatus, type Output, plain, printJson, timeText } from "./print.ts";
 
 /**
- * Explains a decision id (with `sidecar`), or a described call (with `configDir`, or on a running mesh).
+ * Explains a decision id (with `sidecar` or `pod`), or a described call (with `configDir`, or on a running mesh).
  *
  * @param nowMs for a described call without `at`.
  * @returns `EXIT.ok` when the call is allowed, `EXIT.no` when it is denied.
@@ -22,8 +23,11 @@ export async function explain(
   nowMs: number = Date.now(),
 ): Promise<ExitStatus> {
   if (decisionId !== undefined) return explainDecision(decisionId, options, output);
-  if (options.sidecar !== undefined)
-    throw new MeshError("bad_config", "`--sidecar` explains a decision id; write it behind `explain`");
+  if (options.sidecar !== undefined || options.pod !== undefined)
+    throw new MeshError(
+      "bad_config",
+      "`--sidecar` and `--pod` explain a decision id; write it behind `explain`",
+    );
   const { describedOf, explainCall } = await import("./explain-call.ts");
   const { worldOfDirectory, worldOfMesh } = await import("./world.ts");
   const described = describedOf(options, nowMs);
@@ -45,11 +49,11 @@ async function explainDecision(
   options: ExplainOptions,
   output: Output,
 ): Promise<ExitStatus> {
-  const { sidecar, json } = options;
-  if (sidecar === undefined)
+  const { sidecar, pod, json } = options;
+  if ((sidecar === undefined) === (pod === undefined))
     throw new MeshError(
       "bad_config",
-      "a decision id is explained by the sidecar that answered with it; give its state directory with `--sidecar`",
+      "a decision id is explained by the sidecar that answered with it; name its pod with `--pod`, or give its state directory with `--sidecar`",
     );
   for (const name of [
     "configDir",
@@ -66,9 +70,13 @@ async function explainDecision(
     if (options[name] !== undefined)
       throw new MeshError(
         "bad_config",
-        "a decision id needs no description of the call; leave out all but `--sidecar`",
+        "a decision id needs no description of the call; leave out all but `--sidecar` or `--pod`",
       );
-  const answer = fieldsOf(await askSidecar(sidecar, `/v1/decisions/${encodeURIComponent(decisionId)}`));
+  const answer = fieldsOf(
+    sidecar === undefined
+      ? await askPodAboutDecision(decisionId, { ...options, pod: pod ?? "" })
+      : await askSidecar(sidecar, `/v1/decisions/${encodeURIComponent(decisionId)}`),
+  );
   if (json === true) {
     printJson(output, answer);
     return EXIT.no;

@@ -82,8 +82,8 @@ Examples:
       `
 Two ways. A described call is compiled and decided here with the code of production, from a directory of policies
 (--config-dir) or from what is in force in a running mesh; the user has signed in just now with a second factor. A decision id (from a denial or the audit log) is explained by the
-sidecar that answered with it; sidecars keep their last 1000 denials. Exit status 1: the call is denied. In a pod:
-kubectl exec POD -c countersign-proxy -- countersign explain ID --sidecar /var/run/countersign/state
+sidecar that answered with it (--pod in a cluster, --sidecar on this machine); sidecars keep their last 1000 denials. Exit status 1:
+the call is denied.
 
 --from and --to take kind/name, namespace/name, namespace/kind/name, a bare name, pod/namespace/name, external/name (--to), or
 plaintext and a SPIFFE ID (--from).
@@ -92,11 +92,14 @@ Examples:
   countersign explain --config-dir policies --from job/nightly-score --to serving/fraud-scorer \\
       --request "POST /invocations" --at 2026-09-15T02:10:00+02:00
   countersign explain --from notebook/nb-alice --to serving/llm-chat --request "POST /v1/chat/completions" --context prod
+  countersign explain d-7f3a90bc12de4567 --pod fraud-scorer-6c9f-x7k2p -n ml-serving
   countersign explain d-7f3a90bc12de4567 --sidecar /var/lib/countersign/sidecar`,
     ),
   )
     .argument("[decision-id]", "the `decisionId` of a denial")
     .option("--sidecar <dir>", "state directory of the sidecar that answered with this decision id")
+    .option("--pod <name>", "pod whose sidecar answered with this decision id")
+    .option("-n, --namespace <name>", "namespace of that pod (default: that of the context)")
     .option("--config-dir <dir>", "policies and workloads, for a described call")
     .option("--from <workload>", "who calls, e.g. notebook/nb-alice")
     .option("--to <workload>", "who is called, e.g. serving/fraud-scorer")

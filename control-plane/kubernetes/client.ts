@@ -10,6 +10,7 @@ import type {
   CoreV1Api,
   CustomObjectsApi,
   EventsV1Api,
+  Exec,
   KubeConfig,
   PortForward,
   VersionApi,
@@ -42,6 +43,8 @@ export interface Kubernetes {
   readonly apply: ApplyOptions;
   /** See port-forward.ts. */
   readonly portForward: PortForward;
+  /** See exec.ts. */
+  readonly exec: Exec;
 }
 
 const IN_POD = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -84,6 +87,7 @@ export async function loadKubernetes(options: KubernetesOptions): Promise<Kubern
     version: kubeConfig.makeApiClient(library.VersionApi),
     apply: library.setHeaderOptions("Content-Type", library.PatchStrategy.ServerSideApply),
     portForward: new library.PortForward(kubeConfig),
+    exec: new library.Exec(kubeConfig),
   };
 }
 

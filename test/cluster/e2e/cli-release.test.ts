@@ -6,7 +6,16 @@ import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { describeOnCluster } from "../gate.ts";
 import { kubectl, waitFor } from "../kube.ts";
 import { adminKubeconfig } from "../layout.ts";
-import { begin, deployPlatform, install, platformFile, SYSTEM, uninstall } from "../release.ts";
+import {
+  begin,
+  callFrom,
+  deployPlatform,
+  install,
+  NOTEBOOK,
+  platformFile,
+  SYSTEM,
+  uninstall,
+} from "../release.ts";
 
 const cli = fileURLToPath(new URL("../../../control-plane/cli/main.ts", import.meta.url));
 
@@ -89,6 +98,37 @@ describeOnCluster("the command line on the release", { testMs: 90_000, suiteMs: 
     expect(errors).toBe("");
     expect(text).toMatch(says);
     expect(status).toBe(0);
+  });
+
+  test("a denied caller's decision id is explained by the pod that denied", async () => {
+    const { status, body } = await callFrom(
+      NOTEBOOK,
+      "-d",
+      "{}",
+      "http://fraud-scorer.ml-serving:8080/invocations",
+    );
+    expect(status).toBe(403);
+    const { decisionId } = JSON.parse(body) as { decisionId: string };
+    const names = await kubectl(["get", "pods", "-n", "ml-serving", "-l", "app=fraud-scorer", "-o", "name"]);
+    const answers = await Promise.all(
+      [
+        ...names
+          .trim()
+          .split("\n")
+          .map((name) => `ml-serving/${name.slice("pod/".length)}`),
+        "ml-dev/nb-alice-0",
+      ].map((pod) => run("explain", decisionId, "--pod", pod)),
+    );
+    const told = answers.filter(({ text }) => text.startsWith("DENIED NO_MATCHING_ALLOW"));
+    expect(told.length).toBeGreaterThan(0);
+    expect(told[0]?.text).toContain("notebooks: no match");
+    for (const answer of answers) expect(answer.status).toBe(1);
+    const none = await run("explain", "d-0000000000000000", "--pod", "nb-alice-0", "-n", "ml-dev");
+    expect(none.errors).toMatch(/^countersign: \S+/);
+    expect(none.status).toBe(1);
+    const nowhere = await run("explain", decisionId, "--pod", "nope", "-n", "ml-dev");
+    expect(nowhere.errors).toContain("there is no such pod");
+    expect(nowhere.status).toBe(3);
   });
 
   test("rolls back, says so everywhere, and releases", async () => {
