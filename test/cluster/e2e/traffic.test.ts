@@ -75,7 +75,9 @@ const POLICY: readonly KubeObject[] = [
     spec: {
       action: "Allow",
       targets: [{ names: ["ring", "worker"] }],
-      rules: [{ name: "client", from: [{ workload: { names: ["client"] } }], operations: [{ any: true }] }],
+      rules: [
+        { name: "callers", from: [{ workload: { names: ["client", "ring"] } }], operations: [{ any: true }] },
+      ],
     },
   },
   {
@@ -147,6 +149,18 @@ describeOnCluster("captured traffic in pods", { testMs: 60_000, suiteMs: 420_000
       expect(JSON.parse(answer.body).localAddress).toContain(await addressOf(MESH, name));
     }
     expect(await callFrom(CLIENT, "http://ring:7077/")).toMatchObject({ status: 200 });
+  });
+
+  test("members of one set call each other, and a pod that calls its own Service is decided on like others", async () => {
+    const member = { namespace: MESH, name: "ring-0", container: "app" } as const;
+    expect(await callFrom(member, "http://ring-1.ring:7077/")).toMatchObject({ status: 200 });
+    // Its own address is the pod itself: containers of one pod are one workload.
+    expect(await callFrom(member, "http://ring-0.ring:7077/")).toMatchObject({ status: 200 });
+    const vault = { namespace: MESH, name: "vault", container: "app" } as const;
+    expect(await callFrom(vault, `http://vault.${MESH}/`)).toMatchObject({
+      status: 403,
+      reason: "DEFAULT_DENY",
+    });
   });
 
   test("a pod that no Service selects is reached by its address, with identity and decision", async () => {
