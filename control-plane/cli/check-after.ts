@@ -1,6 +1,7 @@
 // `countersign check` after installation: does the control plane run, is it reached, are its certificates and bundles in
 // order? What it says of workloads and policies is in check-workloads.ts.
 import { X509Certificate } from "node:crypto";
+import type { Duplex } from "node:stream";
 import { connect as connectTls } from "node:tls";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { forwardPort } from "../kubernetes/port-forward.ts";
@@ -26,7 +27,7 @@ export function checksAfter(cluster: Cluster, replicas: readonly Replica[], nowM
     {
       name: "webhook server",
       needed: false,
-      run: async () => checkWebhookServer(cluster, replicas, await webhooks()),
+      run: async () => checkWebhookServer(cluster, replicas, await webhooks(), nowMs),
     },
     { name: "trust bundle", needed: true, run: () => checkBundles(cluster, nowMs) },
   ];
@@ -131,6 +132,7 @@ async function checkWebhookServer(
   cluster: Cluster,
   replicas: readonly Replica[],
   webhooks: readonly Webhook[],
+  nowMs: number,
 ): Promise<readonly CheckResult[]> {
   const name = "webhook server";
   const ca = webhooks.find(({ caBundle }) => caBundle !== "")?.caBundle;
@@ -146,8 +148,10 @@ async function checkWebhookServer(
         port: WEBHOOK_PORT,
       });
       try {
-        await handshake(socket, ca, servername);
-        return "";
+        const certificate = await handshake(socket, ca, servername);
+        return isNearEnd(certificate, nowMs)
+          ? `${pod}: its certificate ends at ${certificate.validTo} and was not renewed`
+          : "";
       } catch (error) {
         return `${pod}: ${messageOf(error)}`;
       } finally {
@@ -167,10 +171,21 @@ async function checkWebhookServer(
   ];
 }
 
-function handshake(socket: import("node:stream").Duplex, ca: string, servername: string): Promise<void> {
+/** Less than a tenth of its life is left: it should have been renewed long before. PURE. */
+export function isNearEnd(
+  { validFrom, validTo }: Pick<X509Certificate, "validFrom" | "validTo">,
+  nowMs: number,
+): boolean {
+  const endMs = Date.parse(validTo);
+  return endMs - nowMs < (endMs - Date.parse(validFrom)) / 10;
+}
+
+/** @returns the server's certificate, which leads to `ca` and has the name. */
+function handshake(socket: Duplex, ca: string, servername: string): Promise<X509Certificate> {
   return new Promise((resolve, reject) => {
     const tls = connectTls({ socket, ca, servername, minVersion: "TLSv1.2" }, () => {
-      resolve();
+      const certificate = tls.getPeerX509Certificate();
+      if (certificate !== undefined) resolve(certificate);
       tls.destroy();
     });
     const late = AbortSignal.timeout(HANDSHAKE_WITHIN_MS);

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "@jest/globals";
 import { fieldsOf } from "../../../control-plane/cli/answers.ts";
-import { checkAuthority } from "../../../control-plane/cli/check-after.ts";
+import { checkAuthority, isNearEnd } from "../../../control-plane/cli/check-after.ts";
 import { customResources } from "../../../control-plane/cli/check-before.ts";
 import { checkPolicies, checkSidecars, stateOf } from "../../../control-plane/cli/check-workloads.ts";
 import { failed, ok, runChecks, some } from "../../../control-plane/cli/findings.ts";
@@ -72,6 +72,17 @@ describe("the authority", () => {
   test("that does not tell is an error", () => {
     expect(() => checkAuthority({}, nowMs)).toThrow("does not tell");
   });
+});
+
+test.each([
+  { hours: 5, expected: false },
+  { hours: 1, expected: false },
+  { hours: 0.9, expected: true },
+  { hours: -1, expected: true },
+])("a certificate of ten hours with $hours left is near its end: $expected", ({ hours, expected }) => {
+  const nowMs = Date.parse("2026-11-21T00:00:00Z");
+  const at = (ms: number) => new Date(nowMs + ms * 3_600_000).toUTCString();
+  expect(isNearEnd({ validFrom: at(hours - 10), validTo: at(hours) }, nowMs)).toBe(expected);
 });
 
 describe("sidecars and policies", () => {
