@@ -93,8 +93,10 @@ class Sidecar {
   #isCutOff = false;
   #rejoining: Promise<void> = Promise.resolve();
   #rejoins = 0;
-  /** Was told that its root is about to leave. */
-  #leaving: WorkloadIdentity | undefined;
+  /** Whose root was looked at last. */
+  #judged: WorkloadIdentity | undefined;
+  /** Thumbprint of the certificate that is being replaced because its root is about to leave. */
+  #leaving = "";
   #connectedSinceMs: number | undefined;
   /** With which identity the last stream was begun. */
   #shown: WorkloadIdentity | undefined;
@@ -295,9 +297,11 @@ class Sidecar {
   /** Renews early when the root of the own certificate is about to leave the trust bundle, once per certificate. */
   #leaveRetiringRoot(): void {
     const { identity } = this.#plane;
-    if (identity === undefined || !isRetiring(identity)) return;
-    if (this.#leaving?.leafThumbprint === identity.leafThumbprint) return;
-    this.#leaving = identity;
+    // Another object whenever certificate or bundle change; looking at it costs a signature.
+    if (identity === undefined || identity === this.#judged) return;
+    this.#judged = identity;
+    if (!isRetiring(identity) || this.#leaving === identity.leafThumbprint) return;
+    this.#leaving = identity.leafThumbprint;
     const early = this.#early;
     const delayMs = RETIRING.leastMs + Math.random() * RETIRING.spreadMs;
     this.#log.info("root is about to leave, renewing", { inMs: Math.round(delayMs) });
