@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { describeOnCluster } from "../gate.ts";
 import { apply, type KubeObject, kubectl, read, tryKubectl, waitFor, waitForObject } from "../kube.ts";
-import { type Answer, callFrom, install, uninstall } from "../release.ts";
+import { type Answer, begin, callFrom, install, uninstall } from "../release.ts";
 
 const MESH = "traffic-mesh";
 const LEGACY = "traffic-legacy";
@@ -116,7 +116,7 @@ async function until(
 
 describeOnCluster("captured traffic in pods", { testMs: 60_000, suiteMs: 420_000 }, () => {
   beforeAll(async () => {
-    await uninstall();
+    await begin();
     await install();
     await apply([
       {
@@ -134,7 +134,7 @@ describeOnCluster("captured traffic in pods", { testMs: 60_000, suiteMs: 420_000
     for (const one of ["pod/ring-0", "pod/ring-1", "pod/worker", "pod/vault", "pod/client"])
       await waitForObject(MESH, one, "condition=Ready", 60_000);
     for (const one of ["pod/old", "pod/client"]) await waitForObject(LEGACY, one, "condition=Ready", 60_000);
-  }, 240_000);
+  }, 2_000_000);
 
   afterAll(async () => {
     await tryKubectl(["delete", "namespace", MESH, LEGACY, "--wait=false"]);
