@@ -35,17 +35,20 @@ request.kind.kind == 'ControllerRevision' ? {{ $it }}.?data.?spec.?template.?met
 {{ $it }}.?spec.?template.?metadata.?{{ $map }}.orValue({})
 {{- end }}
 
-{{- /* Keys, of those that satisfy a condition on `k`, whose values differ: (list "oldMap" "newMap" "condition"). */ -}}
+{{- /*
+  Keys, of those that satisfy a condition on `k`, whose values differ: (list "oldMap" "newMap" "condition"). The difference comes
+  first: nearly every update changes none, and an expression that costs too much refuses.
+*/ -}}
 {{- define "countersign.cel.changed" -}}
 {{- $old := index . 0 -}}{{- $new := index . 1 -}}{{- $which := index . 2 -}}
-{{ $old }}.filter(k, ({{ $which }}) && !(k in {{ $new }} && {{ $new }}[k] == {{ $old }}[k])) +
-{{ $new }}.filter(k, ({{ $which }}) && !(k in {{ $old }}))
+{{ $old }}.filter(k, !(k in {{ $new }} && {{ $new }}[k] == {{ $old }}[k]) && ({{ $which }})) +
+{{ $new }}.filter(k, !(k in {{ $old }}) && ({{ $which }}))
 {{- end }}
 
 {{- /* As the above, of those that were there: added keys do not count. */ -}}
 {{- define "countersign.cel.lost" -}}
 {{- $old := index . 0 -}}{{- $new := index . 1 -}}{{- $which := index . 2 -}}
-{{ $old }}.filter(k, ({{ $which }}) && !(k in {{ $new }} && {{ $new }}[k] == {{ $old }}[k]))
+{{ $old }}.filter(k, !(k in {{ $new }} && {{ $new }}[k] == {{ $old }}[k]) && ({{ $which }}))
 {{- end }}
 
 {{- /* Whether the injection webhook is called for a new pod. INVARIANT: the selectors in webhooks.yaml say the same. */ -}}
