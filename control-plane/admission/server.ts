@@ -3,7 +3,7 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer, type Server } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
@@ -49,6 +49,9 @@ export interface AdmissionServer {
 const MAX_CONNECTIONS = 512;
 /** Bodies that are being read, all together: more is answered 503 and tried again by whoever asked. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+/** Of one address: whoever else reaches the port must not keep the API servers out. */
+const MAX_CONNECTIONS_EACH = 128;
+const MAX_WAITING_BYTES_EACH = 8 * MAX_REVIEW_BYTES;
 const HEADERS_MS = 5_000;
 const REQUEST_MS = 10_000;
 /** The API server waits 10 s at most; an answer that comes later helps nobody. */
@@ -73,6 +76,10 @@ export async function createAdmissionServer(options: AdmissionServerOptions): Pr
     (request, response) => reviews.take(request, response),
   );
   server.maxConnections = MAX_CONNECTIONS;
+  // A peer that does not take its answer.
+  server.setTimeout(KEEP_ALIVE_MS);
+  limitEach(server);
+  server.on("tlsClientError", (_error, socket) => socket.destroy());
   await bind(server, options);
   return {
     // A listening TCP server has an address of this form.
@@ -108,9 +115,30 @@ function bind(server: Server, { host, port }: AdmissionServerOptions): Promise<v
   });
 }
 
+/** Connections before their handshake: ends those of an address that has too many. */
+function limitEach(server: Server): void {
+  const held = new Map<string, number>();
+  server.on("connection", (socket: Socket) => {
+    const address = socket.remoteAddress ?? "";
+    if ((held.get(address) ?? 0) >= MAX_CONNECTIONS_EACH) {
+      socket.destroy();
+      return;
+    }
+    add(held, address, 1);
+    socket.once("close", () => add(held, address, -1));
+  });
+}
+
+function add(sums: Map<string, number>, key: string, amount: number): void {
+  const sum = (sums.get(key) ?? 0) + amount;
+  if (sum > 0) sums.set(key, sum);
+  else sums.delete(key);
+}
+
 class Reviews {
   readonly #options: AdmissionServerOptions;
   #waitingBytes = 0;
+  readonly #waitingEach = new Map<string, number>();
   /** Answers carry `Connection: close` from then on. */
   isEnding = false;
 
@@ -150,11 +178,13 @@ class Reviews {
       this.#answer(response, problem.status, problem.text);
       return "malformed";
     }
-    if (this.#waitingBytes + bytes > MAX_WAITING_BYTES) {
+    const address = request.socket.remoteAddress ?? "";
+    const each = (this.#waitingEach.get(address) ?? 0) + bytes;
+    if (this.#waitingBytes + bytes > MAX_WAITING_BYTES || each > MAX_WAITING_BYTES_EACH) {
       this.#answer(response, 503, "too many reviews at once\n");
       return "overloaded";
     }
-    const body = await this.#read(request, bytes);
+    const body = await this.#read(request, address, bytes);
     if (body === undefined) return "malformed";
     const read = parseAdmissionReview(body);
     if (!read.ok) {
@@ -167,8 +197,9 @@ class Reviews {
   }
 
   /** @returns undefined when the peer went away before the end. */
-  async #read(request: IncomingMessage, bytes: number): Promise<Buffer | undefined> {
+  async #read(request: IncomingMessage, address: string, bytes: number): Promise<Buffer | undefined> {
     this.#waitingBytes += bytes;
+    add(this.#waitingEach, address, bytes);
     try {
       const chunks: Buffer[] = [];
       for await (const chunk of request) chunks.push(chunk as Buffer);
@@ -178,6 +209,7 @@ class Reviews {
       return undefined;
     } finally {
       this.#waitingBytes -= bytes;
+      add(this.#waitingEach, address, -bytes);
     }
   }
 

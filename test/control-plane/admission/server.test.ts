@@ -1,5 +1,7 @@
+import { once } from "node:events";
 import type { ClientRequest, IncomingMessage, OutgoingHttpHeaders } from "node:http";
 import { Agent, request } from "node:https";
+import { connect, type Socket } from "node:net";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/globals";
 import type { AdmissionHandler } from "../../../control-plane/admission/review.ts";
 import {
@@ -256,28 +258,49 @@ describe("anything else", () => {
     call.destroy();
   });
 
-  test("bodies that never come hold a bounded amount, and what is given up is free again", async () => {
+  test("bodies that never come hold a bounded amount of one address, and what is given up is free again", async () => {
     const started = await start(allow);
     const size = 3 * 1024 * 1024;
-    const waiting = Array.from({ length: 21 }, () => {
+    const hostile = { localAddress: "127.0.0.2" };
+    const waiting = Array.from({ length: 8 }, () => {
+      const headers = { ...JSON_TYPE, "content-length": size };
       const call = open(
         started,
-        { headers: { ...JSON_TYPE, "content-length": size } },
+        { headers, options: hostile },
         () => {},
         () => {},
       );
       call.flushHeaders();
       return call;
     });
+    const large = async (options: object): Promise<number> =>
+      (await post(started, { body: REVIEW.padEnd(size, " "), options })).status;
     let status = 200;
-    // Each refused body frees nothing, so once the 21 are in, the next large one is always refused.
-    for (let tries = 0; status === 200 && tries < 200; tries++)
-      status = (await post(started, { body: REVIEW.padEnd(size, " ") })).status;
+    // Once the eight are in, one more of that address is always refused.
+    for (let tries = 0; status === 200 && tries < 200; tries++) status = await large(hostile);
     expect(status).toBe(503);
+    expect(await large({})).toBe(200);
     for (const call of waiting) call.destroy();
-    for (let tries = 0; status !== 200 && tries < 200; tries++)
-      status = (await post(started, { body: REVIEW.padEnd(size, " ") })).status;
+    for (let tries = 0; status !== 200 && tries < 200; tries++) status = await large(hostile);
     expect(status).toBe(200);
+  });
+
+  test("connections of one address are bounded, others come through", async () => {
+    const started = await start(allow);
+    const sockets = await Promise.all(
+      Array.from({ length: 129 }, () => {
+        const { promise, resolve } = Promise.withResolvers<Socket>();
+        const socket = connect(
+          { host: "127.0.0.1", port: started.server.port, localAddress: "127.0.0.2" },
+          () => resolve(socket),
+        );
+        socket.on("error", () => {});
+        return promise;
+      }),
+    );
+    await Promise.race(sockets.map((socket) => once(socket, "close")));
+    expect((await post(started)).status).toBe(200);
+    for (const socket of sockets) socket.destroy();
   });
 
   test("a client that does not know the mesh's root gets nothing", async () => {
