@@ -64,6 +64,18 @@ async function rootsIn(namespace: string): Promise<readonly string[]> {
   return blocks.map((block) => new X509Certificate(block).fingerprint256);
 }
 
+/** What the API server is told to trust of the webhooks, and who leads: for the message of a failure. */
+async function webhookTrust(): Promise<string> {
+  const path = "jsonpath={.webhooks[*].clientConfig.caBundle}";
+  const bundles = await kubectl(["get", "mutatingwebhookconfiguration", "countersign", "-o", path]);
+  const roots = bundles.split(" ").map((bundle) => {
+    const pem = Buffer.from(bundle, "base64").toString();
+    const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+    return blocks.map((block) => new X509Certificate(block).fingerprint256.slice(0, 8)).join("+");
+  });
+  return `caBundles ${roots.join(" ")}, leader ${await leader()}, ${JSON.stringify(await ca("status"))}`;
+}
+
 async function leader(): Promise<string> {
   const path = "jsonpath={.spec.holderIdentity}";
   return (await kubectl(["get", "lease", "countersign-leader", "-n", SYSTEM, "-o", path])).trim();
@@ -91,7 +103,9 @@ describeOnCluster("root rotation of the release", { testMs: 480_000, suiteMs: 72
     });
   };
   const start = async (name: string): Promise<void> => {
-    await apply([caller(name)]);
+    await apply([caller(name)]).catch(async (error: unknown) => {
+      throw new Error(`${String(error)}; ${await webhookTrust()}`);
+    });
     await kubectl(["wait", "--for=condition=Ready", `pod/${name}`, "-n", "ml-dev", "--timeout=60s"], {
       timeoutMs: 70_000,
     });
