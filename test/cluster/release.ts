@@ -1,5 +1,6 @@
 // The product on the cluster, as its README installs it: both charts, and the platform of platform/ in the mesh.
 import { join } from "node:path";
+import { outsideBudget } from "./gate.ts";
 import { IMAGES } from "./image-files.ts";
 import { describeTrouble, exec, helm, kubectl, tryKubectl, waitFor } from "./kube.ts";
 import { hold, letGo } from "./lock.ts";
@@ -28,7 +29,7 @@ export function imageFlags(): readonly string[] {
 
 /** Installs or upgrades both charts and waits until the webhooks can be asked. One process at a time has the product installed. */
 export async function install(flags: readonly string[] = []): Promise<void> {
-  await hold("release");
+  await outsideBudget(() => hold("release"));
   await helm([
     "upgrade",
     "--install",
@@ -62,7 +63,7 @@ async function hasTrustedWebhooks(): Promise<boolean> {
 
 /** Takes everything away, what another suite may have left too, once this process has its turn. */
 export async function begin(): Promise<void> {
-  await hold("release");
+  await outsideBudget(() => hold("release"));
   await removeAll();
 }
 
