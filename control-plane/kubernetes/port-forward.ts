@@ -60,7 +60,8 @@ class PodConnection extends Duplex {
   /** From here on it ends with the connection to the API server. */
   attach(webSocket: WebSocketLike): void {
     this.#webSocket = webSocket;
-    webSocket.on("close", () => this.destroy());
+    // Not in the same turn: TLS above may be in the middle of a write, and Node has crashed on streams that vanish then.
+    webSocket.on("close", () => setImmediate(() => this.destroy()));
     if (this.destroyed) webSocket.close();
   }
 

@@ -31,7 +31,7 @@ function run(...args: string[]): Promise<Run> {
     const command = ["--disable-warning=ExperimentalWarning", cli, ...args];
     execFile(process.execPath, command, { env, timeout: 40_000 }, (error, text, errors) => {
       const status = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
-      resolve({ status, text, errors });
+      resolve({ status, text, errors: status < 0 ? `${errors} (ended by ${error?.signal})` : errors });
     });
   });
 }

@@ -76,7 +76,7 @@ describeOnCluster("the command line on a cluster", { testMs: 60_000, suiteMs: 24
         { env, timeout: 40_000 },
         (error, text, errors) => {
           const status = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
-          resolve({ status, text, errors });
+          resolve({ status, text, errors: status < 0 ? `${errors} (ended by ${error?.signal})` : errors });
         },
       );
     });
