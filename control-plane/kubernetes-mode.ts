@@ -316,14 +316,24 @@ class KubernetesMode implements Mode {
     this.#isLeader = true;
     this.#history?.lead(true);
     try {
-      await Promise.all([
-        this.#keepBundles(parts, term),
-        this.#keepClusterBundle(parts, term),
-        this.#keepWebhooksTrusted(parts, term),
-        this.#writeStatus(parts, term),
-        this.#audit(parts, term),
-        this.#purgeRecords(term),
-      ]);
+      // When one fails the others end too, and are awaited: nobody else leads while any of them still works.
+      const ends = new AbortController();
+      const until = AbortSignal.any([term, ends.signal]);
+      const work = [
+        this.#keepBundles(parts, until),
+        this.#keepClusterBundle(parts, until),
+        this.#keepWebhooksTrusted(parts, until),
+        this.#writeStatus(parts, until),
+        this.#audit(parts, until),
+        this.#purgeRecords(until),
+      ].map((one) =>
+        one.catch((error: unknown) => {
+          ends.abort();
+          throw error;
+        }),
+      );
+      const failed = (await Promise.allSettled(work)).find((one) => one.status === "rejected");
+      if (failed) throw failed.reason;
     } finally {
       this.#isLeader = false;
       this.#history?.lead(false);

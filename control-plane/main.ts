@@ -126,6 +126,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   await publisher.begin(ca);
 
   const metrics = createMetrics({
+    isLeader: () => mode.isLeader(),
     proxies: () => publisher.proxies(),
     revision: () => publisher.revision,
     pinned: () => history.pinned,

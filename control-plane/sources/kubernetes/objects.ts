@@ -182,7 +182,7 @@ export class KubernetesObjects {
       if (read.ok) return stale(read.accepted);
     }
     // Seen from its creation on, or said so by whoever saw it: it was never in force, and refusing it changes nothing.
-    if (this.#started || wasRefused(stored.status)) return undefined;
+    if (this.#started || wasRefused(stored)) return undefined;
     const closed = closedDeny(
       { key, object: objectOf(stored), generation: stored.generation, acceptedAtMs: stored.createdAtMs },
       this.#deps.schemas,
@@ -244,12 +244,17 @@ function lastAcceptedOf(status: unknown): Pick<StoredObject, "generation" | "spe
   }
 }
 
-/** `Accepted=False` and nothing kept: it has never been in force. */
-function wasRefused(status: unknown): boolean {
+/** `Accepted=False` of this very generation and nothing kept: it has never been in force. */
+function wasRefused({ status, generation }: StoredObject): boolean {
   const { conditions, lastAccepted } = fieldsOf(status);
   return (
     lastAccepted === undefined &&
     Array.isArray(conditions) &&
-    conditions.some((one) => fieldsOf(one)["type"] === "Accepted" && fieldsOf(one)["status"] === "False")
+    conditions
+      .map(fieldsOf)
+      .some(
+        ({ type, status: value, observedGeneration }) =>
+          type === "Accepted" && value === "False" && observedGeneration === generation,
+      )
   );
 }

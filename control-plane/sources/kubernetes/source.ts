@@ -398,15 +398,15 @@ function storedObject(kind: Kind, object: ApiObject): StoredObject {
 function keptStatus(status: unknown): unknown {
   if (typeof status !== "object" || status === null) return undefined;
   const { lastAccepted, conditions } = status as Readonly<Record<string, unknown>>;
-  const refused =
-    Array.isArray(conditions) &&
-    conditions.some(
-      (one: { type?: unknown; status?: unknown }) => one?.type === "Accepted" && one.status === "False",
-    );
-  if (!refused && lastAccepted === undefined) return undefined;
+  const refused: unknown = Array.isArray(conditions)
+    ? conditions.find(
+        (one: { type?: unknown; status?: unknown }) => one?.type === "Accepted" && one.status === "False",
+      )
+    : undefined;
+  if (refused === undefined && lastAccepted === undefined) return undefined;
   return {
     ...(lastAccepted === undefined ? {} : { lastAccepted }),
-    ...(refused ? { conditions: [{ type: "Accepted", status: "False" }] } : {}),
+    ...(refused === undefined ? {} : { conditions: [refused] }),
   };
 }
 

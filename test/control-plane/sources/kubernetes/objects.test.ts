@@ -35,7 +35,7 @@ const catalog: StoredObject = {
   name: "own",
   spec: { packs: [{ name: "own", text: "own.read GET /own - read -" }] },
 };
-const REFUSED = { conditions: [{ type: "Accepted", status: "False" }] };
+const REFUSED = { conditions: [{ type: "Accepted", status: "False", observedGeneration: 5 }] };
 
 function settle(objects: KubernetesObjects): ReadonlySet<string> {
   const steps = objects.settle();
@@ -103,6 +103,11 @@ describe("objects of a cluster", () => {
       [{ key: KEY, generation: 4, current: false }],
     ],
     ["never accepted, as its status says", REFUSED, []],
+    [
+      "refused once, and nobody knows what came in between",
+      { conditions: [{ type: "Accepted", status: "False", observedGeneration: 4 }] },
+      [{ key: KEY, generation: 5, current: false, closed: true }],
+    ],
     [
       "nobody knows: everything to its targets is denied",
       undefined,
