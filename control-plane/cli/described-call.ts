@@ -8,11 +8,13 @@ import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
 import { createProgram, type Decision, decide } from "../../sidecar/core/policy/decide.ts";
 import { type Explanation, explain } from "../../sidecar/core/policy/explain.ts";
 import { createClassifier } from "../../sidecar/core/policy/operations.ts";
+import { plaintextProgram } from "../../sidecar/core/policy/plaintext.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 import type { Compiled } from "../policy/compile.ts";
 import { spiffeIdOf } from "../policy/select.ts";
 import { classifyRequest } from "../policy/vectors.ts";
+import { settingsName } from "../resources/build.ts";
 import { closestName } from "../sources/closest-name.ts";
 import type { ClusterState } from "../sources/store.ts";
 import { workloadNamed } from "./workload-names.ts";
@@ -57,7 +59,10 @@ export function decideDescribed(
 ): DescribedDecision {
   const { state } = compiled;
   const caller = callerOf(described.from, state);
-  const source = targetOf(described.to, caller, compiled);
+  const declared = targetOf(described.to, caller, compiled);
+  const target = state.workloads.get(declared.id);
+  const letsIn = target !== undefined && settingsName(state, target).startsWith("permissive");
+  const source = !caller.authenticated && letsIn ? plaintextProgram(declared) : declared;
   const cel = createCelCompiler();
   const program = createProgram(source, { cel });
   if (!program.ok) throw new MeshError("bad_object", program.error);
