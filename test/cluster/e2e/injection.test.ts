@@ -1,5 +1,8 @@
 // Injection as the API server asks for it: the admission server of this process on the node's address, a webhook
 // configuration for this test's namespaces alone, and real pods that are created, changed and refused.
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { runAuditor } from "../../../control-plane/admission/auditor.ts";
 import { runCaBundles } from "../../../control-plane/admission/ca-bundle.ts";
@@ -7,6 +10,7 @@ import { createInjectHandler } from "../../../control-plane/admission/inject-han
 import { type AdmissionServer, createAdmissionServer } from "../../../control-plane/admission/server.ts";
 import type { InjectSettings } from "../../../control-plane/admission/sidecar-containers.ts";
 import { createWebhookCertificate } from "../../../control-plane/admission/webhook-certificate.ts";
+import { runVerb } from "../../../control-plane/cli/verbs.ts";
 import { type Kubernetes, loadKubernetes } from "../../../control-plane/kubernetes/client.ts";
 import { createKubernetesWriter } from "../../../control-plane/kubernetes/writer.ts";
 import type { MeshPod } from "../../../control-plane/sources/store.ts";
@@ -447,8 +451,83 @@ describeOnCluster("injection", { testMs: 120_000, suiteMs: 900_000 }, () => {
     }
   });
 
+  test("a forged review tells its author what it says itself, and moves nothing", async () => {
+    await created(pod("forger"), unmeshed);
+    await unmeshed.waitFor("pod/forger", "condition=Ready", 60_000);
+    const review = {
+      apiVersion: "admission.k8s.io/v1",
+      kind: "AdmissionReview",
+      request: {
+        uid: "705ab4f5-6393-11e8-b7cc-42010a800002",
+        kind: { group: "", version: "v1", kind: "Pod" },
+        resource: { group: "", version: "v1", resource: "pods" },
+        namespace: space.name,
+        operation: "CREATE",
+        userInfo: { username: `system:serviceaccount:${space.name}:spawner` },
+        object: pod("forged", {}, { annotations: { "hub.jupyter.org/username": "root" } }),
+      },
+    };
+    const script = `process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0";
+      const post = (body) => fetch("https://${NODE_ADDRESS}:${server.port}/inject", {
+        method: "POST", headers: { "content-type": "application/json" }, body,
+      }).then(async (answer) => [answer.status, await answer.text()]);
+      Promise.all([post(${JSON.stringify(JSON.stringify(review))}), post("{}"), post("[".repeat(100_000))])
+        .then((answers) => console.log(JSON.stringify(answers)));`;
+    const { stdout, stderr } = await unmeshed.exec("forger", ["node", "--no-warnings", "-e", script]);
+    expect(stderr).toBe("");
+    const [forged, empty, deep] = JSON.parse(stdout) as readonly (readonly [number, string])[];
+    expect(forged?.[0]).toBe(200);
+    expect(JSON.parse(forged?.[1] ?? "").response.allowed).toBe(true);
+    expect([empty?.[0], deep?.[0]]).toEqual([400, 400]);
+    expect((await tryKubectl(["get", "pod", "forged", "--namespace", space.name])).code).not.toBe(0);
+  });
+
+  test("files that `countersign inject` writes are accepted, and brought up to date by the webhook", async () => {
+    const written: string[] = [];
+    const write = (more: string): void => void written.push(more);
+    const folder = await mkdtemp(join(tmpdir(), "countersign-inject-"));
+    try {
+      const file = join(folder, "objects.yaml");
+      const template = { metadata: { labels: { app: "x" } }, spec: { containers: [APP] } };
+      const objects = [
+        {
+          ...{ apiVersion: "apps/v1", kind: "Deployment", metadata: { name: "offline" } },
+          spec: { replicas: 0, selector: { matchLabels: { app: "x" } }, template },
+        },
+        {
+          ...{ apiVersion: "batch/v1", kind: "CronJob", metadata: { name: "offline" } },
+          spec: {
+            schedule: "0 0 1 1 *",
+            jobTemplate: { spec: { template: { spec: { ...template.spec, restartPolicy: "Never" } } } },
+          },
+        },
+        pod("offline"),
+      ];
+      await writeFile(file, objects.map((object) => JSON.stringify(object)).join("\n---\n"));
+      const flags = ["--image", "old.example/sidecar:1", "--set", "cpu=7m"];
+      expect(await runVerb(["inject", "-f", file, ...flags], { out: write, err: write })).toBe(0);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+    const apply = ["apply", "--dry-run=server", "--validate=strict", "--filename", "-", "--output", "json"];
+    const items = async (namespace: string) =>
+      JSON.parse(await kubectl([...apply, "--namespace", namespace], { stdin: written.join("") })).items;
+    const outside = await items(unmeshed.name);
+    expect(outside).toHaveLength(3);
+    expect(JSON.stringify(outside).match(/"old.example\/sidecar:1"/g)?.length).toBeGreaterThanOrEqual(6);
+    const [, , inside] = await items(space.name);
+    expect((inside as PodJson).spec.initContainers.map(({ image }) => image)).toEqual([
+      IMAGES.sidecar,
+      IMAGES.sidecar,
+    ]);
+  });
+
   test("every review was answered", () => {
-    expect(asked.filter((outcome) => outcome !== "allowed" && outcome !== "refused")).toEqual([]);
+    // The two of the forged ones that are no reviews are the only ones without a verdict.
+    expect(asked.filter((outcome) => outcome !== "allowed" && outcome !== "refused")).toEqual([
+      "malformed",
+      "malformed",
+    ]);
     expect(asked.length).toBeGreaterThan(20);
   });
 });
