@@ -1,4 +1,6 @@
 // A small but complete set of discovery resources, as one sidecar would get them.
+
+import { servicesOfWorkloads } from "../../control-plane/policy/declared-services.ts";
 import {
   type BuiltResource,
   buildEndpoints,
@@ -8,7 +10,6 @@ import {
   buildSettings,
   buildTrustBundle,
 } from "../../control-plane/resources/build.ts";
-import { servicesOfWorkloads } from "../../control-plane/policy/declared-services.ts";
 import type { ClusterState, MeshConfig, Workload } from "../../control-plane/sources/store.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 
