@@ -45,10 +45,21 @@ export async function readTrust(cluster: Cluster): Promise<MeshTrust> {
       cause,
     });
   }
-  const trustDomain = /^URI:spiffe:\/\/([a-z0-9._-]+)$/.exec(name ?? "")?.[1];
-  if (trustDomain === undefined)
-    throw new MeshError("protocol_error", "the root in ConfigMap `countersign-bundle` names no trust domain");
-  return { trustDomain, rootsPem };
+  const named = /^URI:spiffe:\/\/([a-z0-9._-]+)$/.exec(name ?? "")?.[1];
+  return { trustDomain: named ?? (await configuredDomain(cluster)), rootsPem };
+}
+
+/** A root that was made elsewhere (cert-manager) need not name the mesh; its settings do. */
+async function configuredDomain(cluster: Cluster): Promise<string> {
+  const path = "/apis/countersign.dev/v1alpha1/meshconfigs/default";
+  const config = await readApi(cluster, path, "MeshConfig `default`");
+  const domain = textOf(fieldsOf(config?.["spec"])["trustDomain"]);
+  if (domain === "")
+    throw new MeshError(
+      "protocol_error",
+      "neither the root in ConfigMap `countersign-bundle` nor MeshConfig `default` names the trust domain",
+    );
+  return domain;
 }
 
 /** @throws MeshError `bad_config`, `io_failed` with what to do: not installed, not ready, not allowed. */

@@ -8,7 +8,7 @@ describe("parseControlPlaneConfig", () => {
     expect(parseControlPlaneConfig(base)).toMatchObject({
       ok: true,
       value: {
-        configDir: "/c",
+        source: { configDir: "/c" },
         stateDir: "/s",
         listen: "127.0.0.1",
         ports: { bootstrap: 16011, discovery: 16012, metrics: 16014 },
@@ -38,5 +38,49 @@ describe("parseControlPlaneConfig", () => {
       ok: false,
       error: expect.stringContaining(message),
     });
+  });
+
+  test("reads a cluster instead of a directory", () => {
+    const parsed = parseControlPlaneConfig([
+      ...["--kubernetes", "--state-dir", "/s", "--namespace", "mesh", "--trust-domain", "lake.example"],
+      ...[
+        "--sidecar-image",
+        "x/y:1",
+        "--sidecar-defaults",
+        '{"cpu":"10m"}',
+        "--replica",
+        "r1",
+        "--address",
+        "10.0.0.1",
+      ],
+    ]);
+    expect(parsed).toMatchObject({
+      ok: true,
+      value: {
+        source: {
+          cluster: {
+            namespace: "mesh",
+            trustDomain: "lake.example",
+            sidecarImage: "x/y:1",
+            sidecarDefaults: { cpu: "10m" },
+            replica: "r1",
+            address: "10.0.0.1",
+            webhookPort: 16017,
+            managementPort: 16080,
+            reportPort: 16015,
+          },
+        },
+      },
+    });
+  });
+
+  test.each([
+    [["--state-dir", "/s"], "or `--kubernetes`"],
+    [["--state-dir", "/s", "--config-dir", "/c", "--kubernetes"], "exclude each other"],
+    [["--state-dir", "/s", "--config-dir", "/c", "--namespace", "x"], "goes with `--kubernetes`"],
+    [["--state-dir", "/s", "--kubernetes", "--trust-domain", "Nope!"], "`--trust-domain` is `Nope!`"],
+    [["--state-dir", "/s", "--kubernetes", "--sidecar-defaults", "[1]"], "is not a JSON object of texts"],
+  ])("%j is refused: %s", (args, message) => {
+    expect(parseControlPlaneConfig(args)).toEqual({ ok: false, error: expect.stringContaining(message) });
   });
 });
