@@ -57,7 +57,8 @@ const DEFAULT_LIMITS: ListWatchLimits = {
   pageSize: 500,
   idleMs: 150_000,
   watchSeconds: 300,
-  backoff: { firstMs: 250, maxMs: 30_000 },
+  // An API server that is back is asked within seconds: until then edits wait.
+  backoff: { firstMs: 250, maxMs: 4_000 },
 };
 
 /** A watch that ended within this time was not worth its request. */
