@@ -26,6 +26,8 @@ export interface RotatorDeps {
 const RETRY = { firstMs: 1_000, maxMs: 60_000 };
 /** Without a valid certificate every call fails: the control plane's return must be noticed soon. */
 const RETRY_EXPIRED = { firstMs: 1_000, maxMs: 10_000 };
+/** A pause is at most this part of the certificate's remaining life. */
+const LEFT_SHARE = 10;
 const ATTEMPT_TIMEOUT_MS = 15_000;
 // However short a lifetime is configured, renewals never turn into a busy loop.
 const SHORTEST_WAIT_MS = 250;
@@ -69,8 +71,10 @@ export async function runRotator(deps: RotatorDeps, signal: AbortSignal): Promis
       if (signal.aborted) return;
       const leftMs = held === undefined ? 0 : Math.max(0, held.notAfterMs - clock.nowMs());
       log.warn("identity not renewed", { error: messageOf(error), failures, leftMs });
-      const limits = leftMs > 0 ? RETRY : RETRY_EXPIRED;
-      await clock.sleep(backoffMs(failures++, limits, random()), signal);
+      const pauseMs = backoffMs(failures++, leftMs > 0 ? RETRY : RETRY_EXPIRED, random());
+      // The less time is left, the more often it is tried.
+      const mostMs = leftMs > 0 ? Math.max(RETRY.firstMs, leftMs / LEFT_SHARE) : pauseMs;
+      await clock.sleep(Math.min(pauseMs, mostMs), signal);
     }
   }
 }

@@ -192,8 +192,9 @@ describe("runListWatch", () => {
     await until(() => api.instead.length === 0 && api.watches === 1);
     expect(seen.get("a/p")).toBe("x");
     const pauses = sleeps.slice(-6);
-    expect([...pauses].sort((a, b) => a - b)).toEqual(pauses);
-    expect(pauses.at(-1)).toBeGreaterThan(4_000);
+    expect(pauses.slice(0, 4).toSorted((a, b) => a - b)).toEqual(pauses.slice(0, 4));
+    expect(pauses.at(-1)).toBeGreaterThanOrEqual(2_000);
+    expect(Math.max(...pauses)).toBeLessThanOrEqual(4_000);
   });
 
   test("a first list that fails is tried again; nothing is told before it is whole", async () => {
