@@ -79,7 +79,7 @@ function fail(message) {
 }
 
 const node = findNode();
-const env = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}`, COUNTERSIGN_NODE: node };
+const env = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}` };
 
 /** Runs a program to its end and returns its exit status; signals are passed on. */
 function run(command, args, options = {}) {
