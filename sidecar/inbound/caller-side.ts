@@ -1,5 +1,5 @@
 // The connection that a request came on, as its exchange sees it: who is at the other end, and how answers are written.
-// HTTP/2 over mutual TLS from another sidecar (peer-connection.ts), or plaintext HTTP/1.1 (plaintext-connection.ts).
+// HTTP/2 over mutual TLS from another sidecar (peer-connection.ts), or HTTP/1.1 (http1-connection.ts).
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Field } from "../wire/field.ts";

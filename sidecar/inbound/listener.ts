@@ -1,4 +1,4 @@
-// The mesh port: mutual TLS 1.3, ALPN `h2`. Certificate and trust bundle are swapped without ending a connection.
+// The mesh port: mutual TLS 1.3, HTTP/2 (ALPN `h2`) or HTTP/1.1 (`http/1.1`, or none). Certificate and trust bundle are swapped without ending a connection.
 import type { AddressInfo } from "node:net";
 import { createServer, type Server, type TLSSocket, type TlsOptions } from "node:tls";
 import type { SocketAddress } from "../config.ts";
@@ -6,6 +6,8 @@ import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
+import { Http1Connection } from "./http1-connection.ts";
+import { MeshHttp1Peer } from "./mesh-http1-peer.ts";
 import { PeerConnection } from "./peer-connection.ts";
 import type { InboundServices } from "./services.ts";
 import { PeerVerifier, type VerifierDeps } from "./verify.ts";
@@ -17,9 +19,25 @@ export interface InboundListenerDeps {
   readonly log: Logger;
 }
 
+/** An accepted connection, whatever version of HTTP it speaks. */
+interface MeshConnection {
+  /** Requests that are under way. */
+  readonly openExchanges: number;
+  /** Ends what took too long; called twice a second. */
+  sweep(nowMs: number): void;
+  /** Takes no new requests, finishes those that are open, closes. */
+  drain(): void;
+  /** Like `drain`, and ends what is still open at `untilMs` (monotonic). */
+  expel(untilMs: number): void;
+  destroy(): void;
+}
+
+/** Between the keep-alive probes of TCP on HTTP/1.1 connections, which have no ping of their own. */
+const KEEP_ALIVE_MS = 60_000;
+
 export class InboundListener {
   readonly #deps: InboundListenerDeps;
-  readonly #connections = new Set<PeerConnection>();
+  readonly #connections = new Set<MeshConnection>();
   #server: Server | undefined;
   #draining = false;
 
@@ -27,7 +45,7 @@ export class InboundListener {
     this.#deps = deps;
   }
 
-  get connections(): ReadonlySet<PeerConnection> {
+  get connections(): ReadonlySet<MeshConnection> {
     return this.#connections;
   }
 
@@ -101,45 +119,43 @@ export class InboundListener {
     // INVARIANT: rejectUnauthorized is set, so the chain was verified against the bundle in force at the handshake.
     const der = socket.getPeerX509Certificate()?.raw;
     const facts = der === undefined ? undefined : parseSvid(der);
-    if (
-      !socket.authorized ||
-      socket.alpnProtocol !== "h2" ||
-      facts === undefined ||
-      !facts.ok ||
-      this.#draining
-    ) {
-      const detail =
-        facts !== undefined && !facts.ok
-          ? SVID_PROBLEMS[facts.error]
-          : socket.alpnProtocol === "h2"
-            ? "no usable certificate"
-            : "the client does not speak HTTP/2 (ALPN `h2`)";
-      this.#refuse(detail);
+    if (!socket.authorized || facts === undefined || !facts.ok || this.#draining) {
+      this.#refuse(facts !== undefined && !facts.ok ? SVID_PROBLEMS[facts.error] : "no usable certificate");
       socket.on("error", () => {});
       socket.destroy();
       return;
     }
-    const { services, verifier, log } = this.#deps;
+    const { services, verifier } = this.#deps;
     services.metrics.connections.add(services.metrics.connections.series("mesh", "accepted"));
-    const connection = new PeerConnection(
-      new MeshSocket(socket),
-      new PeerVerifier(facts.value, this.#deps.ownSpiffeId(), verifier),
-      {
-        services,
-        log,
-        onClosed: (closed) => this.#connections.delete(closed),
-      },
+    const peer = new PeerVerifier(facts.value, this.#deps.ownSpiffeId(), verifier);
+    this.#connections.add(
+      socket.alpnProtocol === "h2" ? this.#http2(socket, peer) : this.#http1(socket, peer),
     );
-    this.#connections.add(connection);
+  }
+
+  #http2(socket: TLSSocket, peer: PeerVerifier): PeerConnection {
+    const { services, log } = this.#deps;
+    return new PeerConnection(new MeshSocket(socket), peer, {
+      services,
+      log,
+      onClosed: (closed) => this.#connections.delete(closed),
+    });
+  }
+
+  #http1(socket: TLSSocket, peer: PeerVerifier): Http1Connection {
+    const { services, log } = this.#deps;
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    return new Http1Connection(new MeshSocket(socket), {
+      services,
+      peer: new MeshHttp1Peer(peer, log),
+      isDraining: () => this.#draining,
+      onClosed: (closed) => this.#connections.delete(closed),
+    });
   }
 
   /** Closes connections that have been quiet for too long. */
   sweep(nowMs: number): void {
-    const { idleMs } = this.#deps.services.timeouts;
-    for (const connection of this.#connections) {
-      connection.sweep(nowMs);
-      if (connection.openExchanges === 0 && nowMs - connection.activeAtMs >= idleMs) connection.drain();
-    }
+    for (const connection of this.#connections) connection.sweep(nowMs);
   }
 
   /** Accepts nothing more and lets every connection finish what it has. */

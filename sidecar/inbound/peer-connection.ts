@@ -22,7 +22,8 @@ import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } fro
 
 const NO_ERROR = 0x0;
 const ENHANCE_YOUR_CALM = 0xb;
-const MAX_BAD_PROOFS = 10;
+/** Requests of one connection whose identity does not verify; then it ends. */
+export const MAX_BAD_PROOFS = 10;
 /** Answers without body are not under flow control: with this much unread nothing more is taken from the peer. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** How long a peer may take to close a connection that has ended, milliseconds. */
@@ -198,10 +199,15 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundExchange 
     }
   }
 
-  /** Notices that a caller with open requests is gone, or stays without reading or closing. */
+  /**
+   * Ends a connection that has been quiet for too long; notices that a caller with open requests is gone, or stays without
+   * reading or closing.
+   */
   sweep(nowMs: number): void {
     if (nowMs >= this.#expelAtMs) this.#socket.destroy();
     for (const exchange of this.#exchanges.all()) exchange.sweep(nowMs);
+    if (this.#exchanges.size === 0 && nowMs - this.activeAtMs >= this.#deps.services.timeouts.idleMs)
+      this.drain();
     if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
       if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;
       else if (nowMs - this.#endedAtMs >= CLOSE_WITHIN_MS) this.#socket.destroy();

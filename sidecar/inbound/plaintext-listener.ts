@@ -10,7 +10,8 @@ import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
 import { sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
-import { PlaintextConnection } from "./plaintext-connection.ts";
+import { Http1Connection } from "./http1-connection.ts";
+import { PlaintextPeer } from "./plaintext-peer.ts";
 import { PlaintextStreams } from "./plaintext-streams.ts";
 import type { InboundServices } from "./services.ts";
 import { IdentifiedCaller } from "./verify.ts";
@@ -37,7 +38,7 @@ const REASON = "AUTHN_MTLS_REQUIRED";
 export class PlaintextListener {
   readonly #deps: PlaintextListenerDeps;
   readonly #sockets = new Set<Socket>();
-  readonly #connections = new Set<PlaintextConnection>();
+  readonly #connections = new Set<Http1Connection>();
   readonly #caller = new IdentifiedCaller(undefined, "");
   readonly #streams: PlaintextStreams;
   #refusals = 0;
@@ -151,13 +152,12 @@ export class PlaintextListener {
   }
 
   /** HTTP requests to one port; each is decided on by the table of its moment. */
-  #converse(socket: Socket, { address, port }: OriginalDestination): void {
+  #converse(socket: Socket, original: OriginalDestination): void {
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    const connection = new PlaintextConnection(new MeshSocket(socket), {
-      services: this.#deps.services,
-      caller: this.#caller,
-      address,
-      port,
+    const { services } = this.#deps;
+    const connection = new Http1Connection(new MeshSocket(socket), {
+      services,
+      peer: new PlaintextPeer(services.state, this.#caller, original),
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     });
@@ -208,7 +208,7 @@ export class PlaintextListener {
 
   /** Ends the connections that have no request. */
   drainIdle(): void {
-    for (const connection of this.#connections) connection.drain();
+    for (const connection of this.#connections) connection.endIdle();
   }
 
   destroy(): void {

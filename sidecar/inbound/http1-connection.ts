@@ -1,11 +1,16 @@
-// One plaintext HTTP/1.1 connection from outside the mesh, where the namespace lets such callers in: requests are parsed
-// strictly, one at a time, and take the way of every other call, with a caller of whom nothing is known.
+// One HTTP/1.1 connection to our workload, over mutual TLS or (where the namespace lets them in) from a plaintext caller:
+// requests are parsed strictly, one at a time, and take the way of every other call. Who calls is told by an `Http1Peer`.
 import { lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
-import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
+import {
+  type Http1Limits,
+  type Http1Problem,
+  type RequestHead,
+  RequestParser,
+} from "../wire/http1/parser.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
@@ -13,7 +18,7 @@ import type { CallerSide, CallerStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
 import { Http1Answers, type Http1Owner } from "./http1-answers.ts";
 import type { InboundServices } from "./services.ts";
-import type { IdentifiedCaller } from "./verify.ts";
+import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts";
 
 /** How long a peer may take to read the last answer and to close, milliseconds. */
 const LINGER_MS = 1_000;
@@ -21,24 +26,42 @@ const MAX_HELD_BYTES = 65_536;
 const METHOD = ":method";
 const SCHEME: Field = createField(":scheme", "http");
 
-export interface PlaintextConnectionDeps {
-  readonly services: InboundServices;
-  /** What stands for every plaintext caller. */
-  readonly caller: IdentifiedCaller;
-  /** Where the connection was going before it was captured. */
-  readonly address: string;
-  readonly port: number;
-  readonly isDraining: () => boolean;
-  readonly onClosed: (connection: PlaintextConnection) => void;
+/** Who sends the requests of a connection, and under which rules. */
+export interface Http1Peer {
+  /** Label of `countersign_protocol_errors_total`. */
+  readonly side: "plaintext" | "mesh";
+  /** SPIFFE ID, or `plaintext`; for logs. */
+  readonly name: string;
+  /** The application's port that the connection was made to; undefined: each request names one. */
+  readonly port: number | undefined;
+  /** Authority of a request without Host, which only HTTP/1.0 may leave out; empty: there is none. */
+  readonly authority: string;
+  /** Whether identity fields are looked at; else nobody set them who could, and they end here. */
+  readonly shows: boolean;
+  readonly limits: Partial<Http1Limits>;
+  /** Whether its callers may go on after the answer that is being written. */
+  readonly isWelcome: boolean;
+  programOf(enforcement: Enforcement): CompiledProgram | undefined;
+  identify(shown: ShownTokens, bundleEpoch: string, nowMs: number): IdentifiedCaller | IdentityRefusal;
+  byConnection(nowMs: number): IdentifiedCaller | undefined;
+  /** @returns true: it was one too many, the connection ends. */
+  countBadProof(): boolean;
 }
 
-export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandler {
+export interface Http1ConnectionDeps {
+  readonly services: InboundServices;
+  readonly peer: Http1Peer;
+  readonly isDraining: () => boolean;
+  readonly onClosed: (connection: Http1Connection) => void;
+}
+
+export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   readonly socket: MeshSocket;
   readonly answers: Http1Answers;
   readonly remoteAddress: string | undefined;
-  readonly name = "plaintext";
-  readonly port: number;
-  readonly #deps: PlaintextConnectionDeps;
+  readonly name: string;
+  readonly port: number | undefined;
+  readonly #deps: Http1ConnectionDeps;
   readonly #parser: RequestParser;
   readonly #stream: CallerStream = { context: undefined };
   #fields: readonly Field[] = [];
@@ -51,13 +74,17 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
   #closing = false;
   #paused = false;
   #unconsumed = 0;
+  /** The answer under way is the last one. */
+  #leaving = false;
   /** Monotonic milliseconds; of the time without an exchange. */
   #deadlineMs: number;
+  #expelAtMs = Number.POSITIVE_INFINITY;
 
-  constructor(socket: MeshSocket, deps: PlaintextConnectionDeps) {
+  constructor(socket: MeshSocket, deps: Http1ConnectionDeps) {
     this.socket = socket;
     this.#deps = deps;
-    this.port = deps.port;
+    this.name = deps.peer.name;
+    this.port = deps.peer.port;
     this.remoteAddress = socket.remoteAddress?.replace(/^::ffff:/, "");
     this.answers = new Http1Answers(this);
     const { clock, timeouts, cache } = deps.services;
@@ -70,6 +97,7 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
         onProblem: (problem) => this.#onProblem(problem),
       },
       cache,
+      deps.peer.limits,
     );
     socket.attach(this);
   }
@@ -81,15 +109,15 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
   // --- for the exchange ------------------------------------------------------------------------------------------
 
   programOf(enforcement: Enforcement): CompiledProgram | undefined {
-    return enforcement.plaintext;
+    return this.#deps.peer.programOf(enforcement);
   }
 
-  identify(): IdentifiedCaller {
-    return this.#deps.caller;
+  identify(shown: ShownTokens, bundleEpoch: string, nowMs: number): IdentifiedCaller | IdentityRefusal {
+    return this.#deps.peer.identify(shown, bundleEpoch, nowMs);
   }
 
-  byConnection(): IdentifiedCaller {
-    return this.#deps.caller;
+  byConnection(nowMs: number): IdentifiedCaller | undefined {
+    return this.#deps.peer.byConnection(nowMs);
   }
 
   lookup(fields: readonly Field[]): HeaderLookup {
@@ -97,8 +125,11 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
     return this.#lookup;
   }
 
-  /** There is none to count: a caller that may not call any more is told and the connection ends. */
-  countBadProof(): void {}
+  countBadProof(): void {
+    if (!this.#deps.peer.countBadProof()) return;
+    this.#leaving = true;
+    if (this.#exchange === undefined && !this.#closing) this.#end();
+  }
 
   finished(exchange: InboundExchange): void {
     if (this.#exchange !== exchange) return;
@@ -114,12 +145,12 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
   get mustClose(): boolean {
     return (
       this.#closing ||
+      this.#leaving ||
       !this.#keepAlive ||
       // An answer that comes before the end of its request.
       !this.#told ||
       this.#deps.isDraining() ||
-      // The namespace is not permissive any more.
-      this.#deps.services.state.enforcement?.plaintext === undefined
+      !this.#deps.peer.isWelcome
     );
   }
 
@@ -170,13 +201,30 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
   }
 
   sweep(nowMs: number): void {
-    if (this.#exchange !== undefined) this.#exchange.sweep(nowMs);
+    if (nowMs >= this.#expelAtMs) this.destroy();
+    else if (this.#exchange !== undefined) this.#exchange.sweep(nowMs);
     else if (nowMs >= this.#deadlineMs) this.destroy();
+    else if (this.#leaving) this.endIdle();
+  }
+
+  get openExchanges(): number {
+    return this.#exchange === undefined ? 0 : 1;
+  }
+
+  /** The next answer is the last one; without a request it ends at the next sweep. */
+  drain(): void {
+    this.#leaving = true;
+  }
+
+  /** Like `drain`, and ends what is still open at `untilMs` (monotonic). */
+  expel(untilMs: number): void {
+    this.drain();
+    this.#expelAtMs = untilMs;
   }
 
   /** Ends an idle connection; one with a request ends after its answer. */
-  drain(): void {
-    if (this.#exchange === undefined && this.#parser.idle) this.#end();
+  endIdle(): void {
+    if (this.#exchange === undefined && !this.#closing && this.#parser.idle) this.#end();
   }
 
   destroy(): void {
@@ -198,22 +246,18 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
     exchange.start(isBodyless, isUpgrade ? "protocol upgrades are not carried yet" : "");
   }
 
-  /**
-   * The head as the mesh port would get it. Identity fields were set by nobody who could: they end here, like those that
-   * belong to this connection.
-   */
+  /** The head as HTTP/2 would bring it, without what belongs to this connection. */
   #fieldsOf(head: RequestHead): readonly Field[] {
-    const { address, port, services } = this.#deps;
-    // Only HTTP/1.0 may leave the host out.
-    const host = address.includes(":") ? `[${address.replace(/%.*/, "")}]` : address;
+    const { peer, services } = this.#deps;
     const fields = [
       services.cache.get(METHOD, head.method),
       SCHEME,
-      services.cache.get(":authority", head.authority === "" ? `${host}:${port}` : head.authority),
+      services.cache.get(":authority", head.authority === "" ? peer.authority : head.authority),
       createField(":path", head.target),
     ];
+    const ends = peer.shows ? FieldFlag.pseudo : FieldFlag.pseudo | FieldFlag.identity;
     for (const field of head.fields) {
-      if ((field.flags & (FieldFlag.identity | FieldFlag.pseudo)) !== 0) continue;
+      if ((field.flags & ends) !== 0) continue;
       if (!head.connectionNames.includes(field.name)) fields.push(field);
     }
     return fields;
@@ -268,7 +312,7 @@ export class PlaintextConnection implements CallerSide, Http1Owner, SocketHandle
 
   #onProblem(problem: Http1Problem): void {
     const { metrics, trail, state } = this.#deps.services;
-    metrics.problems.add(metrics.problems.series("plaintext", problem.code));
+    metrics.problems.add(metrics.problems.series(this.#deps.peer.side, problem.code));
     this.#closing = true;
     if (this.#exchange !== undefined) {
       this.#exchange.onRequestMalformed(problem.message);

@@ -1,0 +1,51 @@
+// Callers without mutual TLS, where the namespace lets them in: nothing is known of them, whatever they say.
+import type { CompiledProgram } from "../core/policy/decide.ts";
+import type { Enforcement } from "./authorize.ts";
+import type { Http1Peer } from "./http1-connection.ts";
+import type { InboundState } from "./services.ts";
+import type { IdentifiedCaller } from "./verify.ts";
+
+export class PlaintextPeer implements Http1Peer {
+  readonly side = "plaintext";
+  readonly name = "plaintext";
+  readonly port: number;
+  readonly authority: string;
+  readonly shows = false;
+  readonly limits = {};
+  readonly #state: InboundState;
+  readonly #caller: IdentifiedCaller;
+
+  /** @param original where the connection was going before it was captured. */
+  constructor(
+    state: InboundState,
+    caller: IdentifiedCaller,
+    original: { readonly address: string; readonly port: number },
+  ) {
+    const { address, port } = original;
+    this.#state = state;
+    this.#caller = caller;
+    this.port = port;
+    this.authority = `${address.includes(":") ? `[${address.replace(/%.*/, "")}]` : address}:${port}`;
+  }
+
+  get isWelcome(): boolean {
+    return this.#state.enforcement?.plaintext !== undefined;
+  }
+
+  programOf(enforcement: Enforcement): CompiledProgram | undefined {
+    return enforcement.plaintext;
+  }
+
+  identify(): IdentifiedCaller {
+    return this.#caller;
+  }
+
+  byConnection(): IdentifiedCaller {
+    return this.#caller;
+  }
+
+  /** There is none to count: a caller that may not call any more is told and the connection ends. */
+  countBadProof(): boolean {
+    return false;
+  }
+}
