@@ -78,21 +78,7 @@ export function unsupportedWorkloadSettings(workload: Workload): readonly FieldP
     workload.runAs === undefined
       ? []
       : [unsupported("spec.runAs", "knows no users to act for", "leave it out")];
-  return [...runAs, ...unsupportedPropagation(workload), ...unsupportedPorts(workload)];
-}
-
-function unsupportedPorts(workload: Workload): readonly FieldProblem[] {
-  return workload.ports.flatMap(({ protocol }, i): readonly FieldProblem[] =>
-    protocol === "http"
-      ? []
-      : [
-          unsupported(
-            `spec.ports[${i}].protocol`,
-            `does not carry \`${protocol}\``,
-            "leave the port out, or serve HTTP/1.1 on it",
-          ),
-        ],
-  );
+  return [...runAs, ...unsupportedPropagation(workload)];
 }
 
 /** People, and what their identity providers say of them, do not exist yet; ServiceAccounts do. */

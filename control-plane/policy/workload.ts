@@ -1,6 +1,6 @@
 // Workload: a workload outside Kubernetes or in directory mode, typed; PURE.
 import { WORKLOAD_KINDS } from "../../sidecar/core/policy/call.ts";
-import type { ProgramPort } from "../../sidecar/core/policy/rule.ts";
+import { PORT_PROTOCOLS, type ProgramPort } from "../../sidecar/core/policy/rule.ts";
 import type { Result } from "../../sidecar/core/runtime/errors.ts";
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
@@ -16,7 +16,7 @@ function readPort(fields: FieldReader): ProgramPort {
     fields.report("ports 16001 to 16080 belong to the mesh: let the application listen on another port");
   return {
     port,
-    protocol: fields.oneOf("protocol", ["http", "grpc", "h2c", "tcp"] as const) ?? "http",
+    protocol: fields.oneOf("protocol", PORT_PROTOCOLS) ?? "http",
     packs: fields.texts("packs") ?? [],
   };
 }

@@ -9,7 +9,7 @@ import type { TrustBundle__Output } from "../../proto/gen/countersign/mesh/v1/Tr
 import { messageCodec } from "../../proto/load.ts";
 import { RESOURCE_TYPES } from "../../proto/protocol.ts";
 import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
-import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
+import { PORT_PROTOCOLS, type ProgramPort, type WorkloadProgram } from "../core/policy/rule.ts";
 import { decodeProgram } from "../core/policy/wire.ts";
 import { messageOf, type Result } from "../core/runtime/errors.ts";
 import type {
@@ -38,7 +38,6 @@ const packCodec = messageCodec<object, OperationPack__Output>("countersign.mesh.
 const HOST = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
 const ADDRESS = /^[0-9A-Za-z.:_%-]{1,253}$/;
 const IP_ADDRESS = /^[0-9a-fA-F:.]{2,45}$/;
-const PROTOCOLS = ["http", "grpc", "h2c", "tcp"] as const;
 const PROPAGATION = ["trace", "session", "forward", "none"] as const;
 
 function oneOf<const T extends string>(choices: readonly T[], text: string, what: string): T {
@@ -59,7 +58,7 @@ function decodePorts(ports: readonly ResourcePort__Output[]): ProgramPort[] {
     seen.add(port.port);
     return {
       port: portNumber(port.port, "port"),
-      protocol: oneOf(PROTOCOLS, port.protocol, "protocol"),
+      protocol: oneOf(PORT_PROTOCOLS, port.protocol, "protocol"),
       packs: port.packs,
     };
   });

@@ -57,7 +57,7 @@ export function admit(
   const port = portOf(facts, peer);
   if (typeof port === "string") return refusal("REQ_MALFORMED", port);
   facts.port = port;
-  if (port.protocol !== "http")
+  if (port.protocol !== "http" && port.protocol !== "auto")
     return refusal("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
   const classified = classifyHead(facts, peer, port);
   if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);
@@ -129,7 +129,7 @@ export function catchUp(facts: CallFacts, peer: CallerSide, { state }: InboundSe
   const program = peer.programOf(enforcement);
   if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
   const port = enforcement.ports.get(facts.port?.port ?? 0);
-  if (port?.protocol !== "http")
+  if (port?.protocol !== "http" && port?.protocol !== "auto")
     return refusal("REQ_MALFORMED", "the port is not declared by this workload any more");
   const classified = classifyHead(facts, peer, port);
   if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);

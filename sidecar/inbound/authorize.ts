@@ -10,6 +10,7 @@ import { type CompiledProgram, createProgram, type Decision } from "../core/poli
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import { plaintextProgram } from "../core/policy/plaintext.ts";
 import type { Reason } from "../core/policy/reason.ts";
+import type { PortProtocol } from "../core/policy/rule.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, PLAINTEXT_PARTY, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
@@ -18,7 +19,7 @@ import { headerChangesProblem } from "./header-changes.ts";
 /** One application port that calls may name. */
 export interface EnforcedPort {
   readonly port: number;
-  readonly protocol: "http" | "grpc" | "h2c" | "tcp";
+  readonly protocol: PortProtocol;
   readonly packsDigest: string;
   readonly classifier: Classifier;
 }

@@ -108,10 +108,10 @@ export class PlaintextListener {
       this.#reset(socket, "reset");
       return;
     }
-    if (protocol === "http") {
+    if (protocol === "http" || protocol === "auto") {
       this.#count("plaintext");
       this.#converse(socket, original.value);
-    } else if (protocol === "tcp") {
+    } else if (protocol === "tcp" || protocol === "tls") {
       socket.setKeepAlive(true, KEEP_ALIVE_MS);
       this.#count(this.#streams.take(socket, port) ? "passed" : "reset");
     } else this.#refuse(socket, original.value, enforcement?.plaintext !== undefined);

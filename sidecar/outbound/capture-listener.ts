@@ -140,7 +140,7 @@ export class CaptureListener {
     }
     if (destination !== undefined) {
       const { protocol } = destination.port;
-      if (protocol === "http") return { kind: "mesh" };
+      if (protocol === "http" || protocol === "auto") return { kind: "mesh" };
       return { kind: "refuse", why: `protocol \`${protocol}\` is not carried yet` };
     }
     // With the control plane away nobody can say whose address it is; a workload of the mesh refuses plaintext itself.

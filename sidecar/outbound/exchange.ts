@@ -132,7 +132,7 @@ export class OutboundExchange implements UpstreamExchange {
     }
     if (this.#services.state.carriesTrace && !this.#facts.ownTrace && this.#facts.traceparent !== undefined)
       this.#chain = this.#services.correlation?.find(traceIdOf(this.#facts.traceparent), this.#facts.nowMs);
-    if (destination.port.protocol !== "http") {
+    if (destination.port.protocol !== "http" && destination.port.protocol !== "auto") {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
       return;
     }

@@ -1,7 +1,7 @@
 // What a pod is: kind, name and the facts that travel with it (DOMAIN 1.7); PURE. Kind and name are asserted by whoever
 // may create pods in the namespace; facts about users count only as the admission webhook wrote them.
 import { WORKLOAD_KINDS, type WorkloadKind } from "../../../sidecar/core/policy/call.ts";
-import type { ProgramPort } from "../../../sidecar/core/policy/rule.ts";
+import type { PortProtocol } from "../../../sidecar/core/policy/rule.ts";
 import type { Workload } from "../store.ts";
 import type { PodFacts } from "./facts.ts";
 
@@ -144,11 +144,27 @@ function readPropagation({ annotations }: PodFacts, problems: string[]): Workloa
   return modes.includes("none") ? ["none"] : ["trace"];
 }
 
-/** Protocol of a port by `appProtocol`, else by the first part of its name; HTTP where neither says anything. */
-export function protocolOf(name: string, appProtocol: string | undefined): ProgramPort["protocol"] {
-  const said = (appProtocol?.replace(/^kubernetes\.io\//, "") ?? name.split("-")[0] ?? "").toLowerCase();
-  if (said === "grpc") return "grpc";
-  if (said === "h2c" || said === "http2") return "h2c";
-  if (["tcp", "tls", "https", "mongo", "mysql", "postgres", "redis", "kafka"].includes(said)) return "tcp";
-  return "http";
+const PROTOCOL_WORDS: ReadonlyMap<string, PortProtocol> = new Map([
+  ...["http", "ws", "sse", "grpc-web"].map((word) => [word, "http"] as const),
+  ...["h2c", "http2"].map((word) => [word, "h2c"] as const),
+  ["grpc", "grpc"],
+  ...["tls", "https", "wss"].map((word) => [word, "tls"] as const),
+  ...["tcp", "redis", "postgres", "postgresql", "mysql", "kafka", "mongo", "mongodb", "amqp", "mqtt"].map(
+    (word) => [word, "tcp"] as const,
+  ),
+]);
+
+/**
+ * Protocol of a port by `appProtocol`, else by its name or the first part of it (`http-metrics`); `auto` where neither says
+ * anything that is known.
+ */
+export function protocolOf(name: string, appProtocol: string | undefined): PortProtocol {
+  const said = appProtocol?.toLowerCase().replace(/^kubernetes\.io\//, "") ?? "";
+  const lower = name.toLowerCase();
+  const [first = ""] = lower.split("-");
+  return (
+    PROTOCOL_WORDS.get(said) ??
+    PROTOCOL_WORDS.get(lower.startsWith("grpc-web") ? "grpc-web" : first) ??
+    "auto"
+  );
 }

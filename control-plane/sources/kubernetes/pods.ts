@@ -1,7 +1,7 @@
 // From pods to workloads: pods of one SPIFFE ID with the same facts are one workload; PURE. What moves all the time
 // (addresses, readiness, the number of pods) is not part of it, so that it costs no compile.
 import { createHash } from "node:crypto";
-import type { ProgramPort } from "../../../sidecar/core/policy/rule.ts";
+import type { PortProtocol, ProgramPort } from "../../../sidecar/core/policy/rule.ts";
 import type { MeshPod, Workload } from "../store.ts";
 import { type ClassifyContext, classify, protocolOf } from "./classify.ts";
 import type { PodFacts } from "./facts.ts";
@@ -26,7 +26,7 @@ const VOLATILE_LABELS: ReadonlySet<string> = new Set([
 /** A port that a Service sends to, of one pod. */
 export interface TargetPort {
   readonly port: number;
-  readonly protocol: ProgramPort["protocol"];
+  readonly protocol: PortProtocol;
 }
 
 export interface PodInput extends ClassifyContext {
@@ -154,11 +154,13 @@ function workloadOf(
   targetPorts: readonly TargetPort[],
 ): Workload {
   const ports = new Map<number, ProgramPort>();
-  const declare = (port: number, protocol: ProgramPort["protocol"]): void => {
+  const declare = (port: number, protocol: PortProtocol): void => {
+    // Who says nothing takes nothing back.
+    if (protocol === "auto" && ports.has(port)) return;
     if (port >= 1 && port <= 65_535 && !(port >= 16_001 && port <= 16_080))
       ports.set(port, { port, protocol, packs: found.packs.get(port) ?? found.defaultPacks });
   };
-  for (const port of found.packs.keys()) declare(port, "http");
+  for (const port of found.packs.keys()) declare(port, "auto");
   for (const { name, port } of pod.ports) declare(port, protocolOf(name, undefined));
   for (const { port, protocol } of targetPorts) declare(port, protocol);
   return {

@@ -1,6 +1,5 @@
 // From Services, their EndpointSlices and the pods behind them to what callers can name; PURE. A pod without a sidecar
 // is not part of the mesh, so it is no endpoint.
-import type { ProgramPort } from "../../../sidecar/core/policy/rule.ts";
 import { unchanged } from "../../policy/declared-services.ts";
 import type { MeshPod, MeshService, ServiceEndpoint, Workload } from "../store.ts";
 import { protocolOf } from "./classify.ts";
@@ -44,8 +43,12 @@ export function targetPortsOf(
     for (const { podUid } of slice.endpoints) {
       const known = found.get(podUid) ?? new Map<number, TargetPort>();
       found.set(podUid, known);
-      // Two Services may disagree: the one that does not say HTTP knows more.
-      for (const port of ports) if (known.get(port.port)?.protocol !== "tcp") known.set(port.port, port);
+      // Two Services may disagree: one that says something knows more, and one that says opaque bytes most of all.
+      for (const port of ports) {
+        const other = known.get(port.port)?.protocol;
+        if (other === undefined || other === "auto" || (other !== "tcp" && port.protocol !== "auto"))
+          known.set(port.port, port);
+      }
     }
   }
   return new Map([...found].map(([uid, ports]) => [uid, [...ports.values()]]));
@@ -121,8 +124,7 @@ function meshService(
     ports: facts.ports.flatMap(({ name, port, protocol }) => {
       const target = used.flatMap((slice) => slice.ports).find((one) => one.name === name)?.port;
       if (target === undefined) return [];
-      const carried: ProgramPort["protocol"] = protocolOf(name, protocol);
-      return [{ port, targetPort: target, protocol: carried, packs: packsOf(target) }];
+      return [{ port, targetPort: target, protocol: protocolOf(name, protocol), packs: packsOf(target) }];
     }),
     members: [...members].sort(),
     endpoints: [...endpoints.values()].sort(byAddress),

@@ -172,9 +172,17 @@ export interface ProgramPolicy {
   readonly rules: readonly PolicyRule[];
 }
 
+/**
+ * What an application speaks on a port: `http` is HTTP/1.1 with WebSocket and server-sent events, `h2c` HTTP/2 with prior
+ * knowledge, `grpc` that with gRPC calls, `tcp` bytes, `tls` bytes whose server name can be seen, `auto` not declared: found
+ * per connection from the client's first bytes.
+ */
+export const PORT_PROTOCOLS = ["http", "h2c", "grpc", "tcp", "tls", "auto"] as const;
+export type PortProtocol = (typeof PORT_PROTOCOLS)[number];
+
 export interface ProgramPort {
   readonly port: number;
-  readonly protocol: "http" | "grpc" | "h2c" | "tcp";
+  readonly protocol: PortProtocol;
   /** Ordered; packs are tried in this order (DOMAIN M3). */
   readonly packs: readonly string[];
 }

@@ -14,6 +14,7 @@ import {
   AUDIT_LEVELS,
   IDENTITY_HEADERS,
   LIMIT_KEYS,
+  PORT_PROTOCOLS,
   type ProgramPolicy,
   WEEKDAYS,
   type WorkloadProgram,
@@ -250,7 +251,7 @@ const PROGRAM = messageTable("WorkloadProgram", [
     message(
       messageTable("ProgramPort", [
         ["port", 1, UINT, "value"],
-        ["protocol", 2, oneOf("http", "grpc", "h2c", "tcp"), "value"],
+        ["protocol", 2, oneOf(...PORT_PROTOCOLS), "value"],
         ["packs", 3, STRING, "listOrEmpty"],
       ]),
     ),

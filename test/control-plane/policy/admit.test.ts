@@ -112,17 +112,6 @@ describe("admission", () => {
       ],
     },
     {
-      name: "a protocol that is not carried",
-      kind: "Workload",
-      spec: {
-        kind: "serving",
-        serviceAccount: "s",
-        service: "s",
-        ports: [{ port: 8080 }, { port: 9000, protocol: "grpc" }],
-      },
-      says: [/^Unsupported spec\.ports\[1\]\.protocol: this build does not carry `grpc` yet$/],
-    },
-    {
       name: "a pack with the name of a built-in one",
       kind: "OperationCatalog",
       spec: { packs: [{ name: "mlflow", text: catalog.packs[0]?.text }] },

@@ -122,7 +122,16 @@ describe("classify", () => {
 
   test.each([
     ["http", undefined, "http"],
-    ["", undefined, "http"],
+    ["", undefined, "auto"],
+    ["web", undefined, "auto"],
+    ["web", "example.com/own", "auto"],
+    ["http-metrics", "example.com/own", "http"],
+    ["chat", "kubernetes.io/ws", "http"],
+    ["chat", "kubernetes.io/wss", "tls"],
+    ["grpc-web", undefined, "http"],
+    ["https-admin", undefined, "tls"],
+    ["TLS", undefined, "tls"],
+    ["db", "redis", "tcp"],
     ["grpc-infer", undefined, "grpc"],
     ["http2", undefined, "h2c"],
     ["tcp-kafka", undefined, "tcp"],

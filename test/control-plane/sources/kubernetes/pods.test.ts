@@ -67,7 +67,7 @@ describe("workloads of pods", () => {
     });
     const { workloads } = group([pod], NOTHING, new Map([["uid-p", [{ port: 7000, protocol: "tcp" }]]]));
     expect([...workloads.values()][0]?.ports).toEqual([
-      { port: 5000, protocol: "http", packs: ["mlflow"] },
+      { port: 5000, protocol: "auto", packs: ["mlflow"] },
       { port: 7000, protocol: "tcp", packs: [] },
       { port: 8080, protocol: "http", packs: ["oip-v2"] },
       { port: 9000, protocol: "grpc", packs: [] },
