@@ -65,6 +65,8 @@ const IDENTITY = [
   "workload-proof-token",
   "txn-token",
   "countersign-port",
+  "countersign-protocol",
+  "countersign-sni",
   "x-forwarded-user",
   "x-forwarded-email",
   "x-forwarded-preferred-username",

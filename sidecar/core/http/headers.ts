@@ -7,6 +7,8 @@ export const IDENTITY_FIELDS: ReadonlySet<string> = new Set([
   "workload-proof-token",
   "txn-token",
   "countersign-port",
+  "countersign-protocol",
+  "countersign-sni",
   "x-forwarded-user",
   "x-forwarded-email",
   "x-forwarded-preferred-username",
@@ -45,6 +47,8 @@ export const MESH_HOP_FIELDS: ReadonlySet<string> = new Set([
   "workload-proof-token",
   "txn-token",
   "countersign-port",
+  "countersign-protocol",
+  "countersign-sni",
 ]);
 
 /**

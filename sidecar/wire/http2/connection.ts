@@ -76,9 +76,14 @@ export interface Http2Handler<T> {
   /** The connection is over; close the socket once what was written is sent. `undefined`: drained, or a clean end. */
   onClosed(error: Http2Error | undefined): void;
   /**
+   * Server: a CONNECT, plain (RFC 9113 section 8.5) or extended (RFC 8441): a tunnel once it is answered with 2xx. No
+   * trailers come on it. Absent: extended CONNECT is not announced, and CONNECT is not taken.
+   */
+  onConnect?(stream: Http2Stream<T>, fields: readonly Field[], endStream: boolean): void;
+  /**
    * Server: a well-formed request that is not taken: its header list is too large (431, `fields` is its beginning) or it
-   * is a CONNECT (501). The owner answers, and resets the stream with NO_ERROR unless `endStream`. Absent: the
-   * connection does so with a bare answer.
+   * is a CONNECT and there is no `onConnect` (501). The owner answers, and resets the stream with NO_ERROR unless
+   * `endStream`. Absent: the connection does so with a bare answer.
    */
   onUnacceptable?(
     stream: Http2Stream<T>,
@@ -130,6 +135,11 @@ export class Http2Connection<T> {
   /** Either side has begun to leave: open new streams elsewhere. */
   get goingAway(): boolean {
     return this.#core.goingAway;
+  }
+
+  /** Client: the server takes extended CONNECT (RFC 8441 section 3); known once its SETTINGS have come. */
+  get extendedConnect(): boolean {
+    return this.#core.peer.enableConnectProtocol;
   }
 
   /** Takes bytes from the socket, in any portions; they must not be changed while `onData` views are in use. */
@@ -278,7 +288,9 @@ export class Http2Connection<T> {
   }
 
   #notePseudo(name: string, value: string): void {
-    if (this.#block !== undefined && name === ":method" && value === "HEAD") this.#block.headRequest = true;
+    if (this.#block === undefined || name !== ":method") return;
+    if (value === "HEAD") this.#block.headRequest = true;
+    else if (value === "CONNECT") this.#block.connect = true;
   }
 }
 

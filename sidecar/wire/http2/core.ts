@@ -254,7 +254,8 @@ export class Core<T> {
       PREFACE.copy(output.buffer, output.length);
       output.length += PREFACE.length;
     }
-    output.bytesFrame(FrameType.settings, 0, encodeSettings(this.role, this.settings));
+    const takesConnect = this.role === "server" && this.handler.onConnect !== undefined;
+    output.bytesFrame(FrameType.settings, 0, encodeSettings(this.role, this.settings, takesConnect));
     const increment = window - DEFAULT_CONNECTION_WINDOW;
     if (increment > 0) output.numberFrame(FrameType.windowUpdate, 0, increment);
   }

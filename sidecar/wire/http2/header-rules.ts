@@ -35,7 +35,7 @@ export class HeaderRules {
   /**
    * A request (section 8.3.1).
    *
-   * @returns "connect" for a well-formed CONNECT, plain (section 8.5) or extended (RFC 8441), which part C will carry.
+   * @returns "connect" for a well-formed CONNECT, plain (section 8.5) or extended (RFC 8441).
    */
   request(fields: readonly Field[]): "ok" | "malformed" | "connect" {
     this.contentLength = -1;
@@ -55,7 +55,8 @@ export class HeaderRules {
       if (bit === METHOD) method = field.value;
       else if (bit === PATH_BIT) path = field.value;
     }
-    if (method === "CONNECT") return isConnect(seen) ? "connect" : "malformed";
+    // A tunnel has no content (RFC 9110 section 9.3.6), so nothing may announce its length.
+    if (method === "CONNECT") return isConnect(seen) && this.contentLength < 0 ? "connect" : "malformed";
     if ((seen & ~AUTHORITY_BIT) !== (METHOD | SCHEME_BIT | PATH_BIT)) return "malformed";
     return path !== "*" || method === "OPTIONS" ? "ok" : "malformed";
   }

@@ -206,7 +206,10 @@ export class MessageReceiver<T> {
     stream.expectedBytes = length;
     stream.remoteClosed = endStream;
     if (verdict === "ok") core.handler.onHeaders(stream, fields, endStream);
-    else this.#unacceptable(stream, verdict === "connect" ? 501 : 431);
+    else if (verdict === "connect" && core.handler.onConnect !== undefined) {
+      stream.connect = true;
+      core.handler.onConnect(stream, fields, endStream);
+    } else this.#unacceptable(stream, verdict === "connect" ? 501 : 431);
     if (endStream && stream.localClosed) core.retire(stream);
   }
 
@@ -251,7 +254,12 @@ export class MessageReceiver<T> {
       this.#response(stream);
       return;
     }
-    const valid = this.#blockEndStream && stream.expectedBytes <= 0 && this.#rules.trailers(decoder.fields);
+    // On a tunnel only DATA may come (section 8.5).
+    const valid =
+      !stream.connect &&
+      this.#blockEndStream &&
+      stream.expectedBytes <= 0 &&
+      this.#rules.trailers(decoder.fields);
     if (!valid) {
       core.streamError(stream, ErrorCode.protocolError);
       return;
@@ -277,10 +285,12 @@ export class MessageReceiver<T> {
       else core.handler.onInformational(stream, fields);
       return;
     }
+    // A refused CONNECT is answered like any request; with 2xx a content-length means nothing (RFC 9110 section 9.3.6).
+    if (stream.connect && status >= 300) stream.connect = false;
     const bodyless = stream.headRequest || status === 204 || status === 304;
     // A response that cannot have a body may still tell the length of one (RFC 9110 section 8.6).
-    stream.expectedBytes = bodyless ? 0 : contentLength;
-    if (endStream && !bodyless && contentLength > 0) {
+    stream.expectedBytes = bodyless ? 0 : stream.connect ? -1 : contentLength;
+    if (!stream.connect && endStream && !bodyless && contentLength > 0) {
       core.streamError(stream, ErrorCode.protocolError);
       return;
     }

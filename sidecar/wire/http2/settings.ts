@@ -61,7 +61,7 @@ interface PeerSettings {
   initialWindowSize: number;
   maxFrameSize: number;
   maxHeaderListSize: number;
-  /** RFC 8441; kept for part C (WebSocket over the mesh hop), not used yet. */
+  /** RFC 8441. */
   enableConnectProtocol: boolean;
 }
 
@@ -78,8 +78,16 @@ export function initialPeerSettings(): PeerSettings {
   };
 }
 
-/** Payload of our SETTINGS frame. Server push is refused; extended CONNECT is not announced until part C. */
-export function encodeSettings(role: "client" | "server", settings: Http2Settings): Buffer {
+/**
+ * Payload of our SETTINGS frame. Server push is refused.
+ *
+ * @param takesConnect announces extended CONNECT (a server's to say).
+ */
+export function encodeSettings(
+  role: "client" | "server",
+  settings: Http2Settings,
+  takesConnect: boolean,
+): Buffer {
   const pairs: [number, number][] = [
     [SettingId.headerTableSize, settings.headerTableSize],
     [SettingId.initialWindowSize, settings.initialWindowSize],
@@ -88,6 +96,7 @@ export function encodeSettings(role: "client" | "server", settings: Http2Setting
       ? [SettingId.enablePush, 0]
       : [SettingId.maxConcurrentStreams, settings.maxConcurrentStreams],
   ];
+  if (takesConnect) pairs.push([SettingId.enableConnectProtocol, 1]);
   const payload = Buffer.alloc(pairs.length * 6);
   for (const [at, [id, value]] of pairs.entries()) {
     payload[at * 6 + 1] = id;

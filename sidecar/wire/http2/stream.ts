@@ -26,6 +26,8 @@ export class StreamState<T> {
   headersReceived = false;
   /** Client: the request's method is HEAD, so content-length promises nothing. */
   headRequest = false;
+  /** Opened by a CONNECT that was not refused: a tunnel, which has neither content-length nor trailers. */
+  connect = false;
   /** Body bytes still promised by content-length; -1: nothing promised. */
   expectedBytes = -1;
   /** Delivered, but not yet reported as consumed. */

@@ -93,6 +93,7 @@ export class End {
           overrides.onClosed?.(error);
         },
         onPong: () => log("pong"),
+        ...(overrides.onConnect === undefined ? {} : { onConnect: overrides.onConnect }),
         ...(overrides.onUnacceptable === undefined ? {} : { onUnacceptable: overrides.onUnacceptable }),
       },
     });
