@@ -208,7 +208,13 @@ class ListWatch<T> {
         allowWatchBookmarks: "true",
         timeoutSeconds: String(Math.round(watchSeconds * (1 + random()))),
       },
-      { idleMs, signal: this.#signal, onLine: (line) => this.#onLine(line) },
+      {
+        idleMs,
+        signal: this.#signal,
+        // A quiet kind has its first line, a bookmark, only after a minute.
+        onOpen: () => this.#healthy(true),
+        onLine: (line) => this.#onLine(line),
+      },
     );
     // A server that ends every watch at once must not be asked in a loop.
     if (this.#signal.aborted || clock.monotonicMs() - startedMs >= SHORT_MS) return;

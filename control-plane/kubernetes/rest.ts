@@ -44,6 +44,8 @@ export interface KubernetesRest {
 }
 
 export interface WatchOptions {
+  /** The server has taken the watch; lines may be long in coming. */
+  readonly onOpen?: () => void;
   readonly onLine: (line: string) => void;
   readonly idleMs: number;
   readonly signal: AbortSignal;
@@ -72,12 +74,13 @@ export function createKubernetesRest(credentials: ApiCredentials): KubernetesRes
         });
       }
     },
-    async watch(path, query, { onLine, idleMs, signal }) {
+    async watch(path, query, { onOpen, onLine, idleMs, signal }) {
       const idle = new AbortController();
       let timer = setTimeout(() => idle.abort(), idleMs);
       const ends = AbortSignal.any([signal, idle.signal]);
       try {
         const response = await open(path, { ...query, watch: "1" }, ends);
+        onOpen?.();
         const lines = new LineSplitter(onLine);
         for await (const chunk of response) {
           clearTimeout(timer);

@@ -169,6 +169,7 @@ describeOnCluster("faults", { testMs: 240_000, suiteMs: 1_200_000 }, () => {
 
   // What a test before broke must not break the next.
   beforeEach(async () => {
+    await kubectl(["delete", "acp", "no-notebooks", "-n", "ml-serving", "--ignore-not-found"]);
     await scale(2);
     await controlPlaneIsReady();
     await waitForStatus(200, 60_000, `${SCORER}/ping`);

@@ -19,6 +19,7 @@ let done: Promise<void>;
 let seen: Map<string, unknown>;
 let calls: (readonly Change<unknown>[])[];
 let sleeps: number[];
+let health: boolean[];
 
 /** Pauses are counted, not waited for. */
 const clock: Clock = {
@@ -46,6 +47,7 @@ function run(
           if (change.kind === "set") seen.set(change.key, change.value);
           else seen.delete(change.key);
       },
+      onHealth: (isHealthy) => health.push(isHealthy),
       clock,
       random: () => 0,
       log: silentLogger,
@@ -66,6 +68,7 @@ beforeEach(async () => {
   seen = new Map();
   calls = [];
   sleeps = [];
+  health = [];
 });
 afterEach(async () => {
   stop.abort();
@@ -195,6 +198,15 @@ describe("runListWatch", () => {
     expect(pauses.slice(0, 4).toSorted((a, b) => a - b)).toEqual(pauses.slice(0, 4));
     expect(pauses.at(-1)).toBeGreaterThanOrEqual(2_000);
     expect(Math.max(...pauses)).toBeLessThanOrEqual(4_000);
+  });
+
+  test("is healthy again when a watch opens, however quiet it stays", async () => {
+    run();
+    await until(() => api.watches === 1);
+    api.instead.push((response) => refuse(response, 503, "ServiceUnavailable"));
+    api.breakWatches("destroy");
+    await until(() => api.watches === 1 && health.length === 3);
+    expect(health).toEqual([true, false, true]);
   });
 
   test("a first list that fails is tried again; nothing is told before it is whole", async () => {
