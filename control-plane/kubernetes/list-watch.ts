@@ -63,6 +63,8 @@ const DEFAULT_LIMITS: ListWatchLimits = {
 
 /** A watch that ended within this time was not worth its request. */
 const SHORT_MS = 1_000;
+/** Between warnings of one collection while the API server is away; there are a dozen and more of them. */
+const WARN_EVERY_MS = 60_000;
 
 /** `namespace/name`, or `name` of a cluster-scoped object. */
 export function keyOfObject({ metadata: { namespace, name } }: ApiObject): string {
@@ -89,6 +91,7 @@ class ListWatch<T> {
   #resourceVersion: string | undefined;
   #failures = 0;
   #isHealthy = false;
+  #warnedMs = Number.NEGATIVE_INFINITY;
 
   constructor(deps: ListWatchDeps<T>, signal: AbortSignal) {
     this.#deps = deps;
@@ -114,11 +117,15 @@ class ListWatch<T> {
   }
 
   #tell(error: unknown): void {
-    const { log, path } = this.#deps;
+    const { log, path, clock } = this.#deps;
     const fields = { path, error: messageOf(error), failures: this.#failures + 1 };
-    // The first in a row may be a restart of the API server; a longer one needs somebody.
+    const nowMs = clock.monotonicMs();
+    // The first in a row may be a restart of the API server; a longer one needs somebody, once a minute.
     if (this.#failures === 0) log.info("reading from the API server failed, trying again", fields);
-    else log.warn("reading from the API server still fails; the last state stays in force", fields);
+    else if (nowMs - this.#warnedMs >= WARN_EVERY_MS) {
+      this.#warnedMs = nowMs;
+      log.warn("reading from the API server still fails; the last state stays in force", fields);
+    }
     this.#failures++;
     this.#healthy(false);
   }

@@ -278,7 +278,8 @@ describeOnCluster("faults", { testMs: 240_000, suiteMs: 1_200_000 }, () => {
     expect(log).toContain("identity renewed");
     await controlPlaneIsReady();
     await apply([denyAll({ cel: "true" })]);
-    await waitForStatus(403, 30_000, `${SCORER}/ping`);
+    // For pods the API server is back when kube-proxy is: it asks again after up to 30 s.
+    await waitForStatus(403, 90_000, `${SCORER}/ping`);
     await kubectl(["delete", "acp", "no-notebooks", "-n", "ml-serving"]);
     await waitForStatus(200, 20_000, `${SCORER}/ping`);
   });
@@ -309,7 +310,7 @@ describeOnCluster("faults", { testMs: 240_000, suiteMs: 1_200_000 }, () => {
     } finally {
       for (const pid of pids) process.kill(pid, "SIGCONT");
     }
-    await waitForStatus(403, 40_000, `${SCORER}/ping`);
+    await waitForStatus(403, 90_000, `${SCORER}/ping`);
     await waitFor(
       async () =>
         (await tryKubectl(["delete", "acp", "no-notebooks", "-n", "ml-serving", "--ignore-not-found"]))
