@@ -2,6 +2,7 @@
 import { appendFileSync } from "node:fs";
 import { beforeAll, beforeEach, describe, jest } from "@jest/globals";
 import { isUp } from "./processes.ts";
+import { forgetWaiting, waitedMs } from "./waiting.ts";
 
 const LEFT_OUT =
   "end-to-end tests on Kubernetes: no cluster is up; `npm run test:cluster` brings one up and runs them";
@@ -11,16 +12,6 @@ export interface Budget {
   readonly testMs: number;
   /** What the suite may take: once it is spent, the tests that are left fail at once, so CI ends in a known time. */
   readonly suiteMs: number;
-}
-
-/** Milliseconds that this process waited for its turn: no suite's own time. */
-let waitedMs = 0;
-
-/** Takes waiting for another process out of the suite's budget. */
-export async function outsideBudget(wait: () => Promise<void>): Promise<void> {
-  const startMs = performance.now();
-  await wait();
-  waitedMs += performance.now() - startMs;
 }
 
 /** A `describe` that runs on the cluster. Without one its tests are skipped, and test/run.mjs prints one line for all. */
@@ -35,11 +26,11 @@ export function describeOnCluster(name: string, budget: Budget, tests: () => voi
     jest.setTimeout(budget.testMs);
     let startMs = 0;
     beforeAll(() => {
-      waitedMs = 0;
+      forgetWaiting();
       startMs = performance.now();
     });
     beforeEach(() => {
-      if (performance.now() - startMs - waitedMs > budget.suiteMs)
+      if (performance.now() - startMs - waitedMs() > budget.suiteMs)
         throw new Error(`the suite's budget of ${budget.suiteMs} ms is spent`);
     });
     tests();

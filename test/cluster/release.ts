@@ -1,9 +1,9 @@
 // The product on the cluster, as its README installs it: both charts, and the platform of platform/ in the mesh.
 import { join } from "node:path";
-import { outsideBudget } from "./gate.ts";
 import { IMAGES } from "./image-files.ts";
 import { describeTrouble, exec, helm, kubectl, tryKubectl, waitFor } from "./kube.ts";
 import { hold, letGo } from "./lock.ts";
+import { outsideBudget } from "./waiting.ts";
 
 export const SYSTEM = "countersign-system";
 export const TRUST_DOMAIN = "lake.acme.example";

@@ -10,8 +10,10 @@ import { createCertificateRequest, createKeys } from "../../../sidecar/certs/key
 import { parseTrustBundle } from "../../../sidecar/core/identity/trust-bundle.ts";
 import { createWorkloadIdentity } from "../../../sidecar/core/identity/workload-identity.ts";
 import { join as joinMesh } from "../../../sidecar/discovery/bootstrap.ts";
+import { kubectl } from "../../cluster/kube.ts";
 import { adminKubeconfig } from "../../cluster/layout.ts";
 import { isUp } from "../../cluster/processes.ts";
+import { begin, uninstall } from "../../cluster/release.ts";
 import { TestSidecar } from "../../fakes/mesh.ts";
 import { type BenchRow, median, row } from "../measure.ts";
 import { GROUP, HOT, type MadePod, policyOf, ScaleObjects } from "./scale-objects.ts";
@@ -40,6 +42,11 @@ export async function benchKubernetes({
     say("kubernetes: no cluster is up, so this is LEFT OUT; `npm run cluster -- up` brings one up");
     return [];
   }
+  // Two control planes on one cluster would quarrel over statuses and bundles.
+  await begin();
+  const crds = join(import.meta.dirname, "../../../crds");
+  await kubectl(["apply", "--server-side", "--force-conflicts", "-f", crds, "-f", join(crds, "records")]);
+  await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]);
   const kubernetes = await loadKubernetes({ kubeconfig: adminKubeconfig(), context: undefined });
   const prefix = `scale-${process.pid.toString(36)}`;
   const system = `${prefix}-system`;
@@ -77,6 +84,7 @@ export async function benchKubernetes({
     await kubernetes.core.deleteNamespace({ name: system }).catch(() => {});
     objects.writer.close();
     rmSync(dir, { recursive: true, force: true });
+    await uninstall();
   }
 }
 
