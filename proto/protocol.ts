@@ -21,6 +21,9 @@ export const RESOURCE_TYPES = [
 ] as const;
 export type ResourceType = (typeof RESOURCE_TYPES)[number];
 
+/** Features that a resource may need of its receiver, beside those of programs (`sidecar/core/policy/wire.ts`). */
+export const RESOURCE_FEATURES = ["route"] as const;
+
 export interface ResourceDigest {
   readonly type: string;
   readonly name: string;

@@ -1,5 +1,6 @@
 // The sidecar process: puts identity, discovery and the data path together, and ends them in order.
 import { randomBytes } from "node:crypto";
+import { RESOURCE_FEATURES } from "../proto/protocol.ts";
 import { type AdminState, adminPages, healthPages } from "./admin.ts";
 import { loadIdentity, saveIdentity } from "./certs/identity-store.ts";
 import { createCertificateRequest, createKeys } from "./certs/key-and-csr.ts";
@@ -19,6 +20,9 @@ import type { DiscoveryClient } from "./discovery/client.ts";
 import { openResourceStore, type ResourceStore } from "./discovery/store.ts";
 import type { ClientCredentials } from "./discovery/stream.ts";
 import { Enrolment, identityOf } from "./enrolment.ts";
+
+/** What this build enforces; a table that needs more is refused. */
+const FEATURES: readonly string[] = [...SUPPORTED_FEATURES, ...RESOURCE_FEATURES];
 
 export interface SidecarDeps {
   readonly log: Logger;
@@ -133,7 +137,7 @@ class Sidecar {
     this.#unlock = await lockStateDir(stateDir);
     const [kept, store] = await Promise.all([
       loadIdentity(stateDir, this.#clock.nowMs()),
-      openResourceStore({ stateDir, features: SUPPORTED_FEATURES, log: this.#log }),
+      openResourceStore({ stateDir, features: FEATURES, log: this.#log }),
     ]);
     if (!kept.ok) this.#log.warn("kept identity not used", { reason: kept.error.message });
     const ports = await this.#plane.start();
@@ -203,7 +207,7 @@ class Sidecar {
       {
         address: controlPlane,
         softwareVersion: VERSION,
-        features: SUPPORTED_FEATURES,
+        features: FEATURES,
         node: this.#config.node,
         meshPort,
         instance: randomBytes(8).toString("hex"),

@@ -45,6 +45,8 @@ export interface DiscoveryClient {
   readonly connected: boolean;
   /** Server time minus own time, milliseconds; 0 before the first message. */
   clockOffsetMs(): number;
+  /** Where this sidecar runs, as the control plane last said; empty: not known. */
+  zone(): string;
   /**
    * Asks for a destination. Answers from the table and from a negative cache first; waits at most 2 s. The reason is
    * `NOT_READY` when the control plane cannot be asked.
@@ -82,6 +84,7 @@ class Client implements DiscoveryClient {
   #stream: StreamHandle | undefined;
   #connected = false;
   #offsetMs = 0;
+  #zone = "";
   #heartbeatMs = 5_000;
   #lastMessageMs = 0;
   #lastRequestId = 0;
@@ -109,6 +112,10 @@ class Client implements DiscoveryClient {
 
   clockOffsetMs(): number {
     return this.#offsetMs;
+  }
+
+  zone(): string {
+    return this.#zone;
   }
 
   resolve(host: string, port: number): Promise<Resolution> {
@@ -236,6 +243,7 @@ class Client implements DiscoveryClient {
     const { clock, log } = this.#deps;
     if (message.welcome) {
       this.#offsetMs = message.welcome.serverTimeUnixMs - clock.nowMs();
+      this.#zone = message.welcome.zone;
       this.#heartbeatMs = Math.min(600_000, Math.max(50, message.welcome.heartbeatIntervalMs));
       this.#connected = true;
       log.info("discovery stream established", {

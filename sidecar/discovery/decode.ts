@@ -12,6 +12,9 @@ import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import { PORT_PROTOCOLS, type ProgramPort, type WorkloadProgram } from "../core/policy/rule.ts";
 import { decodeProgram } from "../core/policy/wire.ts";
 import { messageOf, type Result } from "../core/runtime/errors.ts";
+import type { ServiceRoute } from "../core/traffic/route.ts";
+import { decodeRoute } from "./decode-route.ts";
+import { oneOf, portNumber } from "./resource-checks.ts";
 import type {
   MeshEndpoint,
   MeshService,
@@ -25,6 +28,7 @@ export type DecodedResource =
   | { readonly kind: "workload-program"; readonly value: WorkloadProgram }
   | { readonly kind: "service"; readonly value: MeshService }
   | { readonly kind: "endpoints"; readonly service: string; readonly value: readonly MeshEndpoint[] }
+  | { readonly kind: "route"; readonly value: ServiceRoute }
   | { readonly kind: "settings"; readonly value: MeshSettings }
   | { readonly kind: "trust-bundle"; readonly value: string }
   | { readonly kind: "operation-pack"; readonly value: OperationPack };
@@ -39,17 +43,6 @@ const HOST = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
 const ADDRESS = /^[0-9A-Za-z.:_%-]{1,253}$/;
 const IP_ADDRESS = /^[0-9a-fA-F:.]{2,45}$/;
 const PROPAGATION = ["trace", "session", "forward", "none"] as const;
-
-function oneOf<const T extends string>(choices: readonly T[], text: string, what: string): T {
-  const found = choices.find((choice) => choice === text);
-  if (found === undefined) throw new Error(`${what} \`${text.slice(0, 64)}\` is not known to this build`);
-  return found;
-}
-
-function portNumber(value: number, what: string): number {
-  if (value < 1 || value > 65_535) throw new Error(`${what} \`${value}\` is not a port`);
-  return value;
-}
 
 function decodePorts(ports: readonly ResourcePort__Output[]): ProgramPort[] {
   const seen = new Set<number>();
@@ -106,6 +99,7 @@ function decodeEndpoints(name: string, body: Buffer): DecodedResource {
       meshPort: portNumber(endpoint.meshPort, "mesh port"),
       spiffeId: endpoint.spiffeId,
       ports: decodePorts(endpoint.ports),
+      zone: endpoint.zone,
     };
   });
   return { kind: "endpoints", service: name, value };
@@ -165,6 +159,8 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
         return { ok: true, value: decodeService(name, body) };
       case "endpoints":
         return { ok: true, value: decodeEndpoints(name, body) };
+      case "route":
+        return { ok: true, value: { kind: "route", value: decodeRoute(name, body) } };
       case "settings":
         return { ok: true, value: decodeSettings(body) };
       case "trust-bundle":
@@ -172,7 +168,7 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
       case "operation-pack":
         return { ok: true, value: decodePack(name, body) };
       default:
-        // `route` and `revocations` belong here until a build enforces them: ignoring either would be unsafe.
+        // `revocations` belongs here until a build enforces it: ignoring it would be unsafe.
         return { ok: false, error: `resource type \`${type.slice(0, 64)}\` is not known to this build` };
     }
   } catch (error) {
@@ -192,6 +188,7 @@ export function assembleTable(
   const services = new Map<string, MeshService>();
   const servicesByHost = new Map<string, MeshService>();
   const endpoints = new Map<string, readonly MeshEndpoint[]>();
+  const routes = new Map<string, ServiceRoute>();
   const packs = new Map<string, OperationPack>();
   for (const resource of resources) {
     switch (resource.kind) {
@@ -219,6 +216,9 @@ export function assembleTable(
       case "endpoints":
         endpoints.set(resource.service, resource.value);
         break;
+      case "route":
+        routes.set(resource.value.service, resource.value);
+        break;
       case "operation-pack":
         packs.set(resource.value.name, resource.value);
         break;
@@ -231,6 +231,17 @@ export function assembleTable(
     return { ok: false, error: "settings and program name different trust domains" };
   return {
     ok: true,
-    value: { revision, digest, program, services, servicesByHost, endpoints, packs, trustBundle, settings },
+    value: {
+      revision,
+      digest,
+      program,
+      services,
+      servicesByHost,
+      endpoints,
+      routes,
+      packs,
+      trustBundle,
+      settings,
+    },
   };
 }

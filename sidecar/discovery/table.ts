@@ -1,5 +1,6 @@
 // The table of one sidecar: everything it was told, as one readonly value that is swapped whole.
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
+import type { ServiceRoute } from "../core/traffic/route.ts";
 
 export interface ServicePort extends ProgramPort {
   /** The application's port behind it; undefined: the same. */
@@ -22,6 +23,8 @@ export interface MeshEndpoint {
   /** The callee's SPIFFE ID: checked against its certificate, and the audience of the proof. */
   readonly spiffeId: string;
   readonly ports: readonly ProgramPort[];
+  /** Where it runs; undefined or empty: not known. */
+  readonly zone?: string;
 }
 
 export interface MeshSettings {
@@ -52,6 +55,8 @@ export interface SidecarTable {
   readonly services: ReadonlyMap<string, MeshService>;
   /** By service id. */
   readonly endpoints: ReadonlyMap<string, readonly MeshEndpoint[]>;
+  /** By service id; most services have none. */
+  readonly routes: ReadonlyMap<string, ServiceRoute>;
   readonly packs: ReadonlyMap<string, OperationPack>;
   /** JWKS document of the own trust domain. */
   readonly trustBundle: string;

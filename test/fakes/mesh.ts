@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join as joinPath } from "node:path";
 import { parseControlPlaneConfig } from "../../control-plane/config.ts";
 import { type ControlPlaneHandle, runControlPlane } from "../../control-plane/main.ts";
+import { RESOURCE_FEATURES } from "../../proto/protocol.ts";
 import { createCertificateRequest, createKeys } from "../../sidecar/certs/key-and-csr.ts";
 import { parseTrustBundle } from "../../sidecar/core/identity/trust-bundle.ts";
 import {
@@ -210,7 +211,7 @@ export class TestSidecar {
     options: SidecarOptions,
   ): Promise<TestSidecar> {
     const log = options.log ?? silentLogger;
-    const features = options.features ?? [...SUPPORTED_FEATURES];
+    const features = options.features ?? [...SUPPORTED_FEATURES, ...RESOURCE_FEATURES];
     const store = await openResourceStore({ stateDir: options.stateDir, features, log });
     const sidecar = new TestSidecar(identity, store, options);
     const config = {

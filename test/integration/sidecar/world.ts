@@ -16,6 +16,7 @@ import type { WorkloadIdentity } from "../../../sidecar/core/identity/workload-i
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
+import type { ServiceRoute } from "../../../sidecar/core/traffic/route.ts";
 import {
   type CaptureDeps,
   DataPlane,
@@ -63,6 +64,7 @@ export interface TableSpec {
   readonly revision?: number;
   readonly bundle: string;
   readonly maxHops?: number;
+  readonly routes?: readonly ServiceRoute[];
   /** Text of the pack in place of `PACK`. */
   readonly pack?: string;
 }
@@ -110,6 +112,7 @@ export function table(spec: TableSpec): SidecarTable {
     servicesByHost,
     services,
     endpoints,
+    routes: new Map((spec.routes ?? []).map((route) => [route.service, route])),
     packs: new Map([["things", { name: "things", text: spec.pack ?? PACK }]]),
     trustBundle: spec.bundle,
     settings: {

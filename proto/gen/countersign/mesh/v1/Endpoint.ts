@@ -8,6 +8,7 @@ export interface Endpoint {
   'meshPort'?: (number);
   'spiffeId'?: (string);
   'ports'?: (_countersign_mesh_v1_ResourcePort)[];
+  'zone'?: (string);
 }
 
 export interface Endpoint__Output {
@@ -15,4 +16,5 @@ export interface Endpoint__Output {
   'meshPort': (number);
   'spiffeId': (string);
   'ports': (_countersign_mesh_v1_ResourcePort__Output)[];
+  'zone': (string);
 }

@@ -9,6 +9,7 @@ export interface Welcome {
   'serverTimeUnixMs'?: (number | string | Long);
   'heartbeatIntervalMs'?: (number);
   'revision'?: (number | string | Long);
+  'zone'?: (string);
 }
 
 export interface Welcome__Output {
@@ -17,4 +18,5 @@ export interface Welcome__Output {
   'serverTimeUnixMs': (number);
   'heartbeatIntervalMs': (number);
   'revision': (number);
+  'zone': (string);
 }
