@@ -19,8 +19,9 @@ import { MeshError, messageOf, type Result } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
 import type { Resolution } from "./discovery/resolver.ts";
 import type { SidecarTable } from "./discovery/table.ts";
+import { Http1AppSide } from "./inbound/app-http1.ts";
+import type { AppSide } from "./inbound/app-side.ts";
 import { createEnforcement, type Enforcement, parsePacks } from "./inbound/authorize.ts";
-import { AppPool } from "./inbound/forward.ts";
 import { InboundListener } from "./inbound/listener.ts";
 import { PlaintextListener } from "./inbound/plaintext-listener.ts";
 import type { InboundServices } from "./inbound/services.ts";
@@ -100,7 +101,7 @@ export class DataPlane {
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
   readonly #files: LineFile[] = [];
-  readonly #apps = new Map<number, AppPool>();
+  readonly #apps = new Map<number, AppSide>();
   readonly #cache = new FieldCache();
   readonly #ids = new RandomIds();
   readonly #limiter = createRateLimiter({ maxKeys: 10_000 });
@@ -150,7 +151,7 @@ export class DataPlane {
     const inbound: InboundServices = {
       ...shared,
       limiter: this.#limiter,
-      pool: (port) => this.#pool(port),
+      app: (port) => this.#app(port),
       appAddress: (port) => this.#appAddress(port),
     };
     this.inbound = new InboundListener({
@@ -343,19 +344,15 @@ export class DataPlane {
     return appPorts.get(port) ?? { kind: "tcp", host: appHost, port };
   }
 
-  #pool(port: number): AppPool {
-    let pool = this.#apps.get(port);
-    if (pool === undefined) {
+  #app(port: number): AppSide {
+    let side = this.#apps.get(port);
+    if (side === undefined) {
       const { timeouts, limits } = this.#config;
-      pool = new AppPool(this.#appAddress(port), {
-        cache: this.#cache,
-        clock: this.#deps.clock,
-        timeouts,
-        limits,
-      });
-      this.#apps.set(port, pool);
+      const { clock } = this.#deps;
+      side = new Http1AppSide(this.#appAddress(port), { cache: this.#cache, clock, timeouts, limits });
+      this.#apps.set(port, side);
     }
-    return pool;
+    return side;
   }
 
   /** Writes the lines of audit and access log that wait. */
@@ -370,7 +367,7 @@ export class DataPlane {
     this.#captured?.outbound.sweep(nowMs);
     this.#captured?.inbound.sweep(nowMs);
     this.upstreams.sweep(nowMs);
-    for (const pool of this.#apps.values()) pool.sweep(nowMs);
+    for (const side of this.#apps.values()) side.sweep(nowMs);
   }
 
   /** Accepts nothing more, lets open requests finish for `drainMs`, then ends everything and writes the last lines. */
@@ -397,7 +394,7 @@ export class DataPlane {
     this.#captured?.outbound.destroy();
     this.#captured?.inbound.destroy();
     this.upstreams.destroy();
-    for (const pool of this.#apps.values()) pool.close();
+    for (const side of this.#apps.values()) side.close();
     for (const file of this.#files) await file.close();
   }
 

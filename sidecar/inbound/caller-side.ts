@@ -2,6 +2,7 @@
 // HTTP/2 over mutual TLS from another sidecar (peer-connection.ts), or HTTP/1.1 (http1-connection.ts).
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
+import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { InboundExchange } from "./exchange.ts";
@@ -12,24 +13,8 @@ export interface CallerStream {
   context: InboundExchange | undefined;
 }
 
-/** Writes answers: the part of `Http2Connection` that an exchange uses, also over HTTP/1.1. */
-export interface AnswerWriter {
-  /** Begins an informational or final head, or the trailers; its fields follow, then `endHeaders`. */
-  beginHeaders(stream: CallerStream): void;
-  putStatus(status: number): void;
-  putField(field: Field): void;
-  putPair(name: string, value: string): void;
-  endHeaders(endStream: boolean): void;
-  /** @returns false: stop until `onPeerWritable`. */
-  sendData(stream: CallerStream, chunk: Buffer, endStream: boolean): boolean;
-  /** The exchange has passed on `bytes` of the request's body. */
-  consumed(stream: CallerStream, bytes: number): void;
-  /** With NO_ERROR after a whole answer: the rest of the request is not wanted. */
-  resetStream(stream: CallerStream, code: number): void;
-}
-
 export interface CallerSide {
-  readonly answers: AnswerWriter;
+  readonly answers: AnswerWriter<CallerStream>;
   readonly remoteAddress: string | undefined;
   /** SPIFFE ID of the peer, or `plaintext`; for logs. */
   readonly name: string;

@@ -6,16 +6,13 @@ import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { traceIdOf } from "../telemetry/trace.ts";
 import type { Field } from "../wire/field.ts";
-import type { ResponseHead } from "../wire/http1/parser.ts";
-import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
-import { HIGH_WATER_BYTES } from "../wire/socket.ts";
 import { admit, catchUp, type Refusal, wantsBody } from "./admission.ts";
+import type { AnswerHead, AppExchange, AppFailure, AppPlace, Repeatable } from "./app-side.ts";
 import { operationLabel, refusalDecision } from "./authorize.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream } from "./caller-side.ts";
 import { decideCall } from "./decision.ts";
-import type { AppConnection, AppExchange, AppFailure } from "./forward.ts";
-import { requestHead, writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
+import { writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
@@ -50,7 +47,7 @@ export class InboundExchange implements AppExchange {
   #held = 0;
   #requestEnded = false;
   #requestSent = false;
-  #app: AppConnection | undefined;
+  #app: AppPlace | undefined;
   #retried = false;
   #waiting = false;
   #upstreamAtMs = -1;
@@ -160,30 +157,30 @@ export class InboundExchange implements AppExchange {
   #take(fresh: boolean): void {
     this.#waiting = true;
     // INVARIANT: what is forwarded has passed `admit`, which found its port.
-    this.#app = this.#services.pool(this.#facts.port?.port ?? 0).take(this, fresh);
+    this.#app = this.#services.app(this.#facts.port?.port ?? 0).take(this, fresh);
     if (this.#app === undefined) this.#fail("OVERLOADED", "too many connections to the application");
   }
 
   // --- from the application's side -------------------------------------------------------------------------------
 
-  onAppReady(connection: AppConnection): void {
-    this.#app = connection;
+  onAppReady(place: AppPlace): void {
+    this.#app = place;
     this.#waiting = false;
     const { metrics } = this.#services;
     metrics.forwarded.add(metrics.attempts);
-    connection.socket.write(requestHead(this.#facts));
+    place.sendHead(this.#facts);
     const body = this.#body;
     this.#body = undefined;
-    if (body !== undefined) for (const chunk of body) this.#sendToApp(chunk);
+    if (body !== undefined) for (const chunk of body) place.sendBody(chunk);
     if (this.#held > 0) this.#giveCredit();
     if (this.#requestEnded) this.#endRequest();
   }
 
-  onAppInformational(head: ResponseHead): void {
+  onAppInformational(head: AnswerHead): void {
     if (!this.#over && !this.#answerHead) writeInformational(this.#peer.answers, this.#stream, head);
   }
 
-  onAppHead(head: ResponseHead): void {
+  onAppHead(head: AnswerHead): void {
     if (this.#over) return;
     this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
     this.#facts.status = head.status;
@@ -221,26 +218,20 @@ export class InboundExchange implements AppExchange {
     if (!this.#over) this.#giveCredit();
   }
 
-  onAppFailed(kind: AppFailure, detail: string, silent: boolean): void {
-    const app = this.#app;
+  onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable): void {
     this.#app = undefined;
     if (this.#over) return;
-    // The application closed a kept connection just as we used it: it has not looked at this request. Only what may be
-    // done twice is tried again, and only once (RFC 9110 section 9.2.2).
-    if (
-      kind === "closed" &&
-      silent &&
-      app?.reused === true &&
-      !this.#retried &&
-      this.#facts.bodyless &&
-      IDEMPOTENT.has(this.#head.method)
-    ) {
+    if (!this.#retried && this.#facts.bodyless && this.#mayRepeat(repeatable)) {
       this.#retried = true;
       this.#requestSent = false;
       this.#take(true);
       return;
     }
     this.#fail(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+  }
+
+  #mayRepeat(repeatable: Repeatable): boolean {
+    return repeatable === "all" || (repeatable === "idempotent" && IDEMPOTENT.has(this.#head.method));
   }
 
   // --- from the caller's side ------------------------------------------------------------------------------------
@@ -264,7 +255,7 @@ export class InboundExchange implements AppExchange {
     if (this.#body !== undefined || this.#waiting || this.#app === undefined)
       this.#keepBody(chunk, endStream);
     else {
-      this.#sendToApp(chunk);
+      this.#app.sendBody(chunk);
       this.#app.touch();
       this.#giveCredit();
       if (endStream) this.#endRequest();
@@ -320,28 +311,16 @@ export class InboundExchange implements AppExchange {
 
   // --- shared ----------------------------------------------------------------------------------------------------
 
-  #sendToApp(chunk: Buffer): void {
-    const socket = this.#app?.socket;
-    if (socket === undefined || chunk.length === 0) return;
-    if (this.#head.contentLength >= 0) socket.write(chunk);
-    else {
-      socket.write(chunkHeader(chunk.length));
-      socket.write(chunk);
-      socket.write(CHUNK_END);
-    }
-  }
-
   #endRequest(): void {
     if (this.#requestSent) return;
     this.#requestSent = true;
-    if (!this.#facts.bodyless && this.#head.contentLength < 0)
-      this.#app?.socket.write(lastChunk(this.#trailers ?? []));
+    this.#app?.sendEnd(this.#trailers ?? []);
   }
 
   /** Lets the caller send more, unless the application does not keep up. */
   #giveCredit(): void {
     if (this.#held === 0) return;
-    if (!this.#over && this.#app !== undefined && this.#app.socket.bufferedBytes >= HIGH_WATER_BYTES) return;
+    if (!this.#over && this.#app?.congested === true) return;
     this.#peer.answers.consumed(this.#stream, this.#held);
     this.#held = 0;
   }

@@ -1,10 +1,11 @@
 // The heads that cross from one side to the other: the request as the application gets it, and its answers as the caller
 // gets them. Framing and host are written by us, identity headers from what was decided.
+import type { AnswerWriter } from "../wire/answers.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
-import type { ResponseHead } from "../wire/http1/parser.ts";
 import { CHUNKED_LINE, requestLine } from "../wire/http1/serializer.ts";
+import type { AnswerHead } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
-import type { AnswerWriter, CallerStream } from "./caller-side.ts";
+import type { CallerStream } from "./caller-side.ts";
 import { STRIPPED } from "./request-head.ts";
 
 const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
@@ -34,7 +35,11 @@ function identityLines({ decision, identified, enforcement }: CallFacts): string
 }
 
 /** A 1xx answer. */
-export function writeInformational(answers: AnswerWriter, stream: CallerStream, head: ResponseHead): void {
+export function writeInformational(
+  answers: AnswerWriter<CallerStream>,
+  stream: CallerStream,
+  head: AnswerHead,
+): void {
   answers.beginHeaders(stream);
   answers.putStatus(head.status);
   for (const field of head.fields)
@@ -50,9 +55,9 @@ export function writeInformational(answers: AnswerWriter, stream: CallerStream, 
  * @returns whether the answer ends with it.
  */
 export function writeAnswerHead(
-  answers: AnswerWriter,
+  answers: AnswerWriter<CallerStream>,
   stream: CallerStream,
-  head: ResponseHead,
+  head: AnswerHead,
   method: string,
 ): boolean {
   answers.beginHeaders(stream);
@@ -72,7 +77,7 @@ export function writeAnswerHead(
 
 /** The trailers of an answer, of those that may go on. @returns false: there are none, nothing was written. */
 export function writeTrailers(
-  answers: AnswerWriter,
+  answers: AnswerWriter<CallerStream>,
   stream: CallerStream,
   trailers: readonly Field[],
 ): boolean {

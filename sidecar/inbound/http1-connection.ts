@@ -12,11 +12,11 @@ import {
   RequestParser,
 } from "../wire/http1/parser.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
+import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { CallerSide, CallerStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
-import { Http1Answers, type Http1Owner } from "./http1-answers.ts";
 import type { InboundServices } from "./services.ts";
 import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts";
 

@@ -4,6 +4,7 @@ import { lookupField } from "../core/http/headers.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
+import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
 import {
   Http2Connection,
@@ -15,7 +16,7 @@ import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { AnswerWriter, CallerSide } from "./caller-side.ts";
+import type { CallerSide, CallerStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
 import type { InboundServices } from "./services.ts";
 import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } from "./verify.ts";
@@ -40,7 +41,7 @@ export interface PeerConnectionDeps {
 export class PeerConnection implements CallerSide, Http2Handler<InboundExchange | undefined> {
   readonly h2: Http2Connection<InboundExchange | undefined>;
   /** The same object; an exchange gives back the streams it got, which are its own. */
-  readonly answers: AnswerWriter;
+  readonly answers: AnswerWriter<CallerStream>;
   readonly port = undefined;
   readonly verifier: PeerVerifier;
   readonly remoteAddress: string | undefined;

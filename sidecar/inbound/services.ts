@@ -8,8 +8,8 @@ import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
+import type { AppSide } from "./app-side.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { AppPool } from "./forward.ts";
 
 /** What is in force; swapped by the data plane between requests. */
 export interface InboundState {
@@ -37,7 +37,8 @@ export interface InboundServices {
   readonly limiter: RateLimiter;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
-  readonly pool: (port: number) => AppPool;
+  /** The application behind a declared port. */
+  readonly app: (port: number) => AppSide;
   /** Where the application serves a declared port. */
   readonly appAddress: (port: number) => SocketAddress;
 }

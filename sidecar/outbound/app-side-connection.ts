@@ -1,5 +1,4 @@
-// One connection from the application: requests are read one at a time (pipelined ones wait), each by an exchange.
-
+// One HTTP/1.1 connection from the application: requests are read one at a time (pipelined ones wait), each by an exchange.
 import { lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
@@ -7,7 +6,9 @@ import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
-import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
+import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
+import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
+import type { AppSide, AppStream } from "./app-side.ts";
 import { OutboundExchange } from "./exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -23,35 +24,40 @@ export interface AppSideDeps {
   readonly onClosed: (connection: AppSideConnection) => void;
 }
 
-export class AppSideConnection implements SocketHandler {
+export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   readonly socket: MeshSocket;
+  readonly answers: Http1Answers;
   readonly #deps: AppSideDeps;
   readonly #clock: Clock;
   readonly #parser: RequestParser;
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
+  readonly #stream: AppStream = { context: undefined };
   #exchange: OutboundExchange | undefined;
   #requestEnded = true;
+  /** The exchange knows that the request has ended. */
+  #told = true;
+  /** Bytes of the request's body that are still to come, by Content-Length; -1: in chunks. */
+  #bodyLeft = 0;
+  /** Bytes of it that the exchange has not passed on. */
+  #unconsumed = 0;
   #closing = false;
   #keepAlive = true;
-  #socketPaused = false;
+  #paused = false;
   /** Set while a head is incomplete or no request is open; the exchange has its own while one is. */
   #deadlineMs: number;
 
   constructor(socket: MeshSocket, deps: AppSideDeps) {
     this.socket = socket;
+    this.answers = new Http1Answers(this);
     this.#deps = deps;
     this.#clock = deps.services.clock;
     this.#deadlineMs = this.#clock.monotonicMs() + deps.services.timeouts.idleMs;
     this.#parser = new RequestParser(
       {
         onHead: (head) => this.#onHead(head),
-        onBody: (chunk) => this.#exchange?.onRequestBody(chunk),
-        onEnd: (trailers) => {
-          this.#requestEnded = true;
-          if (this.#exchange === undefined) this.#next();
-          else this.#exchange.onRequestEnd(trailers);
-        },
+        onBody: (chunk) => this.#onBody(chunk),
+        onEnd: (trailers) => this.#onRequestEnd(trailers),
         onProblem: (problem) => this.#onProblem(problem),
       },
       deps.services.cache,
@@ -78,18 +84,16 @@ export class AppSideConnection implements SocketHandler {
     this.#closing = true;
   }
 
-  pauseRequest(): void {
-    this.#parser.pause();
-    this.socket.pause();
-    this.#socketPaused = true;
+  consumed(bytes: number): void {
+    this.#unconsumed = Math.max(0, this.#unconsumed - bytes);
+    // Behind the end of its request the parser waits for the answer.
+    if (this.#paused && !this.#requestEnded && this.#unconsumed < HIGH_WATER_BYTES) this.#resume();
   }
 
-  resumeRequest(): void {
-    if (this.#socketPaused) {
-      this.#socketPaused = false;
-      this.socket.resume();
-    }
-    this.#parser.resume();
+  breakOff(): void {
+    // What was written of the answer goes out before the end that tells it is not whole.
+    this.socket.flush();
+    this.destroy();
   }
 
   destroy(): void {
@@ -98,10 +102,10 @@ export class AppSideConnection implements SocketHandler {
     this.socket.destroy();
   }
 
-  /** Called by the exchange when it is over. */
-  exchangeOver(exchange: OutboundExchange, requestEnded: boolean): void {
+  finished(exchange: OutboundExchange, requestEnded: boolean): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
+    this.#unconsumed = 0;
     if (this.mustClose || !requestEnded) {
       this.#closing = true;
       this.#parser.close();
@@ -110,7 +114,7 @@ export class AppSideConnection implements SocketHandler {
     }
     if (this.#requestEnded) this.#next();
     // Answered while the request was held back before its end: without this the connection would stand still.
-    else this.resumeRequest();
+    else if (this.#paused) this.#resume();
   }
 
   onData(chunk: Buffer): void {
@@ -119,10 +123,7 @@ export class AppSideConnection implements SocketHandler {
     if (this.#exchange === undefined && this.#parser.idle)
       this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.headerMs;
     this.#parser.push(chunk);
-    if (!this.#socketPaused && this.#parser.heldBytes > MAX_HELD_BYTES) {
-      this.#socketPaused = true;
-      this.socket.pause();
-    }
+    if (this.#parser.heldBytes > MAX_HELD_BYTES) this.#pause();
   }
 
   onEnd(): void {
@@ -159,21 +160,57 @@ export class AppSideConnection implements SocketHandler {
   }
 
   #onHead(head: RequestHead): void {
+    const isBodyless = !head.chunked && head.contentLength <= 0;
     this.#requestEnded = false;
+    this.#told = isBodyless;
+    this.#bodyLeft = head.contentLength;
     this.#keepAlive = head.keepAlive;
-    const exchange = new OutboundExchange(this.#deps.services, this, head);
+    this.answers.expect(head.method, head.minor);
+    const exchange = new OutboundExchange(this.#deps.services, this, this.#stream, head);
     this.#exchange = exchange;
-    exchange.start(this.#deps.fixed);
+    exchange.start(this.#deps.fixed, isBodyless);
+  }
+
+  #onBody(chunk: Buffer): void {
+    this.#unconsumed += chunk.length;
+    if (this.#exchange === undefined) {
+      this.#unconsumed = 0;
+      return;
+    }
+    // The last piece tells so itself: a frame less per request.
+    if (this.#bodyLeft >= 0) this.#bodyLeft -= chunk.length;
+    this.#told = this.#bodyLeft === 0;
+    this.#exchange.onRequestBody(chunk, this.#told);
+    if (this.#unconsumed >= HIGH_WATER_BYTES) this.#pause();
+  }
+
+  #onRequestEnd(trailers: readonly Field[]): void {
+    this.#requestEnded = true;
+    if (this.#exchange === undefined) {
+      if (!this.#closing) this.#next();
+    } else if (!this.#told) {
+      this.#told = true;
+      this.#exchange.onRequestTrailers(trailers);
+    }
+  }
+
+  #pause(): void {
+    if (this.#paused) return;
+    this.#paused = true;
+    this.#parser.pause();
+    this.socket.pause();
+  }
+
+  #resume(): void {
+    this.#paused = false;
+    this.socket.resume();
+    this.#parser.resume();
   }
 
   /** The next request of a pipeline, or waiting for one. */
   #next(): void {
     this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.idleMs;
-    if (this.#socketPaused) {
-      this.#socketPaused = false;
-      this.socket.resume();
-    }
-    this.#parser.resume();
+    this.#resume();
   }
 
   #onProblem(problem: Http1Problem): void {

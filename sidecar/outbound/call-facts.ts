@@ -3,13 +3,13 @@
 import type { AuditTrail } from "../audit/trail.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
-import type { RequestHead } from "../wire/http1/parser.ts";
+import type { OutboundHead } from "./app-side.ts";
 import type { Destination, Directory, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { Upstream } from "./upstream.ts";
 
 export class CallFacts {
-  readonly head: RequestHead;
+  readonly head: OutboundHead;
   /** Monotonic milliseconds. */
   readonly startedMs: number;
   /** Control plane's time, Unix milliseconds. */
@@ -34,7 +34,7 @@ export class CallFacts {
   /** Empty: none was given to the application. */
   decisionId = "";
 
-  constructor(head: RequestHead, startedMs: number, nowMs: number) {
+  constructor(head: OutboundHead, startedMs: number, nowMs: number) {
     this.head = head;
     this.startedMs = startedMs;
     this.nowMs = nowMs;

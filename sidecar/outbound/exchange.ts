@@ -8,28 +8,20 @@ import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
-import type { RequestHead } from "../wire/http1/parser.ts";
-import {
-  CHUNK_END,
-  CHUNKED_LINE,
-  CLOSE_LINE,
-  chunkHeader,
-  lastChunk,
-  statusLine,
-} from "../wire/http1/serializer.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
-import { HIGH_WATER_BYTES } from "../wire/socket.ts";
-import type { AppSideConnection } from "./app-side-connection.ts";
+import type { AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { CallFacts } from "./call-facts.ts";
+import { writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
-import { STRIPPED, writeMeshHead } from "./mesh-request.ts";
-import { problemAnswer } from "./problem-answer.ts";
+import { writeMeshHead } from "./mesh-request.ts";
+import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { Upstream } from "./upstream.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
 const NO_ERROR = 0x0;
+const INTERNAL_ERROR = 0x2;
 const CANCEL = 0x8;
 const MAX_ATTEMPTS = 4;
 const EMPTY = Buffer.alloc(0);
@@ -45,11 +37,12 @@ function labelOf(classified: Classified): string {
 }
 
 export class OutboundExchange implements UpstreamExchange {
-  readonly head: RequestHead;
+  readonly head: OutboundHead;
   /** Place in the connection's list. */
   slot = -1;
   readonly #services: OutboundServices;
-  readonly #app: AppSideConnection;
+  readonly #app: AppSide;
+  readonly #appStream: AppStream;
   readonly #facts: CallFacts;
   #chain: CallChain | undefined;
   #authorization: string | undefined;
@@ -59,23 +52,28 @@ export class OutboundExchange implements UpstreamExchange {
   #connection: UpstreamConnection | undefined;
   #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
   #sentAtMs = -1;
+  // The request. Until there is a stream its body is kept, as much as the application's window lets come.
+  #bodyless = false;
+  #requestEnded = false;
+  #kept: Buffer[] | undefined;
+  #trailers: readonly Field[] | undefined;
   /** Body bytes handed to the mesh: from the first one on the request cannot be sent again. */
   #bodySent = 0;
-  #requestEnded = false;
-  #pausedRequest = false;
+  /** Body bytes that the application has no credit for yet. */
+  #owed = 0;
+  // The answer.
   #answerHead = false;
   #answerEnded = false;
-  #chunked = false;
-  #bodyless = false;
-  #responseLength = -1;
+  /** Bytes of it that the mesh has no credit for yet, because the application does not keep up. */
   #held = 0;
   #over = false;
   /** Monotonic milliseconds after which the answer comes too late. */
   deadlineMs: number;
 
-  constructor(services: OutboundServices, app: AppSideConnection, head: RequestHead) {
+  constructor(services: OutboundServices, app: AppSide, stream: AppStream, head: OutboundHead) {
     this.#services = services;
     this.#app = app;
+    this.#appStream = stream;
     this.head = head;
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
     this.deadlineMs = this.#facts.startedMs + services.timeouts.responseMs;
@@ -85,15 +83,19 @@ export class OutboundExchange implements UpstreamExchange {
     return this.#over;
   }
 
-  /** @param fixed what a local listener or a captured connection means; undefined on the proxy port. */
-  start(fixed: FixedDestination | undefined): void {
+  /**
+   * @param fixed what a local listener or a captured connection means; undefined on the proxy port.
+   * @param bodyless known with the head: no body follows.
+   */
+  start(fixed: FixedDestination | undefined, bodyless: boolean): void {
     this.#facts.fixed = fixed;
+    this.#bodyless = bodyless;
+    this.#requestEnded = bodyless;
     this.#readFields();
     const located = locate(this.#facts, this.#services);
     if (isDestination(located)) this.#classify(located);
     else if (located.kind === "refused") this.#refuse(located.reason, located.detail);
     else {
-      this.#pauseRequest();
       void askFor(located, this.#facts, this.#services).then((found) => {
         if (this.#over) return;
         if (isDestination(found)) this.#classify(found);
@@ -175,11 +177,7 @@ export class OutboundExchange implements UpstreamExchange {
       return;
     }
     this.#facts.upstream = upstream;
-    if (!upstream.request(this)) {
-      this.#refuse("OVERLOADED", "too many requests wait for a connection");
-      return;
-    }
-    if (this.#stream === undefined && !this.#over) this.#pauseRequest();
+    if (!upstream.request(this)) this.#refuse("OVERLOADED", "too many requests wait for a connection");
   }
 
   // --- from the mesh ---------------------------------------------------------------------------------------------
@@ -189,8 +187,8 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#over || destination === undefined) return;
     const stream = connection.open(this);
     if (stream === undefined) {
-      if (this.#facts.upstream?.wait(this) === true) this.#pauseRequest();
-      else this.#refuse("OVERLOADED", "too many requests wait for a connection");
+      if (this.#facts.upstream?.wait(this) !== true)
+        this.#refuse("OVERLOADED", "too many requests wait for a connection");
       return;
     }
     this.#connection = connection;
@@ -198,7 +196,7 @@ export class OutboundExchange implements UpstreamExchange {
     this.#sentAtMs = this.#services.clock.monotonicMs();
     this.deadlineMs = this.#sentAtMs + this.#services.timeouts.responseMs;
     this.#sendHead(connection, stream, destination);
-    this.#resumeRequest();
+    this.#sendKept();
   }
 
   #sendHead(
@@ -217,18 +215,13 @@ export class OutboundExchange implements UpstreamExchange {
     );
     h2.beginHeaders(stream);
     writeMeshHead(h2, this.#facts, proof, this.#services.cache);
-    h2.endHeaders(this.#hasNoBody);
-  }
-
-  get #hasNoBody(): boolean {
-    return !this.head.chunked && this.head.contentLength <= 0;
+    h2.endHeaders(this.#bodyless);
   }
 
   onUpstreamInformational(fields: readonly Field[]): void {
-    if (this.#over || this.#answerHead || this.head.minor === 0) return;
-    let text = statusLine(Number(fields[0]?.value));
-    for (const field of fields) if ((field.flags & STRIPPED) === 0) text += field.line;
-    this.#app.socket.write(`${text}\r\n`);
+    if (this.#over || this.#answerHead) return;
+    writeAnswerFields(this.#app.answers, this.#appStream, fields);
+    this.#app.answers.endHeaders(false);
   }
 
   onUpstreamHead(fields: readonly Field[], endStream: boolean): void {
@@ -237,65 +230,29 @@ export class OutboundExchange implements UpstreamExchange {
     const nowMs = clock.monotonicMs();
     this.#facts.upstreamMs = nowMs - this.#sentAtMs;
     this.deadlineMs = nowMs + timeouts.responseMs;
-    const { head } = this;
-    // INVARIANT: the codec refuses a response whose first field is not a :status of three digits.
-    const status = Number(fields[0]?.value);
-    this.#facts.status = status;
     this.#answerHead = true;
-    this.#bodyless = head.method === "HEAD" || status === 204 || status === 304;
-    let text = statusLine(status);
-    let length = -1;
-    for (let i = 1; i < fields.length; i++) {
-      const field = fields[i];
-      if (field === undefined) continue;
-      if ((field.flags & STRIPPED) === 0) text += field.line;
-      else if (field.name === "content-length" && length < 0) {
-        length = Number(field.value);
-        if (status !== 204) text += field.line;
-      }
-    }
-    this.#responseLength = this.#bodyless ? -1 : length;
-    if (!this.#bodyless && length < 0) {
-      if (endStream) text += "content-length: 0\r\n";
-      else if (head.minor === 1) {
-        this.#chunked = true;
-        text += CHUNKED_LINE;
-      } else this.#app.closeAfterAnswer();
-    }
-    if (this.#app.mustClose) text += CLOSE_LINE;
-    else if (head.minor === 0) text += "connection: keep-alive\r\n";
-    this.#app.socket.write(`${text}\r\n`);
-    if (endStream) this.#endAnswer([]);
+    this.#facts.status = writeAnswerFields(this.#app.answers, this.#appStream, fields);
+    this.#app.answers.endHeaders(endStream);
+    if (endStream) this.#endAnswer();
   }
 
   onUpstreamData(chunk: Buffer, endStream: boolean): void {
     if (this.#over) return;
-    const { socket } = this.#app;
     this.#facts.responseBytes += chunk.length;
     this.#held += chunk.length;
-    if (chunk.length > 0 && !this.#bodyless) {
-      // More than announced would be read as the next answer: never written.
-      if (this.#responseLength >= 0 && this.#facts.responseBytes > this.#responseLength) {
-        this.#breakAnswer("the answer is longer than announced");
-        return;
-      }
-      if (this.#chunked) {
-        socket.write(chunkHeader(chunk.length));
-        socket.write(chunk);
-        socket.write(CHUNK_END);
-      } else socket.write(chunk);
-    }
     this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
-    this.#giveCredit();
-    if (endStream) this.#endAnswer([]);
+    if (this.#app.answers.sendData(this.#appStream, chunk, endStream)) this.#giveCredit();
+    if (endStream) this.#endAnswer();
   }
 
   onUpstreamTrailers(fields: readonly Field[]): void {
-    if (!this.#over) this.#endAnswer(fields);
+    if (this.#over) return;
+    writeTrailers(this.#app.answers, this.#appStream, fields);
+    this.#endAnswer();
   }
 
   onUpstreamWritable(): void {
-    this.#resumeRequest();
+    this.#returnCredit();
   }
 
   onUpstreamFailed(
@@ -327,36 +284,48 @@ export class OutboundExchange implements UpstreamExchange {
 
   // --- from the application --------------------------------------------------------------------------------------
 
-  onRequestBody(chunk: Buffer): void {
+  onRequestBody(chunk: Buffer, endStream: boolean): void {
     this.#facts.requestBytes += chunk.length;
-    const stream = this.#stream;
-    const connection = this.#connection;
-    if (this.#over || this.#answerEnded || stream === undefined || connection === undefined) return;
-    this.#bodySent += chunk.length;
-    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
-    const last = this.#facts.requestBytes === this.head.contentLength;
-    if (last) this.#requestEnded = true;
-    if (!connection.h2.sendData(stream, chunk, last) && !last) this.#pauseRequest();
+    this.#owed += chunk.length;
+    if (endStream) this.#requestEnded = true;
+    if (this.#over || this.#answerEnded) this.#returnCredit();
+    else if (this.#stream === undefined) {
+      // A copy: the view would keep the whole received buffer alive.
+      this.#kept ??= [];
+      if (chunk.length > 0) this.#kept.push(Buffer.from(chunk));
+    } else if (this.#sendBody(chunk, endStream)) this.#returnCredit();
   }
 
   /** The request is complete. */
-  onRequestEnd(trailers: readonly Field[]): void {
-    const stream = this.#stream;
-    const connection = this.#connection;
-    const already = this.#requestEnded || this.#hasNoBody;
+  onRequestTrailers(trailers: readonly Field[]): void {
     this.#requestEnded = true;
-    if (already || this.#over || this.#answerEnded || stream === undefined || connection === undefined)
+    this.#trailers = trailers;
+    if (this.#over || this.#answerEnded || this.#stream === undefined || this.#connection === undefined)
       return;
-    const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
-    if (kept.length === 0) connection.h2.sendData(stream, EMPTY, true);
-    else {
-      connection.h2.beginHeaders(stream);
-      for (const field of kept) connection.h2.putField(field);
-      connection.h2.endHeaders(true);
-    }
+    writeTrailers(this.#connection.h2, this.#stream, trailers);
   }
 
-  /** The application's socket takes bytes again. */
+  #sendBody(chunk: Buffer, endStream: boolean): boolean {
+    if (this.#stream === undefined || this.#connection === undefined) return true;
+    this.#bodySent += chunk.length;
+    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    return this.#connection.h2.sendData(this.#stream, chunk, endStream);
+  }
+
+  /** What had come of the request before there was a stream for it. */
+  #sendKept(): void {
+    const kept = this.#kept;
+    this.#kept = undefined;
+    let room = true;
+    if (kept !== undefined) for (const chunk of kept) room = this.#sendBody(chunk, false);
+    if (this.#requestEnded && !this.#bodyless) {
+      if (this.#trailers !== undefined) this.onRequestTrailers(this.#trailers);
+      else this.#sendBody(EMPTY, true);
+    }
+    if (room) this.#returnCredit();
+  }
+
+  /** The application takes bytes again. */
   onAppDrain(): void {
     this.#giveCredit();
   }
@@ -396,43 +365,34 @@ export class OutboundExchange implements UpstreamExchange {
 
   // --- shared ----------------------------------------------------------------------------------------------------
 
-  #pauseRequest(): void {
-    if (this.#pausedRequest || this.#requestEnded) return;
-    this.#pausedRequest = true;
-    this.#app.pauseRequest();
+  /** Lets the application send more of its request. */
+  #returnCredit(): void {
+    if (this.#owed === 0) return;
+    const bytes = this.#owed;
+    this.#owed = 0;
+    this.#app.answers.consumed(this.#appStream, bytes);
   }
 
-  #resumeRequest(): void {
-    if (!this.#pausedRequest) return;
-    this.#pausedRequest = false;
-    this.#app.resumeRequest();
-  }
-
+  /** Lets the mesh send more of the answer. */
   #giveCredit(): void {
     const stream = this.#stream;
     if (this.#held === 0 || stream === undefined) return;
-    if (!this.#over && this.#app.socket.bufferedBytes >= HIGH_WATER_BYTES) return;
     this.#connection?.h2.consumed(stream, this.#held);
     this.#held = 0;
   }
 
-  #endAnswer(trailers: readonly Field[]): void {
-    if (this.#responseLength >= 0 && this.#facts.responseBytes !== this.#responseLength) {
-      this.#breakAnswer("the answer is shorter than announced");
-      return;
-    }
+  #endAnswer(): void {
     this.#answerEnded = true;
-    if (this.#chunked) this.#app.socket.write(lastChunk(trailers));
     this.#finish(false);
   }
 
-  /** The answer cannot be completed: only a broken connection says so in HTTP/1.1. */
+  /** The answer cannot be completed, which only a broken connection or stream says. */
   #breakAnswer(detail: string): void {
     this.#facts.error = detail;
     this.#facts.reason = "UPSTREAM_FAILED";
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#app.answers.resetStream(this.#appStream, INTERNAL_ERROR);
     this.#finish(true);
-    this.#app.destroy();
   }
 
   #refuse(reason: Reason, detail: string): void {
@@ -440,9 +400,10 @@ export class OutboundExchange implements UpstreamExchange {
     this.#facts.reason = reason;
     this.#answerHead = true;
     this.#answerEnded = true;
-    // A body that nobody will read: the connection cannot be used again without reading it.
-    if (!this.#requestEnded && !this.#hasNoBody) this.#app.closeAfterAnswer();
-    this.#app.socket.write(problemAnswer(this.#facts, this.#services, this.#app.mustClose));
+    // A body that nobody will read: an HTTP/1.1 connection cannot be used again without reading it.
+    if (!this.#requestEnded) this.#app.closeAfterAnswer();
+    writeProblem(this.#app, this.#appStream, this.#facts, this.#services);
+    if (!this.#requestEnded) this.#app.answers.resetStream(this.#appStream, NO_ERROR);
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
     this.#finish(false);
   }
@@ -450,21 +411,24 @@ export class OutboundExchange implements UpstreamExchange {
   #finish(broken: boolean): void {
     if (this.#over) return;
     this.#over = true;
+    this.#kept = undefined;
     this.#giveCredit();
+    this.#returnCredit();
     const connection = this.#connection;
     const stream = this.#stream;
     this.#connection = undefined;
     this.#stream = undefined;
     if (connection !== undefined && stream !== undefined) {
       // The answer came before the whole request was sent: nothing more of it will follow.
-      if (!broken && !this.#requestEnded && !this.#hasNoBody && this.#facts.reason === "ALLOWED") {
+      if (!broken && !this.#requestEnded && this.#facts.reason === "ALLOWED") {
         connection.h2.resetStream(stream, NO_ERROR);
         this.#app.closeAfterAnswer();
+        this.#app.answers.resetStream(this.#appStream, NO_ERROR);
       }
       connection.finished(this, stream);
     }
+    this.#appStream.context = undefined;
     this.#facts.record(this.#services);
-    this.#pausedRequest = false;
-    this.#app.exchangeOver(this, this.#requestEnded || this.#hasNoBody);
+    this.#app.finished(this, this.#requestEnded);
   }
 }

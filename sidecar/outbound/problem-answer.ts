@@ -1,11 +1,20 @@
-// The answer of the caller's own sidecar over HTTP/1.1: a problem document (RFC 9457) with Proxy-Status (RFC 9209).
+// The answer of the caller's own sidecar: a problem document (RFC 9457) with Proxy-Status (RFC 9209).
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
-import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
+import type { AppSide, AppStream } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { OutboundServices } from "./services.ts";
 
-/** The whole answer to a refused call, whose reason and error are in the facts; they get status, size and decision id. */
-export function problemAnswer(facts: CallFacts, services: OutboundServices, mustClose: boolean): string {
+/**
+ * Writes the whole answer to a refused call and ends the sending side of its stream.
+ *
+ * @param facts with reason and error; they get status, size and decision id.
+ */
+export function writeProblem(
+  app: AppSide,
+  stream: AppStream,
+  facts: CallFacts,
+  services: OutboundServices,
+): void {
   const { reason, destination, head } = facts;
   const detail = facts.error;
   const program = services.state.directory?.table.program;
@@ -21,12 +30,17 @@ export function problemAnswer(facts: CallFacts, services: OutboundServices, must
     detail,
   });
   facts.status = problem.status;
-  const body = head.method === "HEAD" ? "" : problem.body;
-  facts.responseBytes = body.length;
-  const retry = problem.status === 503 ? "retry-after: 1\r\n" : "";
-  const close = mustClose ? CLOSE_LINE : "";
-  return (
-    `${statusLine(problem.status)}content-type: ${problem.contentType}\r\ncontent-length: ${problem.body.length}\r\n` +
-    `proxy-status: ${proxyStatus(reason, facts.decisionId, detail, caller)}\r\n${retry}${close}\r\n${body}`
-  );
+  const isBodyless = head.method === "HEAD";
+  // ASCII by construction (problem.ts).
+  const body = Buffer.from(problem.body, "latin1");
+  facts.responseBytes = isBodyless ? 0 : body.length;
+  const { answers } = app;
+  answers.beginHeaders(stream);
+  answers.putStatus(problem.status);
+  answers.putField(services.cache.get("content-type", problem.contentType));
+  answers.putPair("content-length", String(body.length));
+  answers.putPair("proxy-status", proxyStatus(reason, facts.decisionId, detail, caller));
+  if (problem.status === 503) answers.putPair("retry-after", "1");
+  answers.endHeaders(isBodyless);
+  if (!isBodyless) answers.sendData(stream, body, true);
 }

@@ -1,5 +1,6 @@
 // Answers over HTTP/1.1, written through the same few calls as HTTP/2 ones: one request at a time, framing by us.
-import type { Field } from "../wire/field.ts";
+import type { AnswerWriter } from "./answers.ts";
+import type { Field } from "./field.ts";
 import {
   CHUNK_END,
   CHUNKED_LINE,
@@ -7,9 +8,8 @@ import {
   chunkHeader,
   lastChunk,
   statusLine,
-} from "../wire/http1/serializer.ts";
-import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
-import type { AnswerWriter, CallerStream } from "./caller-side.ts";
+} from "./http1/serializer.ts";
+import { HIGH_WATER_BYTES, type MeshSocket } from "./socket.ts";
 
 const NO_ERROR = 0x0;
 
@@ -25,7 +25,7 @@ export interface Http1Owner {
   consumed(bytes: number): void;
 }
 
-export class Http1Answers implements AnswerWriter {
+export class Http1Answers implements AnswerWriter<unknown> {
   readonly #owner: Http1Owner;
   #minor: 0 | 1 = 1;
   #isHead = false;
@@ -53,7 +53,7 @@ export class Http1Answers implements AnswerWriter {
     this.#over = false;
   }
 
-  beginHeaders(_stream: CallerStream): void {
+  beginHeaders(_stream: unknown): void {
     this.#text = "";
     this.#hasLength = false;
   }
@@ -106,7 +106,7 @@ export class Http1Answers implements AnswerWriter {
     if (endStream) this.#over = true;
   }
 
-  sendData(_stream: CallerStream, chunk: Buffer, endStream: boolean): boolean {
+  sendData(_stream: unknown, chunk: Buffer, endStream: boolean): boolean {
     if (this.#over) return true;
     const { socket } = this.#owner;
     if (chunk.length > 0 && !this.#bodyless) {
@@ -120,11 +120,11 @@ export class Http1Answers implements AnswerWriter {
     return socket.bufferedBytes < HIGH_WATER_BYTES;
   }
 
-  consumed(_stream: CallerStream, bytes: number): void {
+  consumed(_stream: unknown, bytes: number): void {
     this.#owner.consumed(bytes);
   }
 
-  resetStream(_stream: CallerStream, code: number): void {
+  resetStream(_stream: unknown, code: number): void {
     if (code === NO_ERROR && this.#over) this.#owner.closeAfterAnswer();
     else this.#owner.breakOff();
   }

@@ -1,28 +1,16 @@
-// To the application: keep-alive connections to its ports, one request at a time each. Requests are written by the
-// exchange from what was decided; responses are parsed strictly and handed back to it.
+// To an application that speaks HTTP/1.1: keep-alive connections to its ports, one request at a time each. Requests are
+// written from what was decided; responses are parsed strictly and handed back to the exchange.
 import { connect, type Socket } from "node:net";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { type Http1Problem, type ResponseHead, ResponseParser } from "../wire/http1/parser.ts";
-import { MeshSocket, type SocketHandler } from "../wire/socket.ts";
-
-export type AppFailure = "connect" | "closed" | "protocol" | "timeout";
-
-/** What an exchange is told by the application's side. Exactly one of `onAppEnd` and `onAppFailed` comes last. */
-export interface AppExchange {
-  readonly method: string;
-  /** The connection is there: write the request now. Comes again for a retry. */
-  onAppReady(connection: AppConnection): void;
-  onAppInformational(head: ResponseHead): void;
-  onAppHead(head: ResponseHead): void;
-  onAppBody(chunk: Buffer): void;
-  onAppEnd(trailers: readonly Field[]): void;
-  onAppDrain(): void;
-  /** @param silent true: not one byte of an answer had arrived. */
-  onAppFailed(kind: AppFailure, detail: string, silent: boolean): void;
-}
+import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
+import { HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../wire/socket.ts";
+import type { AppExchange, AppFailure, AppPlace, AppSide } from "./app-side.ts";
+import type { CallFacts } from "./call-facts.ts";
+import { requestHead } from "./forwarded-heads.ts";
 
 export interface AppDeps {
   readonly cache: FieldCache;
@@ -31,10 +19,10 @@ export interface AppDeps {
   readonly limits: Limits;
 }
 
-/** One connection to the application. */
-export class AppConnection implements SocketHandler {
-  readonly socket: MeshSocket;
-  readonly #pool: AppPool;
+/** One connection to the application, which is the place of one request at a time. */
+class Http1Place implements AppPlace, SocketHandler {
+  readonly #socket: MeshSocket;
+  readonly #pool: Http1AppSide;
   readonly #parser: ResponseParser;
   #exchange: AppExchange | undefined;
   /** Monotonic milliseconds: when it is over, something took too long (or an unused connection is old). */
@@ -45,10 +33,12 @@ export class AppConnection implements SocketHandler {
   #keepAlive = false;
   #ended = false;
   #paused = false;
+  /** The body of the request under way is written in chunks: its length was not announced. */
+  #chunked = false;
   #doomed: { readonly kind: AppFailure; readonly detail: string } | undefined;
 
-  /** Made by `AppPool` only. */
-  constructor(pool: AppPool, raw: Socket, cache: FieldCache, deadlineMs: number) {
+  /** Made by `Http1AppSide` only. */
+  constructor(pool: Http1AppSide, raw: Socket, cache: FieldCache, deadlineMs: number) {
     this.#pool = pool;
     this.deadlineMs = deadlineMs;
     this.#parser = new ResponseParser(
@@ -61,17 +51,20 @@ export class AppConnection implements SocketHandler {
       },
       cache,
     );
-    this.socket = new MeshSocket(raw);
-    this.socket.attach(this);
+    this.#socket = new MeshSocket(raw);
+    this.#socket.attach(this);
     raw.once("connect", () => {
       this.#connected = true;
       if (this.#exchange !== undefined) this.begin(this.#exchange);
     });
   }
 
-  /** Whether it answered requests before: then the application may be closing it at this very moment. */
-  get reused(): boolean {
-    return this.#served > 0;
+  get closed(): boolean {
+    return this.#socket.closed;
+  }
+
+  get congested(): boolean {
+    return this.#socket.bufferedBytes >= HIGH_WATER_BYTES;
   }
 
   /** Hands the connection to an exchange, which writes its request now or when the connection stands. */
@@ -86,7 +79,26 @@ export class AppConnection implements SocketHandler {
     exchange.onAppReady(this);
   }
 
-  /** Progress was made: the response timeout starts again. */
+  sendHead(facts: CallFacts): void {
+    this.#chunked = !facts.bodyless && facts.head.contentLength < 0;
+    this.#socket.write(requestHead(facts));
+  }
+
+  sendBody(chunk: Buffer): void {
+    if (chunk.length === 0) return;
+    if (!this.#chunked) {
+      this.#socket.write(chunk);
+      return;
+    }
+    this.#socket.write(chunkHeader(chunk.length));
+    this.#socket.write(chunk);
+    this.#socket.write(CHUNK_END);
+  }
+
+  sendEnd(trailers: readonly Field[]): void {
+    if (this.#chunked) this.#socket.write(lastChunk(trailers));
+  }
+
   touch(): void {
     this.deadlineMs = this.#pool.responseDeadlineMs();
   }
@@ -95,22 +107,21 @@ export class AppConnection implements SocketHandler {
     if (this.#paused || this.#ended) return;
     this.#paused = true;
     this.#parser.pause();
-    this.socket.pause();
+    this.#socket.pause();
   }
 
   resumeResponse(): void {
     if (!this.#paused) return;
     this.#paused = false;
     this.touch();
-    this.socket.resume();
+    this.#socket.resume();
     this.#parser.resume();
   }
 
-  /** Nothing of this connection is to be used again. */
   abandon(): void {
     this.#exchange = undefined;
     this.#parser.close();
-    this.socket.destroy();
+    this.#socket.destroy();
   }
 
   timeOut(): void {
@@ -124,11 +135,11 @@ export class AppConnection implements SocketHandler {
       );
   }
 
-  /** The exchange has its answer: back to the pool, or closed when the connection cannot be used again. */
+  /** Back to the pool, or closed when the connection cannot be used again. */
   release(requestSent: boolean): void {
     this.#exchange = undefined;
     this.#served++;
-    if (requestSent && this.#keepAlive && this.#parser.idle && !this.socket.closed) this.#pool.keep(this);
+    if (requestSent && this.#keepAlive && this.#parser.idle && !this.#socket.closed) this.#pool.keep(this);
     else this.abandon();
   }
 
@@ -153,11 +164,15 @@ export class AppConnection implements SocketHandler {
     const exchange = this.#exchange;
     if (exchange === undefined) return;
     this.#exchange = undefined;
-    if (this.#doomed !== undefined) exchange.onAppFailed(this.#doomed.kind, this.#doomed.detail, false);
+    if (this.#doomed !== undefined) exchange.onAppFailed(this.#doomed.kind, this.#doomed.detail, "nothing");
     else if (!this.#connected)
-      exchange.onAppFailed("connect", error?.message ?? "the application refused the connection", true);
-    else
-      exchange.onAppFailed("closed", error?.message ?? "the application closed the connection", this.#silent);
+      exchange.onAppFailed("connect", error?.message ?? "the application refused the connection", "nothing");
+    else {
+      // Closed just as we used it again: it has not looked at this request (RFC 9110 section 9.2.2).
+      const isRace = this.#silent && this.#served > 0;
+      const detail = error?.message ?? "the application closed the connection";
+      exchange.onAppFailed("closed", detail, isRace ? "idempotent" : "nothing");
+    }
   }
 
   #onInformational(head: ResponseHead): void {
@@ -183,23 +198,23 @@ export class AppConnection implements SocketHandler {
   }
 
   #onProblem(problem: Http1Problem): void {
-    if (problem.code === "closed_before_response" || problem.code === "truncated") this.socket.destroy();
+    if (problem.code === "closed_before_response" || problem.code === "truncated") this.#socket.destroy();
     else this.#fail("protocol", problem.message);
   }
 
   #fail(kind: AppFailure, detail: string): void {
     this.#doomed ??= { kind, detail };
     this.#parser.close();
-    this.socket.destroy();
+    this.#socket.destroy();
   }
 }
 
 /** The connections to one port of the application. */
-export class AppPool {
+export class Http1AppSide implements AppSide {
   readonly #address: SocketAddress;
   readonly #deps: AppDeps;
-  readonly #all = new Set<AppConnection>();
-  readonly #idle: AppConnection[] = [];
+  readonly #all = new Set<Http1Place>();
+  readonly #idle: Http1Place[] = [];
 
   constructor(address: SocketAddress, deps: AppDeps) {
     this.#address = address;
@@ -214,17 +229,11 @@ export class AppPool {
     return this.#idle.length;
   }
 
-  /**
-   * Gives an exchange a connection.
-   *
-   * @param fresh true: not one that was used before.
-   * @returns the connection, or undefined at the limit.
-   */
-  take(exchange: AppExchange, fresh: boolean): AppConnection | undefined {
+  take(exchange: AppExchange, fresh: boolean): AppPlace | undefined {
     while (!fresh) {
       const kept = this.#idle.pop();
       if (kept === undefined) break;
-      if (kept.socket.closed) continue;
+      if (kept.closed) continue;
       kept.begin(exchange);
       return kept;
     }
@@ -233,7 +242,7 @@ export class AppPool {
       this.#address.kind === "unix"
         ? connect({ path: this.#address.path })
         : connect({ host: this.#address.host, port: this.#address.port });
-    const connection = new AppConnection(
+    const connection = new Http1Place(
       this,
       raw,
       this.#deps.cache,
@@ -245,7 +254,7 @@ export class AppPool {
   }
 
   /** Called by a connection that is free again. */
-  keep(connection: AppConnection): void {
+  keep(connection: Http1Place): void {
     if (this.#idle.length >= this.#deps.limits.idleAppConnections) {
       connection.abandon();
       return;
@@ -255,7 +264,7 @@ export class AppPool {
   }
 
   /** Called by a connection that has closed. */
-  forget(connection: AppConnection): void {
+  forget(connection: Http1Place): void {
     this.#all.delete(connection);
     const at = this.#idle.indexOf(connection);
     if (at >= 0) this.#idle.splice(at, 1);
@@ -265,7 +274,6 @@ export class AppPool {
     return this.#deps.clock.monotonicMs() + this.#deps.timeouts.responseMs;
   }
 
-  /** Ends what took too long. */
   sweep(nowMs: number): void {
     for (const connection of this.#all) if (nowMs >= connection.deadlineMs) connection.timeOut();
   }

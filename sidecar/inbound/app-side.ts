@@ -1,0 +1,72 @@
+// The application behind the sidecar, as an exchange sees it: something to take a place for one request from, over
+// HTTP/1.1 (app-http1.ts) or HTTP/2. Exchanges know neither version.
+import type { Field } from "../wire/field.ts";
+import type { CallFacts } from "./call-facts.ts";
+
+/** The head of an answer of the application. */
+export interface AnswerHead {
+  readonly status: number;
+  /** As received; those of framing, of one hop, and pseudo-headers are told by their flags. */
+  readonly fields: readonly Field[];
+  /** -1: not announced. */
+  readonly contentLength: number;
+  /** Lower-case names that belong to the application's connection. */
+  readonly connectionNames: readonly string[];
+}
+
+export type AppFailure = "connect" | "closed" | "protocol" | "timeout";
+
+/**
+ * What may be done again after a failure: everything when the application certainly did not look at the request,
+ * idempotent requests when it closed a kept connection without a byte of an answer, otherwise nothing.
+ */
+export type Repeatable = "all" | "idempotent" | "nothing";
+
+/** What an exchange is told by the application's side. Exactly one of `onAppEnd` and `onAppFailed` comes last. */
+export interface AppExchange {
+  readonly method: string;
+  /** The place is there: write the request now. Comes again for a retry. */
+  onAppReady(place: AppPlace): void;
+  /** A 1xx answer; never 101. */
+  onAppInformational(head: AnswerHead): void;
+  onAppHead(head: AnswerHead): void;
+  /** @param chunk never empty. */
+  onAppBody(chunk: Buffer): void;
+  onAppEnd(trailers: readonly Field[]): void;
+  /** The place is not congested any more. */
+  onAppDrain(): void;
+  onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable): void;
+}
+
+/** The place of one request. After `release`, `abandon` or `onAppFailed` it is not to be used again. */
+export interface AppPlace {
+  /** Writes the request's head: framing, host and identity headers are ours. */
+  sendHead(facts: CallFacts): void;
+  sendBody(chunk: Buffer): void;
+  /** The request is complete. */
+  sendEnd(trailers: readonly Field[]): void;
+  /** The application does not keep up: no more body until `onAppDrain`. */
+  readonly congested: boolean;
+  /** The caller made progress: the response timeout starts again. */
+  touch(): void;
+  pauseResponse(): void;
+  resumeResponse(): void;
+  /** The caller wants no more of it. */
+  abandon(): void;
+  /** The answer is complete. @param requestSent whether the whole request was written. */
+  release(requestSent: boolean): void;
+}
+
+/** One port of the application. */
+export interface AppSide {
+  /**
+   * Gives an exchange a place, which is ready now or later (`onAppReady`).
+   *
+   * @param fresh true: on a connection that was not used before.
+   * @returns undefined at the limit.
+   */
+  take(exchange: AppExchange, fresh: boolean): AppPlace | undefined;
+  /** Ends what took too long. */
+  sweep(nowMs: number): void;
+  close(): void;
+}
