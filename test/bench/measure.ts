@@ -11,6 +11,38 @@ export interface BenchRow {
   /** ours / peer. */
   readonly ratio: number | null;
   readonly unit: string;
+  readonly target: Target | null;
+}
+
+/** What a figure must reach, and what it should. */
+export interface Target {
+  /** What is held against the bar: the ratio to the peer, or the figure itself. */
+  readonly of: "ratio" | "ours";
+  readonly want: "at most" | "at least";
+  readonly bar: number;
+  readonly aim: number;
+}
+
+export const atMost = (of: Target["of"], bar: number, aim: number): Target => ({
+  of,
+  want: "at most",
+  bar,
+  aim,
+});
+export const atLeast = (of: Target["of"], bar: number, aim: number): Target => ({
+  of,
+  want: "at least",
+  bar,
+  aim,
+});
+
+/** Whether a row reaches its bar and its aim; empty where it has none. */
+export function verdict({ target, ours, ratio }: BenchRow): string {
+  if (target === null) return "";
+  const value = target.of === "ours" ? ours : ratio;
+  if (value === null) return "not compared";
+  const reaches = (limit: number) => (target.want === "at most" ? value <= limit : value >= limit);
+  return reaches(target.aim) ? "aim" : reaches(target.bar) ? "bar" : "MISSED";
 }
 
 /** Microseconds of CPU (user and system, all threads) that a process has used; the kernel counts in steps of 10 ms. */
@@ -45,6 +77,7 @@ export function row(
   ours: number,
   unit: string,
   peer?: { readonly name: string; readonly value: number },
+  target?: Target,
 ): BenchRow {
   const round = (value: number) => Number(value.toPrecision(4));
   return {
@@ -55,5 +88,6 @@ export function row(
     peerName: peer?.name ?? null,
     ratio: peer ? round(ours / peer.value) : null,
     unit,
+    target: target ?? null,
   };
 }

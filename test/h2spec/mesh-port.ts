@@ -53,7 +53,7 @@ spec: {action: Allow, rules: [{name: all, from: [{any: true}], operations: [{any
         policies: { total: number };
         proxies: { total: number; synced: number };
       };
-      return policies.total === 101 && proxies.synced === proxies.total ? true : undefined;
+      return policies.total === 102 && proxies.synced === proxies.total ? true : undefined;
     });
     const identityDir = join(dir, "identity");
     await withMesh({ stateDir: pair.stateDir }, (mesh) =>

@@ -4,24 +4,39 @@ import http from "node:http";
 import { join } from "node:path";
 import { get, until } from "../../demo/platform.ts";
 import { freePorts, type RunningProcess, repositoryRoot, startNode } from "../../demo/process.ts";
-import { OPERATIONS, operationPath, type Pair } from "./peers.ts";
+import { OPERATIONS, operationPath, type Pair, STREAMED } from "./peers.ts";
 
 const CLI = join(repositoryRoot, "dist/control-plane/cli/main.js");
 
 /** What is switched on: `parity` records and counts as Envoy does here, `everything` adds the access log and a scrape a second. */
 export type Telemetry = "parity" | "everything";
 
-function writeConfig(dir: string, meshPorts: readonly [number, number], svidTtl: string): void {
+interface World {
+  readonly clientMeshPort: number;
+  /** Where callers find the server side. */
+  readonly serverMeshPort: number;
+  readonly svidTtl: string;
+  readonly protocol: string;
+}
+
+function writeConfig(dir: string, world: World): void {
   const head = "apiVersion: countersign.dev/v1alpha1\n";
-  const rows = Array.from(
-    { length: OPERATIONS },
-    (_, index) => `      bench.op.n${index} GET ${operationPath(index)} - read -\n`,
-  ).join("");
+  const rows = [
+    ...Array.from(
+      { length: OPERATIONS },
+      (_, index) => `bench.op.n${index} GET ${operationPath(index)} - read -`,
+    ),
+    ...STREAMED.map(
+      ({ op, method, path }) => `${op} ${method} ${path} - ${method === "PUT" ? "write" : "read"} -`,
+    ),
+  ]
+    .map((line) => `      ${line}\n`)
+    .join("");
   writeFileSync(
     join(dir, "mesh.yaml"),
     `${head}kind: MeshConfig
 metadata: {name: default}
-spec: {trustDomain: mesh.local, svidTTL: ${svidTtl}}
+spec: {trustDomain: mesh.local, svidTTL: ${world.svidTtl}}
 ---
 ${head}kind: OperationCatalog
 metadata: {name: bench}
@@ -32,28 +47,36 @@ spec:
 ${rows}---
 ${head}kind: Workload
 metadata: {name: notebook, namespace: ml}
-spec: {kind: notebook, serviceAccount: notebook, addresses: [127.0.0.1], meshPort: ${meshPorts[0]}}
+spec: {kind: notebook, serviceAccount: notebook, addresses: [127.0.0.1], meshPort: ${world.clientMeshPort}}
 ---
 ${head}kind: Workload
 metadata: {name: serving, namespace: ml}
-spec: {kind: serving, serviceAccount: serving, addresses: [127.0.0.1], meshPort: ${meshPorts[1]}, service: serving, ports: [{port: 8080, protocol: http, packs: [bench]}]}
+spec: {kind: serving, serviceAccount: serving, addresses: [127.0.0.1], meshPort: ${world.serverMeshPort}, service: serving, ports: [{port: 8080, protocol: ${world.protocol}, packs: [bench]}]}
 `,
   );
   writeFileSync(
     join(dir, "policies.yaml"),
-    Array.from(
-      { length: OPERATIONS },
-      (_, index) => `${head}kind: AccessPolicy
-metadata: {name: p${index}, namespace: ml}
+    [
+      ...Array.from({ length: OPERATIONS }, (_, index) => ({
+        name: `p${index}`,
+        operation: `op: bench.op.n${index}`,
+      })),
+      { name: "streamed", operation: STREAMED.map(({ op }) => `op: ${op}`).join("}, {") },
+      ...(world.protocol === "http" ? [] : [{ name: "any", operation: "any: true" }]),
+    ]
+      .map(
+        ({ name, operation }) => `${head}kind: AccessPolicy
+metadata: {name: ${name}, namespace: ml}
 spec:
   action: Allow
   targets: [{kinds: [serving], names: [serving]}]
   rules:
   - name: r
     from: [{workload: {kinds: [notebook], names: [notebook], namespaces: [ml]}}]
-    operations: [{op: bench.op.n${index}}]
+    operations: [{${operation}}]
 `,
-    ).join("---\n"),
+      )
+      .join("---\n"),
   );
 }
 
@@ -87,6 +110,17 @@ export interface OwnPair extends Pair {
   readonly stateDir: string;
   /** mTLS port of the server side. */
   readonly meshPort: number;
+  /** State directories of both sides; they hold the identities. */
+  readonly clientStateDir: string;
+  readonly serverStateDir: string;
+}
+
+export interface OwnOptions {
+  readonly svidTtl?: string;
+  /** Declared protocol of the application's port; `http` without it. */
+  readonly protocol?: string;
+  /** Puts something between the two sidecars: gets the mesh port, gives the port that callers are told. */
+  readonly between?: (meshPort: number) => Promise<number>;
 }
 
 /** @param dir an empty folder; @param backend port of the application. */
@@ -94,7 +128,7 @@ export async function startOurs(
   dir: string,
   backend: number,
   telemetry: Telemetry,
-  options: { readonly svidTtl?: string } = {},
+  options: OwnOptions = {},
 ): Promise<OwnPair> {
   const configDir = join(dir, "config");
   const stateDir = join(dir, "state");
@@ -102,7 +136,12 @@ export async function startOurs(
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const [clientMesh = 0, serverMesh = 0, local = 0, clientMetrics = 0, serverMetrics = 0] =
     await freePorts(5);
-  writeConfig(configDir, [clientMesh, serverMesh], options.svidTtl ?? "6h");
+  writeConfig(configDir, {
+    clientMeshPort: clientMesh,
+    serverMeshPort: (await options.between?.(serverMesh)) ?? serverMesh,
+    svidTtl: options.svidTtl ?? "6h",
+    protocol: options.protocol ?? "http",
+  });
   const running: RunningProcess[] = [];
   const stop = async () => {
     clearInterval(scraper);
@@ -203,6 +242,8 @@ export async function startOurs(
       configDir,
       stateDir,
       meshPort: serverMesh,
+      clientStateDir: join(dir, "notebook-state"),
+      serverStateDir: join(dir, "serving-state"),
       headers: () => [],
       stop,
     };

@@ -10,6 +10,14 @@ import { type ProgramProcess, startProgram } from "./program.ts";
 export const OPERATIONS = 100;
 export const operationPath = (index: number) => `/v1/op/${String(index).padStart(3, "0")}`;
 
+/** What the benches of bodies and streams ask for, beside the small operations. */
+export const STREAMED = [
+  { op: "bench.blob.read", method: "GET", path: "/blob" },
+  { op: "bench.blob.write", method: "PUT", path: "/blob" },
+  { op: "bench.events.read", method: "GET", path: "/events" },
+] as const;
+const STREAMED_PATHS = [...new Set(STREAMED.map((one) => one.path))];
+
 export interface Pair {
   readonly name: string;
   /** Where the load goes. */
@@ -117,6 +125,13 @@ http { access_log off; keepalive_requests 100000000; keepalive_timeout 1000s;
   return startProgram("nginx", ["-p", dir, "-c", join(dir, "backend.conf")], port);
 }
 
+/** Without nginx's buffering, as a proxy of streams must be set; the operations keep its defaults. */
+const streamedLocations = (to: string, more = "") =>
+  STREAMED_PATHS.map(
+    (path) =>
+      `location = ${path} { proxy_pass ${to}; ${more} proxy_buffering off; proxy_request_buffering off; client_max_body_size 0; proxy_buffer_size 64k; }`,
+  ).join("\n    ");
+
 export async function startNginx(
   files: PeerFiles,
   ports: readonly [number, number],
@@ -132,10 +147,12 @@ http { access_log off; keepalive_requests 100000000; `;
     join(dir, "nginx-client.conf"),
     `${common("nginx-client")}
   upstream peer { server 127.0.0.1:${ports[1]}; keepalive 256; keepalive_requests 100000000; }
-  server { listen 127.0.0.1:${ports[0]}; location / {
-    proxy_pass https://peer; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header workload-identity-token "${identityToken}";
+  server { listen 127.0.0.1:${ports[0]};
+    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header workload-identity-token "${identityToken}";
     proxy_ssl_certificate ${dir}/notebook.crt; proxy_ssl_certificate_key ${dir}/notebook.key; proxy_ssl_trusted_certificate ${dir}/ca.crt;
-    proxy_ssl_verify on; proxy_ssl_name serving; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3; } } }
+    proxy_ssl_verify on; proxy_ssl_name serving; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3;
+    location / { proxy_pass https://peer; }
+    ${streamedLocations("https://peer")} } }
 `,
   );
   const locations = Array.from(
@@ -151,6 +168,7 @@ http { access_log off; keepalive_requests 100000000; `;
   server { listen 127.0.0.1:${ports[1]} ssl; ssl_protocols TLSv1.3; ssl_certificate ${dir}/serving.crt; ssl_certificate_key ${dir}/serving.key;
     ssl_client_certificate ${dir}/ca.crt; ssl_verify_client on;
     ${locations}
+    ${streamedLocations("http://app", `proxy_http_version 1.1; proxy_set_header Connection "";`)}
     location / { return 403; } } }
 `,
   );
@@ -196,7 +214,8 @@ backend b
   bind 127.0.0.1:${ports[1]} ssl crt ${dir}/serving.pem ca-file ${dir}/ca.crt verify required ssl-min-ver TLSv1.3
   acl ok path -f ${dir}/paths.lst
   acl g method GET
-  http-request deny unless ok g
+  acl streamed path ${STREAMED_PATHS.join(" ")}
+  http-request deny unless ok g or streamed
   default_backend b
 backend b
   server s 127.0.0.1:${backend}
@@ -250,7 +269,8 @@ export async function startEnvoy(
           {
             name: "a",
             domains: ["*"],
-            routes: [{ match: { prefix: "/" }, route: { cluster } }],
+            // No limit on how long an answer may take: ours has none either.
+            routes: [{ match: { prefix: "/" }, route: { cluster, timeout: "0s" } }],
             ...(prefix === "out"
               ? {
                   request_headers_to_add: [
@@ -294,13 +314,13 @@ export async function startEnvoy(
       ],
     },
   };
-  const rule = (index: number) => ({
+  const rule = (path: string, method: string) => ({
     permissions: [
       {
         and_rules: {
           rules: [
-            { url_path: { path: { exact: operationPath(index) } } },
-            { header: { name: ":method", string_match: { exact: "GET" } } },
+            { url_path: { path: { exact: path } } },
+            { header: { name: ":method", string_match: { exact: method } } },
           ],
         },
       },
@@ -374,9 +394,13 @@ export async function startEnvoy(
                     "@type": type("filters.http.rbac.v3.RBAC"),
                     rules: {
                       action: "ALLOW",
-                      policies: Object.fromEntries(
-                        Array.from({ length: OPERATIONS }, (_, index) => [`p${index}`, rule(index)]),
-                      ),
+                      policies: Object.fromEntries([
+                        ...Array.from({ length: OPERATIONS }, (_, index) => [
+                          `p${index}`,
+                          rule(operationPath(index), "GET"),
+                        ]),
+                        ...STREAMED.map(({ op, method, path }) => [op, rule(path, method)]),
+                      ]),
                     },
                   },
                 },
