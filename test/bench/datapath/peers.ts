@@ -129,7 +129,7 @@ http { access_log off; keepalive_requests 100000000; keepalive_timeout 1000s;
 const streamedLocations = (to: string, more = "") =>
   STREAMED_PATHS.map(
     (path) =>
-      `location = ${path} { proxy_pass ${to}; ${more} proxy_buffering off; proxy_request_buffering off; client_max_body_size 0; proxy_buffer_size 64k; }`,
+      `location = ${path} { proxy_pass ${to}; ${more} proxy_buffering off; proxy_request_buffering off; client_max_body_size 0; proxy_buffer_size 16k; proxy_buffers 8 16k; }`,
   ).join("\n    ");
 
 export async function startNginx(
@@ -193,6 +193,7 @@ defaults
   timeout server 60s
   timeout connect 5s
   http-reuse always
+  option http-no-delay
 `;
   writeFileSync(
     join(dir, "haproxy-client.cfg"),
