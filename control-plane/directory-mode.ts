@@ -5,6 +5,7 @@ import { fileJoinTokens } from "./ca/join-token-files.ts";
 import { openCertificateAuthority } from "./ca/root.ts";
 import { openHistory } from "./management/history.ts";
 import type { Deps, Mode } from "./mode.ts";
+import { openRevocationFile } from "./revocations/revocation-file.ts";
 import { runDirectorySource } from "./sources/directory.ts";
 import { loadSchemas } from "./sources/schema.ts";
 
@@ -31,6 +32,7 @@ export async function openDirectoryMode(
     statusDir: stateDir,
     joinTokens: fileJoinTokens(stateDir),
     openHistory: () => openHistory(stateDir, log),
+    openRevocations: (list) => openRevocationFile(stateDir, list),
     attestor: () => undefined,
     serve: async () => [],
   };

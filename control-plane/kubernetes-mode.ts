@@ -23,6 +23,7 @@ import { hasMeshedPod, meshedNamespaces } from "./meshed-namespaces.ts";
 import type { Closer, Deps, Mode, Parts } from "./mode.ts";
 import { createAdmitter } from "./policy/admit.ts";
 import { loadBuiltInPacks } from "./policy/packs.ts";
+import { openRevocationRecords } from "./revocations/revocation-records.ts";
 import { runKubernetesSource } from "./sources/kubernetes/source.ts";
 import { loadSchemas } from "./sources/schema.ts";
 import { EventRecorder } from "./status/events.ts";
@@ -99,6 +100,12 @@ class KubernetesMode implements Mode {
     const { namespace } = this.#config;
     this.#history = await openClusterHistory({ custom, rest, namespace, onPinned, ...this.#deps }, signal);
     return this.#history;
+  };
+
+  readonly openRevocations: Mode["openRevocations"] = (list, signal) => {
+    const { custom, rest } = this.#kubernetes;
+    const { namespace } = this.#config;
+    return openRevocationRecords({ custom, rest, namespace, ...this.#deps }, list, signal);
   };
 
   readonly openAuthority: Mode["openAuthority"] = (trustDomain) =>
@@ -295,8 +302,8 @@ class KubernetesMode implements Mode {
     }
   }
 
-  /** Records that nobody took in time. */
-  async #purgeRecords(term: AbortSignal): Promise<void> {
+  /** Records that nobody took in time, and revocations of what is not valid any more. */
+  async #purgeRecords({ revocations }: Parts, term: AbortSignal): Promise<void> {
     const { clock, log } = this.#deps;
     while (!term.aborted) {
       try {
@@ -304,6 +311,7 @@ class KubernetesMode implements Mode {
           { custom: this.#kubernetes.custom, namespace: this.#config.namespace },
           clock.nowMs(),
         );
+        await revocations.purge(clock.nowMs());
       } catch (error) {
         log.warn("expired records not deleted", { error: messageOf(error) });
       }
@@ -325,7 +333,7 @@ class KubernetesMode implements Mode {
         this.#keepWebhooksTrusted(parts, until),
         this.#writeStatus(parts, until),
         this.#audit(parts, until),
-        this.#purgeRecords(until),
+        this.#purgeRecords(parts, until),
       ].map((one) =>
         one.catch((error: unknown) => {
           ends.abort();

@@ -23,6 +23,8 @@ import { loadBuiltInPacks } from "./policy/packs.ts";
 import { Publisher } from "./publisher.ts";
 import { resolveDestination } from "./resources/resolve.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
+import { createRevocation } from "./revocations/revocation.ts";
+import { RevocationList } from "./revocations/store.ts";
 import { startServerCredentials } from "./server-credentials.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
 import { SOFTWARE_VERSION } from "./version.ts";
@@ -104,14 +106,20 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
 
   const history = await mode.openHistory(() => void publisher.follow().catch(followFailed), stop.signal);
   closers.add(() => history.flush());
+  const revoked = new RevocationList(() => {
+    publisher.revocationsChanged();
+    revokeStreams();
+  });
   const publisher = new Publisher({
     history,
     numberedBySource: mode.numbersRevisions,
     packs: loadBuiltInPacks(),
     cluster: config.cluster,
+    revocations: () => revoked.all,
     clock,
     log,
   });
+  let revokeStreams = (): void => {};
 
   function followFailed(error: unknown): void {
     log.error("a rollback by another replica could not be followed", { error: messageOf(error) });
@@ -123,6 +131,8 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   closers.add(() => source.done);
   const configured = await Promise.race([publisher.firstState, failed.promise]);
   const ca = await mode.openAuthority(mode.trustDomain ?? configured);
+  // Before anything is served: what was revoked stays so.
+  const revocations = await mode.openRevocations(revoked, stop.signal);
   await publisher.begin(ca);
 
   const metrics = createMetrics({
@@ -186,6 +196,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       isCurrent: (ms) => source.isCurrent(ms),
       table: (workload) => cache.table(workload),
       tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
+      isRevoked: (svid) => revoked.covers(svid),
       workloadOf: (svid) => workloadOfSvid(publisher.state, ca.trustDomain, svid),
       resolve: (workload, host, port) => resolveDestination(compiled(), cache, workload, host, port),
     },
@@ -201,6 +212,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   });
   closers.add(() => discovery.close(GRACE_MS));
   publisher.attach(discovery);
+  revokeStreams = () => discovery.revocationsChanged();
   const bootstrap = await createBootstrapServer({
     host: config.listen,
     port: config.ports.bootstrap,
@@ -242,6 +254,13 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     state: () => ({ pinned: history.pinned ?? null, ...publisher.state }),
     rollback: (revision) => publisher.rollback(revision),
     release: () => publisher.release(),
+    revocations: () => ({ revocations: revocations.list() }),
+    revoke: async (request) => {
+      const revocation = createRevocation(request, publisher.live, ca.trustDomain, clock.nowMs());
+      await revocations.add(revocation);
+      log.warn("revoked", { subject: revocation.spiffeId || revocation.pod, reason: revocation.reason });
+      return revocation;
+    },
     createJoinToken: issuer.createToken,
     exportIdentity: issuer.exportIdentity,
     caStatus: () => rotation.status(),
@@ -260,7 +279,18 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   closers.add(() => management.close());
   for (const closer of await mode.serve(
     {
-      ...{ config, publisher, history, ca, credentials: tls, metrics, actions, status, world: statusWorld },
+      ...{
+        config,
+        publisher,
+        history,
+        ca,
+        credentials: tls,
+        metrics,
+        actions,
+        status,
+        world: statusWorld,
+        revocations,
+      },
       onProxies: (listener) => void proxyListeners.push(listener),
     },
     stop.signal,

@@ -11,6 +11,7 @@ import type { RevisionHistory } from "./management/history.ts";
 import type { ManagementActions } from "./management/routes.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
 import type { Publisher } from "./publisher.ts";
+import type { RevocationList, RevocationStore } from "./revocations/store.ts";
 import type { ServerCredentials } from "./server-credentials.ts";
 import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
@@ -43,6 +44,7 @@ export interface Parts {
   readonly credentials: ServerCredentials;
   readonly metrics: ControlPlaneMetrics;
   readonly actions: ManagementActions;
+  readonly revocations: RevocationStore;
   readonly status: StatusWriter;
   readonly world: StatusWorld;
   /** Calls the listener whenever a sidecar came, went, or stands differently. */
@@ -63,6 +65,8 @@ export interface Mode {
   runSource(onState: (state: ClusterState, report: SourceReport) => void, signal: AbortSignal): RunningSource;
   /** @param onPinned called when another replica pinned the mesh or released it. */
   openHistory(onPinned: () => void, signal: AbortSignal): Promise<RevisionHistory>;
+  /** Fills the list, and keeps it as it is kept. @throws MeshError `bad_config` when what is kept cannot be read. */
+  openRevocations(list: RevocationList, signal: AbortSignal): Promise<RevocationStore>;
   /** Where join tokens are kept. */
   readonly joinTokens: JoinTokenStore;
   openAuthority(trustDomain: string): Promise<CertificateAuthority>;

@@ -11,6 +11,7 @@ import { Overlay, restoredContent } from "./management/revision-content.ts";
 import { type Compiled, compile, recompile } from "./policy/compile.ts";
 import { isDeclared } from "./policy/declared-services.ts";
 import { ResourceCache } from "./resources/cache.ts";
+import type { Revocation } from "./revocations/revocation.ts";
 import { formatProblem, type SourceReport, type StandIn } from "./sources/field-problem.ts";
 import type { ClusterState, MeshConfig } from "./sources/store.ts";
 import type { RefusedObject } from "./status/writer.ts";
@@ -22,6 +23,8 @@ export interface PublisherOptions {
   /** Text of the built-in operation packs by name. */
   readonly packs: ReadonlyMap<string, string>;
   readonly cluster: string;
+  /** In force; the same list until it changes. */
+  readonly revocations: () => readonly Revocation[];
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -303,10 +306,20 @@ export class Publisher {
 
   /** The trust bundle changed: no revision (bundles are never rolled back), but new tables for every sidecar. */
   bundleChanged(): void {
+    const tables = this.#distributeAgain();
+    this.#options.log.info("trust bundle published", { sequence: this.#ca?.sequence, tables });
+  }
+
+  /** Revocations changed: no revision (they are never rolled back), but new tables for every sidecar. */
+  revocationsChanged(): void {
+    const tables = this.#distributeAgain();
+    this.#options.log.info("revocations published", { count: this.#options.revocations().length, tables });
+  }
+
+  /** @returns the number of tables that changed. */
+  #distributeAgain(): number {
     const [compiled, ca] = [this.#compiled, this.#ca];
-    if (!compiled || !ca) return;
-    const tables = this.#distribute(compiled, ca, this.#options.clock.monotonicMs());
-    this.#options.log.info("trust bundle published", { sequence: ca.sequence, tables });
+    return compiled && ca ? this.#distribute(compiled, ca, this.#options.clock.monotonicMs()) : 0;
   }
 
   /** Builds resources and lets discovery send what changed. @returns the number of tables that did. */
@@ -316,6 +329,7 @@ export class Publisher {
       compiled,
       packs: this.#allPacks(compiled.state),
       trustBundle: trustBundleJson(ca),
+      revocations: this.#options.revocations(),
       cluster,
     });
     for (const problem of update.problems) log.error("resource not published", { problem });

@@ -11,7 +11,7 @@ const MIN_MINOR = 30;
 const ADMISSION = "/apis/admissionregistration.k8s.io/v1";
 
 /** What the control plane writes for itself. */
-const RECORDS = ["meshrevisions", "onetimerecords"];
+const RECORDS = ["meshrevisions", "onetimerecords", "revocations"];
 
 /** What an installer creates: group, resource, and whether in the control plane's namespace. */
 const TO_CREATE: readonly (readonly [string, string, boolean])[] = [

@@ -6,6 +6,7 @@ import type { ControlPlaneMessage } from "../../proto/gen/countersign/mesh/v1/Co
 import type { Identity } from "../../proto/gen/countersign/mesh/v1/Identity.ts";
 import type { SidecarMessage__Output } from "../../proto/gen/countersign/mesh/v1/SidecarMessage.ts";
 import { messageCodec, serviceDefinition } from "../../proto/load.ts";
+import type { IssuedTo } from "../../sidecar/core/identity/revocations.ts";
 import { type SpiffeId, workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
 import { parseSvid } from "../../sidecar/core/identity/svid.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
@@ -31,6 +32,8 @@ export interface DiscoveryTables {
     readonly spiffeId: SpiffeId;
     readonly instance: string;
   }) => { readonly id: string; readonly spiffeId: string } | { readonly problem: string };
+  /** Whether what a sidecar shows is revoked. */
+  readonly isRevoked: (svid: IssuedTo) => boolean;
   readonly resolve: (
     workloadId: string,
     host: string,
@@ -93,6 +96,8 @@ export interface DiscoveryServer {
   readonly port: number;
   /** Workloads whose table changed; every stream learns of the revision with its next heartbeat. */
   changed(workloads: ReadonlySet<string>): void;
+  /** Ends the streams of sidecars that showed what is revoked by now. */
+  revocationsChanged(): void;
   proxies(): ProxyStatus[];
   /** Says goodbye to every sidecar and closes the port; at most `graceMs`. */
   close(graceMs: number): Promise<void>;
@@ -107,6 +112,8 @@ interface Stream {
   readonly pod: string;
   readonly session: Session;
   readonly call: Call;
+  /** What it showed when the stream was opened. */
+  readonly shown: IssuedTo;
   readonly notAfterMs: number;
   readonly sinceMs: number;
   leaf: Leaf;
@@ -122,6 +129,7 @@ const MAX_STREAMS = 20_000;
 const MAX_STREAMS_PER_WORKLOAD = 256;
 /** Messages waiting behind a slow connection; a delta of 4 MB chunks counts each chunk. */
 const MAX_QUEUE = 256;
+const REVOKED = "the client certificate was revoked, join again";
 const WRITE_TIMEOUT_MS = 30_000;
 const TICK_MS = 1_000;
 /** Renewals a sidecar may ask for at once; one more each tick. */
@@ -223,6 +231,7 @@ class Discovery {
     if (found.spiffeId !== spiffeId)
       return { ok: false, error: `workload \`${workload}\` is \`${found.spiffeId}\` now, join again` };
     if (notAfterMs <= clock.nowMs()) return { ok: false, error: "the client certificate has expired" };
+    if (tables.isRevoked(svid.value)) return { ok: false, error: REVOKED };
     if (this.#streams.size >= MAX_STREAMS)
       return { ok: false, error: "this control plane serves as many sidecars as it can" };
     if ((this.#byWorkload.get(workload)?.size ?? 0) >= MAX_STREAMS_PER_WORKLOAD) {
@@ -242,6 +251,7 @@ class Discovery {
         workload,
         spiffeId,
         pod: instance,
+        shown: { spiffeId, instance, notBeforeMs: svid.value.notBeforeMs },
         session: new Session({ world, softwareVersion, heartbeatMs }, nowMs),
         call,
         notAfterMs,
@@ -414,6 +424,12 @@ class Discovery {
     this.#options.onProxy(stream.workload, "disconnected");
   }
 
+  revocationsChanged(): void {
+    for (const stream of [...this.#streams])
+      if (this.#options.tables.isRevoked(stream.shown))
+        this.#act(stream, stream.session.end("identity", REVOKED));
+  }
+
   changed(workloads: ReadonlySet<string>): void {
     const nowMs = this.#options.clock.nowMs();
     for (const key of this.#left.keys()) {
@@ -513,6 +529,7 @@ export async function createDiscoveryServer(options: DiscoveryServerOptions): Pr
   })();
   return {
     port,
+    revocationsChanged: () => discovery.revocationsChanged(),
     changed: (workloads) => discovery.changed(workloads),
     proxies: () => discovery.proxies(),
     async close(graceMs) {

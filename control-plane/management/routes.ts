@@ -1,6 +1,7 @@
 // What the management API can do: one list of routes for the Unix socket and for the secured port, each with the right
 // that it needs there.
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
+import type { RevocationRequest } from "../revocations/revocation.ts";
 import { JsonPieces, stateText } from "./state-text.ts";
 
 /** What the API can do; implemented by main.ts. Errors are MeshErrors and become problem documents. */
@@ -14,6 +15,8 @@ export interface ManagementActions {
   readonly release: () => Promise<unknown>;
   readonly createJoinToken: (workload: string, ttlSeconds: number) => Promise<unknown>;
   readonly exportIdentity: (workload: string, ttlSeconds: number) => Promise<unknown>;
+  readonly revocations: () => unknown;
+  readonly revoke: (request: RevocationRequest) => Promise<unknown>;
   readonly caStatus: () => unknown;
   readonly caRotate: () => Promise<unknown>;
   readonly caAbort: () => Promise<unknown>;
@@ -23,7 +26,7 @@ export interface ManagementActions {
 /** The right a route needs: this verb on `management/{subresource}` (or `management`) of group `countersign.dev`. */
 export interface Right {
   readonly verb: "get" | "update";
-  readonly subresource: "" | "rollback" | "join-tokens" | "identities" | "ca";
+  readonly subresource: "" | "rollback" | "join-tokens" | "identities" | "ca" | "revocations";
 }
 
 export type Body = Readonly<Record<string, unknown>>;
@@ -103,6 +106,7 @@ export function routesOf(actions: ManagementActions): readonly Route[] {
     read("/v1/policies", actions.policies),
     read("/v1/history", actions.history),
     read("/v1/ca", actions.caStatus),
+    read("/v1/revocations", actions.revocations),
     read("/v1/state", (query) => stateOf(actions, query)),
     read("/v1/diff", (query) =>
       actions.diff(wholeNumber(query.get("from"), "from"), wholeNumber(query.get("to"), "to")),
@@ -116,6 +120,13 @@ export function routesOf(actions: ManagementActions): readonly Route[] {
     ),
     write("/v1/identity-export", "export-identity", "identities", identity, (body) =>
       actions.exportIdentity(...workloadOf(body, 3600)),
+    ),
+    write("/v1/revocations", "revoke", "revocations", ["workload", "pod", "reason"], (body) =>
+      actions.revoke({
+        workload: body["workload"] === undefined ? undefined : text(body["workload"], "workload"),
+        pod: body["pod"] === undefined ? undefined : text(body["pod"], "pod"),
+        reason: text(body["reason"], "reason"),
+      }),
     ),
     write("/v1/ca/rotate", "ca-rotate", "ca", [], () => actions.caRotate()),
     write("/v1/ca/abort", "ca-abort", "ca", [], () => actions.caAbort()),

@@ -10,6 +10,7 @@ import {
   resourceKey,
   tableDigest,
 } from "../../proto/protocol.ts";
+import type { RevocationEntry } from "../../sidecar/core/identity/revocations.ts";
 import { formatSpiffeId, type SpiffeId } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { ProgramPort, WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { encodeProgram } from "../../sidecar/core/policy/wire.ts";
@@ -40,6 +41,7 @@ const serviceCodec = messageCodec<Service>("countersign.mesh.v1.Service");
 const endpointsCodec = messageCodec("countersign.mesh.v1.Endpoints");
 const settingsCodec = messageCodec<Settings>("countersign.mesh.v1.Settings");
 const bundleCodec = messageCodec("countersign.mesh.v1.TrustBundle");
+const revocationsCodec = messageCodec("countersign.mesh.v1.Revocations");
 const packCodec = messageCodec("countersign.mesh.v1.OperationPack");
 
 /** Field number of `Delta.upsert`. */
@@ -123,6 +125,18 @@ export function spiffeIdOf(workload: Workload, trustDomain: string): SpiffeId {
 
 export function buildTrustBundle(trustDomain: string, json: string): BuiltResource {
   return createResource("trust-bundle", trustDomain, bundleCodec.encode({ json }));
+}
+
+/** Of the one resource that tells what is revoked; there is none while nothing is. */
+export const REVOCATIONS_KEY = "revocations/mesh";
+
+export function buildRevocations(revocations: readonly RevocationEntry[]): BuiltResource {
+  const entries = revocations.map(({ spiffeId, pod, beforeMs }) => ({
+    spiffeId,
+    pod,
+    beforeUnixMs: beforeMs,
+  }));
+  return createResource("revocations", "mesh", revocationsCodec.encode({ entries }));
 }
 
 export function buildPack(name: string, text: string): BuiltResource {

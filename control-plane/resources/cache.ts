@@ -1,6 +1,7 @@
 // The current resources and the table of each workload. What did not change is the same object as before and is not
 // encoded again, so an edit costs what it affects plus one pass of identity comparisons (no encoding, no hashing).
 import { MAX_RESOURCE_BYTES } from "../../proto/protocol.ts";
+import type { RevocationEntry } from "../../sidecar/core/identity/revocations.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { createProgramEncoder } from "../../sidecar/core/policy/wire.ts";
 import type { Compiled } from "../policy/compile.ts";
@@ -10,10 +11,12 @@ import {
   buildEndpoints,
   buildPack,
   buildProgram,
+  buildRevocations,
   buildService,
   buildSettings,
   buildTrustBundle,
   createTable,
+  REVOCATIONS_KEY,
   settingsName,
   type WorkloadTable,
 } from "./build.ts";
@@ -24,6 +27,8 @@ export interface CacheInput {
   readonly packs: ReadonlyMap<string, string>;
   /** JWKS document of the own trust domain. */
   readonly trustBundle: string;
+  /** In force; the same list until it changes. */
+  readonly revocations: readonly RevocationEntry[];
   readonly cluster: string;
 }
 
@@ -133,6 +138,10 @@ export class ResourceCache {
     const changedWorkloads = this.#updateServices(before, put, drop);
     for (const [name, text] of input.packs) if (before?.packs.get(name) !== text) put(buildPack(name, text));
     for (const name of before?.packs.keys() ?? []) if (!input.packs.has(name)) drop(`operation-pack/${name}`);
+    if (before?.revocations !== input.revocations) {
+      if (input.revocations.length > 0) put(buildRevocations(input.revocations));
+      else drop(REVOCATIONS_KEY);
+    }
     const domainBefore = before?.compiled.state.config.trustDomain;
     if (before?.trustBundle !== input.trustBundle || domainBefore !== state.config.trustDomain)
       put(buildTrustBundle(state.config.trustDomain, input.trustBundle));
@@ -253,6 +262,7 @@ export class ResourceCache {
       `workload-program/${id}`,
       settings,
       `trust-bundle/${state?.config.trustDomain ?? ""}`,
+      REVOCATIONS_KEY,
     ]);
     for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
     for (const callee of callees) {

@@ -3,11 +3,13 @@
 import type { Endpoints__Output } from "../../proto/gen/countersign/mesh/v1/Endpoints.ts";
 import type { OperationPack__Output } from "../../proto/gen/countersign/mesh/v1/OperationPack.ts";
 import type { ResourcePort__Output } from "../../proto/gen/countersign/mesh/v1/ResourcePort.ts";
+import type { Revocations__Output } from "../../proto/gen/countersign/mesh/v1/Revocations.ts";
 import type { Service__Output } from "../../proto/gen/countersign/mesh/v1/Service.ts";
 import type { Settings__Output } from "../../proto/gen/countersign/mesh/v1/Settings.ts";
 import type { TrustBundle__Output } from "../../proto/gen/countersign/mesh/v1/TrustBundle.ts";
 import { messageCodec } from "../../proto/load.ts";
 import { RESOURCE_TYPES } from "../../proto/protocol.ts";
+import { type RevocationEntry, Revocations } from "../core/identity/revocations.ts";
 import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import { PORT_PROTOCOLS, type ProgramPort, type WorkloadProgram } from "../core/policy/rule.ts";
 import { decodeProgram } from "../core/policy/wire.ts";
@@ -31,13 +33,15 @@ export type DecodedResource =
   | { readonly kind: "route"; readonly value: ServiceRoute }
   | { readonly kind: "settings"; readonly value: MeshSettings }
   | { readonly kind: "trust-bundle"; readonly value: string }
-  | { readonly kind: "operation-pack"; readonly value: OperationPack };
+  | { readonly kind: "operation-pack"; readonly value: OperationPack }
+  | { readonly kind: "revocations"; readonly value: readonly RevocationEntry[] };
 
 const serviceCodec = messageCodec<object, Service__Output>("countersign.mesh.v1.Service");
 const endpointsCodec = messageCodec<object, Endpoints__Output>("countersign.mesh.v1.Endpoints");
 const settingsCodec = messageCodec<object, Settings__Output>("countersign.mesh.v1.Settings");
 const bundleCodec = messageCodec<object, TrustBundle__Output>("countersign.mesh.v1.TrustBundle");
 const packCodec = messageCodec<object, OperationPack__Output>("countersign.mesh.v1.OperationPack");
+const revocationsCodec = messageCodec<object, Revocations__Output>("countersign.mesh.v1.Revocations");
 
 const HOST = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
 const ADDRESS = /^[0-9A-Za-z.:_%-]{1,253}$/;
@@ -144,6 +148,16 @@ function decodePack(name: string, body: Buffer): DecodedResource {
   return { kind: "operation-pack", value: { name, text: message.text } };
 }
 
+function decodeRevocations(body: Buffer): DecodedResource {
+  const value = revocationsCodec.decode(body).entries.map(({ spiffeId, pod, beforeUnixMs }) => {
+    // A subject that this build does not know would be let through.
+    if ((spiffeId === "") === (pod === "")) throw new Error("revocation has no subject, or two");
+    if (beforeUnixMs < 1) throw new Error("revocation has no epoch");
+    return { spiffeId, pod, beforeMs: beforeUnixMs };
+  });
+  return { kind: "revocations", value };
+}
+
 /**
  * Decodes one resource.
  *
@@ -167,8 +181,9 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
         return { ok: true, value: decodeBundle(name, body) };
       case "operation-pack":
         return { ok: true, value: decodePack(name, body) };
+      case "revocations":
+        return { ok: true, value: decodeRevocations(body) };
       default:
-        // `revocations` belongs here until a build enforces it: ignoring it would be unsafe.
         return { ok: false, error: `resource type \`${type.slice(0, 64)}\` is not known to this build` };
     }
   } catch (error) {
@@ -190,6 +205,7 @@ export function assembleTable(
   const endpoints = new Map<string, readonly MeshEndpoint[]>();
   const routes = new Map<string, ServiceRoute>();
   const packs = new Map<string, OperationPack>();
+  const revoked: RevocationEntry[] = [];
   for (const resource of resources) {
     switch (resource.kind) {
       case "workload-program":
@@ -222,6 +238,9 @@ export function assembleTable(
       case "operation-pack":
         packs.set(resource.value.name, resource.value);
         break;
+      case "revocations":
+        revoked.push(...resource.value);
+        break;
     }
   }
   if (!program) return { ok: false, error: "table holds no program" };
@@ -242,6 +261,7 @@ export function assembleTable(
       packs,
       trustBundle,
       settings,
+      revocations: revoked.length === 0 ? Revocations.none : new Revocations(revoked),
     },
   };
 }

@@ -1,4 +1,5 @@
 // The table of one sidecar: everything it was told, as one readonly value that is swapped whole.
+import type { Revocations } from "../core/identity/revocations.ts";
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
 import type { ServiceRoute } from "../core/traffic/route.ts";
 
@@ -61,4 +62,5 @@ export interface SidecarTable {
   /** JWKS document of the own trust domain. */
   readonly trustBundle: string;
   readonly settings: MeshSettings;
+  readonly revocations: Revocations;
 }

@@ -23,6 +23,8 @@ export interface Refusal {
 const refusal = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: false });
 const badIdentity = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: true });
 
+const revoked = refusal("REVOKED", "what the caller was issued is revoked");
+
 /**
  * Checks the head of a request. Afterwards `facts` has everything that a decision needs, but for what stands in the body.
  *
@@ -52,6 +54,8 @@ export function admit(
   if (!(identified instanceof IdentifiedCaller)) return badIdentity(identified.reason, identified.detail);
   facts.identified = identified;
   const { verified } = identified;
+  // V7.
+  if (verified !== undefined && enforcement.table.revocations.covers(verified.peer)) return revoked;
   if (verified?.kind === "mtls" && enforcement.table.settings.proofs === "Required")
     return badIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
   const port = portOf(facts, peer);
@@ -128,6 +132,8 @@ export function catchUp(facts: CallFacts, peer: CallerSide, { state }: InboundSe
   if (enforcement === undefined || enforcement === facts.enforcement) return undefined;
   const program = peer.programOf(enforcement);
   if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
+  const verified = facts.identified?.verified;
+  if (verified !== undefined && enforcement.table.revocations.covers(verified.peer)) return revoked;
   const port = enforcement.ports.get(facts.port?.port ?? 0);
   if (port?.protocol !== "http" && port?.protocol !== "auto")
     return refusal("REQ_MALFORMED", "the port is not declared by this workload any more");

@@ -19,6 +19,7 @@ import { compile } from "../../control-plane/policy/compile.ts";
 import { loadBuiltInPacks } from "../../control-plane/policy/packs.ts";
 import { ResourceCache } from "../../control-plane/resources/cache.ts";
 import { workloadOfSvid } from "../../control-plane/resources/workload-of-svid.ts";
+import { RevocationList } from "../../control-plane/revocations/store.ts";
 import type { ClusterState, MeshPod, Workload } from "../../control-plane/sources/store.ts";
 import { systemClock } from "../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../sidecar/core/runtime/log.ts";
@@ -86,12 +87,19 @@ export class PodMesh {
     this.#publish();
   }
 
+  /** What is revoked; `replace` it. */
+  readonly revoked = new RevocationList(() => {
+    this.#publish();
+    this.#discovery?.revocationsChanged();
+  });
+
   #publish(): void {
     if (this.ca === undefined) return;
     const { changed } = this.#cache.update({
       compiled: compile(this.state, this.#packs),
       packs: this.#packs,
       trustBundle: trustBundleJson(this.ca),
+      revocations: this.revoked.all,
       cluster: "test",
     });
     this.#discovery?.changed(changed);
@@ -146,6 +154,7 @@ export class PodMesh {
         isCurrent: () => true,
         table: (key) => this.#cache.table(key),
         tableByDigest: (key, digest) => this.#cache.tableByDigest(key, digest),
+        isRevoked: (svid) => this.revoked.covers(svid),
         workloadOf: (svid) => workloadOfSvid(this.state, TRUST_DOMAIN, svid),
         resolve: () => ({ reason: "NO_SUCH_SERVICE" }),
       },

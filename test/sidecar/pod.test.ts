@@ -105,6 +105,29 @@ describe("a sidecar in a pod", () => {
     await (await pending).ready;
   });
 
+  test("whose identity is revoked loses its stream, and joins again by itself", async () => {
+    mesh.setPod(FIRST, "job", "trainer");
+    mesh.writeBundle();
+    await (await start()).ready;
+    await connectedAs("lab/runner/job/trainer");
+    mesh.revoked.replace([
+      {
+        id: "r",
+        spiffeId: "",
+        pod: FIRST,
+        beforeMs: Date.now() + 1_000,
+        reason: "",
+        expiresAtMs: Date.now() + 1e6,
+      },
+    ]);
+    await says(/was revoked, join again/);
+    // What it is issued before the epoch is as bad as what it had.
+    await eventually(
+      () => mesh.connected,
+      (proxies) => Date.now() > (mesh.revoked.all[0]?.beforeMs ?? 0) && proxies.length === 1,
+    );
+  });
+
   test("waits for a control plane that is not its own, and ends when told to", async () => {
     mesh.setPod(FIRST, "job", "trainer");
     const other = new PodMesh();

@@ -105,6 +105,7 @@ describeOnCluster("the chart's roles on a real API server", { testMs: 60_000, su
       ["system", "update leases.coordination.k8s.io/countersign-leader"],
       ["system", "create meshrevisions.countersign.dev"],
       ["system", "delete onetimerecords.countersign.dev"],
+      ["system", "create revocations.countersign.dev"],
     ] as const)("may: %s %s", async (where, right) => {
       expect(await may(controlPlane(), where, right)).toBe("yes");
     });
@@ -200,6 +201,7 @@ describeOnCluster("the chart's roles on a real API server", { testMs: 60_000, su
       ["operator", "update management.countersign.dev:join-tokens", "yes"],
       ["operator", "update management.countersign.dev:identities", "yes"],
       ["operator", "update management.countersign.dev:ca", "yes"],
+      ["operator", "update management.countersign.dev:revocations", "yes"],
       ["operator", "get secrets/countersign-ca", "no"],
     ] as const)("the management API's %s: %s: %s", async (who, right, answer) => {
       expect(await may(`${id}-${who}`, "system", right)).toBe(answer);

@@ -15,6 +15,7 @@ import {
   platformFile,
   SYSTEM,
   uninstall,
+  waitForStatus,
 } from "../release.ts";
 
 const cli = fileURLToPath(new URL("../../../control-plane/cli/main.ts", import.meta.url));
@@ -145,6 +146,32 @@ describeOnCluster("the command line on the release", { testMs: 90_000, suiteMs: 
     const release = await run("rollback", "--release");
     expect(release.text).toContain("is what the cluster says");
     await waitFor(async () => !(await run("status")).text.includes("PINNED"), 20_000, "the release");
+  });
+
+  test("revokes a pod's identity, which proves itself again", async () => {
+    const url = "http://fraud-scorer.ml-serving:8080/ping";
+    await waitForStatus(200, 20_000, url);
+    const since = new Date();
+    const revoked = await run("revoke", "--pod", "ml-dev/nb-alice-0", "--reason", "INC-42");
+    expect(revoked).toMatchObject({ status: 0, errors: "" });
+    expect(revoked.text).toContain("Sidecars in pods prove themselves again");
+    const uid = await kubectl(["get", "pod", "nb-alice-0", "-n", "ml-dev", "-o", "jsonpath={.metadata.uid}"]);
+    expect((await run("revocations")).text).toMatch(new RegExp(`pod ${uid} .* INC-42`));
+    expect(await kubectl(["get", "revocations", "-n", SYSTEM, "-o", "jsonpath={.items[*].spec.pod}"])).toBe(
+      uid,
+    );
+    const log = () =>
+      kubectl([
+        ...["logs", "nb-alice-0", "-n", "ml-dev", "-c", "countersign-proxy"],
+        `--since-time=${since.toISOString()}`,
+      ]);
+    await waitFor(
+      async () => (await log()).includes("was revoked, join again"),
+      20_000,
+      "the end of its stream",
+    );
+    await waitForStatus(200, 30_000, url);
+    expect((await run("revoke", "--pod", "ml-dev/nb-bob-0", "--reason", "x")).errors).toContain("nb-alice-0");
   });
 
   test("check says which pod is not meshed, and describe why", async () => {

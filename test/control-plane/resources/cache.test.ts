@@ -29,7 +29,14 @@ const update = (
   cache: ResourceCache,
   { state, programs, callees, packs }: World,
   trustBundle = BUNDLE_JSON,
-) => cache.update({ compiled: { state, programs, callees }, packs, trustBundle, cluster: "local" });
+) =>
+  cache.update({
+    compiled: { state, programs, callees },
+    packs,
+    trustBundle,
+    revocations: [],
+    cluster: "local",
+  });
 const keys = (cache: ResourceCache, of: string): string[] =>
   [...(cache.table(of)?.resources.keys() ?? [])].sort();
 

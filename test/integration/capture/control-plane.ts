@@ -57,6 +57,7 @@ const publisher = new Publisher({
   numberedBySource: false,
   packs: loadBuiltInPacks(),
   cluster: "test",
+  revocations: () => [],
   clock,
   log,
 });
@@ -103,6 +104,7 @@ const discovery = await createDiscoveryServer({
     isCurrent: () => false,
     table: (workload) => cache.table(workload),
     tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
+    isRevoked: () => false,
     workloadOf: (svid) => workloadOfSvid(publisher.state, trustDomain, svid),
     resolve: (workload, host, port) => resolveDestination(compiled(), cache, workload, host, port),
   },

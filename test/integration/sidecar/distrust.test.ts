@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import { connect as connectTls, createServer as createTlsServer, type TLSSocket } from "node:tls";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
 import { clientTlsOptions, serverTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
+import { Revocations } from "../../../sidecar/core/identity/revocations.ts";
 import { parseTrustBundle } from "../../../sidecar/core/identity/trust-bundle.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 import { createTestAuthority, issueTestIdentity, must, type TestAuthority } from "../../fakes/authority.ts";
@@ -64,6 +65,20 @@ const foreign = (spec: ServiceSpec) =>
   issueTestIdentity(other, idOfSpec(spec), Date.now(), {
     bundle: must(parseTrustBundle(both, world.authority.bundle.trustDomain)),
   });
+
+test("what a caller was issued before the epoch of a revocation is refused, on a connection that stands too", async () => {
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  const revoked = (beforeMs: number) =>
+    new Revocations([{ spiffeId: idOfSpec(NOTEBOOK), pod: "", beforeMs }]);
+  const withRevocation = (beforeMs: number) =>
+    table({ self: THINGS, policies: [ALLOW_READ], bundle: both, revocations: revoked(beforeMs) });
+  expect(callee.plane.setTable(withRevocation(Date.now() - 3_600_000)).ok).toBe(true);
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  expect(callee.plane.setTable(withRevocation(Date.now() + 60_000)).ok).toBe(true);
+  const refused = await send(caller.proxyPort, GET);
+  expect([refused.status, refused.body]).toEqual([403, expect.stringContaining('"REVOKED"')]);
+  expect(app.heads.length).toBe(2);
+});
 
 test("a caller sends nothing more to a callee of a withdrawn root", async () => {
   await callee.plane.setIdentity(foreign(THINGS));

@@ -11,6 +11,7 @@ import {
   parseSidecarConfig,
   type SidecarConfig,
 } from "../../../sidecar/config.ts";
+import { Revocations } from "../../../sidecar/core/identity/revocations.ts";
 import { formatSpiffeId, type SpiffeId } from "../../../sidecar/core/identity/spiffe-id.ts";
 import type { WorkloadIdentity } from "../../../sidecar/core/identity/workload-identity.ts";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
@@ -65,6 +66,7 @@ export interface TableSpec {
   readonly bundle: string;
   readonly maxHops?: number;
   readonly routes?: readonly ServiceRoute[];
+  readonly revocations?: Revocations;
   /** Text of the pack in place of `PACK`. */
   readonly pack?: string;
 }
@@ -115,6 +117,7 @@ export function table(spec: TableSpec): SidecarTable {
     routes: new Map((spec.routes ?? []).map((route) => [route.service, route])),
     packs: new Map([["things", { name: "things", text: spec.pack ?? PACK }]]),
     trustBundle: spec.bundle,
+    revocations: spec.revocations ?? Revocations.none,
     settings: {
       trustDomain: TRUST_DOMAIN,
       outbound: "Deny",

@@ -1,0 +1,59 @@
+// `countersign revoke` and `revocations`: what was issued to a workload or a pod until now is worth nothing.
+import { fieldsOf, listOf, textOf } from "./answers.ts";
+import type { Mesh } from "./mesh.ts";
+import { counted, EXIT, type ExitStatus, type Output, plain, printJson, printTable } from "./print.ts";
+
+export interface Revoked {
+  /** Key of a workload; undefined: the pod. */
+  readonly workload: string | undefined;
+  /** `namespace/name` or UID. */
+  readonly pod: string | undefined;
+  readonly reason: string;
+}
+
+/** Revokes. @throws MeshError `bad_object` when the control plane refuses. */
+export async function revoke(mesh: Mesh, asked: Revoked, json: boolean, output: Output): Promise<ExitStatus> {
+  const answer = fieldsOf(await mesh.manage("POST", "/v1/revocations", asked));
+  if (json) {
+    printJson(output, answer);
+    return EXIT.ok;
+  }
+  output.out(`revoked: what ${subjectOf(answer)} was issued before ${timeOf(answer["beforeMs"])}\n`);
+  output.out(
+    "callees refuse it with REVOKED from now on. Sidecars in pods prove themselves again with their ServiceAccount token within\n" +
+      "seconds; elsewhere make a new join token. To keep the workload out, deny it by a policy\n",
+  );
+  return EXIT.ok;
+}
+
+/** Prints what is revoked. */
+export async function showRevocations(mesh: Mesh, json: boolean, output: Output): Promise<ExitStatus> {
+  const answer = fieldsOf(await mesh.manage("GET", "/v1/revocations"));
+  if (json) {
+    printJson(output, answer);
+    return EXIT.ok;
+  }
+  const revocations = listOf(answer["revocations"]);
+  if (revocations.length === 0) {
+    output.out("nothing is revoked\n");
+    return EXIT.ok;
+  }
+  printTable(
+    output,
+    revocations.map((one) => ({
+      SUBJECT: subjectOf(one),
+      "ISSUED BEFORE": timeOf(one["beforeMs"]),
+      "KEPT UNTIL": timeOf(one["expiresAtMs"]),
+      REASON: plain(textOf(one["reason"])),
+    })),
+  );
+  output.out(`\n${counted(revocations.length, "revocation")}\n`);
+  return EXIT.ok;
+}
+
+const timeOf = (ms: unknown): string => (typeof ms === "number" ? new Date(ms).toISOString() : "?");
+
+function subjectOf({ spiffeId, pod }: Readonly<Record<string, unknown>>): string {
+  const id = textOf(spiffeId);
+  return plain(id === "" ? `pod ${textOf(pod)}` : id);
+}

@@ -1,0 +1,40 @@
+import { describe, expect, test } from "@jest/globals";
+import { SVID_BACKDATE_MS } from "../../../../sidecar/core/identity/renewal.ts";
+import { Revocations } from "../../../../sidecar/core/identity/revocations.ts";
+import type { SpiffeId } from "../../../../sidecar/core/identity/spiffe-id.ts";
+
+const NOTEBOOK = "spiffe://lake.example/ns/lab/sa/a/notebook/nb" as SpiffeId;
+const OTHER = "spiffe://lake.example/ns/lab/sa/a/notebook/nb-2" as SpiffeId;
+const POD = "3f0c2a51-6d0e-4c1b-9a57-8b1f6f0c2d11";
+const EPOCH = 1_790_000_000_000;
+
+const issued = (spiffeId: SpiffeId, instance: string, atMs: number) => ({
+  spiffeId,
+  instance,
+  notBeforeMs: atMs - SVID_BACKDATE_MS,
+});
+const ofWorkload = { spiffeId: NOTEBOOK, pod: "", beforeMs: EPOCH };
+const ofPod = { spiffeId: "", pod: POD, beforeMs: EPOCH };
+
+describe("revocations", () => {
+  test.each([
+    ["nothing is revoked", [], NOTEBOOK, POD, EPOCH - 1, false],
+    ["issued before the epoch", [ofWorkload], NOTEBOOK, "", EPOCH - 1, true],
+    ["issued at the epoch", [ofWorkload], NOTEBOOK, "", EPOCH, false],
+    ["another workload", [ofWorkload], OTHER, "", EPOCH - 1, false],
+    ["the pod, whatever its workload", [ofPod], OTHER, POD, EPOCH - 1, true],
+    ["the pod, issued after", [ofPod], OTHER, POD, EPOCH + 1, false],
+    ["another pod of the workload", [ofPod], OTHER, "11111111-1111-4111-8111-111111111111", 1, false],
+    [
+      "an earlier epoch does not shorten a later one",
+      [ofWorkload, { ...ofWorkload, beforeMs: 5 }],
+      NOTEBOOK,
+      "",
+      EPOCH - 1,
+      true,
+    ],
+    ["no pod is not any pod", [ofPod], NOTEBOOK, "", EPOCH - 1, false],
+  ] as const)("%s", (_name, entries, spiffeId, instance, atMs, covered) => {
+    expect(new Revocations(entries).covers(issued(spiffeId, instance, atMs))).toBe(covered);
+  });
+});
