@@ -170,8 +170,8 @@ export class OutboundExchange implements UpstreamExchange {
     }
     this.#attempts++;
     const upstream =
-      pickLeastRequest(destination.upstreams, this.#tried, this.#attempts) ??
-      pickLeastRequest(destination.upstreams, undefined, 0);
+      pickLeastRequest(destination.upstreams, this.#tried, Math.random) ??
+      pickLeastRequest(destination.upstreams, undefined, Math.random);
     if (upstream === undefined) {
       this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
       return;

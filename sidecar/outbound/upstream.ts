@@ -27,6 +27,8 @@ export class Upstream implements Candidate {
     this.#deps = deps;
   }
 
+  readonly weight = 1;
+
   get load(): number {
     return (this.#current?.openExchanges ?? 0) + this.#waiting.length;
   }
