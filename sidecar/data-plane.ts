@@ -321,10 +321,10 @@ export class DataPlane {
         this.#adopt(identity);
       }
     }
+    this.upstreams.adopt(table);
     this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail);
     this.#state.enforcement = enforcement.value;
     this.#state.carriesTrace = table.settings.propagation.includes("trace");
-    this.upstreams.keep([...table.endpoints.values()].flat());
     return { ok: true, value: undefined };
   }
 

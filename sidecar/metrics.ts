@@ -83,6 +83,16 @@ export class SidecarMetrics {
     "connections that iptables redirected here, by what became of them",
     ["direction", "result"],
   );
+  readonly ejections = new Counters(
+    "countersign_endpoint_ejections_total",
+    "endpoints that were not used for a while",
+    ["service", "reason"],
+  );
+  readonly retries = new Counters("countersign_retries_total", "requests sent again, by why and whether", [
+    "service",
+    "cause",
+    "result",
+  ]);
   readonly problems = new Counters(
     "countersign_protocol_errors_total",
     "requests refused before a decision",
@@ -131,6 +141,8 @@ export class SidecarMetrics {
       this.forwarded,
       this.connections,
       this.captured,
+      this.ejections,
+      this.retries,
       this.problems,
       this.rotations,
     ];

@@ -55,7 +55,8 @@ export class OutlierRecord {
   sweep(settings: Settings, nowMs: number): boolean {
     if (this.#ejected) {
       if (nowMs < this.#untilMs) return false;
-      this.release(nowMs, settings);
+      this.release();
+      this.#forgivenAtMs = nowMs + settings.ejectForMs;
       return true;
     }
     while (this.#rests > 0 && nowMs >= this.#forgivenAtMs) {
@@ -66,9 +67,8 @@ export class OutlierRecord {
   }
 
   /** Ends a rest before its time. */
-  release(nowMs: number, settings: Settings): void {
+  release(): void {
     this.#ejected = false;
-    this.#forgivenAtMs = nowMs + settings.ejectForMs;
   }
 }
 

@@ -1,12 +1,21 @@
-// Connections to other sidecars, across tables: an upstream per endpoint, all with the identity in force.
+// Connections to other sidecars, across tables: an upstream per endpoint, all with the identity in force, and a group of
+// endpoints per port of a service.
 import type { X509Certificate } from "node:crypto";
 import { Anchors } from "../core/identity/anchors.ts";
 import { ProofSigner } from "../core/identity/proofs.ts";
 import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
-import type { MeshEndpoint } from "../discovery/table.ts";
-
+import type { MeshEndpoint, SidecarTable } from "../discovery/table.ts";
+import { EndpointGroup } from "./group.ts";
+import { endpointName } from "./member.ts";
+import { resolveTraffic, type ServiceTraffic, type TrafficDefaults } from "./service-traffic.ts";
 import { Upstream } from "./upstream.ts";
 import type { SigningIdentity, UpstreamDeps } from "./upstream-connection.ts";
+
+interface KeptGroup {
+  readonly group: EndpointGroup;
+  /** Name of the one endpoint that it is about; undefined: all of the service's. */
+  readonly only: string | undefined;
+}
 
 /** Every endpoint that was called, across tables. */
 export class UpstreamPool {
@@ -14,12 +23,20 @@ export class UpstreamPool {
   readonly #upstreams = new Map<string, Upstream>();
   /** No table names them any more; they finish what they have. */
   readonly #leaving = new Set<Upstream>();
+  readonly #groups = new Map<string, KeptGroup>();
+  readonly #defaults: TrafficDefaults;
   #signing: SigningIdentity | undefined;
   /** Of signers that were replaced; what they still sign for open connections is not counted. */
   readonly #signedBefore = { hits: 0, signed: 0 };
 
   constructor(deps: Omit<UpstreamDeps, "anchors">) {
     this.#deps = { ...deps, anchors: new Anchors() };
+    const { timeouts, limits } = deps;
+    this.#defaults = {
+      connectMs: timeouts.connectMs,
+      idleMs: timeouts.responseMs,
+      pending: limits.pendingRequests,
+    };
   }
 
   get signing(): SigningIdentity | undefined {
@@ -39,14 +56,49 @@ export class UpstreamPool {
     return this.#upstreams.values();
   }
 
-  upstream(endpoint: MeshEndpoint): Upstream {
-    const key = keyOf(endpoint);
-    let upstream = this.#upstreams.get(key);
-    if (upstream === undefined) {
-      upstream = new Upstream(endpoint, this, this.#deps);
-      this.#upstreams.set(key, upstream);
+  get groups(): Iterable<EndpointGroup> {
+    return [...this.#groups.values()].map(({ group }) => group);
+  }
+
+  /**
+   * The endpoints of a service as calls to one of its ports share them.
+   *
+   * @param key of the port, or of the one endpoint.
+   * @param only the endpoint that is meant when it is not all of the service's.
+   */
+  group(key: string, service: string, table: SidecarTable, only?: MeshEndpoint): EndpointGroup {
+    const known = this.#groups.get(key);
+    if (known !== undefined) return known.group;
+    const name = only === undefined ? undefined : endpointName(only);
+    const traffic = this.#trafficOf(service, table);
+    const upstreams = this.#upstreamsOf(service, table, name, traffic);
+    const group = new EndpointGroup(service, upstreams, traffic, this.#deps);
+    this.#groups.set(key, { group, only: name });
+    return group;
+  }
+
+  #trafficOf(service: string, table: SidecarTable): ServiceTraffic {
+    return resolveTraffic(table.routes.get(service)?.traffic, this.#defaults);
+  }
+
+  #upstreamsOf(
+    service: string,
+    table: SidecarTable,
+    only: string | undefined,
+    { bounds }: ServiceTraffic,
+  ): Upstream[] {
+    const upstreams: Upstream[] = [];
+    for (const endpoint of table.endpoints.get(service) ?? []) {
+      const name = endpointName(endpoint);
+      if (only !== undefined && only !== name) continue;
+      let upstream = this.#upstreams.get(name);
+      if (upstream === undefined) {
+        upstream = new Upstream(endpoint, this, this.#deps, bounds);
+        this.#upstreams.set(name, upstream);
+      }
+      upstreams.push(upstream);
     }
-    return upstream;
+    return upstreams;
   }
 
   /** From now on connections are made, and proofs signed, with this identity. */
@@ -60,15 +112,22 @@ export class UpstreamPool {
     for (const upstream of this.#upstreams.values()) upstream.renew();
   }
 
-  /** Lets go of endpoints that the table no longer names; their open requests end in peace. */
-  keep(endpoints: Iterable<MeshEndpoint>): void {
+  /** What a new table says; endpoints that it no longer names are let go, their open requests end in peace. */
+  adopt(table: SidecarTable): void {
     const named = new Set<string>();
-    for (const endpoint of endpoints) named.add(keyOf(endpoint));
-    for (const [key, upstream] of this.#upstreams) {
-      if (named.has(key)) continue;
-      this.#upstreams.delete(key);
+    for (const endpoints of table.endpoints.values())
+      for (const endpoint of endpoints) named.add(endpointName(endpoint));
+    for (const [name, upstream] of this.#upstreams) {
+      if (named.has(name)) continue;
+      this.#upstreams.delete(name);
       upstream.retire();
       if (upstream.openExchanges > 0) this.#leaving.add(upstream);
+    }
+    for (const [key, { group, only }] of this.#groups) {
+      const traffic = this.#trafficOf(group.service, table);
+      const upstreams = this.#upstreamsOf(group.service, table, only, traffic);
+      group.update(upstreams, traffic);
+      if (!table.services.has(group.service)) this.#groups.delete(key);
     }
   }
 
@@ -79,6 +138,7 @@ export class UpstreamPool {
   }
 
   sweep(nowMs: number): void {
+    for (const { group } of this.#groups.values()) group.sweep(nowMs);
     for (const upstream of this.#upstreams.values()) upstream.sweep(nowMs);
     for (const upstream of this.#leaving) {
       upstream.sweep(nowMs);
@@ -93,8 +153,4 @@ export class UpstreamPool {
   destroy(): void {
     for (const upstream of [...this.#upstreams.values(), ...this.#leaving]) upstream.destroy();
   }
-}
-
-function keyOf(endpoint: MeshEndpoint): string {
-  return `${endpoint.spiffeId} ${endpoint.address} ${endpoint.meshPort}`;
 }

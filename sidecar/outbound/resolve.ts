@@ -10,8 +10,8 @@ import type { MeshService, ServicePort, SidecarTable } from "../discovery/table.
 import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { createField, type Field } from "../wire/field.ts";
 import { type AddressedPort, addressIndex } from "./address-index.ts";
+import type { EndpointGroup } from "./group.ts";
 import type { UpstreamPool } from "./pool.ts";
-import type { Upstream } from "./upstream.ts";
 
 export interface OutboundEdge {
   readonly counters: EdgeCounters;
@@ -23,7 +23,7 @@ export class Destination {
   readonly service: MeshService;
   readonly port: ServicePort;
   readonly packsDigest: string;
-  readonly upstreams: readonly Upstream[];
+  readonly group: EndpointGroup;
   readonly callee: Party;
   readonly #directory: Directory;
   readonly #packs: readonly Pack[];
@@ -33,16 +33,16 @@ export class Destination {
   readonly portField: Field;
   #classifier: Classifier | undefined;
 
-  constructor(directory: Directory, service: MeshService, port: ServicePort, upstreams: readonly Upstream[]) {
+  constructor(directory: Directory, service: MeshService, port: ServicePort, group: EndpointGroup) {
     this.#directory = directory;
     this.service = service;
     this.port = port;
-    this.upstreams = upstreams;
+    this.group = group;
     const { table, packs } = directory;
     this.#packs = port.packs.flatMap((name) => packs.get(name) ?? []);
     this.portField = createField(COUNTERSIGN_PORT, String(port.targetPort ?? port.port));
     this.packsDigest = packsDigest(port.packs.map((name) => table.packs.get(name)?.text ?? ""));
-    const [, , , , , , , kind, name] = upstreams[0]?.endpoint.spiffeId.split("/") ?? [];
+    const [, , , , , , , kind, name] = group.members[0]?.upstream.endpoint.spiffeId.split("/") ?? [];
     this.callee = { kind: kind ?? "service", name: name ?? service.id.slice(service.id.indexOf("/") + 1) };
   }
 
@@ -155,7 +155,8 @@ export class Directory {
     const name = `${service.id}@${key}`;
     let destination = this.#destinations.get(name);
     if (destination === undefined) {
-      destination = new Destination(this, service, port, [this.#pool.upstream(endpoint)]);
+      const group = this.#pool.group(name, service.id, this.table, endpoint);
+      destination = new Destination(this, service, port, group);
       this.#destinations.set(name, destination);
     }
     return destination;
@@ -200,13 +201,7 @@ export class Directory {
     const key = `${service.id}:${port.port}`;
     let destination = this.#destinations.get(key);
     if (destination === undefined) {
-      const endpoints = this.table.endpoints.get(service.id) ?? [];
-      destination = new Destination(
-        this,
-        service,
-        port,
-        endpoints.map((endpoint) => this.#pool.upstream(endpoint)),
-      );
+      destination = new Destination(this, service, port, this.#pool.group(key, service.id, this.table));
       this.#destinations.set(key, destination);
     }
     return destination;

@@ -99,13 +99,13 @@ export class UpstreamConnection {
     }
   };
 
-  constructor(upstream: Upstream, signing: SigningIdentity, deps: UpstreamDeps) {
+  constructor(upstream: Upstream, signing: SigningIdentity, connectMs: number, deps: UpstreamDeps) {
     this.#upstream = upstream;
     this.#deps = deps;
     this.signing = signing;
     const { endpoint } = upstream;
     this.countersigner = new Countersigner(signing.signer, endpoint.spiffeId, deps.cache);
-    this.#deadlineMs = deps.clock.monotonicMs() + deps.timeouts.connectMs;
+    this.#deadlineMs = deps.clock.monotonicMs() + connectMs;
     this.#raw = connectTls({
       ...deps.tlsOptions(signing.identity, endpoint.spiffeId, deps.meshNowMs, ["h2"]),
       host: endpoint.address,
@@ -126,6 +126,11 @@ export class UpstreamConnection {
 
   get retiring(): boolean {
     return this.#retiring || this.#h2?.goingAway === true;
+  }
+
+  /** Whether a request can be sent on it now. */
+  get hasRoom(): boolean {
+    return this.ready && this.#h2?.hasRoom === true;
   }
 
   get openExchanges(): number {
@@ -151,6 +156,12 @@ export class UpstreamConnection {
     if (!this.#exchanges.delete(exchange)) return;
     if (this.retiring && this.#exchanges.size === 0) this.#end();
     this.#upstream.onRoom();
+  }
+
+  /** Asks the peer's codec for a sign of life; it is told through `Upstream.onPong`. */
+  ping(): void {
+    this.#h2?.ping();
+    setImmediate(this.#flush);
   }
 
   /** Takes no new requests; closes after the last of the open ones. */
@@ -235,6 +246,7 @@ export class UpstreamConnection {
         onReset: (stream, code) => this.#onReset(stream, code),
         onWritable: (stream) => stream.context?.onUpstreamWritable(),
         onGoaway: () => this.#onGoaway(),
+        onPong: () => this.#upstream.onPong(),
         onClosed: (error) => this.#onProtocolEnd(error),
       },
     });

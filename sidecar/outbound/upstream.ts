@@ -1,48 +1,64 @@
-// One endpoint of a service: the connection that is used, the one that replaces it, and the requests that wait for one.
-// Opened when first needed, replaced when the identity is renewed, tried again with backoff.
+// One endpoint of a service: its connections, and the requests that wait for one. The first is opened when it is needed,
+// further ones when all streams are taken, all are replaced when the identity is renewed; tried again with backoff.
 import type { X509Certificate } from "node:crypto";
-import type { Candidate } from "../balance/pick.ts";
 import { backoffMs } from "../core/runtime/backoff.ts";
 import type { MeshEndpoint } from "../discovery/table.ts";
 import type { UpstreamPool } from "./pool.ts";
+import type { EndpointBounds } from "./service-traffic.ts";
 import { UpstreamConnection, type UpstreamDeps, type UpstreamExchange } from "./upstream-connection.ts";
 
 const CONNECT_BACKOFF = { firstMs: 100, maxMs: 5_000 };
+/** A further connection without a request ends after so long. */
+const EXTRA_IDLE_MS = 30_000;
 
 /** One endpoint of a service. */
-export class Upstream implements Candidate {
+export class Upstream {
   readonly endpoint: MeshEndpoint;
   readonly #pool: UpstreamPool;
   readonly #deps: UpstreamDeps;
-  #current: UpstreamConnection | undefined;
+  /** Take new requests, the oldest first: so its tables stay warm and further ones fall idle. */
+  readonly #active: UpstreamConnection[] = [];
   #next: UpstreamConnection | undefined;
   readonly #retired = new Set<UpstreamConnection>();
   #waiting: UpstreamExchange[] = [];
+  #pongs: (() => void)[] = [];
   #failures = 0;
   #usableAtMs = 0;
+  #recoveredAtMs = Number.NEGATIVE_INFINITY;
+  /** Of the last request: connecting is done by them. */
+  #bounds: EndpointBounds;
+  #extraBusyMs = 0;
 
-  constructor(endpoint: MeshEndpoint, pool: UpstreamPool, deps: UpstreamDeps) {
+  constructor(endpoint: MeshEndpoint, pool: UpstreamPool, deps: UpstreamDeps, bounds: EndpointBounds) {
     this.endpoint = endpoint;
     this.#pool = pool;
     this.#deps = deps;
+    this.#bounds = bounds;
   }
 
-  readonly weight = 1;
-
+  /** Requests under way and waiting, without those on connections that are being left. */
   get load(): number {
-    return (this.#current?.openExchanges ?? 0) + this.#waiting.length;
+    let load = this.#waiting.length;
+    for (const connection of this.#active) load += connection.openExchanges;
+    return load;
   }
 
-  get usable(): boolean {
-    return (
-      this.#failures === 0 ||
-      this.#current?.ready === true ||
-      this.#deps.clock.monotonicMs() >= this.#usableAtMs
-    );
+  /** False while the last attempt to connect failed and the next one is not due. */
+  get reachable(): boolean {
+    return this.#active.length > 0 || this.#isDue;
+  }
+
+  /** When it was reached again after failures; monotonic milliseconds. */
+  get recoveredAtMs(): number {
+    return this.#recoveredAtMs;
+  }
+
+  get connections(): number {
+    return this.#active.length + this.#retired.size + (this.#next === undefined ? 0 : 1);
   }
 
   get state(): string {
-    return this.#current?.ready
+    return this.#active.length > 0
       ? "ready"
       : this.#next !== undefined
         ? "connecting"
@@ -51,15 +67,12 @@ export class Upstream implements Candidate {
           : "idle";
   }
 
-  /** Sends now, or as soon as a connection stands. False when too many wait already. */
-  request(exchange: UpstreamExchange): boolean {
-    if (this.#current?.ready && this.#waiting.length === 0) {
-      exchange.onUpstreamReady(this.#current);
-      return true;
-    }
-    if (this.#waiting.length >= this.#deps.limits.pendingRequests) return false;
-    this.#waiting.push(exchange);
-    if (!this.#current?.ready) this.#connect();
+  /** Sends now, or as soon as a connection has a free stream. False when too many wait already. */
+  request(exchange: UpstreamExchange, bounds: EndpointBounds): boolean {
+    this.#bounds = bounds;
+    const connection = this.#waiting.length === 0 ? this.#free() : undefined;
+    if (connection === undefined) return this.wait(exchange);
+    exchange.onUpstreamReady(connection);
     return true;
   }
 
@@ -69,33 +82,49 @@ export class Upstream implements Candidate {
     if (at >= 0) this.#waiting.splice(at, 1);
   }
 
-  /** A connection refused a stream for lack of room: the exchange waits for the next one. */
+  /** Waits for a stream. False when too many do already. */
   wait(exchange: UpstreamExchange): boolean {
-    if (this.#waiting.length >= this.#deps.limits.pendingRequests) return false;
+    if (this.#waiting.length >= this.#bounds.pending) return false;
     this.#waiting.push(exchange);
-    if (!this.#current?.ready) this.#connect();
+    this.#grow();
     return true;
   }
 
-  /** A renewed identity: opens a connection with it, which then takes over from the old one. */
+  /** Asks the other sidecar for a sign of life, over a connection that is opened for it where there is none. */
+  ping(onPong: () => void, bounds: EndpointBounds): void {
+    this.#pongs.push(onPong);
+    const connection = this.#active[0];
+    if (connection !== undefined) connection.ping();
+    else {
+      this.#bounds = bounds;
+      this.#connect();
+    }
+  }
+
+  onPong(): void {
+    const pongs = this.#pongs;
+    if (pongs.length === 0) return;
+    this.#pongs = [];
+    for (const pong of pongs) pong();
+  }
+
+  /** A renewed identity: opens a connection with it, which then takes over from the old ones. */
   renew(): void {
-    if (this.#current !== undefined && !this.#current.closed) this.#connect();
+    if (this.#active.length > 0) this.#connect();
   }
 
   retire(): void {
-    this.#current?.retire();
-    if (this.#current !== undefined) this.#retired.add(this.#current);
-    this.#current = undefined;
+    for (const connection of this.#active.splice(0)) this.#leave(connection);
     this.#next?.destroy();
   }
 
   destroy(): void {
-    for (const connection of [this.#current, this.#next, ...this.#retired]) connection?.destroy();
+    for (const connection of this.#all()) connection.destroy();
   }
 
   /** A handshake that is under way may have been made by the bundle before: it is held against this one too. */
   recheck(roots: readonly X509Certificate[]): void {
-    for (const connection of [this.#current, this.#next, ...this.#retired]) connection?.recheck(roots);
+    for (const connection of this.#all()) connection.recheck(roots);
   }
 
   /** The callee's certificate has ended: open requests finish, the next one opens a connection. */
@@ -111,9 +140,13 @@ export class Upstream implements Candidate {
   }
 
   sweep(nowMs: number): void {
-    this.#next?.sweep(nowMs);
-    this.#current?.sweep(nowMs);
-    for (const connection of this.#retired) connection.sweep(nowMs);
+    for (const connection of this.#all()) connection.sweep(nowMs);
+    const extra = this.#active.length > 1 ? this.#active.at(-1) : undefined;
+    if (extra === undefined || extra.openExchanges > 0) this.#extraBusyMs = nowMs;
+    else if (nowMs - this.#extraBusyMs >= EXTRA_IDLE_MS) {
+      this.#active.pop();
+      this.#leave(extra);
+    }
   }
 
   get openExchanges(): number {
@@ -124,40 +157,50 @@ export class Upstream implements Candidate {
 
   onReady(connection: UpstreamConnection): void {
     if (this.#next === connection) this.#next = undefined;
+    if (this.#failures > 0) this.#recoveredAtMs = this.#deps.clock.monotonicMs();
     this.#failures = 0;
-    const before = this.#current;
-    this.#current = connection;
-    if (before !== undefined && before !== connection) {
-      if (!before.closed) this.#retired.add(before);
-      before.retire();
+    for (let i = this.#active.length - 1; i >= 0; i--) {
+      const before = this.#active[i];
+      // Proofs name the leaf of their connection: those of an identity that was replaced take nothing more.
+      if (before === undefined || before.signing === connection.signing) continue;
+      this.#active.splice(i, 1);
+      this.#leave(before);
     }
+    this.#active.push(connection);
+    this.onPong();
     this.onRoom();
   }
 
   onGoingAway(connection: UpstreamConnection): void {
-    if (this.#current !== connection) return;
-    this.#current = undefined;
+    const at = this.#active.indexOf(connection);
+    if (at < 0) return;
+    this.#active.splice(at, 1);
     if (!connection.closed) this.#retired.add(connection);
+    // Who waited for one of its streams needs another connection.
+    if (this.#waiting.length > 0 && this.#active.length === 0) this.#connect();
   }
 
   /** A stream became free, or a connection did. */
   onRoom(): void {
-    while (this.#waiting.length > 0 && this.#current?.ready) {
+    if (this.#waiting.length === 0) return;
+    let connection = this.#free();
+    while (this.#waiting.length > 0 && connection !== undefined) {
       const before = this.#waiting.length;
-      const exchange = this.#waiting.shift();
-      exchange?.onUpstreamReady(this.#current);
+      this.#waiting.shift()?.onUpstreamReady(connection);
       // It went back to the end of the queue: no stream is free.
       if (this.#waiting.length >= before) return;
+      connection = this.#free();
     }
-    if (this.#waiting.length > 0 && this.#current?.ready !== true) this.#connect();
+    if (this.#waiting.length > 0) this.#grow();
   }
 
   onClosed(connection: UpstreamConnection, wasReady: boolean, detail: string): void {
     this.#retired.delete(connection);
-    if (this.#current === connection) this.#current = undefined;
+    const at = this.#active.indexOf(connection);
+    if (at >= 0) this.#active.splice(at, 1);
     if (this.#next === connection) this.#next = undefined;
     if (wasReady) {
-      if (this.#waiting.length > 0) this.#connect();
+      if (this.#waiting.length > 0) this.#grow();
       return;
     }
     const { clock, random, log, metrics } = this.#deps;
@@ -172,9 +215,39 @@ export class Upstream implements Candidate {
     this.#failures++;
     this.#usableAtMs = clock.monotonicMs() + delayMs;
     metrics.connections.add(metrics.connections.series("upstream", "failed"));
+    this.#pongs = [];
+    // A further connection was wanted: those that wait get a stream of the ones that stand.
+    if (this.#active.length > 0) return;
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const exchange of waiting) exchange.onUpstreamFailed("connect", detail, true, -1);
+  }
+
+  #all(): UpstreamConnection[] {
+    const all = [...this.#active, ...this.#retired];
+    if (this.#next !== undefined) all.push(this.#next);
+    return all;
+  }
+
+  #leave(connection: UpstreamConnection): void {
+    if (!connection.closed) this.#retired.add(connection);
+    connection.retire();
+  }
+
+  #free(): UpstreamConnection | undefined {
+    for (const connection of this.#active) if (connection.hasRoom) return connection;
+    return undefined;
+  }
+
+  /** One connection more, unless there are as many as may be, or the last attempt has just failed. */
+  #grow(): void {
+    const open = this.#active.length;
+    if (open === 0) this.#connect();
+    else if (open < this.#bounds.connections && this.#isDue) this.#connect();
+  }
+
+  get #isDue(): boolean {
+    return this.#failures === 0 || this.#deps.clock.monotonicMs() >= this.#usableAtMs;
   }
 
   #connect(): void {
@@ -183,6 +256,6 @@ export class Upstream implements Candidate {
     if (signing === undefined) return;
     const { metrics } = this.#deps;
     metrics.connections.add(metrics.connections.series("upstream", "opened"));
-    this.#next = new UpstreamConnection(this, signing, this.#deps);
+    this.#next = new UpstreamConnection(this, signing, this.#bounds.connectMs, this.#deps);
   }
 }

@@ -160,12 +160,16 @@ export class Http2Connection<T> {
    * @returns undefined at the limit of concurrent streams, when going away, and when identifiers are used up.
    */
   openStream(context: T): Http2Stream<T> | undefined {
+    return this.hasRoom ? this.#core.addStream(0, context) : undefined;
+  }
+
+  /** Client: whether `openStream` gives a stream now. */
+  get hasRoom(): boolean {
     const core = this.#core;
     if (core.role !== "client" || core.closed || core.goingAway || core.lastStreamId >= LAST_STREAM - 1) {
-      return undefined;
+      return false;
     }
-    const most = Math.min(core.peer.maxConcurrentStreams, core.settings.maxConcurrentStreams);
-    return core.open < most ? core.addStream(0, context) : undefined;
+    return core.open < Math.min(core.peer.maxConcurrentStreams, core.settings.maxConcurrentStreams);
   }
 
   /**
