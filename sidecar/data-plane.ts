@@ -50,6 +50,8 @@ export interface DataPlaneDeps {
   readonly meshNowMs: () => number;
   readonly resolve: (host: string, port: number) => Promise<Resolution>;
   readonly capture?: CaptureDeps;
+  /** Zone of this sidecar, as the control plane knows it; empty or absent: not known. */
+  readonly zone?: () => string;
 }
 
 /** What capture rests on. Tests bring their own; a process takes the kernel's and the ports that the rules name. */
@@ -170,9 +172,10 @@ export class DataPlane {
       log,
       random,
       randomId: () => ids.hex(16),
+      zone: deps.zone ?? (() => ""),
       tlsOptions: clientTlsOptions,
     });
-    const outbound: OutboundServices = { ...shared, resolve: deps.resolve };
+    const outbound: OutboundServices = { ...shared, node: config.node, resolve: deps.resolve };
     this.outbound = new OutboundListener({ services: outbound, log });
     this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
     this.#gauges(audit, verifier);
@@ -427,6 +430,12 @@ export class DataPlane {
     });
     if (audit !== undefined) this.#auditMetrics(audit, this.#config.auditFile === "-" ? "stdout" : "file");
     this.#tokenMetrics(verifier);
+    metrics.addGauge({
+      name: "countersign_endpoints",
+      help: "endpoints of the services that were called, by state",
+      labels: ["service", "state"],
+      read: () => this.upstreams.endpointStates(),
+    });
     metrics.addGauge({
       name: "countersign_limit_remaining_ratio",
       help: "what is left of a rate limit for the caller that has least",

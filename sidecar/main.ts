@@ -127,6 +127,7 @@ class Sidecar {
       meshNowMs: this.#meshNowMs,
       resolve: (host, port) =>
         this.#client?.resolve(host, port) ?? Promise.resolve({ kind: "refused", reason: "NOT_READY" }),
+      zone: () => this.#client?.zone() ?? "",
     });
   }
 

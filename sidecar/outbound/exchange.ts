@@ -1,7 +1,6 @@
 // One request of the application to another workload: resolved, classified, countersigned, sent over the mesh, answered.
 // One object per request; every way out ends in `#finish`, once.
 
-import { pickLeastRequest } from "../balance/pick.ts";
 import { joinedField } from "../core/http/headers.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import type { Reason } from "../core/policy/reason.ts";
@@ -12,12 +11,13 @@ import type { Http2Stream } from "../wire/http2/connection.ts";
 import type { AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { CallFacts } from "./call-facts.ts";
 import { writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
+import { hashKeyOf } from "./hash-key.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
+import type { Member } from "./member.ts";
 import { writeMeshHead } from "./mesh-request.ts";
 import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
-import type { Upstream } from "./upstream.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
 const NO_ERROR = 0x0;
@@ -47,7 +47,8 @@ export class OutboundExchange implements UpstreamExchange {
   #chain: CallChain | undefined;
   #authorization: string | undefined;
   #authorizations = 0;
-  #tried: Set<Upstream> | undefined;
+  #member: Member | undefined;
+  #tried: Set<Member> | undefined;
   #attempts = 0;
   #connection: UpstreamConnection | undefined;
   #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
@@ -160,7 +161,8 @@ export class OutboundExchange implements UpstreamExchange {
   #route(): void {
     const destination = this.#facts.destination;
     if (destination === undefined) return;
-    if (destination.upstreams.length === 0) {
+    const { group } = destination;
+    if (group.members.length === 0) {
       this.#refuse("NO_ENDPOINTS", "no running workload serves it");
       return;
     }
@@ -168,16 +170,19 @@ export class OutboundExchange implements UpstreamExchange {
       this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint could be reached");
       return;
     }
+    if (this.#attempts === 0) group.called(this.#facts.startedMs);
     this.#attempts++;
-    const upstream =
-      pickLeastRequest(destination.upstreams, this.#tried, Math.random) ??
-      pickLeastRequest(destination.upstreams, undefined, Math.random);
-    if (upstream === undefined) {
-      this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
+    const member = group.pick(this.#tried, hashKeyOf(group.traffic.lb, this.#facts, this.#services.node));
+    if (member === undefined) {
+      if (group.hasReachable)
+        this.#refuse("OVERLOADED", "every endpoint has as many requests as it may have");
+      else this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
       return;
     }
-    this.#facts.upstream = upstream;
-    if (!upstream.request(this)) this.#refuse("OVERLOADED", "too many requests wait for a connection");
+    this.#member = member;
+    this.#facts.upstream = member.upstream;
+    if (!member.upstream.request(this, group.traffic.bounds))
+      this.#refuse("OVERLOADED", "too many requests wait for a connection");
   }
 
   // --- from the mesh ---------------------------------------------------------------------------------------------
@@ -272,9 +277,9 @@ export class OutboundExchange implements UpstreamExchange {
       return;
     }
     if (untouched && this.#bodySent === 0) {
-      if (this.#facts.upstream !== undefined) {
+      if (this.#member !== undefined) {
         this.#tried ??= new Set();
-        this.#tried.add(this.#facts.upstream);
+        this.#tried.add(this.#member);
       }
       this.#route();
       return;

@@ -17,7 +17,7 @@ export interface GroupDeps {
   readonly metrics: SidecarMetrics;
   readonly log: Logger;
   /** Zone of this sidecar; empty: not known. */
-  readonly zone: string;
+  readonly zone: () => string;
 }
 
 /** Below this part of usable endpoints all are used, where no policy says another. */
@@ -40,6 +40,7 @@ export class EndpointGroup implements MemberGroup {
   #impaired = 0;
   #panic = false;
   #turn = 0;
+  #zone = "";
   /** When the service was asked for last; active checks end some time after. */
   #calledAtMs: number;
 
@@ -90,12 +91,17 @@ export class EndpointGroup implements MemberGroup {
     this.#members = upstreams.map(
       (upstream) => known.get(upstream) ?? new Member(upstream, this, rampFromMs),
     );
-    const { zone } = this.#deps;
+    this.#split();
+    this.#recount();
+  }
+
+  #split(): void {
+    const zone = this.#deps.zone();
+    this.#zone = zone;
     const zoned = this.#traffic.preferZone && zone !== "" && this.#traffic.lb.kind !== "consistentHash";
     this.#local = zoned ? this.#members.filter((member) => member.upstream.endpoint.zone === zone) : [];
     this.#remote =
       this.#local.length === 0 ? [] : this.#members.filter((member) => !this.#local.includes(member));
-    this.#recount();
   }
 
   /**
@@ -203,6 +209,8 @@ export class EndpointGroup implements MemberGroup {
 
   /** Ends rests whose time is over. */
   sweep(nowMs: number): void {
+    // Known with the first connection to the control plane, which may come after the table.
+    if (this.#deps.zone() !== this.#zone) this.#split();
     const { outlier } = this.#traffic;
     if (outlier === undefined && this.#impaired === 0) return;
     for (const member of this.#members) {

@@ -101,6 +101,18 @@ export class UpstreamPool {
     return upstreams;
   }
 
+  /** Endpoints by service and state, as gauges are read; a service called on several ports counts once. */
+  endpointStates(): [string[], number][] {
+    const seen = new Set<string>();
+    const values: [string[], number][] = [];
+    for (const { group, only } of this.#groups.values()) {
+      if (only !== undefined || seen.has(group.service)) continue;
+      seen.add(group.service);
+      for (const [state, count] of group.states()) values.push([[group.service, state], count]);
+    }
+    return values;
+  }
+
   /** From now on connections are made, and proofs signed, with this identity. */
   setIdentity(identity: WorkloadIdentity): void {
     const { meshNowMs, randomId } = this.#deps;

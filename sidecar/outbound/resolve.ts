@@ -46,6 +46,10 @@ export class Destination {
     this.callee = { kind: kind ?? "service", name: name ?? service.id.slice(service.id.indexOf("/") + 1) };
   }
 
+  get callerSpiffeId(): string {
+    return this.#directory.table.program.spiffeId;
+  }
+
   /** The `:path` field of a target without query; one object as long as it is remembered. */
   pathField(target: string): Field {
     let field = this.#paths.get(target);

@@ -30,6 +30,8 @@ export interface OutboundServices {
   readonly correlation: Correlation | undefined;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
+  /** Name of this pod or machine. */
+  readonly node: string;
   /** Asks the control plane for a name that the table does not hold. */
   readonly resolve: (host: string, port: number) => Promise<Resolution>;
 }

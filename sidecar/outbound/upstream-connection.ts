@@ -48,6 +48,8 @@ export interface UpstreamDeps {
   readonly random: () => number;
   readonly randomId: () => string;
   readonly anchors: Anchors;
+  /** Zone of this sidecar; empty: not known. */
+  readonly zone: () => string;
   /** Mutual TLS with an identity, towards a peer that must have this SPIFFE ID. */
   readonly tlsOptions: (
     identity: WorkloadIdentity,
