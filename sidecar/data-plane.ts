@@ -27,6 +27,7 @@ import { PlaintextListener } from "./inbound/plaintext-listener.ts";
 import type { InboundServices } from "./inbound/services.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
+import { Deadlines } from "./outbound/deadlines.ts";
 import { OutboundListener } from "./outbound/listener.ts";
 import { UpstreamPool } from "./outbound/pool.ts";
 import { Directory } from "./outbound/resolve.ts";
@@ -99,6 +100,7 @@ export class DataPlane {
   readonly inbound: InboundListener;
   readonly outbound: OutboundListener;
   readonly upstreams: UpstreamPool;
+  readonly #deadlines: Deadlines;
   readonly #captured: Captured | undefined;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
@@ -126,6 +128,7 @@ export class DataPlane {
     this.#config = config;
     this.#deps = deps;
     const { clock, log, random, meshNowMs } = deps;
+    this.#deadlines = new Deadlines(clock);
     const audit = this.#open("--audit-file", config.auditFile);
     const access = this.#open("--access-log", config.accessLog);
     const ids = this.#ids;
@@ -175,7 +178,13 @@ export class DataPlane {
       zone: deps.zone ?? (() => ""),
       tlsOptions: clientTlsOptions,
     });
-    const outbound: OutboundServices = { ...shared, node: config.node, resolve: deps.resolve };
+    const outbound: OutboundServices = {
+      ...shared,
+      deadlines: this.#deadlines,
+      random,
+      node: config.node,
+      resolve: deps.resolve,
+    };
     this.outbound = new OutboundListener({ services: outbound, log });
     this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
     this.#gauges(audit, verifier);
@@ -397,6 +406,7 @@ export class DataPlane {
     this.#captured?.outbound.destroy();
     this.#captured?.inbound.destroy();
     this.upstreams.destroy();
+    this.#deadlines.close();
     for (const side of this.#apps.values()) side.close();
     for (const file of this.#files) await file.close();
   }

@@ -154,9 +154,10 @@ export class EndpointGroup implements MemberGroup {
       : pickLeastRequest(from, tried, this.#deps.random);
   }
 
-  /** An attempt that the endpoint answered well. */
-  succeeded(member: Member): void {
-    if (this.#traffic.outlier !== undefined) member.outlier.succeed();
+  /** What an answer says of the endpoint. */
+  ended(member: Member, verdict: "good" | "bad" | undefined): void {
+    if (verdict === "bad") this.failed(member);
+    else if (verdict === "good" && this.#traffic.outlier !== undefined) member.outlier.succeed();
   }
 
   /** An attempt that failed for a reason that speaks against the endpoint. */
