@@ -1,6 +1,7 @@
 // The metrics of the sidecar: what is counted, under which names. Kept as typed arrays (telemetry/counters.ts); turned
 // into text by `metrics-text.ts` when scraped.
 import { Counters, type Gauge, Histograms } from "./telemetry/counters.ts";
+import { ModelMetrics } from "./telemetry/model-metrics.ts";
 
 /** Seconds; classic buckets of request durations. */
 const DURATION_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
@@ -58,6 +59,7 @@ export class SidecarMetrics {
     "rule",
     "key_type",
   ]);
+  readonly models = new ModelMetrics();
   readonly chainHops = new Histograms(
     "countersign_chain_hops",
     "length of the call chain, the caller counted",
@@ -137,6 +139,8 @@ export class SidecarMetrics {
       this.dryRun,
       this.authnFailures,
       this.limited,
+      this.models.tokens,
+      this.models.estimated,
       this.proofSkew,
       this.forwarded,
       this.connections,
@@ -149,7 +153,7 @@ export class SidecarMetrics {
   }
 
   histograms(): readonly Histograms[] {
-    return [this.duration, this.overhead, this.chainHops];
+    return [this.duration, this.overhead, this.chainHops, this.models.timeToFirst, this.models.timePerToken];
   }
 }
 
