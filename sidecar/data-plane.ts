@@ -144,6 +144,7 @@ export class DataPlane {
       random,
       recordAllows: config.audit === "allow",
       takesBodies: config.auditBodies,
+      secretNames: new Set(config.auditRedact),
     });
     const shared = {
       state: this.#state,
@@ -170,7 +171,6 @@ export class DataPlane {
       limiter: this.#limiter,
       concurrency: this.#concurrency,
       replays: new ReplayMemory(MAX_REPLAYS, clock.monotonicMs()),
-      secretNames: new Set(config.auditRedact),
       app: (port) => this.#app(port),
       appAddress: (port) => this.#appAddress(port),
     };

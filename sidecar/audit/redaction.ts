@@ -26,14 +26,43 @@ export function redactedField(name: string, value: string, more: SecretNames): s
   return query < 0 ? value : `${value.slice(0, query)}?${REDACTED}`;
 }
 
-/** A quoted name, a colon, a quoted value that may be cut off by the end of what was kept. Linear: no part can match two ways. */
-const JSON_ENTRY = /"((?:[^"\\]|\\.)*)"([ \t\r\n]*:[ \t\r\n]*)"((?:[^"\\]|\\.)*)("|\\?$)/gs;
-
-/** JSON text with the string values of secret entries replaced, also when it is cut off. */
+/**
+ * JSON text with the string values of secret entries replaced, also those in a list, and also when the text is cut off.
+ * One pass over the strings of the text; what is no JSON comes out as something that is none either.
+ */
 export function redactedJson(text: string, more: SecretNames): string {
-  return text.replace(JSON_ENTRY, (whole, name: string, colon: string) =>
-    isSecretEntry(unescaped(name), more) ? `"${name}"${colon}"${REDACTED}"` : whole,
-  );
+  let out = "";
+  let copied = 0;
+  let isSecret = false;
+  for (let start = text.indexOf('"'); start >= 0; ) {
+    const end = endOfString(text, start + 1);
+    const name = text.slice(start + 1, end);
+    const colon = afterSpace(text, end + 1);
+    if (text[colon] === ":") {
+      const value = afterSpace(text, colon + 1);
+      isSecret = (text[value] === '"' || text[value] === "[") && isSecretEntry(unescaped(name), more);
+    } else if (isSecret) {
+      out += `${text.slice(copied, start)}"${REDACTED}"`;
+      copied = end + 1;
+      // Inside a list the next string is a value too.
+      isSecret = text[colon] === ",";
+    }
+    start = text.indexOf('"', end + 1);
+  }
+  return out + text.slice(copied);
+}
+
+/** Position of the quote that ends a string, or the end of the text. */
+function endOfString(text: string, from: number): number {
+  let at = from;
+  while (at < text.length && text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
+  return Math.min(at, text.length);
+}
+
+function afterSpace(text: string, from: number): number {
+  let at = from;
+  while (text[at] === " " || text[at] === "\n" || text[at] === "\t" || text[at] === "\r") at++;
+  return at;
 }
 
 /** A form body (`application/x-www-form-urlencoded`) with the values of secret entries replaced. */

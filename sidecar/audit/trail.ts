@@ -4,6 +4,7 @@ import type { Call } from "../core/policy/call.ts";
 import type { AuditSetting } from "../core/policy/rule.ts";
 import { JsonTexts } from "../telemetry/json-texts.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
+import { AuditPayload } from "./payload.ts";
 import {
   type AuditCall,
   type AuditDecision,
@@ -14,6 +15,7 @@ import {
   auditEvent,
   intentOf,
 } from "./record.ts";
+import type { SecretNames } from "./redaction.ts";
 
 /** A denial that can still be explained. */
 export interface RecentDenial {
@@ -44,6 +46,8 @@ export interface AuditTrailOptions {
   readonly recordAllows: boolean;
   /** Whether what callers and applications say to each other may stand in the sink (audit level `Body`). */
   readonly takesBodies: boolean;
+  /** Further names whose values must not stand in it. */
+  readonly secretNames: SecretNames;
 }
 
 /** An event without what the trail itself adds. */
@@ -91,8 +95,10 @@ export class AuditTrail {
     return setting.level !== "None" && (setting.sample >= 1 || this.#options.random() < setting.sample);
   }
 
-  get takesBodies(): boolean {
-    return this.#options.takesBodies;
+  /** Gathers what the event of a call needs beside the usual; undefined: nothing. */
+  payload(setting: AuditSetting | undefined): AuditPayload | undefined {
+    const { takesBodies, secretNames } = this.#options;
+    return AuditPayload.of(setting?.level, takesBodies, secretNames);
   }
 
   record(input: AuditInput, allowed: boolean): void {

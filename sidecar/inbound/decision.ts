@@ -1,6 +1,5 @@
 // Policy on one call whose facts are complete: the decision, its limits, and whether it can be recorded as it must be.
 
-import { AuditPayload } from "../audit/payload.ts";
 import type { Call } from "../core/policy/call.ts";
 import { type Decision, decide } from "../core/policy/decide.ts";
 import { refusalDecision } from "./authorize.ts";
@@ -45,7 +44,7 @@ export function decideCall(
     const { policy, rule, allowed } = decision.would;
     metrics.dryRun.add(metrics.dryRun.series(policy ?? "", rule ?? "", allowed ? "Allow" : "Deny"));
   }
-  const payload = AuditPayload.of(decision.audit?.level, trail.takesBodies, services.secretNames);
+  const payload = trail.payload(decision.audit);
   facts.payload = payload;
   if (payload !== undefined) payload.request.fields = head.fields;
   if (!decision.allowed) return { decision, limited: undefined };

@@ -1,6 +1,5 @@
 // What every request on the mesh port shares: the state in force and the parts of the process it uses.
 
-import type { SecretNames } from "../audit/redaction.ts";
 import type { AuditTrail } from "../audit/trail.ts";
 import type { ConcurrencyLimiter } from "../balance/concurrency.ts";
 import type { RateLimiter } from "../balance/limits.ts";
@@ -41,8 +40,6 @@ export interface InboundServices {
   readonly limiter: RateLimiter;
   readonly concurrency: ConcurrencyLimiter;
   readonly replays: ReplayMemory;
-  /** Further names whose values audit events must not hold. */
-  readonly secretNames: SecretNames;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
   /** The application behind a declared port. */

@@ -31,6 +31,8 @@ describe("redaction", () => {
     ['{"prompt":"say \\"password\\": \\"x\\""}', '{"prompt":"say \\"password\\": \\"x\\""}'],
     ['{"client_secret":"cut off he', '{"client_secret":"[redacted]"'],
     ['{"n":1,"secret":"x","list":["token","y"]}', '{"n":1,"secret":"[redacted]","list":["token","y"]}'],
+    ['{"secret":["x" , "y"],"a":"b"}', '{"secret":["[redacted]" , "[redacted]"],"a":"b"}'],
+    ['{"secret":"x","a":"b","c":["d"]}', '{"secret":"[redacted]","a":"b","c":["d"]}'],
   ])("JSON %s", (text, want) => {
     expect(redactedJson(text, NONE)).toBe(want);
   });
@@ -66,7 +68,7 @@ describe("redaction", () => {
     const began = performance.now();
     for (const odd of ['"', '"a":"', '\\"', '"":', `"a"${" ".repeat(50)}`])
       redactedJson(odd.repeat(16_384 / odd.length), NONE);
-    expect(performance.now() - began).toBeLessThan(500);
+    expect(performance.now() - began).toBeLessThan(200);
   });
 });
 
