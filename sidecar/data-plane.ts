@@ -31,6 +31,7 @@ import type { InboundServices } from "./inbound/services.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
 import { Deadlines } from "./outbound/deadlines.ts";
+import { HealthChecks } from "./outbound/health-checks.ts";
 import { OutboundListener } from "./outbound/listener.ts";
 import { UpstreamPool } from "./outbound/pool.ts";
 import { Directory } from "./outbound/resolve.ts";
@@ -106,6 +107,7 @@ export class DataPlane {
   readonly outbound: OutboundListener;
   readonly upstreams: UpstreamPool;
   readonly #deadlines: Deadlines;
+  readonly #healthChecks: HealthChecks;
   readonly #captured: Captured | undefined;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
@@ -200,6 +202,7 @@ export class DataPlane {
       node: config.node,
       resolve: deps.resolve,
     };
+    this.#healthChecks = new HealthChecks(this.upstreams, outbound, log);
     this.outbound = new OutboundListener({ services: outbound, log });
     this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
     this.#gauges(audit, verifier);
@@ -395,6 +398,7 @@ export class DataPlane {
     this.#captured?.inbound.sweep(nowMs);
     this.upstreams.sweep(nowMs);
     this.#concurrency.sweep(nowMs);
+    this.#healthChecks.sweep(nowMs);
     for (const side of this.#apps.values()) side.sweep(nowMs);
   }
 

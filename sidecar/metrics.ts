@@ -95,6 +95,10 @@ export class SidecarMetrics {
     "cause",
     "result",
   ]);
+  readonly healthChecks = new Counters("countersign_health_checks_total", "active checks of endpoints", [
+    "service",
+    "result",
+  ]);
   readonly problems = new Counters(
     "countersign_protocol_errors_total",
     "requests refused before a decision",
@@ -147,6 +151,7 @@ export class SidecarMetrics {
       this.captured,
       this.ejections,
       this.retries,
+      this.healthChecks,
       this.problems,
       this.rotations,
     ];

@@ -3,7 +3,6 @@
 
 import type { Timed } from "../balance/deadline-wheel.ts";
 import { joinedField } from "../core/http/headers.ts";
-import type { Classified } from "../core/policy/classified.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
@@ -18,6 +17,7 @@ import { hashKeyOf } from "./hash-key.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
 import type { Member } from "./member.ts";
 import { writeMeshHead } from "./mesh-request.ts";
+import { labelOf } from "./operation-label.ts";
 import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import {
@@ -36,16 +36,6 @@ const INTERNAL_ERROR = 0x2;
 const CANCEL = 0x8;
 const REFUSED_STREAM = 0x7;
 const EMPTY = Buffer.alloc(0);
-
-/** Label of an operation in a proof: both sides put `mcp` on a port with that pack (DOMAIN V6). */
-function labelOf(classified: Classified): string {
-  if (classified.pending?.kind === "mcp") return "mcp";
-  return classified.operation.kind === "known"
-    ? classified.operation.name
-    : classified.operation.kind === "unknown"
-      ? "unknown"
-      : "undetermined";
-}
 
 export class OutboundExchange implements UpstreamExchange, Timed {
   readonly head: OutboundHead;

@@ -28,6 +28,7 @@ const MAX_REST_MS = 60_000;
 export class EndpointGroup implements MemberGroup {
   /** `namespace/name`. */
   readonly service: string;
+  readonly port: number;
   readonly clock: Clock;
   readonly budget = new RetryBudget();
   readonly #deps: GroupDeps;
@@ -44,8 +45,14 @@ export class EndpointGroup implements MemberGroup {
   /** When the service was asked for last; active checks end some time after. */
   #calledAtMs: number;
 
-  constructor(service: string, upstreams: readonly Upstream[], traffic: ServiceTraffic, deps: GroupDeps) {
+  constructor(
+    { service, port }: Pick<EndpointGroup, "service" | "port">,
+    upstreams: readonly Upstream[],
+    traffic: ServiceTraffic,
+    deps: GroupDeps,
+  ) {
     this.service = service;
+    this.port = port;
     this.clock = deps.clock;
     this.#deps = deps;
     this.#traffic = traffic;

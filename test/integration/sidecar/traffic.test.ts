@@ -93,6 +93,7 @@ async function fleet(
   answers: readonly Answer[],
   traffic?: Partial<TrafficSettings>,
   extraPorts: readonly number[] = [],
+  policies = [ALLOW_READ],
 ): Promise<Fleet> {
   const bundle = world.authority.bundle.json;
   const apps: App[] = [];
@@ -100,7 +101,7 @@ async function fleet(
   for (const answer of answers) {
     const app = await world.app(answer);
     const callee = await world.sidecar(THINGS, { app });
-    callee.plane.setTable(table({ self: THINGS, policies: [ALLOW_READ], bundle }));
+    callee.plane.setTable(table({ self: THINGS, policies, bundle }));
     apps.push(app);
     callees.push(callee);
   }
@@ -331,6 +332,76 @@ describe("an outlier", () => {
     const { caller, reached } = await fleet([broken], { outlier });
     expect(await statuses(caller, GET, 10)).toEqual(new Map([[500, 10]]));
     expect(reached()).toEqual([10]);
+  });
+});
+
+describe("an active check", () => {
+  const healthCheck = {
+    probe: { kind: "http" as const, path: "/health" },
+    intervalMs: 20,
+    timeoutMs: 200,
+    healthyThreshold: 2,
+    unhealthyThreshold: 2,
+  };
+  const allowHealth: typeof ALLOW_READ = {
+    ...ALLOW_READ,
+    rules: [
+      {
+        name: "all",
+        from: [{ workload: { kinds: ["notebook"] } }],
+        operations: [{ op: "thing" }, { op: "health" }],
+      },
+    ],
+  };
+
+  async function sweepUntil({ caller }: Fleet, text: string): Promise<void> {
+    await until(() => {
+      caller.plane.sweep(performance.now());
+      return metricsOf(caller).includes(text);
+    });
+  }
+
+  test.each([
+    { name: "that fails", answer: broken },
+    { name: "that is not answered", answer: silent },
+  ])("$name takes an endpoint out, and one that succeeds brings it back", async ({ answer }) => {
+    let sick = true;
+    const moody: Answer = (head, socket, body) => {
+      if (sick && head.startsWith("GET /health")) answer(head, socket, body);
+      else hello(head, socket, body);
+    };
+    const all = await fleet([moody, hello, hello], { healthCheck }, [], [allowHealth]);
+    const { caller, apps } = all;
+    const things = (): number => apps[0]?.heads.filter((head) => head.startsWith("GET /things")).length ?? 0;
+    expect((await send(caller.proxyPort, GET)).status).toBe(200);
+    await sweepUntil(all, 'countersign_endpoints{service="ml/things",state="unhealthy"} 1');
+    const before = things();
+    expect(await statuses(caller, GET, 30)).toEqual(new Map([[200, 30]]));
+    expect(things()).toBe(before);
+    sick = false;
+    await sweepUntil(all, 'countersign_endpoints{service="ml/things",state="healthy"} 3');
+    await statuses(caller, GET, 30);
+    expect(things()).toBeGreaterThan(before);
+  });
+
+  test("that policy denies says nothing of the endpoint", async () => {
+    const all = await fleet([hello], { healthCheck });
+    await send(all.caller.proxyPort, GET);
+    await sweepUntil(all, 'countersign_health_checks_total{service="ml/things",result="denied"}');
+    expect(metricsOf(all.caller)).toContain('countersign_endpoints{service="ml/things",state="healthy"} 1');
+  });
+
+  test("by a ping needs nobody's leave, and finds a sidecar that is gone", async () => {
+    const all = await fleet([hello, hello], { healthCheck: { ...healthCheck, probe: { kind: "tcp" } } });
+    await send(all.caller.proxyPort, GET);
+    await sweepUntil(all, 'countersign_health_checks_total{service="ml/things",result="good"}');
+    await all.callees[0]?.plane.close(0);
+    await until(() => {
+      all.caller.plane.sweep(performance.now());
+      const [first] = [...all.caller.plane.upstreams.groups][0]?.members ?? [];
+      return first?.healthy === false;
+    });
+    expect(await statuses(all.caller, GET, 20)).toEqual(new Map([[200, 20]]));
   });
 });
 
