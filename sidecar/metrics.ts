@@ -1,7 +1,6 @@
 // The metrics of the sidecar: what is counted, under which names. Kept as typed arrays (telemetry/counters.ts); turned
 // into text by `metrics-text.ts` when scraped.
 import { Counters, type Gauge, Histograms } from "./telemetry/counters.ts";
-import { ModelMetrics } from "./telemetry/model-metrics.ts";
 
 /** Seconds; classic buckets of request durations. */
 const DURATION_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
@@ -59,7 +58,6 @@ export class SidecarMetrics {
     "rule",
     "key_type",
   ]);
-  readonly models = new ModelMetrics();
   readonly chainHops = new Histograms(
     "countersign_chain_hops",
     "length of the call chain, the caller counted",
@@ -95,10 +93,11 @@ export class SidecarMetrics {
     "cause",
     "result",
   ]);
-  readonly healthChecks = new Counters("countersign_health_checks_total", "active checks of endpoints", [
-    "service",
-    "result",
-  ]);
+  readonly detected = new Counters(
+    "countersign_detected_protocols_total",
+    "connections to ports that declare no protocol, by what was found on them",
+    ["protocol"],
+  );
   readonly problems = new Counters(
     "countersign_protocol_errors_total",
     "requests refused before a decision",
@@ -143,22 +142,20 @@ export class SidecarMetrics {
       this.dryRun,
       this.authnFailures,
       this.limited,
-      this.models.tokens,
-      this.models.estimated,
       this.proofSkew,
       this.forwarded,
       this.connections,
       this.captured,
       this.ejections,
       this.retries,
-      this.healthChecks,
+      this.detected,
       this.problems,
       this.rotations,
     ];
   }
 
   histograms(): readonly Histograms[] {
-    return [this.duration, this.overhead, this.chainHops, this.models.timeToFirst, this.models.timePerToken];
+    return [this.duration, this.overhead, this.chainHops];
   }
 }
 

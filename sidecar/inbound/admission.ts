@@ -2,8 +2,7 @@
 // it means, and whether the proof fits (DOMAIN 2.5 V1 to V8). Fills the facts; the first thing that is wrong is returned.
 import { joinedField } from "../core/http/headers.ts";
 import { checkChain, checkOperation } from "../core/identity/chain.ts";
-import type { VerifiedCaller } from "../core/identity/proofs.ts";
-import type { Classified } from "../core/policy/classified.ts";
+import { type Classified, NO_VIEWS, NONE, UNKNOWN } from "../core/policy/classified.ts";
 import { needsResource } from "../core/policy/decide.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
@@ -37,6 +36,43 @@ export function admit(
   services: InboundServices,
   unsupported: string,
 ): Refusal | undefined {
+  const refused = admitCaller(facts, peer, services, unsupported);
+  if (refused !== undefined) return refused;
+  const port = portOf(facts, peer);
+  if (typeof port === "string") return refusal("REQ_MALFORMED", port);
+  facts.port = port;
+  if (port.protocol !== "http" && port.protocol !== "auto")
+    return refusal("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
+  const classified = classifyHead(facts, peer, port);
+  if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);
+  facts.classified = classified.value;
+  return checkProof(facts, services, port, classified.value);
+}
+
+/** The same of a connection whose bytes are passed on unseen: what it is asked for is its port, and no more is known. */
+export function admitOpaque(
+  facts: CallFacts,
+  peer: CallerSide,
+  services: InboundServices,
+): Refusal | undefined {
+  const refused = admitCaller(facts, peer, services, "");
+  if (refused !== undefined) return refused;
+  const port = portOf(facts, peer);
+  if (typeof port === "string") return refusal("REQ_MALFORMED", port);
+  facts.port = port;
+  const unseen = opaqueProblem(facts, port);
+  if (unseen !== undefined) return unseen;
+  facts.classified = opaqueClass(port.port);
+  return checkProof(facts, services, port, facts.classified);
+}
+
+/** V1 to V4. */
+function admitCaller(
+  facts: CallFacts,
+  peer: CallerSide,
+  services: InboundServices,
+  unsupported: string,
+): Refusal | undefined {
   const { head } = facts;
   const { enforcement, identityUntilMs, bundleEpoch } = services.state;
   facts.enforcement = enforcement;
@@ -46,9 +82,7 @@ export function admit(
   const program = peer.programOf(enforcement);
   if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
   facts.program = program;
-  if (head.method === "CONNECT") return refusal("UNSUPPORTED", "CONNECT is not carried yet");
   if (unsupported !== "") return refusal("UNSUPPORTED", unsupported);
-  // V1 to V4.
   if (head.twice !== "") return badIdentity("AUTHN_PROOF_INVALID", `\`${head.twice}\` came twice`);
   const identified = peer.identify(head, bundleEpoch, facts.nowMs);
   if (!(identified instanceof IdentifiedCaller)) return badIdentity(identified.reason, identified.detail);
@@ -58,15 +92,40 @@ export function admit(
   if (verified !== undefined && enforcement.table.revocations.covers(verified.peer)) return revoked;
   if (verified?.kind === "mtls" && enforcement.table.settings.proofs === "Required")
     return badIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
-  const port = portOf(facts, peer);
-  if (typeof port === "string") return refusal("REQ_MALFORMED", port);
-  facts.port = port;
-  if (port.protocol !== "http" && port.protocol !== "auto")
-    return refusal("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
-  const classified = classifyHead(facts, peer, port);
-  if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);
-  facts.classified = classified.value;
-  return verified === undefined ? undefined : checkProof(facts, services, verified, port, classified.value);
+  return undefined;
+}
+
+/** Why the bytes of a connection must not go to a port unseen. */
+export function opaqueProblem(facts: CallFacts, port: EnforcedPort): Refusal | undefined {
+  const { protocol } = port;
+  if (protocol === "tcp" || protocol === "tls") return undefined;
+  if (protocol !== "auto")
+    return refusal(
+      "REQ_MALFORMED",
+      `port ${port.port} speaks \`${protocol}\`: it takes requests, no connections`,
+    );
+  // What speaks HTTP there could be told otherwise to be anything else, and so slip past rules on operations.
+  const blind = facts.enforcement?.blindDeny(port.port);
+  return blind === undefined
+    ? undefined
+    : refusal(
+        "DENIED_BY_POLICY",
+        `deny rule \`${blind}\` is about operations, which cannot be seen here: declare the port's protocol`,
+      );
+}
+
+/** What policies see of a connection: no operation, no resource, no request. */
+function opaqueClass(port: number): Classified {
+  return {
+    operation: UNKNOWN,
+    resource: NONE,
+    access: undefined,
+    template: `:${port}`,
+    request: { method: "", path: "", grpc: undefined, mcp: undefined },
+    folded: NO_VIEWS,
+    pending: undefined,
+    query: undefined,
+  };
 }
 
 /** The application's port that the request means, or why none can be told. */
@@ -97,10 +156,12 @@ function classifyHead(facts: CallFacts, peer: CallerSide, port: EnforcedPort): R
 function checkProof(
   facts: CallFacts,
   { metrics }: InboundServices,
-  { hop, via, peer }: VerifiedCaller,
   port: EnforcedPort,
   classified: Classified,
 ): Refusal | undefined {
+  const verified = facts.identified?.verified;
+  if (verified === undefined) return undefined;
+  const { hop, via, peer } = verified;
   if (hop !== undefined) {
     const outcome = checkOperation(hop, proofOperation(classified), port.packsDigest);
     if (outcome === "skew") metrics.proofSkew.add(metrics.skew);

@@ -10,7 +10,7 @@ import { type CompiledProgram, createProgram, type Decision } from "../core/poli
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import { plaintextProgram } from "../core/policy/plaintext.ts";
 import type { Reason } from "../core/policy/reason.ts";
-import type { PortProtocol } from "../core/policy/rule.ts";
+import type { PortProtocol, WorkloadProgram } from "../core/policy/rule.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, PLAINTEXT_PARTY, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
@@ -105,6 +105,7 @@ export class Enforcement {
   readonly #trail: AuditTrail;
   readonly #edges = new Map<string, InboundEdge>();
   readonly #reasons = new Map<string, number>();
+  readonly #blindDenies = new Map<number, string | undefined>();
 
   constructor(
     table: SidecarTable,
@@ -153,6 +154,15 @@ export class Enforcement {
     return outcome;
   }
 
+  /**
+   * The first enforced Deny rule of a port that looks at more than who calls, when and from where: it cannot be held
+   * against bytes. `policy/rule`; undefined: there is none.
+   */
+  blindDeny(port: number): string | undefined {
+    if (!this.#blindDenies.has(port)) this.#blindDenies.set(port, findBlindDeny(this.table.program, port));
+    return this.#blindDenies.get(port);
+  }
+
   /** The outcome of a call that was refused without a decision. */
   refusal(edge: InboundEdge, reason: Reason): EdgeOutcome {
     return this.outcome(edge, refusalDecision(reason));
@@ -194,6 +204,18 @@ export class Enforcement {
       ),
     };
   }
+}
+
+function findBlindDeny(program: WorkloadProgram, port: number): string | undefined {
+  for (const { action, enforcement, ports, rules, id } of program.policies) {
+    if (action !== "Deny" || enforcement !== "Enforce" || ports?.includes(port) === false) continue;
+    const blind = rules.find(
+      ({ operations, when }) =>
+        when?.cel !== undefined || (operations !== undefined && !operations.some(({ any }) => any === true)),
+    );
+    if (blind !== undefined) return `${id}/${blind.name}`;
+  }
+  return undefined;
 }
 
 function partyOf(caller: Caller | undefined): Party {

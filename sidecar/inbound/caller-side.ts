@@ -4,13 +4,24 @@ import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
+import type { Slotted } from "../wire/slot-list.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { InboundExchange } from "./exchange.ts";
 import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts";
+
+/** A request, or a connection that is passed on unseen, as the connection it came on sees it. */
+export interface InboundStream extends Slotted {
+  onRequestBody(chunk: Buffer, endStream: boolean): void;
+  onRequestTrailers(fields: readonly Field[]): void;
+  onPeerWritable(): void;
+  /** The caller reset the stream or its connection is gone. */
+  onPeerGone(): void;
+  /** Ends what took too long. @param nowMs monotonic. */
+  sweep(nowMs: number): void;
+}
 
 /** The place of one request on its connection. */
 export interface CallerStream {
-  context: InboundExchange | undefined;
+  context: InboundStream | undefined;
 }
 
 export interface CallerSide {
@@ -30,5 +41,5 @@ export interface CallerSide {
   lookup(fields: readonly Field[]): HeaderLookup;
   countBadProof(): void;
   /** The exchange is over. */
-  finished(exchange: InboundExchange): void;
+  finished(stream: InboundStream): void;
 }

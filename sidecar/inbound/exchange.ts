@@ -10,9 +10,8 @@ import { admit, catchUp, type Refusal, wantsBody } from "./admission.ts";
 import type { AnswerHead, AppExchange, AppFailure, AppPlace, Repeatable } from "./app-side.ts";
 import { operationLabel, refusalDecision } from "./authorize.ts";
 import { CallFacts } from "./call-facts.ts";
-import type { CallerSide, CallerStream } from "./caller-side.ts";
+import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { decideCall } from "./decision.ts";
-import type { DeniedCall, DutyBearer } from "./duties.ts";
 import { writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { RequestHead } from "./request-head.ts";
@@ -28,7 +27,7 @@ const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
 const EMPTY = Buffer.alloc(0);
 
-export class InboundExchange implements AppExchange, DutyBearer {
+export class InboundExchange implements AppExchange, InboundStream {
   readonly #services: InboundServices;
   readonly #peer: CallerSide;
   readonly #stream: CallerStream;
@@ -99,7 +98,6 @@ export class InboundExchange implements AppExchange, DutyBearer {
 
   /** Ends waiting for a body that the decision needs: until then a request costs memory and nobody has allowed it. */
   sweep(nowMs: number): void {
-    this.#facts.duties?.sweep(nowMs);
     if (this.#over || this.#body === undefined || this.#facts.decision !== undefined) return;
     if (nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
@@ -135,28 +133,8 @@ export class InboundExchange implements AppExchange, DutyBearer {
 
   #decide(): void {
     const denied = decideCall(this.#facts, this.#peer, this.#services);
-    if (denied !== undefined) this.#deny(denied.decision, denied.limited);
-    else if (this.#facts.duties === undefined) this.#forward();
-    else this.#facts.duties.begin(this, this.#body);
-  }
-
-  onDutiesMet(): void {
-    this.#forward();
-  }
-
-  onDutiesFailed({ decision, limited, detail }: DeniedCall): void {
-    if (this.#over) return;
-    this.#facts.error = detail;
-    this.#deny(decision, limited);
-  }
-
-  onDutiesStale(): void {
-    const facts = this.#facts;
-    facts.duties = undefined;
-    const refused = catchUp(facts, this.#peer, this.#services);
-    if (refused !== undefined) this.#refuseWith(refused);
-    else if (wantsBody(facts)) this.#refuse("NOT_READY", "the policies changed while the call waited");
-    else this.#decide();
+    if (denied === undefined) this.#forward();
+    else this.#deny(denied.decision, denied.limited);
   }
 
   #forward(): void {
@@ -209,18 +187,12 @@ export class InboundExchange implements AppExchange, DutyBearer {
     this.#answerHead = true;
     this.#rpcBody = undefined;
     this.#responseLength = head.contentLength;
-    const { duties } = this.#facts;
-    duties?.answerHead(head.status, head.fields);
-    this.#answerEnded = writeAnswerHead(this.#peer.answers, this.#stream, head, {
-      method: this.#head.method,
-      duties,
-    });
+    this.#answerEnded = writeAnswerHead(this.#peer.answers, this.#stream, head, this.#head.method);
   }
 
   onAppBody(chunk: Buffer): void {
     if (this.#over) return;
     this.#facts.responseBytes += chunk.length;
-    this.#facts.duties?.answerBody(chunk);
     // The last piece carries END_STREAM itself: a frame less per answer.
     this.#answerEnded = this.#facts.responseBytes === this.#responseLength;
     if (!this.#peer.answers.sendData(this.#stream, chunk, this.#answerEnded) && !this.#answerEnded)
@@ -266,7 +238,6 @@ export class InboundExchange implements AppExchange, DutyBearer {
 
   onRequestBody(chunk: Buffer, endStream: boolean): void {
     this.#facts.requestBytes += chunk.length;
-    this.#facts.duties?.requestBody(chunk);
     this.#held += chunk.length;
     if (endStream) this.#requestEnded = true;
     if (this.#over || this.#answerEnded) {
@@ -333,7 +304,6 @@ export class InboundExchange implements AppExchange, DutyBearer {
   onPeerGone(): void {
     if (this.#over) return;
     this.#facts.error = "the caller went away";
-    this.#facts.duties?.abandon();
     this.#app?.abandon();
     this.#app = undefined;
     this.#finish();
@@ -433,7 +403,6 @@ export class InboundExchange implements AppExchange, DutyBearer {
     this.#body = undefined;
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
     this.#stream.context = undefined;
-    this.#facts.duties?.end();
     this.#facts.record(this.#services, this.#peer);
     this.#peer.finished(this);
   }

@@ -15,7 +15,7 @@ import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { CallerSide, CallerStream } from "./caller-side.ts";
+import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
 import type { InboundServices } from "./services.ts";
 import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts";
@@ -131,7 +131,7 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     if (this.#exchange === undefined && !this.#closing) this.#end();
   }
 
-  finished(exchange: InboundExchange): void {
+  finished(exchange: InboundStream): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
     this.#unconsumed = 0;
@@ -242,8 +242,7 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     const exchange = new InboundExchange(this.#deps.services, this, this.#stream, this.#fieldsOf(head));
     this.#stream.context = exchange;
     this.#exchange = exchange;
-    const isUpgrade = head.upgrade !== undefined && head.upgrade.toLowerCase() !== "h2c";
-    exchange.start(isBodyless, isUpgrade ? "protocol upgrades are not carried yet" : "");
+    exchange.start(isBodyless, unsupportedOf(head));
   }
 
   /** The head as HTTP/2 would bring it, without what belongs to this connection. */
@@ -332,4 +331,12 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     );
     this.#end();
   }
+}
+
+/** What a connection of this version does not carry of a request; empty: nothing. */
+function unsupportedOf({ method, upgrade }: RequestHead): string {
+  if (method === "CONNECT") return "CONNECT is not carried over HTTP/1.1";
+  return upgrade !== undefined && upgrade.toLowerCase() !== "h2c"
+    ? "protocol upgrades are not carried yet"
+    : "";
 }

@@ -16,9 +16,10 @@ import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { CallerSide, CallerStream } from "./caller-side.ts";
+import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
 import type { InboundServices } from "./services.ts";
+import { InboundTunnel } from "./tunnel.ts";
 import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } from "./verify.ts";
 
 const NO_ERROR = 0x0;
@@ -38,8 +39,8 @@ export interface PeerConnectionDeps {
   readonly onClosed: (connection: PeerConnection) => void;
 }
 
-export class PeerConnection implements CallerSide, Http2Handler<InboundExchange | undefined> {
-  readonly h2: Http2Connection<InboundExchange | undefined>;
+export class PeerConnection implements CallerSide, Http2Handler<InboundStream | undefined> {
+  readonly h2: Http2Connection<InboundStream | undefined>;
   /** The same object; an exchange gives back the streams it got, which are its own. */
   readonly answers: AnswerWriter<CallerStream>;
   readonly port = undefined;
@@ -47,7 +48,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundExchange 
   readonly remoteAddress: string | undefined;
   readonly #socket: MeshSocket;
   readonly #deps: PeerConnectionDeps;
-  readonly #exchanges = new SlotList<InboundExchange>();
+  readonly #exchanges = new SlotList<InboundStream>();
   readonly #flush = (): void => {
     this.h2.flush();
     this.#socket.flush();
@@ -132,7 +133,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundExchange 
   }
 
   onHeaders(
-    stream: Http2Stream<InboundExchange | undefined>,
+    stream: Http2Stream<InboundStream | undefined>,
     fields: readonly Field[],
     endStream: boolean,
   ): void {
@@ -142,24 +143,35 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundExchange 
     exchange.start(endStream);
   }
 
-  onInformational(stream: Http2Stream<InboundExchange | undefined>): void {
+  onConnect(
+    stream: Http2Stream<InboundStream | undefined>,
+    fields: readonly Field[],
+    endStream: boolean,
+  ): void {
+    const tunnel = new InboundTunnel(this.#deps.services, this, stream, fields);
+    stream.context = tunnel;
+    this.#exchanges.add(tunnel);
+    tunnel.start(endStream);
+  }
+
+  onInformational(stream: Http2Stream<InboundStream | undefined>): void {
     this.h2.resetStream(stream, 0x1);
   }
 
-  onData(stream: Http2Stream<InboundExchange | undefined>, chunk: Buffer, endStream: boolean): void {
+  onData(stream: Http2Stream<InboundStream | undefined>, chunk: Buffer, endStream: boolean): void {
     if (stream.context === undefined) this.h2.consumed(stream, chunk.length);
     else stream.context.onRequestBody(chunk, endStream);
   }
 
-  onTrailers(stream: Http2Stream<InboundExchange | undefined>, fields: readonly Field[]): void {
+  onTrailers(stream: Http2Stream<InboundStream | undefined>, fields: readonly Field[]): void {
     stream.context?.onRequestTrailers(fields);
   }
 
-  onReset(stream: Http2Stream<InboundExchange | undefined>): void {
+  onReset(stream: Http2Stream<InboundStream | undefined>): void {
     stream.context?.onPeerGone();
   }
 
-  onWritable(stream: Http2Stream<InboundExchange | undefined>): void {
+  onWritable(stream: Http2Stream<InboundStream | undefined>): void {
     stream.context?.onPeerWritable();
   }
 
@@ -183,7 +195,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundExchange 
   }
 
   /** Called by an exchange that is over. */
-  finished(exchange: InboundExchange): void {
+  finished(exchange: InboundStream): void {
     this.#exchanges.delete(exchange);
     this.activeAtMs = this.#deps.services.clock.monotonicMs();
     if (this.#ending && this.#exchanges.size === 0) setImmediate(this.#flush);

@@ -139,9 +139,9 @@ export class PlaintextListener {
     const { port } = original;
     this.#deps.log.debug("plaintext connection refused", { port, peer: socket.remoteAddress });
     sniffSocket(socket, SNIFF_MS).then(
-      (speaks) => {
+      ({ protocol }) => {
         if (socket.destroyed) return;
-        if (speaks !== "http") this.#reset(socket, "reset");
+        if (protocol !== "http") this.#reset(socket, "reset");
         else if (isPermissive) {
           this.#count("refused");
           this.#converse(socket, original);

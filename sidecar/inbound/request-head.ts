@@ -2,12 +2,15 @@
 // the application. Checks syntax only; who asks and for what is decided behind it.
 import {
   COUNTERSIGN_PORT,
+  COUNTERSIGN_PROTOCOL,
+  COUNTERSIGN_SNI,
   TXN_TOKEN,
   WORKLOAD_IDENTITY_TOKEN,
   WORKLOAD_PROOF_TOKEN,
 } from "../core/identity/claims.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
+import { isServerName } from "../wire/client-hello.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import { isToken } from "../wire/field-syntax.ts";
 import { authorityProblem, isTarget, sameAuthority } from "../wire/http1/target.ts";
@@ -31,6 +34,12 @@ export class RequestHead implements ShownTokens {
   traceparent = "";
   /** Value of `countersign-port`. */
   portText: string | undefined;
+  /** `:protocol` of an extended CONNECT (RFC 8441); empty: none. */
+  upgrade = "";
+  /** Value of `countersign-protocol`: what the caller's application speaks, as its sidecar says. */
+  appProtocol: string | undefined;
+  /** Value of `countersign-sni`, lower case. */
+  serverName: string | undefined;
   wit: Field | undefined;
   wpt: Field | undefined;
   authorization: string | undefined;
@@ -60,6 +69,7 @@ export class RequestHead implements ShownTokens {
         else if (name === ":path") this.target = value;
         else if (name === ":authority") this.authority = value;
         else if (name === ":scheme") this.#scheme = value;
+        else if (name === ":protocol") this.upgrade = value.toLowerCase();
       } else if ((flags & FieldFlag.identity) !== 0) {
         if (name === WORKLOAD_PROOF_TOKEN) {
           if (this.wpt !== undefined) this.twice = name;
@@ -73,6 +83,13 @@ export class RequestHead implements ShownTokens {
         } else if (name === COUNTERSIGN_PORT) {
           if (this.portText !== undefined) malformed = "`countersign-port` came twice";
           this.portText = value;
+        } else if (name === COUNTERSIGN_PROTOCOL) {
+          if (this.appProtocol !== undefined) malformed = "`countersign-protocol` came twice";
+          this.appProtocol = value;
+        } else if (name === COUNTERSIGN_SNI) {
+          if (this.serverName !== undefined || !isServerName(value))
+            malformed = "`countersign-sni` is malformed or came twice";
+          this.serverName = value;
         }
       } else if ((flags & FieldFlag.framing) !== 0) {
         if (name === "host") {
@@ -113,13 +130,21 @@ export class RequestHead implements ShownTokens {
     this.malformed = malformed === "" ? this.#problem() : malformed;
   }
 
+  /** A CONNECT without a protocol: bytes that are passed on unseen (RFC 9113 section 8.5). */
+  get isOpaque(): boolean {
+    return this.method === "CONNECT" && this.upgrade === "";
+  }
+
   #problem(): string {
+    if (this.isOpaque)
+      return this.authority === "" || authorityProblem(this.authority) !== undefined
+        ? "the authority is missing or malformed"
+        : "";
     if (this.#scheme !== "http" && this.#scheme !== "https") return "the scheme is neither http nor https";
     if (!isToken(this.method) || this.method.length > 32) return "the method is malformed";
     if (
-      this.method !== "CONNECT" &&
-      (!isTarget(this.target) ||
-        !(this.target.startsWith("/") || (this.target === "*" && this.method === "OPTIONS")))
+      !isTarget(this.target) ||
+      !(this.target.startsWith("/") || (this.target === "*" && this.method === "OPTIONS"))
     ) {
       return "the request target is malformed";
     }

@@ -8,10 +8,16 @@ import type { Logger } from "../core/runtime/log.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
 import { type Passthrough, passThrough } from "../wire/passthrough.ts";
 import { sniffSocket } from "../wire/sniff.ts";
-import { MeshSocket } from "../wire/socket.ts";
 import { addressKey } from "./address-index.ts";
-import { AppSideConnection } from "./app-side-connection.ts";
-import type { Destination, Directory, FixedDestination } from "./resolve.ts";
+import {
+  type AppConversation,
+  type ConversationDeps,
+  converse,
+  converseHttp,
+  SNIFF_MS,
+  spokenTo,
+} from "./app-socket.ts";
+import type { Destination, Directory } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 export interface CaptureListenerDeps {
@@ -28,12 +34,11 @@ export interface CaptureListenerDeps {
 export type CaptureResult = "mesh" | "passed" | "refused" | "reset" | "loop" | "probe";
 
 type Verdict =
-  | { readonly kind: "mesh" }
+  | { readonly kind: "mesh"; readonly destination: Destination }
   | { readonly kind: "pass" }
   /** `why` is for the log. */
   | { readonly kind: "refuse"; readonly why: string };
 
-const SNIFF_MS = 100;
 const MAX_REPORTED = 256;
 const ARRIVAL_STEP_MS = 25;
 const ARRIVAL_ATTEMPTS = 20;
@@ -43,7 +48,7 @@ export class CaptureListener {
   readonly #servers: Server[] = [];
   /** Every accepted socket, whatever became of it. */
   readonly #sockets = new Set<Socket>();
-  readonly #connections = new Set<AppSideConnection>();
+  readonly #connections = new Set<AppConversation>();
   /** Local ends of our own connections outward: one of them captured again would go round for ever. */
   readonly #outward = new Set<string>();
   /** What is passed on, by the key of its address. */
@@ -138,11 +143,7 @@ export class CaptureListener {
         if (destination === undefined) return { kind: "refuse", why: "NO_ENDPOINTS" };
       } else reason = resolution.reason;
     }
-    if (destination !== undefined) {
-      const { protocol } = destination.port;
-      if (protocol === "http" || protocol === "auto") return { kind: "mesh" };
-      return { kind: "refuse", why: `protocol \`${protocol}\` is not carried yet` };
-    }
+    if (destination !== undefined) return { kind: "mesh", destination };
     // With the control plane away nobody can say whose address it is; a workload of the mesh refuses plaintext itself.
     const isStranger = reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
     const { settings } = (services.state.directory ?? directory).table;
@@ -166,8 +167,7 @@ export class CaptureListener {
     if (this.#draining) {
       this.#reset(socket, "reset");
     } else if (verdict.kind === "mesh") {
-      this.#count("mesh");
-      this.#converse(socket, original);
+      await this.#carry(socket, original, verdict.destination);
     } else if (verdict.kind === "pass") {
       // If it is our own connection that was captured, its other end may learn of being connected only in this turn.
       await new Promise((resolve) => setImmediate(resolve));
@@ -179,28 +179,40 @@ export class CaptureListener {
       this.#pass(socket, original);
     } else {
       this.#report(original, verdict.why);
-      const speaks = this.#deps.opaquePorts.has(original.port)
-        ? "other"
-        : await sniffSocket(socket, SNIFF_MS);
+      const isOpaque = this.#deps.opaquePorts.has(original.port);
+      const spoken = isOpaque ? undefined : await sniffSocket(socket, SNIFF_MS);
       if (socket.destroyed) return;
-      if (speaks === "http") {
+      if (spoken?.protocol === "http") {
         this.#count("refused");
-        this.#converse(socket, original);
+        this.#connections.add(converseHttp(socket, this.#conversation(original)));
       } else this.#reset(socket, "reset");
     }
   }
 
-  /** HTTP requests to this one destination; each is looked up again, and answered with the reason where it is refused. */
-  #converse(socket: Socket, { address, port }: OriginalDestination): void {
-    const fixed: FixedDestination = { kind: "address", address, port, key: addressKey(address, port) };
-    const connection = new AppSideConnection(new MeshSocket(socket), {
+  /** Over the mesh, whatever is spoken on it. */
+  async #carry(socket: Socket, original: OriginalDestination, destination: Destination): Promise<void> {
+    const { services, opaquePorts } = this.#deps;
+    const spoken = await spokenTo(socket, destination, opaquePorts.has(original.port), services);
+    if (socket.destroyed) return;
+    if (spoken === undefined || this.#draining) {
+      if (spoken === undefined)
+        this.#report(original, "the client does not speak TLS, which the port declares");
+      this.#reset(socket, "reset");
+      return;
+    }
+    this.#count("mesh");
+    const conversation = converse(socket, spoken, destination, this.#conversation(original));
+    if (conversation !== undefined) this.#connections.add(conversation);
+  }
+
+  /** Requests on it are looked up again each, and answered with the reason where they are refused. */
+  #conversation({ address, port }: OriginalDestination): ConversationDeps {
+    return {
       services: this.#deps.services,
-      fixed,
+      fixed: { kind: "address", address, port, key: addressKey(address, port) },
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
-    });
-    this.#connections.add(connection);
-    socket.resume();
+    };
   }
 
   #pass(socket: Socket, { address, port }: OriginalDestination): void {

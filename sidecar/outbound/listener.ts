@@ -1,12 +1,19 @@
 // Where the application connects to: the proxy port, local ports and Unix sockets that mean one service each.
 import { unlinkSync } from "node:fs";
-import { type AddressInfo, createServer, type Server } from "node:net";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import type { SocketAddress } from "../config.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
-import { MeshSocket } from "../wire/socket.ts";
-import { AppSideConnection } from "./app-side-connection.ts";
-import type { FixedDestination } from "./resolve.ts";
+import { sniffSocket } from "../wire/sniff.ts";
+import {
+  type AppConversation,
+  type ConversationDeps,
+  converse,
+  converseHttp,
+  SNIFF_MS,
+  spokenTo,
+} from "./app-socket.ts";
+import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 export interface OutboundListenerDeps {
@@ -17,7 +24,9 @@ export interface OutboundListenerDeps {
 export class OutboundListener {
   readonly #deps: OutboundListenerDeps;
   readonly #servers: Server[] = [];
-  readonly #connections = new Set<AppSideConnection>();
+  readonly #connections = new Set<AppConversation>();
+  /** Accepted sockets whose protocol is not plain from the start, whatever became of them. */
+  readonly #sockets = new Set<Socket>();
   #draining = false;
 
   constructor(deps: OutboundListenerDeps) {
@@ -42,15 +51,8 @@ export class OutboundListener {
    * @throws MeshError `io_failed` when it cannot be bound.
    */
   listen(address: SocketAddress, fixed: FixedDestination | undefined): Promise<number | undefined> {
-    const server = createServer({ noDelay: true }, (socket) => {
-      const connection = new AppSideConnection(new MeshSocket(socket), {
-        services: this.#deps.services,
-        fixed,
-        isDraining: () => this.#draining,
-        onClosed: (closed) => this.#connections.delete(closed),
-      });
-      this.#connections.add(connection);
-    });
+    const options = { noDelay: true, pauseOnConnect: true, allowHalfOpen: true };
+    const server = createServer(options, (socket) => this.#accept(socket, fixed));
     server.maxConnections = this.#deps.services.limits.connections;
     this.#servers.push(server);
     const name = address.kind === "tcp" ? `${address.host}:${address.port}` : address.path;
@@ -68,6 +70,48 @@ export class OutboundListener {
         server.listen(address.port, address.host, () => resolve((server.address() as AddressInfo).port));
       }
     });
+  }
+
+  #accept(socket: Socket, fixed: FixedDestination | undefined): void {
+    const { services } = this.#deps;
+    const shared = {
+      services,
+      isDraining: () => this.#draining,
+      onClosed: (closed: AppConversation) => this.#connections.delete(closed),
+    };
+    // The common cases at once: the proxy port, and services that are known to speak HTTP.
+    const destination = fixed === undefined ? undefined : services.state.directory?.ofFixed(fixed);
+    if (fixed === undefined || destination?.port.protocol === "http") {
+      this.#connections.add(converseHttp(socket, { ...shared, fixed }));
+      return;
+    }
+    this.#sockets.add(socket);
+    socket.on("error", () => {});
+    socket.on("close", () => this.#sockets.delete(socket));
+    this.#greet(socket, { ...shared, fixed }, destination).catch(() => reset(socket));
+  }
+
+  /** A service that speaks something else, or of which nothing is known yet. */
+  async #greet(socket: Socket, deps: ConversationDeps, known: Destination | undefined): Promise<void> {
+    const { services, fixed } = deps;
+    let destination = known;
+    if (destination === undefined && fixed.kind === "service" && services.state.directory !== undefined) {
+      // Where it cannot be asked, the answer to the first request says so.
+      await services.resolve(fixed.service, fixed.port).catch(() => undefined);
+      destination = services.state.directory.ofFixed(fixed);
+    }
+    const spoken =
+      destination === undefined
+        ? await sniffSocket(socket, SNIFF_MS)
+        : await spokenTo(socket, destination, false, services);
+    if (socket.destroyed) return;
+    let conversation: AppConversation | undefined;
+    if (spoken !== undefined && !this.#draining) {
+      if (destination !== undefined) conversation = converse(socket, spoken, destination, deps);
+      else if (spoken.protocol === "http") conversation = converseHttp(socket, deps);
+    }
+    if (conversation !== undefined) this.#connections.add(conversation);
+    else if (!socket.destroyed) reset(socket);
   }
 
   sweep(nowMs: number): void {
@@ -88,7 +132,15 @@ export class OutboundListener {
   destroy(): void {
     this.drain();
     for (const connection of this.#connections) connection.destroy();
+    for (const socket of this.#sockets) socket.destroy();
   }
+}
+
+/** Refused without a word: no more can be said to what speaks no HTTP. */
+function reset(socket: Socket): void {
+  // A Unix socket has no RST.
+  if (socket.remoteAddress === undefined) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 /** A socket file that a killed process left behind; a live one makes `listen` fail all the same, since it is another's path. */

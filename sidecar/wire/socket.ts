@@ -159,6 +159,21 @@ export class MeshSocket {
     this.#socket.destroy();
   }
 
+  /** What is left of it is only to be written: it is destroyed when nothing moves for so long. */
+  linger(ms: number): void {
+    if (!this.#destroyed) this.#socket.setTimeout(ms, () => this.destroy());
+  }
+
+  /** Like `destroy`, but the peer gets an RST (over TCP): what it has is not all there is. */
+  reset(): void {
+    if (this.#destroyed) return;
+    this.#destroyed = true;
+    this.#forget();
+    // Only TCP sockets have an address; Node throws for others.
+    if (this.#socket.remoteAddress === undefined) this.#socket.destroy();
+    else this.#socket.resetAndDestroy();
+  }
+
   #drained(): void {
     if (this.#destroyed || this.#closed || this.bufferedBytes >= HIGH_WATER_BYTES) return;
     this.#owesDrain = false;

@@ -8,6 +8,10 @@ export const WORKLOAD_IDENTITY_TOKEN = "workload-identity-token";
 export const WORKLOAD_PROOF_TOKEN = "workload-proof-token";
 export const TXN_TOKEN = "txn-token";
 export const COUNTERSIGN_PORT = "countersign-port";
+/** What the application of the caller speaks, for ports that declare nothing: http, h2c, tcp or tls. */
+export const COUNTERSIGN_PROTOCOL = "countersign-protocol";
+/** Server name of the ClientHello on a tls connection. */
+export const COUNTERSIGN_SNI = "countersign-sni";
 
 export const WORKLOAD_CLAIM = "countersign.dev/wl";
 export const HOP_CLAIM = "countersign.dev/hop";

@@ -54,16 +54,9 @@ describe("admission", () => {
       kind: "AccessPolicy",
       spec: {
         action: "Allow",
-        rules: [
-          {
-            name: "r",
-            from: [{ any: true }],
-            operations: [{ any: true }],
-            with: { identity: { forward: ["email"] } },
-          },
-        ],
+        rules: [{ name: "r", from: [{ any: true }], operations: [{ any: true }], with: { concurrency: 2 } }],
       },
-      says: [/^Unsupported spec\.rules\[0\]\.with\.identity\.forward: /],
+      says: [/^Unsupported spec\.rules\[0\]\.with\.concurrency: /],
     },
     {
       name: "a role that nobody has, which is a warning only",

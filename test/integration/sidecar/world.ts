@@ -14,7 +14,7 @@ import {
 import { Revocations } from "../../../sidecar/core/identity/revocations.ts";
 import { formatSpiffeId, type SpiffeId } from "../../../sidecar/core/identity/spiffe-id.ts";
 import type { WorkloadIdentity } from "../../../sidecar/core/identity/workload-identity.ts";
-import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
+import type { PortProtocol, ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import type { ServiceRoute } from "../../../sidecar/core/traffic/route.ts";
@@ -48,6 +48,8 @@ export interface ServiceSpec {
   readonly kind: string;
   readonly name: string;
   readonly ports: readonly number[];
+  /** Of every port; absent: http. */
+  readonly protocol?: PortProtocol;
 }
 
 export interface TableSpec {
@@ -72,7 +74,7 @@ export interface TableSpec {
 }
 
 const portsOf = (spec: ServiceSpec): MeshService["ports"] =>
-  spec.ports.map((port) => ({ port, protocol: "http", packs: ["things"] }));
+  spec.ports.map((port) => ({ port, protocol: spec.protocol ?? "http", packs: ["things"] }));
 
 export function table(spec: TableSpec): SidecarTable {
   const { self } = spec;

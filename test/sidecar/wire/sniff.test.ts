@@ -2,9 +2,9 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
-import { sniffHttp1, sniffSocket } from "../../../sidecar/wire/sniff.ts";
+import { sniffBytes, sniffSocket } from "../../../sidecar/wire/sniff.ts";
 
-describe("sniffHttp1", () => {
+describe("sniffBytes", () => {
   test.each([
     { bytes: "GET / HTTP/1.1\r\n", is: "http" },
     { bytes: "POST http://host/ HTTP/1.1\r\n", is: "http" },
@@ -13,23 +13,30 @@ describe("sniffHttp1", () => {
     { bytes: "GET ", is: "undecided" },
     { bytes: "GE", is: "undecided" },
     { bytes: "", is: "undecided" },
-    { bytes: "GET  /", is: "other" },
-    { bytes: "GET \r", is: "other" },
-    { bytes: "get / HTTP/1.1", is: "other" },
-    { bytes: "AB /", is: "other" },
-    { bytes: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", is: "other" },
-    { bytes: "\x16\x03\x01\x02\x00\x01", is: "other" },
-    { bytes: "ABCDEFGHIJKLMNOPQ", is: "other" },
-    { bytes: "\0\0\0\x08\x04\xd2\x16\x2f", is: "other" },
+    { bytes: "GET  /", is: "tcp" },
+    { bytes: "GET \r", is: "tcp" },
+    { bytes: "get / HTTP/1.1", is: "tcp" },
+    { bytes: "AB /", is: "tcp" },
+    { bytes: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", is: "h2c" },
+    { bytes: "PRI * HTTP/2.0", is: "h2c" },
+    { bytes: "PRI * HTTP/2.", is: "undecided" },
+    { bytes: "PRI ", is: "undecided" },
+    { bytes: "PRI * HTTP/1.1\r\n", is: "tcp" },
+    { bytes: "PRI /", is: "tcp" },
+    { bytes: "\x16\x03\x01\x02\x00\x01", is: "undecided" },
+    { bytes: "\x16", is: "undecided" },
+    { bytes: "\x16\x02", is: "tcp" },
+    { bytes: "ABCDEFGHIJKLMNOPQ", is: "tcp" },
+    { bytes: "\0\0\0\x08\x04\xd2\x16\x2f", is: "tcp" },
   ])("$bytes is $is", ({ bytes, is }) => {
-    expect(sniffHttp1(Buffer.from(bytes, "latin1"))).toBe(is);
+    expect(sniffBytes(Buffer.from(bytes, "latin1"))?.protocol ?? "undecided").toBe(is);
   });
 
   test("never takes back what it said, however much follows", () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 40 }), fc.uint8Array({ maxLength: 40 }), (head, more) => {
-        const first = sniffHttp1(Buffer.from(head));
-        if (first !== "undecided") expect(sniffHttp1(Buffer.concat([head, more]))).toBe(first);
+        const first = sniffBytes(Buffer.from(head));
+        if (first !== undefined) expect(sniffBytes(Buffer.concat([head, more]))).toEqual(first);
       }),
     );
   });
@@ -53,7 +60,7 @@ describe("sniffSocket", () => {
 
   test("gives back every byte it read", async () => {
     const { socket, close } = await accepted(["GE", "T / HTTP/1.1\r\n\r\n"]);
-    expect(await sniffSocket(socket, 5_000)).toBe("http");
+    expect((await sniffSocket(socket, 5_000)).protocol).toBe("http");
     socket.resume();
     const [chunk] = (await once(socket, "data")) as [Buffer];
     expect("GET / HTTP/1.1\r\n\r\n").toContain(chunk.toString());
@@ -63,7 +70,7 @@ describe("sniffSocket", () => {
 
   test("takes silence for another protocol", async () => {
     const { socket, close } = await accepted([]);
-    expect(await sniffSocket(socket, 5)).toBe("other");
+    expect(await sniffSocket(socket, 5)).toEqual({ protocol: "tcp", serverName: undefined });
     await close();
   });
 });

@@ -2,7 +2,7 @@
 
 import { FieldCache } from "../../../../sidecar/wire/field-cache.ts";
 import { RequestParser } from "../../../../sidecar/wire/http1/parser.ts";
-import { sniffHttp1 } from "../../../../sidecar/wire/sniff.ts";
+import { sniffBytes } from "../../../../sidecar/wire/sniff.ts";
 
 const METHODS = [
   "GET",
@@ -19,6 +19,8 @@ const METHODS = [
   "",
 ];
 const TARGETS = ["/", "/a?b", "*", "http://h/", "", " /", "\t/", "\x80"];
+
+const spoken = (bytes: Buffer): string => sniffBytes(bytes)?.protocol ?? "undecided";
 
 /** A case is one beginning of a connection, whole and cut at every place. */
 export async function run(options: { seconds: number; seed: number }): Promise<{ cases: number }> {
@@ -38,9 +40,9 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
             `${METHODS[next(METHODS.length)]} ${TARGETS[next(TARGETS.length)]} HTTP/1.1\r\nhost: a\r\n\r\n`,
             "latin1",
           );
-    const whole = sniffHttp1(bytes);
+    const whole = spoken(bytes);
     for (let cut = 0; cut < bytes.length; cut++) {
-      const part = sniffHttp1(bytes.subarray(0, cut));
+      const part = spoken(bytes.subarray(0, cut));
       if (part !== "undecided" && part !== whole)
         throw new Error(`\`${bytes.toString("latin1")}\` was ${part} after ${cut} bytes, then ${whole}`);
     }

@@ -1,0 +1,99 @@
+// A connection of the application to one destination: what is spoken on it, by declaration or by its first bytes, and who
+// carries it.
+import type { Socket } from "node:net";
+import { type Spoken, type SpokenProtocol, sniffSocket } from "../wire/sniff.ts";
+import { MeshSocket } from "../wire/socket.ts";
+import { AppSideConnection, type AppSideDeps } from "./app-side-connection.ts";
+import type { Destination, FixedDestination } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+import { OutboundTunnel } from "./tunnel.ts";
+
+/** What the listeners know of a connection that they gave away. */
+export interface AppConversation {
+  /** A request, or the connection itself, is under way. */
+  readonly busy: boolean;
+  /** Ends what took too long. @param nowMs monotonic. */
+  sweep(nowMs: number): void;
+  /** Ends what is idle; what is busy ends by itself. */
+  drain(): void;
+  destroy(): void;
+}
+
+export interface ConversationDeps {
+  readonly services: OutboundServices;
+  readonly fixed: FixedDestination;
+  readonly isDraining: () => boolean;
+  readonly onClosed: (conversation: AppConversation) => void;
+}
+
+/** How long a client may stay silent before it is taken for one that waits for the server. */
+export const SNIFF_MS = 100;
+/** How long a ClientHello may take that has begun. */
+const HELLO_MS = 10_000;
+
+/**
+ * What the application speaks to a port.
+ *
+ * @param socket paused; it stays so, with every byte still to be read.
+ * @param isOpaque nothing is looked for where nothing is declared.
+ * @returns undefined: not what the port is declared to speak.
+ */
+export async function spokenTo(
+  socket: Socket,
+  { port }: Destination,
+  isOpaque: boolean,
+  { metrics }: OutboundServices,
+): Promise<Spoken | undefined> {
+  switch (port.protocol) {
+    case "http":
+    case "tcp":
+      return DECLARED[port.protocol];
+    case "h2c":
+    case "grpc":
+      return DECLARED.h2c;
+    case "tls": {
+      const spoken = await sniffSocket(socket, HELLO_MS);
+      return spoken.protocol === "tls" ? spoken : undefined;
+    }
+    case "auto": {
+      const spoken = isOpaque ? DECLARED.tcp : await sniffSocket(socket, SNIFF_MS, HELLO_MS);
+      metrics.detected.add(metrics.detected.series(spoken.protocol));
+      return spoken;
+    }
+  }
+}
+
+const declared = (protocol: SpokenProtocol): Spoken => ({ protocol, serverName: undefined });
+const DECLARED = { http: declared("http"), h2c: declared("h2c"), tcp: declared("tcp") } as const;
+
+/**
+ * Gives a connection to what carries its protocol.
+ *
+ * @param socket paused, made with `allowHalfOpen`.
+ * @returns undefined: it was reset, since this build does not carry it.
+ */
+export function converse(
+  socket: Socket,
+  spoken: Spoken,
+  destination: Destination,
+  deps: ConversationDeps,
+): AppConversation | undefined {
+  if (spoken.protocol === "h2c") {
+    socket.resetAndDestroy();
+    return undefined;
+  }
+  if (spoken.protocol === "http") return converseHttp(socket, deps);
+  const tunnel = new OutboundTunnel(new MeshSocket(socket), { ...deps, spoken });
+  tunnel.start(destination);
+  return tunnel;
+}
+
+/** HTTP/1.1 requests, each of which is looked up and answered on its own. */
+export function converseHttp(
+  socket: Socket,
+  deps: Omit<AppSideDeps, "onClosed"> & Pick<ConversationDeps, "onClosed">,
+): AppConversation {
+  const connection = new AppSideConnection(new MeshSocket(socket), deps);
+  socket.resume();
+  return connection;
+}

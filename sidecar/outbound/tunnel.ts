@@ -1,0 +1,309 @@
+// One connection of the application to a port that speaks no HTTP: a CONNECT stream to the callee's sidecar, which decides
+// once per connection. Bytes are passed on unseen, the first of them after the callee has said yes.
+import { COUNTERSIGN_PROTOCOL, COUNTERSIGN_SNI } from "../core/identity/claims.ts";
+import type { Reason } from "../core/policy/reason.ts";
+import { createTraceparent } from "../telemetry/trace.ts";
+import { createField, type Field } from "../wire/field.ts";
+import type { Http2Stream } from "../wire/http2/connection.ts";
+import type { Spoken } from "../wire/sniff.ts";
+import type { MeshSocket } from "../wire/socket.ts";
+import { Tunnel, type TunnelEnd } from "../wire/tunnel.ts";
+import type { OutboundHead } from "./app-side.ts";
+import { CallFacts } from "./call-facts.ts";
+import { hashKeyOf } from "./hash-key.ts";
+import type { Member } from "./member.ts";
+import type { Destination, FixedDestination } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
+
+export interface OutboundTunnelDeps {
+  readonly services: OutboundServices;
+  readonly fixed: FixedDestination;
+  /** Anything but `tls` is carried as `tcp`. */
+  readonly spoken: Spoken;
+  readonly onClosed: (tunnel: OutboundTunnel) => void;
+}
+
+const CONNECT: Field = createField(":method", "CONNECT");
+const TCP: Field = createField(COUNTERSIGN_PROTOCOL, "tcp");
+const TLS: Field = createField(COUNTERSIGN_PROTOCOL, "tls");
+/** Endpoints that are asked before the connection is given up. */
+const MAX_ATTEMPTS = 4;
+/** Neither end has sent a byte for so long: given up, whatever TCP's own keep-alive says. A TrafficPolicy may say otherwise. */
+const IDLE_MS = 3_600_000;
+/** How long the application may take to read what is left after both ends are closed. */
+const LINGER_MS = 60_000;
+
+export class OutboundTunnel implements UpstreamExchange {
+  /** Place in the connection's list. */
+  slot = -1;
+  readonly #deps: OutboundTunnelDeps;
+  readonly #services: OutboundServices;
+  readonly #socket: MeshSocket;
+  readonly #facts: CallFacts;
+  readonly #tried = new Set<Member>();
+  #attempts = 0;
+  #connection: UpstreamConnection | undefined;
+  #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
+  #tunnel: Tunnel | undefined;
+  #sentAtMs = -1;
+  #over = false;
+  /** Monotonic milliseconds. */
+  #deadlineMs: number;
+  #bytesSeen = 0;
+
+  /** @param socket paused; made with `allowHalfOpen`. */
+  constructor(socket: MeshSocket, deps: OutboundTunnelDeps) {
+    const { services, fixed } = deps;
+    this.#deps = deps;
+    this.#services = services;
+    this.#socket = socket;
+    this.#facts = new CallFacts(headOf(fixed), services.clock.monotonicMs(), services.meshNowMs());
+    this.#facts.fixed = fixed;
+    // There is nothing in the bytes that we could know of a trace: each connection begins one.
+    this.#facts.traceparent = createTraceparent(services.ids);
+    this.#facts.ownTrace = true;
+    this.#deadlineMs = this.#facts.startedMs + 3 * services.timeouts.connectMs;
+    socket.attach({
+      onData: () => {}, // paused: nothing comes
+      onEnd: () => {},
+      onDrain: () => {},
+      onClose: () => this.#onAppClosed(),
+    });
+  }
+
+  /** Not counted as busy once it is over, though its last bytes may still be written. */
+  get busy(): boolean {
+    return !this.#over;
+  }
+
+  /** @param destination what the table has for it, with a port of that protocol. */
+  start(destination: Destination): void {
+    this.#facts.destination = destination;
+    const { identityUntilMs } = this.#services.state;
+    if (identityUntilMs === 0) this.#refuse("NOT_READY", "no identity yet");
+    else if (this.#facts.nowMs >= identityUntilMs)
+      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+    else this.#route();
+  }
+
+  #route(): void {
+    const { destination } = this.#facts;
+    if (destination === undefined) return;
+    const { group } = destination;
+    if (group.members.length === 0) {
+      this.#refuse("NO_ENDPOINTS", "no running workload serves it");
+      return;
+    }
+    if (this.#attempts === 0) group.called(this.#facts.startedMs);
+    const { lb, bounds } = group.traffic;
+    const member =
+      this.#attempts++ >= MAX_ATTEMPTS
+        ? undefined
+        : group.pick(this.#tried, hashKeyOf(lb, this.#facts, this.#services.node));
+    if (member === undefined) {
+      if (group.hasReachable)
+        this.#refuse("OVERLOADED", "every endpoint has as many connections as it may have");
+      else this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
+      return;
+    }
+    this.#tried.add(member);
+    this.#facts.upstream = member.upstream;
+    if (!member.upstream.request(this, bounds))
+      this.#refuse("OVERLOADED", "too many requests wait for a connection");
+  }
+
+  // --- from the mesh ---------------------------------------------------------------------------------------------
+
+  onUpstreamReady(connection: UpstreamConnection): void {
+    const { destination, nowMs } = this.#facts;
+    if (this.#over || destination === undefined) return;
+    const stream = connection.open(this);
+    if (stream === undefined) {
+      if (this.#facts.upstream?.wait(this) !== true)
+        this.#refuse("OVERLOADED", "too many requests wait for a connection");
+      return;
+    }
+    this.#connection = connection;
+    this.#stream = stream;
+    this.#sentAtMs = this.#services.clock.monotonicMs();
+    const { h2, countersigner } = connection;
+    const { protocol, serverName } = this.#deps.spoken;
+    const proof = countersigner.fields("unknown", destination.packsDigest, undefined, undefined, nowMs);
+    h2.beginHeaders(stream);
+    h2.putField(CONNECT);
+    h2.putField(this.#services.cache.get(":authority", authorityOf(destination)));
+    h2.putField(proof.wit);
+    h2.putField(proof.wpt);
+    h2.putField(destination.portField);
+    h2.putField(protocol === "tls" ? TLS : TCP);
+    if (serverName !== undefined) h2.putPair(COUNTERSIGN_SNI, serverName);
+    h2.putPair("traceparent", this.#facts.traceparent ?? "");
+    h2.endHeaders(false);
+  }
+
+  onUpstreamInformational(): void {
+    // Says nothing that bytes could be told of.
+  }
+
+  onUpstreamHead(fields: readonly Field[], endStream: boolean): void {
+    if (this.#over) return;
+    const { clock } = this.#services;
+    this.#facts.upstreamMs = clock.monotonicMs() - this.#sentAtMs;
+    // INVARIANT: the codec refuses a response whose first field is not a :status of three digits.
+    const status = Number(fields[0]?.value);
+    this.#facts.status = status;
+    const connection = this.#connection;
+    const stream = this.#stream;
+    if (status < 200 || status > 299 || connection === undefined || stream === undefined) {
+      // Decided and recorded at the callee.
+      this.#facts.error = `the callee's sidecar refused the connection (status ${status})`;
+      if (stream !== undefined && !endStream) connection?.h2.resetStream(stream, 0x8);
+      this.#abort();
+      return;
+    }
+    this.#touch();
+    const { h2 } = connection;
+    this.#tunnel = new Tunnel(
+      this.#socket,
+      {
+        send: (chunk, end) => h2.sendData(stream, chunk, end),
+        consumed: (bytes) => h2.consumed(stream, bytes),
+        reset: (code) => h2.resetStream(stream, code),
+      },
+      { onTunnelOver: (end) => this.#onTunnelOver(end), onTunnelClosed: () => this.#deps.onClosed(this) },
+    );
+    this.#tunnel.start();
+    const { all } = this.#deps.spoken;
+    if (all !== undefined) {
+      this.#tunnel.onData(all);
+      this.#tunnel.onEnd();
+    }
+    if (endStream) this.#tunnel.onStreamData(EMPTY, true);
+  }
+
+  onUpstreamData(chunk: Buffer, endStream: boolean): void {
+    if (this.#tunnel !== undefined) this.#tunnel.onStreamData(chunk, endStream);
+    else if (this.#stream !== undefined) this.#connection?.h2.consumed(this.#stream, chunk.length);
+  }
+
+  onUpstreamTrailers(): void {
+    this.#tunnel?.cut("the callee's sidecar sent trailers on a tunnel");
+  }
+
+  onUpstreamWritable(): void {
+    this.#tunnel?.onStreamWritable();
+  }
+
+  onUpstreamFailed(
+    kind: "connect" | "closed" | "reset" | "timeout",
+    detail: string,
+    untouched: boolean,
+  ): void {
+    if (this.#over) return;
+    this.#connection = undefined;
+    this.#stream = undefined;
+    this.#facts.error = detail;
+    if (this.#tunnel !== undefined) this.#tunnel.onStreamGone(detail);
+    else if (untouched) this.#route();
+    else this.#refuse(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+  }
+
+  // --- from the application, and time ----------------------------------------------------------------------------
+
+  #onAppClosed(): void {
+    this.#facts.error ??= "the application closed the connection";
+    this.#abort();
+    this.#deps.onClosed(this);
+  }
+
+  sweep(nowMs: number): void {
+    if (this.#over) return;
+    const tunnel = this.#tunnel;
+    if (tunnel !== undefined) {
+      const bytes = tunnel.received + tunnel.sent;
+      if (bytes !== this.#bytesSeen) {
+        this.#bytesSeen = bytes;
+        this.#touch();
+      }
+    }
+    if (nowMs < this.#deadlineMs) return;
+    if (tunnel === undefined) this.#refuse("UPSTREAM_TIMEOUT", "the callee's sidecar did not answer in time");
+    else tunnel.cut("the connection was idle for too long");
+  }
+
+  /** A connection has no end of an answer that could be waited for: it goes on until the process ends. */
+  drain(): void {}
+
+  destroy(): void {
+    if (this.#tunnel !== undefined && !this.#over) this.#tunnel.cut("the caller's sidecar ends");
+    else {
+      this.#abort();
+      this.#socket.destroy();
+    }
+  }
+
+  // --- shared ----------------------------------------------------------------------------------------------------
+
+  #touch(): void {
+    const { streamMs } = this.#facts.destination?.group.traffic.timing ?? {
+      streamMs: Number.POSITIVE_INFINITY,
+    };
+    this.#deadlineMs = this.#services.clock.monotonicMs() + (Number.isFinite(streamMs) ? streamMs : IDLE_MS);
+  }
+
+  /** It never came to the callee: recorded here. */
+  #refuse(reason: Reason, detail: string): void {
+    this.#facts.error = detail;
+    this.#facts.reason = reason;
+    this.#abort();
+  }
+
+  #onTunnelOver(end: TunnelEnd): void {
+    const tunnel = this.#tunnel;
+    this.#facts.requestBytes = tunnel?.received ?? 0;
+    this.#facts.responseBytes = tunnel?.sent ?? 0;
+    this.#facts.error = end;
+    this.#finish();
+  }
+
+  /** Before there is a tunnel. */
+  #abort(): void {
+    if (this.#over) return;
+    this.#facts.upstream?.cancel(this);
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, 0x8);
+    this.#socket.reset();
+    this.#finish();
+  }
+
+  #finish(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#socket.linger(LINGER_MS);
+    const connection = this.#connection;
+    const stream = this.#stream;
+    this.#connection = undefined;
+    this.#stream = undefined;
+    if (connection !== undefined && stream !== undefined) connection.finished(this, stream);
+    this.#facts.record(this.#services);
+  }
+}
+
+const EMPTY = Buffer.alloc(0);
+
+/** The callee's name as HTTP/2 wants it of a CONNECT: host and port. */
+function authorityOf({ service, port }: Destination): string {
+  return `${service.hosts[0] ?? service.id.replace("/", ".")}:${port.port}`;
+}
+
+/** A connection in the words of a request, for counters, audit and log. */
+function headOf({ port }: FixedDestination): OutboundHead {
+  return {
+    method: "TCP",
+    target: `:${port}`,
+    authority: "",
+    fields: [],
+    upgrade: undefined,
+    connectionNames: [],
+  };
+}
