@@ -95,6 +95,10 @@ export interface SidecarConfig {
   readonly auditFile: string | undefined;
   /** What happens to calls that no Audit rule names: denials are always recorded. */
   readonly audit: "allow" | "deny";
+  /** Whether the audit file may hold bodies of calls (audit level `Body`). */
+  readonly auditBodies: boolean;
+  /** Further names of header fields and body entries whose values are not recorded, lower case. */
+  readonly auditRedact: readonly string[];
   /** File of access log lines; `-` is standard output; undefined: none. */
   readonly accessLog: string | undefined;
   readonly logLevel: LogLevel;
@@ -191,6 +195,14 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
   "--audit": {
     value: "allow|deny",
     help: "record allowed calls too, or denials alone, where no Audit rule says (default allow)",
+  },
+  "--audit-bodies": {
+    value: "on|off",
+    help: "let the audit file hold beginnings of bodies where a rule says `Body` (default off)",
+  },
+  "--audit-redact": {
+    value: "LIST",
+    help: "more names of header fields and body entries whose values are not recorded",
   },
   "--access-log": { value: "FILE|-", help: "one line per request (default none)" },
   "--log-level": { value: "debug|info|warn|error|silent", help: "default info" },
@@ -351,6 +363,8 @@ function build(given: Given): SidecarConfig {
     adminSocket: admin === "none" ? undefined : admin,
     auditFile: one("--audit-file"),
     audit: choice("--audit", one("--audit"), ["allow", "deny"], "allow"),
+    auditBodies: choice("--audit-bodies", one("--audit-bodies"), ["on", "off"], "off") === "on",
+    auditRedact: names("--audit-redact", one("--audit-redact") ?? ""),
     accessLog: one("--access-log"),
     logLevel: choice("--log-level", one("--log-level"), ["debug", "info", "warn", "error", "silent"], "info"),
     timeouts: {
@@ -389,6 +403,17 @@ function proofSource(one: (flag: string) => string | undefined): ProofSource | u
   if (trustDomain !== undefined && !isTrustDomain(trustDomain))
     throw bad("--trust-domain", `\`${trustDomain}\` is not a trust domain`);
   return { kind: "service-account-token", file, trustBundleFile, trustDomain };
+}
+
+function names(flag: string, value: string): readonly string[] {
+  const list = value
+    .toLowerCase()
+    .split(",")
+    .map((each) => each.trim())
+    .filter((each) => each !== "");
+  const odd = list.find((each) => !/^[a-z0-9._-]{1,64}$/.test(each));
+  if (odd !== undefined) throw bad(flag, `has \`${odd.slice(0, 64)}\`, which is no name`);
+  return list;
 }
 
 /** What sockaddr_un holds on Linux; a longer path would be cut silently. */

@@ -1,6 +1,7 @@
 // The metrics of the sidecar: what is counted, under which names. Kept as typed arrays (telemetry/counters.ts); turned
 // into text by `metrics-text.ts` when scraped.
 import { Counters, type Gauge, Histograms } from "./telemetry/counters.ts";
+import { ModelMetrics } from "./telemetry/model-metrics.ts";
 
 /** Seconds; classic buckets of request durations. */
 const DURATION_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
@@ -58,6 +59,7 @@ export class SidecarMetrics {
     "rule",
     "key_type",
   ]);
+  readonly models = new ModelMetrics();
   readonly chainHops = new Histograms(
     "countersign_chain_hops",
     "length of the call chain, the caller counted",
@@ -91,6 +93,10 @@ export class SidecarMetrics {
   readonly retries = new Counters("countersign_retries_total", "requests sent again, by why and whether", [
     "service",
     "cause",
+    "result",
+  ]);
+  readonly healthChecks = new Counters("countersign_health_checks_total", "active checks of endpoints", [
+    "service",
     "result",
   ]);
   readonly detected = new Counters(
@@ -142,12 +148,15 @@ export class SidecarMetrics {
       this.dryRun,
       this.authnFailures,
       this.limited,
+      this.models.tokens,
+      this.models.estimated,
       this.proofSkew,
       this.forwarded,
       this.connections,
       this.captured,
       this.ejections,
       this.retries,
+      this.healthChecks,
       this.detected,
       this.problems,
       this.rotations,
@@ -155,7 +164,7 @@ export class SidecarMetrics {
   }
 
   histograms(): readonly Histograms[] {
-    return [this.duration, this.overhead, this.chainHops];
+    return [this.duration, this.overhead, this.chainHops, this.models.timeToFirst, this.models.timePerToken];
   }
 }
 

@@ -60,14 +60,6 @@ export const UNSUPPORTED: readonly {
   readonly field: string;
   readonly has: (demands: Obligations) => boolean;
 }[] = [
-  { field: "tokenLimit", has: (demands) => demands.tokenLimit !== undefined },
-  { field: "concurrency", has: (demands) => demands.concurrency !== undefined },
-  { field: "replay", has: (demands) => demands.replay !== undefined },
-  { field: "audit.mode", has: (demands) => demands.audit?.mode === "Required" },
-  {
-    field: "audit.level",
-    has: (demands) => demands.audit?.level === "Headers" || demands.audit?.level === "Body",
-  },
   {
     field: "identity.forward",
     has: (demands) => demands.identity?.forward.some((header) => !CARRIED_HEADERS.has(header)) === true,

@@ -72,7 +72,7 @@ export function auditEdge(input: AuditEdgeInput): AuditEdge {
   };
   return {
     head:
-      `,"source":${jsonString(source.spiffeId)},"type":"dev.countersign.invocation.v1","subject":${jsonString(input.target)},"datacontenttype":"application/json",` +
+      `,"source":${jsonString(source.spiffeId)},${INVOCATION},"subject":${jsonString(input.target)},"datacontenttype":"application/json",` +
       `"data":{"version":"1","cluster":${jsonString(source.cluster)},"namespace":${jsonString(input.targetNamespace)},"serviceName":${jsonString(input.targetKind)},"actionName":${jsonString(input.operation)}`,
     identity: JSON.stringify(identity),
     memo: undefined,
@@ -147,6 +147,43 @@ export interface AuditCall {
   /** -1: the application was not asked. */
   readonly upstreamMs: number;
   readonly errorMessage: string | undefined;
+  /** JSON text of what levels `Headers` and `Body` add; undefined: `null`. */
+  readonly payload?: string | undefined;
+  /** Of calls to models; undefined: the event says nothing of models. */
+  readonly model?: AuditModel | undefined;
+}
+
+/** What a call to a model took. */
+export interface AuditModel {
+  /** undefined: the answer did not name it. */
+  readonly model: string | undefined;
+  readonly input: number;
+  readonly output: number;
+  /** The counts are a guess. */
+  readonly estimated: boolean;
+  /** Anything but undefined: the answer was streamed. */
+  readonly stream: object | undefined;
+}
+
+function modelText({ model, input, output, estimated, stream }: AuditModel): string {
+  const text = {
+    name: model ?? null,
+    version: null,
+    inputTokens: input,
+    outputTokens: output,
+    estimated,
+    stream: stream !== undefined,
+  };
+  return `"model":${JSON.stringify(text)},`;
+}
+
+const INVOCATION = '"type":"dev.countersign.invocation.v1"';
+const INTENT = '"type":"dev.countersign.intent.v1"';
+
+/** The same line as one that is written before the call is forwarded. */
+export function intentOf(line: string): string {
+  // The first place it stands at is ours: only the time and an escaped trace come before.
+  return line.replace(INVOCATION, INTENT);
 }
 
 const rounded = (ms: number): number => Math.round(ms * 100) / 100;
@@ -214,6 +251,6 @@ export function auditEvent(call: AuditCall, stamp: AuditStamp, texts: JsonTexts)
   return (
     `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":${trace}${parts.beforeRequestId}${requestId === undefined ? "null" : JSON.stringify(requestId)},"decisionId":"${call.decisionId}` +
     `${parts.beforeBytes}${call.requestBytes}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
-    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},"payload":null,"integrity":{"proxySeq":${stamp.proxySeq}}}}`
+    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},${call.model === undefined ? "" : modelText(call.model)}"payload":${call.payload ?? "null"},"integrity":{"proxySeq":${stamp.proxySeq}}}}`
   );
 }

@@ -4,6 +4,7 @@ import type { Call } from "../core/policy/call.ts";
 import type { AuditSetting } from "../core/policy/rule.ts";
 import { JsonTexts } from "../telemetry/json-texts.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
+import { AuditPayload } from "./payload.ts";
 import {
   type AuditCall,
   type AuditDecision,
@@ -12,7 +13,9 @@ import {
   auditDecision,
   auditEdge,
   auditEvent,
+  intentOf,
 } from "./record.ts";
+import type { SecretNames } from "./redaction.ts";
 
 /** A denial that can still be explained. */
 export interface RecentDenial {
@@ -29,6 +32,8 @@ export interface RecentDenial {
 /** Where lines go; `LineFile` is the real one. */
 export interface LineSink {
   append(line: string, keep: boolean): void;
+  /** See `LineFile.commit`. */
+  commit(line: string, done: (ok: boolean) => void): void;
   readonly hasRoom: boolean;
 }
 
@@ -39,6 +44,10 @@ export interface AuditTrailOptions {
   readonly random: () => number;
   /** Calls that no Audit rule names. */
   readonly recordAllows: boolean;
+  /** Whether what callers and applications say to each other may stand in the sink (audit level `Body`). */
+  readonly takesBodies: boolean;
+  /** Further names whose values must not stand in it. */
+  readonly secretNames: SecretNames;
 }
 
 /** An event without what the trail itself adds. */
@@ -82,20 +91,37 @@ export class AuditTrail {
     if (this.#options.sink === undefined) return false;
     if (!allowed) return true;
     if (setting === undefined) return this.#options.recordAllows;
+    if (setting.mode === "Required") return true;
     return setting.level !== "None" && (setting.sample >= 1 || this.#options.random() < setting.sample);
   }
 
-  /** False when an event that must be recorded would find no room. */
-  get hasRoom(): boolean {
-    return this.#options.sink?.hasRoom ?? false;
+  /** Gathers what the event of a call needs beside the usual; undefined: nothing. */
+  payload(setting: AuditSetting | undefined): AuditPayload | undefined {
+    const { takesBodies, secretNames } = this.#options;
+    return AuditPayload.of(setting?.level, takesBodies, secretNames);
   }
 
   record(input: AuditInput, allowed: boolean): void {
+    this.#options.sink?.append(this.#line(input), !allowed);
+  }
+
+  /**
+   * Writes down that a call is about to be forwarded.
+   *
+   * @param done called once, later: whether the event is safe. False without a sink, with a full queue, and when the
+   *   system did not take it.
+   */
+  intend(input: AuditInput, done: (ok: boolean) => void): void {
+    const { sink } = this.#options;
+    if (sink === undefined) setImmediate(done, false);
+    else sink.commit(intentOf(this.#line(input)), done);
+  }
+
+  #line(input: AuditInput): string {
     this.#sequence++;
     this.recorded++;
     const stamp = { id: this.#options.ids.hex(16), time: this.#time(input.timeMs), proxySeq: this.#sequence };
-    const line = auditEvent(input, stamp, this.#texts);
-    this.#options.sink?.append(line, !allowed);
+    return auditEvent(input, stamp, this.#texts);
   }
 
   remember(denial: RecentDenial): void {

@@ -1,18 +1,48 @@
-// Rate limits of winning rules, per sidecar: GCRA (ITU-T I.371 annex A, virtual scheduling), one number per counter. A
-// counter is kept for (policy, rule, key value, target); DOMAIN 3.3.
-import { hash } from "node:crypto";
+// PURE. Rate and token limits of the winning rules of one call: all are asked, then all are counted (DOMAIN 3.3). Calls
+// are paid when they are admitted, model tokens when the answer has said how many they were.
 import type { Call } from "../core/policy/call.ts";
 import type { CompiledProgram, Decision, WinningRule } from "../core/policy/decide.ts";
-import type { LimitKey, RateLimit } from "../core/policy/rule.ts";
+import type { LimitKey, RateLimit, TokenLimit } from "../core/policy/rule.ts";
+import { type Counter, LimitCounters, type LimitKind, type LimitShares, WHOLE } from "./limit-counters.ts";
+import { counterKey } from "./limit-key.ts";
+import { type BucketLimit, capacityOf, fullInMs, refill, waitMs } from "./token-bucket.ts";
+
+/** Model tokens of one call. */
+export interface TokenCount {
+  readonly input: number;
+  readonly output: number;
+}
+
+/** One limit as the call that fell under it, and its answer, see it. */
+export interface AppliedLimit {
+  readonly policy: string;
+  readonly rule: string;
+  readonly kind: LimitKind;
+  /** Key parts joined by `+`. */
+  readonly keyType: string;
+  /** Units allowed in `perMs`. */
+  readonly quota: number;
+  readonly perMs: number;
+}
+
+/** A limit that a call was admitted under. */
+export interface HeldLimit extends AppliedLimit {
+  /** What is left for the same key now, of this replica's share, whole units. */
+  remaining(nowMs: number): number;
+  /** Milliseconds until all of it is there again. */
+  resetMs(nowMs: number): number;
+  /** Pays for model tokens, when it counts them; may be called more than once. */
+  charge(tokens: TokenCount, nowMs: number): void;
+}
 
 export type LimitVerdict =
-  | { readonly allowed: true }
+  | { readonly allowed: true; readonly held: readonly HeldLimit[] }
   | {
       readonly allowed: false;
       readonly retryAfterMs: number;
       readonly policy: string;
       readonly rule: string;
-      readonly limit: RateLimit;
+      readonly limit: AppliedLimit;
     };
 
 /** What a limiter needs of a compiled program. */
@@ -26,171 +56,205 @@ export interface RateLimiter {
    * @param nowMs of a clock that does not go back; an earlier time than before only makes the limiter stricter.
    */
   admit(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict;
+  /** The same question without counting. */
+  check(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict;
   readonly size: number;
-  /** Policy, rule and theoretical arrival time (milliseconds) of every counter; for metrics. */
-  counters(): Iterable<readonly [policy: string, rule: string, arrivalMs: number]>;
+  /** Policy, rule and kind of every counter, and how full it is, 0 to 1; for metrics. */
+  counters(nowMs: number): Iterable<readonly [policy: string, rule: string, kind: LimitKind, left: number]>;
+  /** See `LimitCounters.takePressed`. */
+  takePressed(max: number, nowMs: number): { readonly id: string; readonly wanted: number }[];
 }
 
-/** What is left of a limit, 0 to 1, when the theoretical arrival time of a counter is `arrivalMs`. */
-export function remainingRatio(limit: RateLimit, arrivalMs: number, nowMs: number): number {
-  const capacityMs = (limit.perMs / limit.requests) * Math.max(1, limit.burst);
-  return Math.min(1, Math.max(0, 1 - Math.max(0, arrivalMs - nowMs) / capacityMs));
-}
+const NONE: LimitVerdict = Object.freeze({ allowed: true, held: Object.freeze([]) });
 
-const ALLOWED: LimitVerdict = Object.freeze({ allowed: true });
+class Held implements HeldLimit {
+  readonly #counters: LimitCounters;
+  readonly #counter: Counter;
+  readonly #counts: TokenLimit["count"] | undefined;
+  readonly keyType: string;
+  #charged = 0;
 
-/** Value of one key part; a missing user falls back to the workload, so that dropping a token gains nothing. */
-function partOf(key: LimitKey, target: string, call: Call): string {
-  switch (key) {
-    case "user":
-      return call.user === undefined ? `w:${call.caller.spiffeId}` : `u:${call.user.id}`;
-    case "role":
-      return call.user === undefined
-        ? `w:${call.caller.spiffeId}`
-        : `r:${[...call.user.roles].sort().join(",")}`;
-    case "workload":
-      return `w:${call.caller.spiffeId}`;
-    case "namespace":
-      return `n:${call.caller.trustDomain}/${call.caller.namespace}`;
-    case "target":
-      return `t:${target}`;
-    case "resource":
-      return call.resource.kind === "known"
-        ? `k:${call.resource.type}:${call.resource.value}`
-        : `k:${call.resource.kind}`;
+  constructor(
+    counters: LimitCounters,
+    counter: Counter,
+    key: readonly LimitKey[],
+    counts: TokenLimit["count"] | undefined,
+  ) {
+    this.#counters = counters;
+    this.#counter = counter;
+    this.#counts = counts;
+    this.keyType = key.join("+");
+  }
+
+  get policy(): string {
+    return this.#counter.rule.policy;
+  }
+
+  get rule(): string {
+    return this.#counter.rule.rule;
+  }
+
+  get kind(): LimitKind {
+    return this.#counter.rule.kind;
+  }
+
+  get quota(): number {
+    return this.#counter.rule.limit.amount;
+  }
+
+  get perMs(): number {
+    return this.#counter.rule.limit.perMs;
+  }
+
+  remaining(nowMs: number): number {
+    return Math.max(0, Math.floor(this.#current(nowMs).level + 1e-6));
+  }
+
+  resetMs(nowMs: number): number {
+    const counter = this.#current(nowMs);
+    return fullInMs(counter, counter.rule.limit, this.#counters.share(counter, nowMs));
+  }
+
+  charge({ input, output }: TokenCount, nowMs: number): void {
+    if (this.#counts === undefined) return;
+    const units = this.#counts === "input" ? input : this.#counts === "output" ? output : input + output;
+    if (units <= 0) return;
+    const counter = this.#current(nowMs);
+    this.#charged += units;
+    counter.meanCharge += (this.#charged - counter.meanCharge) / 8;
+    this.#counters.take(counter, units);
+  }
+
+  #current(nowMs: number): Counter {
+    const counter = this.#counter;
+    refill(counter, counter.rule.limit, this.#counters.share(counter, nowMs), nowMs);
+    return counter;
   }
 }
 
-/** A resource may be 8 KiB of path: what is longer than this is kept as its digest, so that counters have a size. */
-const MAX_KEY_LENGTH = 256;
+const requestBucket = ({ requests, perMs, burst }: RateLimit): BucketLimit => ({
+  amount: requests,
+  perMs,
+  burst: Math.max(1, burst),
+  floor: 1,
+});
+const tokenBucket = ({ tokens, perMs }: TokenLimit): BucketLimit => ({
+  amount: tokens,
+  perMs,
+  burst: tokens,
+  floor: 0,
+});
 
-function counterKey(parts: readonly LimitKey[], target: string, call: Call): string {
-  const key = JSON.stringify(parts.map((part) => partOf(part, target, call)));
-  return key.length <= MAX_KEY_LENGTH ? key : hash("sha256", key, "base64url");
-}
+class Limiter implements RateLimiter {
+  readonly #counters: LimitCounters;
+  /** Limits as buckets; programs keep their rules, so each is turned into one once. */
+  readonly #buckets = new WeakMap<RateLimit | TokenLimit, BucketLimit>();
+  readonly #held: Held[] = [];
+  readonly #due: Counter[] = [];
+  #refused: Extract<LimitVerdict, { allowed: false }> | undefined;
 
-/** The counters of one rule on one target: theoretical arrival time in milliseconds by key value. */
-interface RuleCounters {
-  readonly policy: string;
-  readonly rule: string;
-  readonly arrivals: Map<string, number>;
-}
-
-interface Due {
-  readonly arrivals: Map<string, number>;
-  readonly key: string;
-  readonly next: number;
-}
-
-/** Key of the counter that all callers without one of their own share; keys are JSON or a digest, so no caller can name it. */
-const OVERFLOW = "overflow";
-/** Counters that one call looks at for one that is full again. */
-const SWEEP = 32;
-const PRUNE_EVERY_MS = 1000;
-
-class GcraLimiter implements RateLimiter {
-  readonly #maxKeys: number;
-  readonly #maxKeysPerRule: number;
-  readonly #rules = new Map<string, RuleCounters>();
-  #size = 0;
-  #prunedMs = Number.NEGATIVE_INFINITY;
-
-  constructor(maxKeys: number) {
-    this.#maxKeys = maxKeys;
-    this.#maxKeysPerRule = Math.ceil(maxKeys / 4);
+  constructor(maxKeys: number, shares: LimitShares) {
+    this.#counters = new LimitCounters(maxKeys, shares);
   }
 
   get size(): number {
-    return this.#size;
+    return this.#counters.size;
   }
 
-  *counters(): Iterable<readonly [string, string, number]> {
-    for (const { policy, rule, arrivals } of this.#rules.values())
-      for (const arrivalMs of arrivals.values()) yield [policy, rule, arrivalMs];
+  *counters(nowMs: number): Iterable<readonly [string, string, LimitKind, number]> {
+    for (const counter of this.#counters.all()) {
+      const { policy, rule, kind, limit } = counter.rule;
+      const share = this.#counters.share(counter, nowMs);
+      refill(counter, limit, share, nowMs);
+      yield [policy, rule, kind, Math.min(1, Math.max(0, counter.level / capacityOf(limit, share)))];
+    }
+  }
+
+  takePressed(max: number, nowMs: number): { readonly id: string; readonly wanted: number }[] {
+    return this.#counters.takePressed(max, nowMs);
+  }
+
+  check(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict {
+    this.#ask(program, decision, call, nowMs);
+    return this.#refused ?? NONE;
   }
 
   admit(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict {
+    this.#ask(program, decision, call, nowMs);
+    if (this.#refused !== undefined) return this.#refused;
+    if (this.#held.length === 0) return NONE;
+    for (const counter of this.#due) this.#counters.take(counter, 1);
+    return { allowed: true, held: [...this.#held] };
+  }
+
+  #ask(program: LimitTarget, { winners }: Pick<Decision, "winners">, call: Call, nowMs: number): void {
+    this.#held.length = 0;
+    this.#due.length = 0;
+    this.#refused = undefined;
     const target = program.program.id;
-    const due: Due[] = [];
-    let refused: LimitVerdict = ALLOWED;
-    if (this.#size >= this.#maxKeys || this.#rules.size >= this.#maxKeys) this.#prune(nowMs);
-    for (const winner of decision.winners) {
-      const limit = winner.with?.rateLimit;
-      if (limit === undefined) continue;
-      const { arrivals } = this.#countersOf(winner, target);
-      const own = counterKey(limit.key, target, call);
-      const key = this.#hasRoom(arrivals, own, nowMs) ? own : OVERFLOW;
-      const intervalMs = limit.perMs / limit.requests;
-      const arrival = Math.max(nowMs, arrivals.get(key) ?? nowMs);
-      // The small allowance keeps sums of fractions from refusing the last call of a full burst.
-      const waitMs = arrival - nowMs - intervalMs * (Math.max(1, limit.burst) - 1) - 1e-6 * intervalMs;
-      if (waitMs <= 0) due.push({ arrivals, key, next: arrival + intervalMs });
-      else if (refused.allowed || waitMs > refused.retryAfterMs) {
-        refused = {
-          allowed: false,
-          retryAfterMs: Math.ceil(waitMs),
-          policy: winner.policy,
-          rule: winner.rule,
-          limit,
-        };
+    this.#counters.tidy(nowMs);
+    for (const winner of winners) {
+      const { rateLimit, tokenLimit } = winner.with ?? {};
+      if (rateLimit !== undefined) {
+        const counter = this.#find(winner, "requests", rateLimit, target, call, nowMs);
+        this.#due.push(counter);
+        this.#take(
+          counter,
+          rateLimit.key,
+          undefined,
+          waitMs(counter, counter.rule.limit, this.#counters.share(counter, nowMs), 1),
+        );
+      }
+      if (tokenLimit !== undefined) {
+        const counter = this.#find(winner, "tokens", tokenLimit, target, call, nowMs);
+        // One is enough: what the call costs is known when it is over.
+        const share = this.#counters.share(counter, nowMs);
+        const least = Math.min(1, capacityOf(counter.rule.limit, share));
+        const wait = waitMs(counter, counter.rule.limit, share, least);
+        this.#take(counter, tokenLimit.key, tokenLimit.count, wait);
       }
     }
-    if (!refused.allowed) return refused;
-    for (const { arrivals, key, next } of due) {
-      if (!arrivals.has(key)) this.#size += 1;
-      arrivals.set(key, next);
-    }
-    return ALLOWED;
   }
 
-  #countersOf({ policy, rule }: WinningRule, target: string): RuleCounters {
-    const id = JSON.stringify([policy, rule, target]);
-    let counters = this.#rules.get(id);
-    if (counters === undefined) {
-      counters = { policy, rule, arrivals: new Map() };
-      this.#rules.set(id, counters);
+  #find(
+    winner: WinningRule,
+    kind: LimitKind,
+    limit: RateLimit | TokenLimit,
+    target: string,
+    call: Call,
+    nowMs: number,
+  ): Counter {
+    let bucket = this.#buckets.get(limit);
+    if (bucket === undefined) {
+      bucket = "tokens" in limit ? tokenBucket(limit) : requestBucket(limit);
+      this.#buckets.set(limit, bucket);
     }
-    return counters;
+    const rule = this.#counters.of(winner, kind, target, bucket);
+    return this.#counters.find(rule, counterKey(limit.key, target, call), nowMs);
   }
 
-  #isFull(arrivals: ReadonlyMap<string, number>): boolean {
-    return arrivals.size >= this.#maxKeysPerRule || this.#size >= this.#maxKeys;
-  }
-
-  /** Whether a key has a counter or may get one. Only counters that are full again are forgotten, so nothing is reset. */
-  #hasRoom(arrivals: Map<string, number>, key: string, nowMs: number): boolean {
-    if (arrivals.has(key) || !this.#isFull(arrivals)) return true;
-    let looks = Math.min(SWEEP, arrivals.size);
-    for (const [other, arrival] of arrivals) {
-      if (looks === 0) break;
-      looks -= 1;
-      arrivals.delete(other);
-      if (arrival <= nowMs) this.#size -= 1;
-      else arrivals.set(other, arrival); // to the end: the next sweep begins behind it
+  #take(
+    counter: Counter,
+    key: readonly LimitKey[],
+    counts: TokenLimit["count"] | undefined,
+    wait: number,
+  ): void {
+    const held = new Held(this.#counters, counter, key, counts);
+    if (wait <= 0) {
+      this.#held.push(held);
+      return;
     }
-    return !this.#isFull(arrivals);
-  }
-
-  /** Forgets the counters that are full again, of rules that are no more too. */
-  #prune(nowMs: number): void {
-    if (nowMs - this.#prunedMs < PRUNE_EVERY_MS) return;
-    this.#prunedMs = nowMs;
-    for (const [id, { arrivals }] of this.#rules) {
-      for (const [key, arrival] of arrivals) {
-        if (arrival > nowMs) continue;
-        arrivals.delete(key);
-        this.#size -= 1;
-      }
-      if (arrivals.size === 0) this.#rules.delete(id);
-    }
+    this.#counters.want(counter, counts === undefined ? 1 : Math.max(1, counter.meanCharge), true);
+    const retryAfterMs = Math.ceil(wait);
+    if (this.#refused === undefined || retryAfterMs > this.#refused.retryAfterMs)
+      this.#refused = { allowed: false, retryAfterMs, policy: held.policy, rule: held.rule, limit: held };
   }
 }
 
-/**
- * @param options.maxKeys counters kept in all, and a quarter of them for one rule on one target. A caller without room for
- *   one of its own shares one with the others of its rule: whoever makes up keys (a resource is what the caller says)
- *   can neither push an exhausted counter out and start afresh nor take the room of other rules.
- */
-export function createRateLimiter(options: { readonly maxKeys: number }): RateLimiter {
-  return new GcraLimiter(options.maxKeys);
+/** @param options.maxKeys see `LimitCounters`. @param options.shares default: the whole limit is this replica's. */
+export function createRateLimiter(options: {
+  readonly maxKeys: number;
+  readonly shares?: LimitShares;
+}): RateLimiter {
+  return new Limiter(options.maxKeys, options.shares ?? WHOLE);
 }

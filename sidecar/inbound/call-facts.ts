@@ -1,10 +1,20 @@
 // What became known of one call on the mesh port, and what is written down of it when it is over: counters, the
 // memory of denials, the audit trail, the access log.
+import type { AuditPayload } from "../audit/payload.ts";
+import type { AuditInput } from "../audit/trail.ts";
 import type { Call } from "../core/policy/call.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import type { CompiledProgram, Decision } from "../core/policy/decide.ts";
-import { type EnforcedPort, type Enforcement, type InboundEdge, operationLabel } from "./authorize.ts";
+import type { ModelUse } from "../telemetry/model-meter.ts";
+import {
+  type EdgeOutcome,
+  type EnforcedPort,
+  type Enforcement,
+  type InboundEdge,
+  operationLabel,
+} from "./authorize.ts";
 import type { CallerSide } from "./caller-side.ts";
+import type { Duties } from "./duties.ts";
 import type { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
 import type { IdentifiedCaller } from "./verify.ts";
@@ -23,7 +33,7 @@ export class CallFacts {
   classified: Classified | undefined;
   call: Call | undefined;
   decision: Decision | undefined;
-  /** Empty: none was given to the caller. */
+  /** Empty: none was given to the caller, nor written down. */
   decisionId = "";
   /** Known with the head: no body follows. */
   bodyless = false;
@@ -34,6 +44,13 @@ export class CallFacts {
   /** Milliseconds the application took to begin its answer; -1: it was not asked. */
   upstreamMs = -1;
   error: string | undefined;
+  /** What winning rules demand of the call; undefined: nothing. */
+  duties: Duties | undefined;
+  payload: AuditPayload | undefined;
+  /** What a call to a model took, when it is over. */
+  modelUse: ModelUse | undefined;
+  /** The proof was used up, see `ReplayMemory`. */
+  proofUsed = false;
 
   constructor(head: RequestHead, startedMs: number, nowMs: number) {
     this.head = head;
@@ -49,9 +66,7 @@ export class CallFacts {
     const decision = this.decision;
     if (enforcement === undefined || decision === undefined) return;
     const operation = this.classified === undefined ? "unknown" : operationLabel(this.classified);
-    const edge: InboundEdge =
-      (this.identified ?? peer.byConnection(this.nowMs))?.edge(enforcement, operation) ??
-      enforcement.edge(undefined, [], "", operation);
+    const edge = this.#edge(enforcement, peer, operation);
     const outcome = enforcement.outcome(edge, decision);
     metrics.decisions.add(outcome.series);
     edge.counters.count(this.status, decision.allowed ? "allow" : "deny", durationMs / 1_000);
@@ -69,33 +84,8 @@ export class CallFacts {
         detail: this.error,
       });
     }
-    if (trail.wants(decision.allowed, decision.audit)) {
-      const { resource } = this.classified ?? { resource: { kind: "none" as const } };
-      trail.record(
-        {
-          timeMs: this.nowMs,
-          traceparent: this.head.traceparent,
-          edge: edge.audit,
-          decision: outcome.auditDecision,
-          decisionId: this.decisionId === "" ? trail.decisionId() : this.decisionId,
-          requestId: this.head.header("x-request-id"),
-          resourceType: resource.kind === "none" ? undefined : resource.type,
-          resourceName: resource.kind === "known" ? resource.value : undefined,
-          method: this.head.method,
-          pathTemplate: this.classified?.template || this.head.path(),
-          requestBytes: this.requestBytes,
-          contentType: this.head.header("content-type"),
-          sourceIp: peer.remoteAddress,
-          userAgent: this.head.header("user-agent"),
-          statusCode: this.status,
-          responseBytes: this.responseBytes,
-          durationMs,
-          upstreamMs: this.upstreamMs,
-          errorMessage: this.error,
-        },
-        decision.allowed,
-      );
-    }
+    if (trail.wants(decision.allowed, decision.audit))
+      trail.record(this.#event(services, peer, edge, outcome, durationMs), decision.allowed);
     if (accessLog !== undefined) {
       accessLog.write({
         timeMs: this.nowMs,
@@ -112,5 +102,63 @@ export class CallFacts {
         traceparent: this.head.traceparent,
       });
     }
+  }
+
+  /**
+   * Writes down that the call is about to be forwarded, under the decision id that its event will have too.
+   *
+   * @param done see `AuditTrail.intend`.
+   */
+  intend(services: InboundServices, peer: CallerSide, done: (ok: boolean) => void): void {
+    const { enforcement, decision, classified } = this;
+    if (enforcement === undefined || decision === undefined || classified === undefined) {
+      setImmediate(done, false);
+      return;
+    }
+    const { trail, clock } = services;
+    this.decisionId = trail.decisionId();
+    const edge = this.#edge(enforcement, peer, operationLabel(classified));
+    const durationMs = clock.monotonicMs() - this.startedMs;
+    trail.intend(this.#event(services, peer, edge, enforcement.outcome(edge, decision), durationMs), done);
+  }
+
+  #edge(enforcement: Enforcement, peer: CallerSide, operation: string): InboundEdge {
+    return (
+      (this.identified ?? peer.byConnection(this.nowMs))?.edge(enforcement, operation) ??
+      enforcement.edge(undefined, [], "", operation)
+    );
+  }
+
+  #event(
+    { trail }: InboundServices,
+    peer: CallerSide,
+    edge: InboundEdge,
+    outcome: EdgeOutcome,
+    durationMs: number,
+  ): AuditInput {
+    const { resource } = this.classified ?? { resource: { kind: "none" as const } };
+    return {
+      timeMs: this.nowMs,
+      traceparent: this.head.traceparent,
+      edge: edge.audit,
+      decision: outcome.auditDecision,
+      decisionId: this.decisionId === "" ? trail.decisionId() : this.decisionId,
+      requestId: this.head.header("x-request-id"),
+      resourceType: resource.kind === "none" ? undefined : resource.type,
+      resourceName: resource.kind === "known" ? resource.value : undefined,
+      method: this.head.method,
+      pathTemplate: this.classified?.template || this.head.path(),
+      requestBytes: this.requestBytes,
+      contentType: this.head.header("content-type"),
+      sourceIp: peer.remoteAddress,
+      userAgent: this.head.header("user-agent"),
+      statusCode: this.status,
+      responseBytes: this.responseBytes,
+      durationMs,
+      upstreamMs: this.upstreamMs,
+      errorMessage: this.error,
+      payload: this.payload?.text(),
+      model: this.modelUse,
+    };
   }
 }

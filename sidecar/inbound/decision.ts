@@ -1,21 +1,16 @@
 // Policy on one call whose facts are complete: the decision, its limits, and whether it can be recorded as it must be.
+
 import type { Call } from "../core/policy/call.ts";
 import { type Decision, decide } from "../core/policy/decide.ts";
 import { refusalDecision } from "./authorize.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerSide } from "./caller-side.ts";
-import { changeHeaders } from "./header-changes.ts";
-import type { LimitedVerdict } from "./problem-answer.ts";
+import { type DeniedCall, dutiesOf, isModelOperation } from "./duties.ts";
+import { changeHeaders, withoutEncodings } from "./header-changes.ts";
 import type { InboundServices } from "./services.ts";
 
-/** `limited` says by which limit it was refused. */
-interface DeniedCall {
-  readonly decision: Decision;
-  readonly limited: LimitedVerdict | undefined;
-}
-
 /**
- * Decides and carries out what winning rules demand: header changes, limits, a record that must be possible.
+ * Decides, and changes header fields as winning rules demand. What else they demand becomes `facts.duties`.
  *
  * @returns why the call is denied; undefined: it is allowed, and `facts.decision` says by what.
  */
@@ -44,24 +39,21 @@ export function decideCall(
   facts.call = call;
   const decision = decide(program, call);
   facts.decision = decision;
-  const { metrics, limiter, trail } = services;
+  const { metrics, trail } = services;
   if (decision.would !== undefined) {
     const { policy, rule, allowed } = decision.would;
     metrics.dryRun.add(metrics.dryRun.series(policy ?? "", rule ?? "", allowed ? "Allow" : "Deny"));
   }
+  const payload = trail.payload(decision.audit);
+  facts.payload = payload;
+  if (payload !== undefined) payload.request.fields = head.fields;
   if (!decision.allowed) return { decision, limited: undefined };
-  if (decision.winners.length > 0) {
-    head.lines = changeHeaders(head.lines, decision.winners);
-    const admitted = limiter.admit(program, decision, call, facts.nowMs);
-    if (!admitted.allowed) {
-      const { policy, rule, limit } = admitted;
-      metrics.limited.add(metrics.limited.series(policy, rule, limit.key.join("+")));
-      return { decision: refusalDecision("RATE_LIMITED", policy, rule), limited: admitted };
-    }
-  }
-  if (decision.audit?.mode === "Required" && !trail.hasRoom) {
-    const refused = refusalDecision("AUDIT_UNAVAILABLE", decision.policy, decision.rule);
-    return { decision: refused, limited: undefined };
-  }
+  if (decision.winners.length > 0) head.lines = changeHeaders(head.lines, decision.winners);
+  const isModel = isModelOperation(call.operation);
+  facts.duties = dutiesOf({ facts, peer, services, program, call, decision, payload, isModel });
+  if (facts.duties !== undefined && isPaidByTokens(decision)) head.lines = withoutEncodings(head.lines);
   return undefined;
 }
+
+const isPaidByTokens = ({ winners }: Decision): boolean =>
+  winners.some((winner) => winner.with?.tokenLimit !== undefined);

@@ -12,6 +12,7 @@ import { operationLabel, refusalDecision } from "./authorize.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { decideCall } from "./decision.ts";
+import type { DeniedCall, DutyBearer } from "./duties.ts";
 import { writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { RequestHead } from "./request-head.ts";
@@ -27,7 +28,7 @@ const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
 const EMPTY = Buffer.alloc(0);
 
-export class InboundExchange implements AppExchange, InboundStream {
+export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   readonly #services: InboundServices;
   readonly #peer: CallerSide;
   readonly #stream: CallerStream;
@@ -98,6 +99,7 @@ export class InboundExchange implements AppExchange, InboundStream {
 
   /** Ends waiting for a body that the decision needs: until then a request costs memory and nobody has allowed it. */
   sweep(nowMs: number): void {
+    this.#facts.duties?.sweep(nowMs);
     if (this.#over || this.#body === undefined || this.#facts.decision !== undefined) return;
     if (nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
@@ -133,8 +135,28 @@ export class InboundExchange implements AppExchange, InboundStream {
 
   #decide(): void {
     const denied = decideCall(this.#facts, this.#peer, this.#services);
-    if (denied === undefined) this.#forward();
-    else this.#deny(denied.decision, denied.limited);
+    if (denied !== undefined) this.#deny(denied.decision, denied.limited);
+    else if (this.#facts.duties === undefined) this.#forward();
+    else this.#facts.duties.begin(this, this.#body);
+  }
+
+  onDutiesMet(): void {
+    this.#forward();
+  }
+
+  onDutiesFailed({ decision, limited, detail }: DeniedCall): void {
+    if (this.#over) return;
+    this.#facts.error = detail;
+    this.#deny(decision, limited);
+  }
+
+  onDutiesStale(): void {
+    const facts = this.#facts;
+    facts.duties = undefined;
+    const refused = catchUp(facts, this.#peer, this.#services);
+    if (refused !== undefined) this.#refuseWith(refused);
+    else if (wantsBody(facts)) this.#refuse("NOT_READY", "the policies changed while the call waited");
+    else this.#decide();
   }
 
   #forward(): void {
@@ -187,12 +209,18 @@ export class InboundExchange implements AppExchange, InboundStream {
     this.#answerHead = true;
     this.#rpcBody = undefined;
     this.#responseLength = head.contentLength;
-    this.#answerEnded = writeAnswerHead(this.#peer.answers, this.#stream, head, this.#head.method);
+    const { duties } = this.#facts;
+    duties?.answerHead(head.status, head.fields);
+    this.#answerEnded = writeAnswerHead(this.#peer.answers, this.#stream, head, {
+      method: this.#head.method,
+      duties,
+    });
   }
 
   onAppBody(chunk: Buffer): void {
     if (this.#over) return;
     this.#facts.responseBytes += chunk.length;
+    this.#facts.duties?.answerBody(chunk);
     // The last piece carries END_STREAM itself: a frame less per answer.
     this.#answerEnded = this.#facts.responseBytes === this.#responseLength;
     if (!this.#peer.answers.sendData(this.#stream, chunk, this.#answerEnded) && !this.#answerEnded)
@@ -238,6 +266,7 @@ export class InboundExchange implements AppExchange, InboundStream {
 
   onRequestBody(chunk: Buffer, endStream: boolean): void {
     this.#facts.requestBytes += chunk.length;
+    this.#facts.duties?.requestBody(chunk);
     this.#held += chunk.length;
     if (endStream) this.#requestEnded = true;
     if (this.#over || this.#answerEnded) {
@@ -304,6 +333,7 @@ export class InboundExchange implements AppExchange, InboundStream {
   onPeerGone(): void {
     if (this.#over) return;
     this.#facts.error = "the caller went away";
+    this.#facts.duties?.abandon();
     this.#app?.abandon();
     this.#app = undefined;
     this.#finish();
@@ -403,6 +433,7 @@ export class InboundExchange implements AppExchange, InboundStream {
     this.#body = undefined;
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
     this.#stream.context = undefined;
+    this.#facts.duties?.end();
     this.#facts.record(this.#services, this.#peer);
     this.#peer.finished(this);
   }

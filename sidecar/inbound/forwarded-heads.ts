@@ -6,6 +6,7 @@ import { CHUNKED_LINE, requestLine } from "../wire/http1/serializer.ts";
 import type { AnswerHead } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerStream } from "./caller-side.ts";
+import type { Duties } from "./duties.ts";
 import { STRIPPED } from "./request-head.ts";
 
 const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
@@ -51,14 +52,14 @@ export function writeInformational(
 /**
  * The head of the answer.
  *
- * @param method of the request.
+ * @param call method of the request, and what adds fields of its own.
  * @returns whether the answer ends with it.
  */
 export function writeAnswerHead(
   answers: AnswerWriter<CallerStream>,
   stream: CallerStream,
   head: AnswerHead,
-  method: string,
+  { method, duties }: { readonly method: string; readonly duties: Duties | undefined },
 ): boolean {
   answers.beginHeaders(stream);
   answers.putStatus(head.status);
@@ -70,6 +71,7 @@ export function writeAnswerHead(
       if (contentLength >= 0 && field.name === "content-length") answers.putField(field);
     } else if (connectionNames.length === 0 || !connectionNames.includes(field.name)) answers.putField(field);
   }
+  duties?.writeFields(answers);
   const empty = method === "HEAD" || status === 204 || status === 304 || contentLength === 0;
   answers.endHeaders(empty);
   return empty;

@@ -25,6 +25,15 @@ export function headerChangesProblem(program: WorkloadProgram): string | undefin
 }
 
 /**
+ * Field lines without `accept-encoding`: an answer that is paid for by what it says must be readable.
+ *
+ * @param lines as in `changeHeaders`.
+ */
+export function withoutEncodings(lines: string): string {
+  return lines.replace(/^accept-encoding:[^\r\n]*\r\n/gm, "");
+}
+
+/**
  * Field lines after the changes of the winning rules. The first rule that sets or removes a name decides about it (DOMAIN
  * 3.3); inside one rule setting beats removing. What came under a name that only folding tells apart (`x_team`, `x-team`)
  * is the same name.

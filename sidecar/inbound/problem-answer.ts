@@ -8,6 +8,7 @@ import type { FieldCache } from "../wire/field-cache.ts";
 import { nameOf, operationLabel } from "./authorize.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream } from "./caller-side.ts";
+import { limitPolicy, limitState } from "./rate-limit-fields.ts";
 
 export type LimitedVerdict = Extract<LimitVerdict, { allowed: false }>;
 
@@ -52,13 +53,9 @@ export function writeProblem(answer: ProblemAnswer): void {
   answers.putPair("proxy-status", proxyStatus(reason, decisionId, error, facts.enforcement?.target));
   if (limited !== undefined) {
     const seconds = Math.max(1, Math.ceil(limited.retryAfterMs / 1_000));
-    const name = limited.limit.key.join("+");
     answers.putPair("retry-after", String(seconds));
-    answers.putPair(
-      "ratelimit-policy",
-      `"${name}";q=${limited.limit.requests};w=${Math.ceil(limited.limit.perMs / 1_000)}`,
-    );
-    answers.putPair("ratelimit", `"${name}";r=0;t=${seconds}`);
+    answers.putPair("ratelimit-policy", limitPolicy(limited.limit));
+    answers.putPair("ratelimit", limitState(limited.limit, 0, seconds));
   } else if (problem.status === 503) answers.putPair("retry-after", "1");
   const bodyless = facts.head.method === "HEAD";
   answers.endHeaders(bodyless);

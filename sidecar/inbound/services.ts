@@ -1,5 +1,7 @@
 // What every request on the mesh port shares: the state in force and the parts of the process it uses.
+
 import type { AuditTrail } from "../audit/trail.ts";
+import type { ConcurrencyLimiter } from "../balance/concurrency.ts";
 import type { RateLimiter } from "../balance/limits.ts";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
 import type { Clock } from "../core/runtime/clock.ts";
@@ -10,6 +12,7 @@ import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { AppSide } from "./app-side.ts";
 import type { Enforcement } from "./authorize.ts";
+import type { ReplayMemory } from "./replay.ts";
 
 /** What is in force; swapped by the data plane between requests. */
 export interface InboundState {
@@ -35,6 +38,8 @@ export interface InboundServices {
   /** undefined when the workload calls nobody or does not propagate by trace id. */
   readonly correlation: Correlation | undefined;
   readonly limiter: RateLimiter;
+  readonly concurrency: ConcurrencyLimiter;
+  readonly replays: ReplayMemory;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
   /** The application behind a declared port. */

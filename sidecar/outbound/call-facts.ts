@@ -23,6 +23,9 @@ export class CallFacts {
   /** The trace begins here: the application sent none that could be read. */
   ownTrace = false;
   upstream: Upstream | undefined;
+  /** Milliseconds that the application or the route gives the whole call, and each attempt; policy may give less. */
+  timeoutMs = Number.POSITIVE_INFINITY;
+  tryTimeoutMs = Number.POSITIVE_INFINITY;
   requestBytes = 0;
   responseBytes = 0;
   /** 0: no answer has begun. */

@@ -1,42 +1,43 @@
 // One request of the application to another workload: resolved, classified, countersigned, sent over the mesh, answered.
 // One object per request; every way out ends in `#finish`, once.
 
+import type { Timed } from "../balance/deadline-wheel.ts";
 import { joinedField } from "../core/http/headers.ts";
-import type { Classified } from "../core/policy/classified.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
 import type { AppSide, AppStream, OutboundHead } from "./app-side.ts";
+import { Attempts } from "./attempts.ts";
 import { CallFacts } from "./call-facts.ts";
 import { writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
+import type { EndpointGroup } from "./group.ts";
 import { hashKeyOf } from "./hash-key.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
 import type { Member } from "./member.ts";
 import { writeMeshHead } from "./mesh-request.ts";
+import { labelOf } from "./operation-label.ts";
 import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
+import {
+  causeOfAnswer,
+  type FailureCause,
+  grpcVerdict,
+  MAX_REPLAY_BYTES,
+  retryAfterMs,
+  verdictOf,
+} from "./retry.ts";
 import type { OutboundServices } from "./services.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
 const CANCEL = 0x8;
-const MAX_ATTEMPTS = 4;
+const REFUSED_STREAM = 0x7;
 const EMPTY = Buffer.alloc(0);
 
-/** Label of an operation in a proof: both sides put `mcp` on a port with that pack (DOMAIN V6). */
-function labelOf(classified: Classified): string {
-  if (classified.pending?.kind === "mcp") return "mcp";
-  return classified.operation.kind === "known"
-    ? classified.operation.name
-    : classified.operation.kind === "unknown"
-      ? "unknown"
-      : "undetermined";
-}
-
-export class OutboundExchange implements UpstreamExchange {
+export class OutboundExchange implements UpstreamExchange, Timed {
   readonly head: OutboundHead;
   /** Place in the connection's list. */
   slot = -1;
@@ -48,18 +49,19 @@ export class OutboundExchange implements UpstreamExchange {
   #authorization: string | undefined;
   #authorizations = 0;
   #member: Member | undefined;
-  #tried: Set<Member> | undefined;
-  #attempts = 0;
+  #attempts: Attempts | undefined;
   #connection: UpstreamConnection | undefined;
   #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
   #sentAtMs = -1;
-  // The request. Until there is a stream its body is kept, as much as the application's window lets come.
+  // The request. Its body is kept until there is a stream, as much as the application's window lets come, and a small one
+  // until the answer begins, to be sent again.
   #bodyless = false;
   #requestEnded = false;
   #kept: Buffer[] | undefined;
   #trailers: readonly Field[] | undefined;
-  /** Body bytes handed to the mesh: from the first one on the request cannot be sent again. */
-  #bodySent = 0;
+  #keptBytes = 0;
+  /** Everything of the request that was sent is kept, and no answer has begun. */
+  #replayable = true;
   /** Body bytes that the application has no credit for yet. */
   #owed = 0;
   // The answer.
@@ -68,8 +70,17 @@ export class OutboundExchange implements UpstreamExchange {
   /** Bytes of it that the mesh has no credit for yet, because the application does not keep up. */
   #held = 0;
   #over = false;
-  /** Monotonic milliseconds after which the answer comes too late. */
+  /** Monotonic milliseconds after which the answer comes too late, or the next attempt is due. */
   deadlineMs: number;
+  wheelSlot = -1;
+  wheelIndex = -1;
+  #waitsToRetry = false;
+  /** Its limits are too short for the sweep of connections. */
+  #isPrecise = false;
+  #idleMs: number;
+  /** End of the call's time, and of what limits it at the moment: that or the attempt's. */
+  #endMs = Number.POSITIVE_INFINITY;
+  #limitMs = Number.POSITIVE_INFINITY;
 
   constructor(services: OutboundServices, app: AppSide, stream: AppStream, head: OutboundHead) {
     this.#services = services;
@@ -77,7 +88,8 @@ export class OutboundExchange implements UpstreamExchange {
     this.#appStream = stream;
     this.head = head;
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
-    this.deadlineMs = this.#facts.startedMs + services.timeouts.responseMs;
+    this.#idleMs = services.timeouts.responseMs;
+    this.deadlineMs = this.#facts.startedMs + this.#idleMs;
   }
 
   get over(): boolean {
@@ -155,7 +167,26 @@ export class OutboundExchange implements UpstreamExchange {
     }
     this.#facts.classified = classified.value;
     this.#facts.operation = labelOf(classified.value);
+    this.#limit(destination.group);
     this.#route();
+  }
+
+  /** Sets the limits of the call's time. */
+  #limit(group: EndpointGroup): void {
+    const { timing } = group.traffic;
+    const { startedMs, timeoutMs } = this.#facts;
+    this.#idleMs = timing.idleMs;
+    this.#endMs = startedMs + Math.min(timing.requestMs, timeoutMs);
+    this.#limitMs = this.#endMs;
+    group.called(startedMs);
+    this.#touch(startedMs);
+    this.#isPrecise = timing.isPrecise || timeoutMs !== Number.POSITIVE_INFINITY;
+    if (this.#isPrecise) this.#services.deadlines.add(this);
+  }
+
+  /** Something moved. */
+  #touch(nowMs: number): void {
+    this.deadlineMs = Math.min(nowMs + this.#idleMs, this.#limitMs);
   }
 
   #route(): void {
@@ -166,13 +197,8 @@ export class OutboundExchange implements UpstreamExchange {
       this.#refuse("NO_ENDPOINTS", "no running workload serves it");
       return;
     }
-    if (this.#attempts >= MAX_ATTEMPTS) {
-      this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint could be reached");
-      return;
-    }
-    if (this.#attempts === 0) group.called(this.#facts.startedMs);
-    this.#attempts++;
-    const member = group.pick(this.#tried, hashKeyOf(group.traffic.lb, this.#facts, this.#services.node));
+    const key = hashKeyOf(group.traffic.lb, this.#facts, this.#services.node);
+    const member = group.pick(this.#attempts?.tried, key);
     if (member === undefined) {
       if (group.hasReachable)
         this.#refuse("OVERLOADED", "every endpoint has as many requests as it may have");
@@ -199,9 +225,25 @@ export class OutboundExchange implements UpstreamExchange {
     this.#connection = connection;
     this.#stream = stream;
     this.#sentAtMs = this.#services.clock.monotonicMs();
-    this.deadlineMs = this.#sentAtMs + this.#services.timeouts.responseMs;
+    this.#limitTry(destination.group);
+    this.#touch(this.#sentAtMs);
     this.#sendHead(connection, stream, destination);
     this.#sendKept();
+  }
+
+  #limitTry(group: EndpointGroup): void {
+    const tryMs = Math.min(group.traffic.timing.perTryMs, this.#facts.tryTimeoutMs);
+    if (tryMs === Number.POSITIVE_INFINITY) return;
+    this.#limitMs = Math.min(this.#endMs, this.#sentAtMs + tryMs);
+    this.#rearm(this.#limitMs);
+  }
+
+  /** Comes before what the wheel knows. */
+  #rearm(deadlineMs: number): void {
+    const { deadlines } = this.#services;
+    deadlines.remove(this);
+    this.deadlineMs = deadlineMs;
+    deadlines.add(this);
   }
 
   #sendHead(
@@ -231,10 +273,14 @@ export class OutboundExchange implements UpstreamExchange {
 
   onUpstreamHead(fields: readonly Field[], endStream: boolean): void {
     if (this.#over) return;
-    const { clock, timeouts } = this.#services;
-    const nowMs = clock.monotonicMs();
+    const group = this.#facts.destination?.group;
+    if (group?.traffic.watchesAnswers === true && this.#isRetried(group, fields, endStream)) return;
+    const nowMs = this.#services.clock.monotonicMs();
     this.#facts.upstreamMs = nowMs - this.#sentAtMs;
-    this.deadlineMs = nowMs + timeouts.responseMs;
+    this.#limitMs = this.#endMs;
+    this.#touch(nowMs);
+    this.#replayable = false;
+    this.#kept = undefined;
     this.#answerHead = true;
     this.#facts.status = writeAnswerFields(this.#app.answers, this.#appStream, fields);
     this.#app.answers.endHeaders(endStream);
@@ -245,13 +291,16 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#over) return;
     this.#facts.responseBytes += chunk.length;
     this.#held += chunk.length;
-    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    this.#touch(this.#services.clock.monotonicMs());
     if (this.#app.answers.sendData(this.#appStream, chunk, endStream)) this.#giveCredit();
     if (endStream) this.#endAnswer();
   }
 
   onUpstreamTrailers(fields: readonly Field[]): void {
     if (this.#over) return;
+    const group = this.#facts.destination?.group;
+    if (group?.traffic.outlier !== undefined && this.#member !== undefined)
+      group.ended(this.#member, grpcVerdict(fields));
     writeTrailers(this.#app.answers, this.#appStream, fields);
     this.#endAnswer();
   }
@@ -276,15 +325,59 @@ export class OutboundExchange implements UpstreamExchange {
       this.#breakAnswer(detail);
       return;
     }
-    if (untouched && this.#bodySent === 0) {
-      if (this.#member !== undefined) {
-        this.#tried ??= new Set();
-        this.#tried.add(this.#member);
-      }
+    const cause = code === REFUSED_STREAM ? "refused" : untouched ? "connect-failure" : "reset";
+    if (cause !== "refused" && this.#member !== undefined)
+      this.#facts.destination?.group.failed(this.#member);
+    const delayMs = this.#planRetry(cause, false);
+    if (delayMs !== undefined) this.#retryAfter(delayMs);
+    else this.#refuse(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+  }
+
+  /** Whether an answer is not passed on because the request is sent again. */
+  #isRetried(group: EndpointGroup, fields: readonly Field[], endStream: boolean): boolean {
+    const member = this.#member;
+    if (member === undefined) return false;
+    const status = Number(fields[0]?.value);
+    const cause = causeOfAnswer(status, fields, endStream);
+    group.ended(member, verdictOf(status, fields, endStream));
+    if (cause === undefined) return false;
+    const pauseMs = cause === "503" ? retryAfterMs(fields, this.#facts.nowMs) : 0;
+    if (pauseMs > 0) group.rest(member, pauseMs);
+    const delayMs = this.#planRetry(cause, pauseMs > 0);
+    if (delayMs === undefined) return false;
+    this.#letGo();
+    this.#retryAfter(delayMs);
+    return true;
+  }
+
+  #planRetry(cause: FailureCause, asksForPause: boolean): number | undefined {
+    if (!this.#replayable) return undefined;
+    this.#attempts ??= new Attempts();
+    if (this.#member !== undefined) this.#attempts.tried.add(this.#member);
+    const leftMs = this.#endMs - this.#services.clock.monotonicMs();
+    return this.#attempts.plan(cause, asksForPause, leftMs, this.#facts, this.#services);
+  }
+
+  #retryAfter(delayMs: number): void {
+    this.#limitMs = this.#endMs;
+    if (delayMs === 0) {
       this.#route();
       return;
     }
-    this.#refuse(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+    this.#waitsToRetry = true;
+    this.#rearm(this.#services.clock.monotonicMs() + delayMs);
+  }
+
+  /** Leaves the stream of an attempt that is given up. */
+  #letGo(): void {
+    const connection = this.#connection;
+    const stream = this.#stream;
+    this.#connection = undefined;
+    this.#stream = undefined;
+    this.#held = 0;
+    if (connection === undefined || stream === undefined) return;
+    connection.h2.resetStream(stream, CANCEL);
+    connection.finished(this, stream);
   }
 
   // --- from the application --------------------------------------------------------------------------------------
@@ -296,9 +389,27 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#over || this.#answerEnded) this.#returnCredit();
     else if (this.#stream === undefined) {
       // A copy: the view would keep the whole received buffer alive.
-      this.#kept ??= [];
-      if (chunk.length > 0) this.#kept.push(Buffer.from(chunk));
-    } else if (this.#sendBody(chunk, endStream)) this.#returnCredit();
+      if (chunk.length > 0) this.#keep(Buffer.from(chunk));
+    } else {
+      if (this.#replayable && chunk.length > 0) {
+        this.#keep(chunk);
+        this.#keepLittle();
+      }
+      if (this.#sendBody(chunk, endStream)) this.#returnCredit();
+    }
+  }
+
+  #keep(chunk: Buffer): void {
+    this.#kept ??= [];
+    this.#kept.push(chunk);
+    this.#keptBytes += chunk.length;
+  }
+
+  /** A body that is too long to be kept cannot be sent again. */
+  #keepLittle(): void {
+    if (this.#keptBytes <= MAX_REPLAY_BYTES) return;
+    this.#replayable = false;
+    this.#kept = undefined;
   }
 
   /** The request is complete. */
@@ -312,15 +423,14 @@ export class OutboundExchange implements UpstreamExchange {
 
   #sendBody(chunk: Buffer, endStream: boolean): boolean {
     if (this.#stream === undefined || this.#connection === undefined) return true;
-    this.#bodySent += chunk.length;
-    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    this.#touch(this.#services.clock.monotonicMs());
     return this.#connection.h2.sendData(this.#stream, chunk, endStream);
   }
 
   /** What had come of the request before there was a stream for it. */
   #sendKept(): void {
     const kept = this.#kept;
-    this.#kept = undefined;
+    this.#keepLittle();
     let room = true;
     if (kept !== undefined) for (const chunk of kept) room = this.#sendBody(chunk, false);
     if (this.#requestEnded && !this.#bodyless) {
@@ -362,10 +472,29 @@ export class OutboundExchange implements UpstreamExchange {
 
   timeOut(): void {
     if (this.#over) return;
+    const nowMs = this.#services.clock.monotonicMs();
+    if (this.#waitsToRetry && nowMs < this.#endMs) {
+      this.#waitsToRetry = false;
+      this.#touch(nowMs);
+      if (this.#facts.destination?.group.traffic.timing.isPrecise === true)
+        this.#services.deadlines.add(this);
+      this.#route();
+      return;
+    }
     this.#facts.upstream?.cancel(this);
-    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
-    if (this.#answerHead) this.#breakAnswer("the answer stopped");
-    else this.#refuse("UPSTREAM_TIMEOUT", "the target did not answer in time");
+    if (this.#answerHead) {
+      this.#breakAnswer("the answer stopped");
+      return;
+    }
+    // A time that the application chose says nothing about the endpoint.
+    const isItsFault = nowMs < this.#endMs || this.#facts.timeoutMs === Number.POSITIVE_INFINITY;
+    if (this.#stream !== undefined && this.#member !== undefined && isItsFault)
+      this.#facts.destination?.group.failed(this.#member);
+    this.#letGo();
+    this.#facts.error = "the target did not answer in time";
+    const delayMs = this.#planRetry("timeout", false);
+    if (delayMs !== undefined) this.#retryAfter(delayMs);
+    else this.#refuse("UPSTREAM_TIMEOUT", this.#facts.error);
   }
 
   // --- shared ----------------------------------------------------------------------------------------------------
@@ -417,6 +546,7 @@ export class OutboundExchange implements UpstreamExchange {
     if (this.#over) return;
     this.#over = true;
     this.#kept = undefined;
+    if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
     this.#giveCredit();
     this.#returnCredit();
     const connection = this.#connection;

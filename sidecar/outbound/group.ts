@@ -28,6 +28,7 @@ const MAX_REST_MS = 60_000;
 export class EndpointGroup implements MemberGroup {
   /** `namespace/name`. */
   readonly service: string;
+  readonly port: number;
   readonly clock: Clock;
   readonly budget = new RetryBudget();
   readonly #deps: GroupDeps;
@@ -44,8 +45,14 @@ export class EndpointGroup implements MemberGroup {
   /** When the service was asked for last; active checks end some time after. */
   #calledAtMs: number;
 
-  constructor(service: string, upstreams: readonly Upstream[], traffic: ServiceTraffic, deps: GroupDeps) {
+  constructor(
+    { service, port }: Pick<EndpointGroup, "service" | "port">,
+    upstreams: readonly Upstream[],
+    traffic: ServiceTraffic,
+    deps: GroupDeps,
+  ) {
     this.service = service;
+    this.port = port;
     this.clock = deps.clock;
     this.#deps = deps;
     this.#traffic = traffic;
@@ -154,9 +161,10 @@ export class EndpointGroup implements MemberGroup {
       : pickLeastRequest(from, tried, this.#deps.random);
   }
 
-  /** An attempt that the endpoint answered well. */
-  succeeded(member: Member): void {
-    if (this.#traffic.outlier !== undefined) member.outlier.succeed();
+  /** What an answer says of the endpoint. */
+  ended(member: Member, verdict: "good" | "bad" | undefined): void {
+    if (verdict === "bad") this.failed(member);
+    else if (verdict === "good" && this.#traffic.outlier !== undefined) member.outlier.succeed();
   }
 
   /** An attempt that failed for a reason that speaks against the endpoint. */

@@ -56,8 +56,16 @@ export class UpstreamPool {
     return this.#upstreams.values();
   }
 
-  get groups(): Iterable<EndpointGroup> {
+  get groups(): readonly EndpointGroup[] {
     return [...this.#groups.values()].map(({ group }) => group);
+  }
+
+  /** Groups with all endpoints of their service, whose health is asked for. */
+  get checkedGroups(): readonly EndpointGroup[] {
+    const checked: EndpointGroup[] = [];
+    for (const { group, only } of this.#groups.values())
+      if (only === undefined && group.traffic.healthCheck !== undefined) checked.push(group);
+    return checked;
   }
 
   /**
@@ -66,13 +74,19 @@ export class UpstreamPool {
    * @param key of the port, or of the one endpoint.
    * @param only the endpoint that is meant when it is not all of the service's.
    */
-  group(key: string, service: string, table: SidecarTable, only?: MeshEndpoint): EndpointGroup {
+  group(
+    key: string,
+    of: Pick<EndpointGroup, "service" | "port">,
+    table: SidecarTable,
+    only?: MeshEndpoint,
+  ): EndpointGroup {
+    const { service } = of;
     const known = this.#groups.get(key);
     if (known !== undefined) return known.group;
     const name = only === undefined ? undefined : endpointName(only);
     const traffic = this.#trafficOf(service, table);
     const upstreams = this.#upstreamsOf(service, table, name, traffic);
-    const group = new EndpointGroup(service, upstreams, traffic, this.#deps);
+    const group = new EndpointGroup(of, upstreams, traffic, this.#deps);
     this.#groups.set(key, { group, only: name });
     return group;
   }

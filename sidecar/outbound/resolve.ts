@@ -159,7 +159,7 @@ export class Directory {
     const name = `${service.id}@${key}`;
     let destination = this.#destinations.get(name);
     if (destination === undefined) {
-      const group = this.#pool.group(name, service.id, this.table, endpoint);
+      const group = this.#pool.group(name, { service: service.id, port: port.port }, this.table, endpoint);
       destination = new Destination(this, service, port, group);
       this.#destinations.set(name, destination);
     }
@@ -205,7 +205,12 @@ export class Directory {
     const key = `${service.id}:${port.port}`;
     let destination = this.#destinations.get(key);
     if (destination === undefined) {
-      destination = new Destination(this, service, port, this.#pool.group(key, service.id, this.table));
+      destination = new Destination(
+        this,
+        service,
+        port,
+        this.#pool.group(key, { service: service.id, port: port.port }, this.table),
+      );
       this.#destinations.set(key, destination);
     }
     return destination;

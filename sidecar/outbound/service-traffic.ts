@@ -38,6 +38,8 @@ export interface ServiceTraffic {
   readonly retries: RetrySettings | undefined;
   /** 0: new endpoints get a full share at once. */
   readonly slowStartMs: number;
+  /** Whether it matters how a request was answered. */
+  readonly watchesAnswers: boolean;
 }
 
 /** What holds where no policy says otherwise. */
@@ -82,5 +84,6 @@ export function resolveTraffic(
     outlier: settings?.outlier,
     retries,
     slowStartMs: settings?.slowStartMs ?? 0,
+    watchesAnswers: retries !== undefined || settings?.outlier !== undefined,
   };
 }

@@ -8,6 +8,7 @@ import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
+import type { Deadlines } from "./deadlines.ts";
 import type { Directory } from "./resolve.ts";
 
 export interface OutboundState {
@@ -30,6 +31,10 @@ export interface OutboundServices {
   readonly correlation: Correlation | undefined;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
+  /** Tells requests with short limits when their time is over. */
+  readonly deadlines: Deadlines;
+  /** In [0, 1). */
+  readonly random: () => number;
   /** Name of this pod or machine. */
   readonly node: string;
   /** Asks the control plane for a name that the table does not hold. */

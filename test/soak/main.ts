@@ -1,5 +1,6 @@
 // `npm run soak -- --minutes N`: a pair of sidecars under steady load while policies are edited, revisions rolled back
-// and certificates rotated every few seconds. Not one request may fail, and memory must stay flat.
+// and certificates rotated every few seconds. Not one request may fail, and memory must stay flat. With `--restarts` ten
+// callees are restarted one after the other instead.
 import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,16 +12,18 @@ import { startOurs } from "../bench/datapath/ours.ts";
 import { OPERATIONS, operationPath, startBackend } from "../bench/datapath/peers.ts";
 import { median, privateBytes } from "../bench/measure.ts";
 import { freePorts } from "../demo/process.ts";
+import { runRestarts } from "./restarts.ts";
 
 // What was started ends with us: process.ts and program.ts see to it when this process exits.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
 
-const HELP = `usage: npm run soak -- [--minutes N] [--rate N]
+const HELP = `usage: npm run soak -- [--minutes N] [--rate N] [--restarts N]
 
   --minutes N  how long (default 10)
-  --rate N     requests per second (default 2000)
+  --rate N     requests per second (default 2000; 500 with --restarts)
+  --restarts N restart each of ten callees N times, one after the other, with 50 streams open; nothing else is done
 
-Needs Debian's nginx-light as the application. Exit status 1 when a request failed or memory grew.
+Needs Debian's nginx-light as the application, and dist/. Exit status 1 when a request failed or memory grew.
 `;
 
 const EDIT_EVERY_MS = 3_000;
@@ -34,15 +37,34 @@ const MAX_GROWTH_BYTES = 12e6;
 const { values } = parseArgs({
   options: {
     minutes: { type: "string", default: "10" },
-    rate: { type: "string", default: "2000" },
+    rate: { type: "string" },
+    restarts: { type: "string" },
     help: { type: "boolean" },
   },
 });
 const minutes = Number(values.minutes);
-const rate = Number(values.rate);
+const restarts = Number(values.restarts ?? "0");
+const rate = Number(values.rate ?? (restarts > 0 ? "500" : "2000"));
 if (values.help === true || !(minutes > 0 && rate > 0)) {
   process.stderr.write(HELP);
   process.exit(values.help === true ? 0 : 2);
+}
+if (restarts > 0) {
+  const report = await runRestarts({
+    upstreams: 10,
+    rounds: restarts,
+    rate,
+    streams: 50,
+    leavesTable: true,
+    onRestart: (done, { requests, streams, failed }) =>
+      process.stdout.write(
+        `${new Date().toISOString()} restarts ${done} requests ${requests} streams ${streams} failed ${failed}\n`,
+      ),
+  });
+  process.stdout.write(
+    `${report.restarts} restarts, ${report.requests} requests, ${report.streams} streams, ${report.failed} failed\n${report.failures.map((one) => `PROBLEM: ${one}\n`).join("")}`,
+  );
+  process.exit(report.failed === 0 ? 0 : 1);
 }
 
 const dir = mkdtempSync(join(tmpdir(), "countersign-soak-"));

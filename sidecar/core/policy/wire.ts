@@ -21,7 +21,18 @@ import {
 } from "./rule.ts";
 
 /** Parts of the policy language that came after the first version; a program lists those it uses. */
-export const SUPPORTED_FEATURES = ["cel", "rate-limit", "role-grants", "schedule", "via"] as const;
+export const SUPPORTED_FEATURES = [
+  "audit-payload",
+  "audit-required",
+  "cel",
+  "concurrency",
+  "rate-limit",
+  "replay-strict",
+  "role-grants",
+  "schedule",
+  "token-limit",
+  "via",
+] as const;
 export type PolicyFeature = (typeof SUPPORTED_FEATURES)[number];
 
 const STRING: FieldType = { kind: "string" };
@@ -334,6 +345,10 @@ function policyProblem(policy: ProgramPolicy): string | undefined {
       !(rule.with.rateLimit.perMs > 0 && rule.with.rateLimit.requests > 0)
     )
       return `${where} has a rate limit of nothing`;
+    const tokens = rule.with?.tokenLimit;
+    if (tokens !== undefined && !(tokens.perMs > 0 && tokens.tokens > 0))
+      return `${where} has a token limit of nothing`;
+    if (rule.with?.concurrency === 0) return `${where} lets no call run`;
   }
   return undefined;
 }

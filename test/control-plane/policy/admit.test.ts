@@ -54,9 +54,16 @@ describe("admission", () => {
       kind: "AccessPolicy",
       spec: {
         action: "Allow",
-        rules: [{ name: "r", from: [{ any: true }], operations: [{ any: true }], with: { concurrency: 2 } }],
+        rules: [
+          {
+            name: "r",
+            from: [{ any: true }],
+            operations: [{ any: true }],
+            with: { identity: { forward: ["email"] } },
+          },
+        ],
       },
-      says: [/^Unsupported spec\.rules\[0\]\.with\.concurrency: /],
+      says: [/^Unsupported spec\.rules\[0\]\.with\.identity\.forward: /],
     },
     {
       name: "a role that nobody has, which is a warning only",

@@ -287,8 +287,8 @@ describe("compile", () => {
     },
     {
       name: "an obligation that is not enforced",
-      change: rule({ with: { concurrency: 3 } }),
-      want: "error Unsupported spec.rules[0].with.concurrency",
+      change: rule({ with: { identity: { forward: ["email"] } } }),
+      want: "error Unsupported spec.rules[0].with.identity.forward",
     },
     {
       name: "a time window of nothing",

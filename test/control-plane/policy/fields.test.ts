@@ -56,7 +56,12 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/when\.schedule\./, "sidecar/core/policy/schedule.ts", "timeZone"],
   [/when\.cel$/, "sidecar/core/policy/condition.ts", "CelCondition"],
   [/with\.rateLimit\./, "sidecar/balance/limits.ts", "burst"],
-  [/with\.audit\.(level|sample)$/, "sidecar/audit/trail.ts", "sample"],
+  [/with\.tokenLimit\./, "sidecar/balance/limits.ts", "tokenLimit"],
+  [/with\.concurrency$/, "sidecar/balance/concurrency.ts", "limit"],
+  [/with\.audit\.sample$/, "sidecar/audit/trail.ts", "sample"],
+  [/with\.audit\.level$/, "sidecar/audit/payload.ts", "level"],
+  [/with\.audit\.mode$/, "sidecar/inbound/duties.ts", "Required"],
+  [/with\.replay$/, "sidecar/inbound/replay.ts", "Strict"],
   [/with\.headers\./, "sidecar/inbound/header-changes.ts", "remove"],
   [/with\.identity\.forward\[\]$/, "sidecar/inbound/", "x-mesh-caller"],
   [/^AccessGrant spec\.(subject\.|roles)/, "control-plane/policy/derived.ts", "subject"],
@@ -125,11 +130,6 @@ const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]
   "Policy spec.targets[].external": ["spec.targets[0].external", allow({}, [{ external: "x" }])],
   ...Object.fromEntries(
     Object.entries({
-      tokenLimit: { key: "user", tokens: 1, per: "1m", count: "total" },
-      concurrency: 1,
-      replay: "Strict",
-      "audit.mode": { level: "Metadata", mode: "Required" },
-      "audit.level": { level: "Headers" },
       "identity.forward": { forward: ["user"] },
     }).map(([field, value]) => [
       `Policy spec.rules[].with.${field}`,

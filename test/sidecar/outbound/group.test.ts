@@ -52,7 +52,7 @@ function groupOf(upstreams: readonly FakeUpstream[], settings: Partial<TrafficSe
   };
   // A group reads of an upstream what the fake has.
   const list = upstreams as unknown as readonly Upstream[];
-  return new EndpointGroup("a/c", list, traffic, {
+  return new EndpointGroup({ service: "a/c", port: 80 }, list, traffic, {
     clock,
     random,
     metrics,

@@ -32,3 +32,39 @@ test("a full queue loses the oldest lines that may be lost, and counts them", as
   expect(file.written + file.dropped).toBe(1_000);
   expect(statSync(where).mode & 0o777).toBe(0o600);
 });
+
+test("a committed line is on the disk when it is said to be, with those that came beside it in one write", async () => {
+  const where = path();
+  const file = new LineFile({ path: where, maxHeldBytes: 1e6, log: silentLogger, delayMs: 60_000 });
+  const told: string[] = [];
+  const commit = (line: string): Promise<void> =>
+    new Promise((resolve) =>
+      file.commit(line, (ok) => {
+        told.push(`${line} ${ok} ${readFileSync(where, "utf8").includes(`${line}\n`)}`);
+        resolve();
+      }),
+    );
+  file.append("before", false);
+  await Promise.all([commit("one"), commit("two")]);
+  await commit("three");
+  expect(told).toEqual(["one true true", "two true true", "three true true"]);
+  expect(readFileSync(where, "utf8")).toBe("before\none\ntwo\nthree\n");
+  await file.close();
+  expect(await new Promise((resolve) => file.commit("late", resolve))).toBe(false);
+});
+
+test("a full queue takes no line that must be safe", async () => {
+  const file = new LineFile({ path: path(), maxHeldBytes: 100, log: silentLogger, delayMs: 60_000 });
+  for (let i = 0; i < 3; i++) file.append("x".repeat(30), true);
+  file.append("x".repeat(6), true);
+  expect(file.hasRoom).toBe(false);
+  expect(await new Promise((resolve) => file.commit("no", resolve))).toBe(false);
+  await file.close();
+});
+
+test("a line that cannot be written is said to be lost", async () => {
+  const file = new LineFile({ path: "/dev/full", maxHeldBytes: 1e6, log: silentLogger, delayMs: 60_000 });
+  expect(await new Promise((resolve) => file.commit("no", resolve))).toBe(false);
+  expect(file.failed).toBe(1);
+  await file.close();
+});
