@@ -91,13 +91,19 @@ function portMessages(
   }));
 }
 
-export function buildService(serviceId: string, service: MeshService): BuiltResource {
+/** @param freshProofs see `freshProofsOf`, of all workloads behind it. */
+export function buildService(
+  serviceId: string,
+  service: MeshService,
+  freshProofs: readonly string[] = [],
+): BuiltResource {
   const body = serviceCodec.encode({
     id: serviceId,
     // A workload's own pods are reached by their addresses alone.
     hosts: service.name.includes(":") ? [] : serviceHosts(serviceId),
     ports: portMessages(service.ports),
     addresses: [...service.addresses],
+    freshProofs: [...freshProofs],
   });
   return createResource("service", serviceId, body);
 }

@@ -5,6 +5,7 @@ import type { RevocationEntry } from "../../sidecar/core/identity/revocations.ts
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import { createProgramEncoder } from "../../sidecar/core/policy/wire.ts";
 import type { Compiled } from "../policy/compile.ts";
+import { freshProofsOf } from "../policy/fresh-proofs.ts";
 import type { MeshService, Workload } from "../sources/store.ts";
 import {
   type BuiltResource,
@@ -76,6 +77,8 @@ export class ResourceCache {
   readonly #encode = createProgramEncoder();
   /** Services that each workload stands behind. */
   #servicesOf: ReadonlyMap<string, readonly string[]> = new Map();
+  /** Operations that ask for fresh proofs, by workload; those without are left out. */
+  readonly #fresh = new Map<string, readonly string[]>();
   #byAddress: ReadonlyMap<string, readonly string[]> | undefined;
 
   /** Revision of the state that the tables are made of; 0 before the first. */
@@ -136,6 +139,7 @@ export class ResourceCache {
     const { state, programs } = input.compiled;
     const changedPrograms = this.#updatePrograms(before, programs, put, drop);
     const changedWorkloads = this.#updateServices(before, put, drop);
+    this.#updateFreshProofs(changedPrograms, put);
     for (const [name, text] of input.packs) if (before?.packs.get(name) !== text) put(buildPack(name, text));
     for (const name of before?.packs.keys() ?? []) if (!input.packs.has(name)) drop(`operation-pack/${name}`);
     if (before?.revocations !== input.revocations) {
@@ -193,7 +197,7 @@ export class ResourceCache {
     }
     for (const [id, service] of state.services) {
       const earlier = old?.services.get(id);
-      if (earlier !== service) put(buildService(id, service));
+      if (earlier !== service) put(buildService(id, service, this.#freshProofs(service)));
       const sameMembers =
         sameDomain && earlier === service && !service.endpoints.some(({ workload }) => changed.has(workload));
       if (!sameMembers) put(buildEndpoints(id, service, state.workloads, state.config.trustDomain));
@@ -212,6 +216,30 @@ export class ResourceCache {
       this.#servicesOf = servicesOf;
     }
     return changed;
+  }
+
+  /** Services of which an operation now asks for fresh proofs, or does so no more. */
+  #updateFreshProofs(changedPrograms: ReadonlySet<string>, put: (resource: BuiltResource) => void): void {
+    const input = this.#input;
+    if (!input) return;
+    const services = new Set<string>();
+    for (const id of changedPrograms) {
+      const program = input.compiled.programs.get(id);
+      const now = program === undefined ? [] : freshProofsOf(program);
+      if (now.join() === (this.#fresh.get(id) ?? []).join()) continue;
+      if (now.length > 0) this.#fresh.set(id, now);
+      else this.#fresh.delete(id);
+      for (const service of this.#servicesOf.get(id) ?? []) services.add(service);
+    }
+    for (const id of services) {
+      const service = input.compiled.state.services.get(id);
+      if (service !== undefined) put(buildService(id, service, this.#freshProofs(service)));
+    }
+  }
+
+  #freshProofs({ members }: MeshService): readonly string[] {
+    if (this.#fresh.size === 0) return [];
+    return [...new Set([...members].flatMap((member) => this.#fresh.get(member) ?? []))].sort();
   }
 
   #updateTables(

@@ -88,6 +88,7 @@ function decodeService(name: string, body: Buffer): DecodedResource {
       hosts: message.hosts,
       addresses: message.addresses,
       ports: decodeServicePorts(message.ports),
+      ...(message.freshProofs.length === 0 ? {} : { freshProofs: message.freshProofs }),
     },
   };
 }

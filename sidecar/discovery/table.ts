@@ -16,6 +16,8 @@ export interface MeshService {
   /** IP addresses of the service itself (cluster IPs); none outside Kubernetes and for a headless one. */
   readonly addresses?: readonly string[];
   readonly ports: readonly ServicePort[];
+  /** Operations, and all below them, that take each proof once; `*`: every one. */
+  readonly freshProofs?: readonly string[];
 }
 
 export interface MeshEndpoint {

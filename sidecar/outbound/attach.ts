@@ -4,7 +4,7 @@ import { WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN } from "../core/identity/
 import type { Proof, ProofSigner, ProofSlot } from "../core/identity/proofs.ts";
 import type { SpiffeId } from "../core/identity/spiffe-id.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
-import type { Field } from "../wire/field.ts";
+import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 
 export interface ProofFields {
@@ -69,6 +69,23 @@ export class Countersigner {
       if (slot !== undefined) return slot.fields(nowMs, this.#cache);
     }
     return this.#findSlot(operation, packsDigest, chain, authorization).fields(nowMs, this.#cache);
+  }
+
+  /** The fields of a proof that was not sent before and will not be again. */
+  freshFields(
+    operation: string,
+    packsDigest: string,
+    chain: CallChain | undefined,
+    authorization: string | undefined,
+    nowMs: number,
+  ): ProofFields {
+    const { wit, wpt } = this.#findSlot(operation, packsDigest, chain, authorization).slot.fresh(nowMs);
+    const field = createField(WORKLOAD_PROOF_TOKEN, wpt);
+    return {
+      wit: this.#cache.get(WORKLOAD_IDENTITY_TOKEN, wit),
+      // It comes once: in no cache, and not in HPACK's table, where it would push out what repeats.
+      wpt: { ...field, flags: field.flags | FieldFlag.neverIndex },
+    };
   }
 
   #findSlot(

@@ -253,13 +253,10 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   ): void {
     const { h2 } = connection;
     const { operation, nowMs } = this.#facts;
-    const proof = connection.countersigner.fields(
-      operation,
-      destination.packsDigest,
-      this.#chain,
-      this.#authorization,
-      nowMs,
-    );
+    const { countersigner } = connection;
+    const proof = destination.asksFreshProof(operation)
+      ? countersigner.freshFields(operation, destination.packsDigest, this.#chain, this.#authorization, nowMs)
+      : countersigner.fields(operation, destination.packsDigest, this.#chain, this.#authorization, nowMs);
     h2.beginHeaders(stream);
     writeMeshHead(h2, this.#facts, proof, this.#services.cache);
     h2.endHeaders(this.#bodyless);

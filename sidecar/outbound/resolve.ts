@@ -6,6 +6,7 @@ import { parseAuthority } from "../core/http/authority.ts";
 import { COUNTERSIGN_PORT } from "../core/identity/claims.ts";
 import { type Pack, packsDigest } from "../core/policy/catalog.ts";
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
+import { coversOperation } from "../core/policy/scope.ts";
 import type { MeshService, ServicePort, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { createField, type Field } from "../wire/field.ts";
@@ -65,6 +66,15 @@ export class Destination {
   get classifier(): Classifier {
     this.#classifier ??= createClassifier({ packs: this.#packs, selfName: this.callee.name });
     return this.#classifier;
+  }
+
+  /** Whether calls of an operation must show a proof that was not shown before. @param operation as the proof names it. */
+  asksFreshProof(operation: string): boolean {
+    const { freshProofs } = this.service;
+    if (freshProofs === undefined || freshProofs.length === 0) return false;
+    // What has no name of its own (`unknown`, `mcp`) may turn out to be any of them.
+    if (!operation.includes(".")) return true;
+    return freshProofs.some((pattern) => pattern === "*" || coversOperation(pattern, operation));
   }
 
   edge(operation: string): OutboundEdge {

@@ -81,6 +81,12 @@ export class ProofSlot {
     this.#ath = accessTokenHash(input.authorization);
   }
 
+  /** A proof that nobody has seen, for a callee that takes each one once. */
+  fresh(nowMs: number): Proof {
+    const identity = this.#signer.identity();
+    return { wit: identity.wit, wpt: this.#signer.sign(this.#input, this.#ath, identity, nowMs).wpt };
+  }
+
   /** The proof to send now; signs a new one when the last is 30 s old or the identity was renewed. */
   current(nowMs: number): Proof {
     const identity = this.#signer.identity();

@@ -2,6 +2,7 @@ import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { ResourceCache } from "../../../control-plane/resources/cache.ts";
 import type { ClusterState, Workload } from "../../../control-plane/sources/store.ts";
+import { messageCodec } from "../../../proto/load.ts";
 import type { WorkloadProgram } from "../../../sidecar/core/policy/rule.ts";
 import { BUNDLE_JSON, CONFIG, clusterState, program, workload } from "../../fakes/resources.ts";
 
@@ -171,5 +172,50 @@ describe("resource cache", () => {
       }),
       { numRuns: 200 },
     );
+  });
+
+  test("tells callers which operations take a proof once, and when they do so no more", () => {
+    const cache = new ResourceCache();
+    const strict = (operations: readonly object[]): WorkloadProgram => ({
+      ...program(workload("b")),
+      policies: [
+        {
+          ...{
+            id: "ns/p",
+            name: "p",
+            cluster: false,
+            source: "policy",
+            action: "Allow",
+            enforcement: "Enforce",
+          },
+          rules: [{ name: "r", from: [{ any: true }], operations, with: { replay: "Strict" } }],
+        },
+      ] as WorkloadProgram["policies"],
+    });
+    const told = (): readonly string[] => {
+      const resource = cache.table("ns/a")?.resources.get("service/ns/b");
+      const message = messageCodec<object, { body: Buffer }>("countersign.mesh.v1.Delta").decode(
+        resource?.encoded ?? Buffer.alloc(0),
+      ) as unknown as { upsert: { body: Buffer }[] };
+      return messageCodec<object, { freshProofs: string[] }>("countersign.mesh.v1.Service").decode(
+        message.upsert[0]?.body ?? Buffer.alloc(0),
+      ).freshProofs;
+    };
+    const before = world(three, { "ns/a": ["ns/b"] });
+    update(cache, before);
+    expect(told()).toEqual([]);
+    const put = (one: WorkloadProgram): void => {
+      const { changed } = update(cache, {
+        ...before,
+        programs: new Map([...before.programs, ["ns/b", one]]),
+      });
+      expect([...changed].sort()).toEqual(["ns/a", "ns/b"]);
+    };
+    put(strict([{ op: "serving.admin" }, { op: "jobs" }]));
+    expect(told()).toEqual(["jobs", "serving.admin"]);
+    put(strict([{ op: "serving.admin" }, { any: true }]));
+    expect(told()).toEqual(["*"]);
+    put(program(workload("b")));
+    expect(told()).toEqual([]);
   });
 });

@@ -1,13 +1,17 @@
 // What winning rules demand, over real sockets: limits, places, records, fresh proofs.
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { clientTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
 import type { Obligations, ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 import {
   ALLOW_READ,
   type Answer,
+  complete,
   hello,
+  idOf,
   type ServiceSpec,
   type Sidecar,
   send,
@@ -300,5 +304,48 @@ describe("audit", () => {
     await chat(off);
     const [headersOnly] = (await off.callee.audit()) as unknown as Event[];
     expect(headersOnly?.data.payload?.request).toEqual({ fields: expect.anything() });
+  });
+});
+
+describe("replay: Strict", () => {
+  test("takes each proof once; a caller that knows sends another one each time", async () => {
+    const mesh = await pair({ replay: "Strict" });
+    const answers = [await get(mesh), await get(mesh)];
+    expect(answers.map(({ status }) => status)).toEqual([200, 400]);
+    expect(answers[1]?.body).toContain("AUTHN_PROOF_INVALID");
+    const { plane } = mesh.caller;
+    const before = plane.table;
+    if (before === undefined) throw new Error("no table");
+    const services = [...before.services].map(
+      ([id, service]) => [id, { ...service, freshProofs: ["thing"] }] as const,
+    );
+    plane.setTable({
+      ...before,
+      services: new Map(services),
+      servicesByHost: new Map(services.map(([, service]) => [service.hosts[0] ?? "", service])),
+    });
+    for (let i = 0; i < 3; i++) expect((await get(mesh)).status).toBe(200);
+    // Other operations go on with a proof that is used again.
+    expect([(await chat(mesh)).status, (await chat(mesh)).status]).toEqual([200, 400]);
+    expect(mesh.heads).toHaveLength(5);
+  });
+
+  test("has nothing for a caller without a proof", async () => {
+    const bundle = world.authority.bundle.json;
+    const callee = await world.sidecar(THINGS, { app: await world.app(hello) });
+    callee.plane.setTable(
+      table({ self: THINGS, policies: [demanding({ replay: "Strict" })], bundle, pack: PACK }),
+    );
+    const identity = world.identity(NOTEBOOK);
+    const options = clientTlsOptions(identity, idOf("ml", "serving", "things"), Date.now, ["http/1.1"]);
+    const socket = connectTls({ ...options, host: "127.0.0.1", port: callee.meshPort });
+    let text = "";
+    socket.setEncoding("latin1").on("data", (chunk: string) => {
+      text += chunk;
+    });
+    socket.write("GET /things/a HTTP/1.1\r\nhost: things.ml\r\ncountersign-port: 8080\r\n\r\n");
+    await until(() => complete(text));
+    socket.destroy();
+    expect(text).toMatch(/^HTTP\/1\.1 400 .*AUTHN_PROOF_INVALID/s);
   });
 });

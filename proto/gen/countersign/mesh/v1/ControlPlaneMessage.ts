@@ -9,6 +9,7 @@ import type { Identity as _countersign_mesh_v1_Identity, Identity__Output as _co
 import type { Heartbeat as _countersign_mesh_v1_Heartbeat, Heartbeat__Output as _countersign_mesh_v1_Heartbeat__Output } from '../../../countersign/mesh/v1/Heartbeat.ts';
 import type { Resolved as _countersign_mesh_v1_Resolved, Resolved__Output as _countersign_mesh_v1_Resolved__Output } from '../../../countersign/mesh/v1/Resolved.ts';
 import type { Refused as _countersign_mesh_v1_Refused, Refused__Output as _countersign_mesh_v1_Refused__Output } from '../../../countersign/mesh/v1/Refused.ts';
+import type { LimitLease as _countersign_mesh_v1_LimitLease, LimitLease__Output as _countersign_mesh_v1_LimitLease__Output } from '../../../countersign/mesh/v1/LimitLease.ts';
 
 export interface ControlPlaneMessage {
   'welcome'?: (_countersign_mesh_v1_Welcome | null);
@@ -19,7 +20,8 @@ export interface ControlPlaneMessage {
   'heartbeat'?: (_countersign_mesh_v1_Heartbeat | null);
   'resolved'?: (_countersign_mesh_v1_Resolved | null);
   'refused'?: (_countersign_mesh_v1_Refused | null);
-  'message'?: "welcome"|"delta"|"prepare"|"commit"|"identity"|"heartbeat"|"resolved"|"refused";
+  'limitLease'?: (_countersign_mesh_v1_LimitLease | null);
+  'message'?: "welcome"|"delta"|"prepare"|"commit"|"identity"|"heartbeat"|"resolved"|"refused"|"limitLease";
 }
 
 export interface ControlPlaneMessage__Output {
@@ -31,5 +33,6 @@ export interface ControlPlaneMessage__Output {
   'heartbeat'?: (_countersign_mesh_v1_Heartbeat__Output | null);
   'resolved'?: (_countersign_mesh_v1_Resolved__Output | null);
   'refused'?: (_countersign_mesh_v1_Refused__Output | null);
-  'message'?: "welcome"|"delta"|"prepare"|"commit"|"identity"|"heartbeat"|"resolved"|"refused";
+  'limitLease'?: (_countersign_mesh_v1_LimitLease__Output | null);
+  'message'?: "welcome"|"delta"|"prepare"|"commit"|"identity"|"heartbeat"|"resolved"|"refused"|"limitLease";
 }

@@ -8,6 +8,7 @@ export interface Service {
   'hosts'?: (string)[];
   'ports'?: (_countersign_mesh_v1_ResourcePort)[];
   'addresses'?: (string)[];
+  'freshProofs'?: (string)[];
 }
 
 export interface Service__Output {
@@ -15,4 +16,5 @@ export interface Service__Output {
   'hosts': (string)[];
   'ports': (_countersign_mesh_v1_ResourcePort__Output)[];
   'addresses': (string)[];
+  'freshProofs': (string)[];
 }

@@ -8,6 +8,7 @@ import type { Nack as _countersign_mesh_v1_Nack, Nack__Output as _countersign_me
 import type { CertificateRequest as _countersign_mesh_v1_CertificateRequest, CertificateRequest__Output as _countersign_mesh_v1_CertificateRequest__Output } from '../../../countersign/mesh/v1/CertificateRequest.ts';
 import type { Resolve as _countersign_mesh_v1_Resolve, Resolve__Output as _countersign_mesh_v1_Resolve__Output } from '../../../countersign/mesh/v1/Resolve.ts';
 import type { Report as _countersign_mesh_v1_Report, Report__Output as _countersign_mesh_v1_Report__Output } from '../../../countersign/mesh/v1/Report.ts';
+import type { LimitReport as _countersign_mesh_v1_LimitReport, LimitReport__Output as _countersign_mesh_v1_LimitReport__Output } from '../../../countersign/mesh/v1/LimitReport.ts';
 
 export interface SidecarMessage {
   'hello'?: (_countersign_mesh_v1_Hello | null);
@@ -17,7 +18,8 @@ export interface SidecarMessage {
   'certificateRequest'?: (_countersign_mesh_v1_CertificateRequest | null);
   'resolve'?: (_countersign_mesh_v1_Resolve | null);
   'report'?: (_countersign_mesh_v1_Report | null);
-  'message'?: "hello"|"subscribe"|"ack"|"nack"|"certificateRequest"|"resolve"|"report";
+  'limitReport'?: (_countersign_mesh_v1_LimitReport | null);
+  'message'?: "hello"|"subscribe"|"ack"|"nack"|"certificateRequest"|"resolve"|"report"|"limitReport";
 }
 
 export interface SidecarMessage__Output {
@@ -28,5 +30,6 @@ export interface SidecarMessage__Output {
   'certificateRequest'?: (_countersign_mesh_v1_CertificateRequest__Output | null);
   'resolve'?: (_countersign_mesh_v1_Resolve__Output | null);
   'report'?: (_countersign_mesh_v1_Report__Output | null);
-  'message'?: "hello"|"subscribe"|"ack"|"nack"|"certificateRequest"|"resolve"|"report";
+  'limitReport'?: (_countersign_mesh_v1_LimitReport__Output | null);
+  'message'?: "hello"|"subscribe"|"ack"|"nack"|"certificateRequest"|"resolve"|"report"|"limitReport";
 }
