@@ -91,6 +91,9 @@ export function pickByHash<T extends HashedCandidate>(
   tried: ReadonlySet<T> | undefined,
   key: number,
 ): T | undefined {
+  const first = highest(candidates, tried, key, Number.POSITIVE_INFINITY);
+  // Nearly always: what all have together matters only when this one has much.
+  if (first === undefined || first.load < FREE_LOAD * first.weight) return first;
   let total = 1;
   let shares = 0;
   for (const candidate of candidates) {
@@ -98,26 +101,29 @@ export function pickByHash<T extends HashedCandidate>(
     total += candidate.load;
     shares += candidate.weight;
   }
+  const bound = Math.max(FREE_LOAD, Math.ceil((LOAD_FACTOR * total) / shares));
+  return highest(candidates, tried, key, bound) ?? first;
+}
+
+/** The candidate with the highest score for `key` of those with less load than their part of `bound`. */
+function highest<T extends HashedCandidate>(
+  candidates: readonly T[],
+  tried: ReadonlySet<T> | undefined,
+  key: number,
+  bound: number,
+): T | undefined {
   let best: T | undefined;
   let bestScore = -1;
-  let fallback: T | undefined;
-  let fallbackScore = -1;
-  for (const each of candidates) {
-    const candidate = open(each, tried);
+  for (let i = 0; i < candidates.length; i++) {
+    const candidate = candidates[i];
     if (candidate === undefined) continue;
     const score = mix32(key ^ candidate.hash);
-    const bound = Math.max(FREE_LOAD, Math.ceil((LOAD_FACTOR * total) / shares)) * candidate.weight;
-    if (candidate.load < bound) {
-      if (score > bestScore) {
-        best = candidate;
-        bestScore = score;
-      }
-    } else if (score > fallbackScore) {
-      fallback = candidate;
-      fallbackScore = score;
-    }
+    if (score <= bestScore || open(candidate, tried) === undefined) continue;
+    if (bound !== Number.POSITIVE_INFINITY && candidate.load >= bound * candidate.weight) continue;
+    best = candidate;
+    bestScore = score;
   }
-  return best ?? fallback;
+  return best;
 }
 
 /** Unsigned 32-bit hash of a text (FNV-1a over UTF-16 units, finished by `mix32`); the same in every process. */

@@ -27,6 +27,8 @@ const MAX_BUFFERED_BODY = 65_536;
 const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
 const EMPTY = Buffer.alloc(0);
+/** Body bytes that are kept to be written to another connection. */
+const MAX_REPLAY = 65_536;
 
 export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   readonly #services: InboundServices;
@@ -44,6 +46,9 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   // Progress.
   #body: Buffer[] | undefined;
   #bodyBytes = 0;
+  /** The body as far as it was written to the application; undefined: nothing, or too much to be kept. */
+  #sent: Buffer[] | undefined;
+  #sentBytes = 0;
   #trailers: readonly Field[] | undefined;
   #held = 0;
   #requestEnded = false;
@@ -193,7 +198,11 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     place.sendHead(this.#facts);
     const body = this.#body;
     this.#body = undefined;
-    if (body !== undefined) for (const chunk of body) place.sendBody(chunk);
+    if (body !== undefined)
+      for (const chunk of body) {
+        this.#keepSent(chunk);
+        place.sendBody(chunk);
+      }
     if (this.#held > 0) this.#giveCredit();
     if (this.#requestEnded) this.#endRequest();
   }
@@ -208,6 +217,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#facts.status = head.status;
     this.#answerHead = true;
     this.#rpcBody = undefined;
+    this.#sent = undefined;
     this.#responseLength = head.contentLength;
     const { duties } = this.#facts;
     duties?.answerHead(head.status, head.fields);
@@ -249,13 +259,28 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable): void {
     this.#app = undefined;
     if (this.#over) return;
-    if (!this.#retried && this.#facts.bodyless && this.#mayRepeat(repeatable)) {
+    if (!this.#retried && !this.#answerHead && this.#sentBytes <= MAX_REPLAY && this.#mayRepeat(repeatable)) {
       this.#retried = true;
       this.#requestSent = false;
+      // What was sent comes first, then what has come since.
+      if (this.#sent !== undefined) this.#body = [...this.#sent, ...(this.#body ?? [])];
+      this.#sent = undefined;
+      this.#sentBytes = 0;
       this.#take(true);
       return;
     }
     this.#fail(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
+  }
+
+  /** By reference, until the answer begins: a short body can be sent once more. */
+  #keepSent(chunk: Buffer): void {
+    if (this.#retried || this.#answerHead) return;
+    this.#sentBytes += chunk.length;
+    if (this.#sentBytes > MAX_REPLAY) this.#sent = undefined;
+    else {
+      this.#sent ??= [];
+      this.#sent.push(chunk);
+    }
   }
 
   #mayRepeat(repeatable: Repeatable): boolean {
@@ -284,6 +309,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     if (this.#body !== undefined || this.#waiting || this.#app === undefined)
       this.#keepBody(chunk, endStream);
     else {
+      this.#keepSent(chunk);
       this.#app.sendBody(chunk);
       this.#app.touch();
       this.#giveCredit();

@@ -1,5 +1,6 @@
 // What a TrafficPolicy says, carried out between real sidecars: several endpoints of one service that answer, fail, keep
 // silent and break off.
+import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import type { RetrySettings, TrafficSettings } from "../../../sidecar/core/traffic/traffic.ts";
@@ -496,5 +497,29 @@ describe("balancing", () => {
     expect(reached()[0]).toBe(1);
     setTraffic(undefined);
     expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  });
+});
+
+describe("an application that closes a kept connection just as it is used again", () => {
+  const put = (body: string): string => post(body, "/upload").replace("POST", "PUT");
+  test.each([
+    { name: "gets a short idempotent request once more", request: put("z".repeat(60_000)), status: 200 },
+    { name: "does not get a long one again", request: put("z".repeat(70_000)), status: 502 },
+    { name: "does not get one again that is not idempotent", request: post("abc"), status: 502 },
+    { name: "gets a request without body once more", request: GET, status: 200 },
+  ])("$name", async ({ request, status }) => {
+    const served = new WeakSet<Socket>();
+    const bodies: string[] = [];
+    const racing: Answer = (head, socket, body) => {
+      bodies.push(body.toString("latin1"));
+      if (served.has(socket)) socket.destroy();
+      else hello(head, socket, body);
+      served.add(socket);
+    };
+    const { caller } = await fleet([racing]);
+    expect((await send(caller.proxyPort, GET)).status).toBe(200);
+    expect((await send(caller.proxyPort, request)).status).toBe(status);
+    const sent = request.slice(request.indexOf("\r\n\r\n") + 4);
+    expect(bodies).toEqual(status === 200 ? ["", sent, sent] : ["", sent]);
   });
 });
