@@ -3,7 +3,7 @@
 import type { Socket } from "node:net";
 
 /** Larger buffers are passed on as they are: copying them costs more than a further entry of the gathered write. */
-const COPY_LIMIT_BYTES = 16_384;
+const COPY_LIMIT_BYTES = 4_096;
 /** Small parts are merged into buffers of at most this size. */
 const MERGE_BYTES = 65_536;
 /** From here on the owner should stop producing: `onDrain` follows once less is buffered. */

@@ -41,6 +41,11 @@ export const PREFACE: Buffer = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "
 export const FRAME_HEADER_BYTES = 9;
 /** The largest frame payload that is always allowed, and the only one we announce (SETTINGS_MAX_FRAME_SIZE). */
 export const MAX_FRAME_BYTES = 16_384;
+/**
+ * Body bytes of the DATA frames we send: with its header such a frame is as long as a TLS record can be (RFC 8446
+ * section 5.1), so the other side finds a whole frame in each record and copies nothing together.
+ */
+export const DATA_BYTES: number = MAX_FRAME_BYTES - FRAME_HEADER_BYTES;
 export const MAX_WINDOW = 0x7fff_ffff;
 
 /**

@@ -2,7 +2,7 @@
 // waits in its stream's queue and is sent in turns, one frame per stream and round, so no stream starves another.
 import type { FloodBudget } from "./flood-budget.ts";
 import type { FrameOutput } from "./frame-output.ts";
-import { FrameFlag, FrameType, MAX_FRAME_BYTES, MAX_WINDOW } from "./frames.ts";
+import { DATA_BYTES, FrameFlag, FrameType, MAX_WINDOW } from "./frames.ts";
 import type { StreamState } from "./stream.ts";
 
 interface SendOwner<T> {
@@ -38,7 +38,7 @@ export class SendScheduler<T> {
     const direct =
       stream.queuedBytes === 0 &&
       (bytes === 0 ||
-        (bytes <= MAX_FRAME_BYTES && bytes <= stream.sendWindow && bytes <= this.#window && this.#idle));
+        (bytes <= DATA_BYTES && bytes <= stream.sendWindow && bytes <= this.#window && this.#idle));
     if (direct) {
       const at = this.#output.frame(FrameType.data, endStream ? FrameFlag.endStream : 0, stream.id, bytes);
       chunk.copy(this.#output.buffer, at);
@@ -103,7 +103,7 @@ export class SendScheduler<T> {
     stream.ready = false;
     const queue = stream.queue;
     if (!stream.alive || queue === undefined) return;
-    const bytes = Math.min(queue.bytes, stream.sendWindow, this.#window, MAX_FRAME_BYTES);
+    const bytes = Math.min(queue.bytes, stream.sendWindow, this.#window, DATA_BYTES);
     if (bytes <= 0) return;
     const ends = stream.endQueued && bytes === queue.bytes;
     const at = this.#output.frame(FrameType.data, ends ? FrameFlag.endStream : 0, stream.id, bytes);
