@@ -41,6 +41,7 @@ import { Correlation } from "./telemetry/correlation.ts";
 import { LineFile } from "./telemetry/line-file.ts";
 import { RandomIds } from "./telemetry/random-ids.ts";
 import { FieldCache } from "./wire/field-cache.ts";
+import { createHttp2Shared } from "./wire/http2/shared.ts";
 import {
   createOriginalDestinationReader,
   type OriginalDestinationReader,
@@ -114,6 +115,7 @@ export class DataPlane {
   readonly #files: LineFile[] = [];
   readonly #apps = new Map<number, AppSide>();
   readonly #cache = new FieldCache();
+  readonly #http2 = createHttp2Shared();
   readonly #ids = new RandomIds();
   readonly #limiter = createRateLimiter({ maxKeys: 10_000 });
   readonly #concurrency = new ConcurrencyLimiter();
@@ -151,6 +153,7 @@ export class DataPlane {
     const shared = {
       state: this.#state,
       cache: this.#cache,
+      http2: this.#http2,
       clock,
       meshNowMs,
       metrics: this.metrics,
@@ -185,6 +188,7 @@ export class DataPlane {
     });
     this.upstreams = new UpstreamPool({
       cache: this.#cache,
+      http2: this.#http2,
       clock,
       meshNowMs,
       timeouts: config.timeouts,

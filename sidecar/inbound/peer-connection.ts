@@ -91,6 +91,8 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
       handler: this,
       cache: deps.services.cache,
       write: (bytes) => this.#socket.write(bytes),
+      writeNow: (bytes) => this.#socket.writeNow(bytes),
+      shared: deps.services.http2,
       requestFlush: () => setImmediate(this.#flush),
       nowMs: () => deps.services.clock.monotonicMs(),
     });

@@ -10,6 +10,7 @@ import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
+import type { Http2Shared } from "../wire/http2/shared.ts";
 import type { AppSide } from "./app-side.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { ReplayMemory } from "./replay.ts";
@@ -28,6 +29,7 @@ export interface InboundState {
 export interface InboundServices {
   readonly state: InboundState;
   readonly cache: FieldCache;
+  readonly http2: Http2Shared;
   readonly clock: Clock;
   /** Control plane's time, Unix milliseconds: what decisions are made on. */
   readonly meshNowMs: () => number;

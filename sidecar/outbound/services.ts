@@ -9,6 +9,7 @@ import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Deadlines } from "./deadlines.ts";
+import type { Http2Shared } from "../wire/http2/shared.ts";
 import type { Directory } from "./resolve.ts";
 
 export interface OutboundState {
@@ -22,6 +23,7 @@ export interface OutboundState {
 export interface OutboundServices {
   readonly state: OutboundState;
   readonly cache: FieldCache;
+  readonly http2: Http2Shared;
   readonly clock: Clock;
   readonly meshNowMs: () => number;
   readonly metrics: SidecarMetrics;

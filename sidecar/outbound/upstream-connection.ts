@@ -12,6 +12,7 @@ import type { SidecarMetrics } from "../metrics.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { Http2Connection, type Http2Error, type Http2Stream } from "../wire/http2/connection.ts";
+import type { Http2Shared } from "../wire/http2/shared.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList, type Slotted } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
@@ -39,6 +40,7 @@ export interface UpstreamExchange extends Slotted {
 
 export interface UpstreamDeps {
   readonly cache: FieldCache;
+  readonly http2: Http2Shared;
   readonly clock: Clock;
   readonly meshNowMs: () => number;
   readonly timeouts: Timeouts;
@@ -236,6 +238,8 @@ export class UpstreamConnection {
       cache: this.#deps.cache,
       nowMs: () => this.#deps.clock.monotonicMs(),
       write: (bytes) => socket.write(bytes),
+      writeNow: (bytes) => socket.writeNow(bytes),
+      shared: this.#deps.http2,
       requestFlush: () => setImmediate(this.#flush),
       handler: {
         onHeaders: (stream, fields, endStream) => stream.context?.onUpstreamHead(fields, endStream),

@@ -26,6 +26,7 @@ export class MeshSocket {
   readonly #socket: Socket;
   readonly #remoteAddress: string | undefined;
   readonly #localPort: number | undefined;
+  readonly #encrypted: boolean;
   #handler: SocketHandler | undefined;
   #parts: (string | Buffer)[] = [];
   #gatheredBytes = 0;
@@ -46,6 +47,7 @@ export class MeshSocket {
     this.#socket = socket;
     this.#remoteAddress = socket.remoteAddress;
     this.#localPort = socket.localPort;
+    this.#encrypted = "encrypted" in socket;
     socket.setNoDelay(true);
     socket.on("error", (error: Error) => {
       this.#error ??= error;
@@ -94,6 +96,22 @@ export class MeshSocket {
       this.#scheduled = true;
       setImmediate(this.#onTurn);
     }
+  }
+
+  /**
+   * Sends at once, behind what was gathered.
+   *
+   * @returns true: `data` is encrypted or in the kernel, and may be written over.
+   */
+  writeNow(data: Buffer): boolean {
+    if (this.#ended || this.#destroyed) return true;
+    this.flush();
+    const socket = this.#socket;
+    // INVARIANT: TLS copies or encrypts what it is given within the call, unless earlier writes wait in the stream.
+    const taken = this.#encrypted && socket.writableLength === 0;
+    socket.write(data);
+    if (this.bufferedBytes >= HIGH_WATER_BYTES) this.#owesDrain = true;
+    return taken || socket.writableLength === 0;
   }
 
   /** Hands what was gathered to the kernel now instead of at the end of the turn. */

@@ -3,12 +3,12 @@
 import { type Field, FieldFlag } from "../field.ts";
 import type { FieldCache } from "../field-cache.ts";
 import { Core } from "./core.ts";
-import type { WindowBudget } from "./flow.ts";
 import { FrameReader } from "./frame-reader.ts";
 import { ErrorCode, FrameType } from "./frames.ts";
 import { encodedBound } from "./hpack-encoder.ts";
 import { Receiver } from "./receiver.ts";
 import type { Http2Settings } from "./settings.ts";
+import type { Http2Shared } from "./shared.ts";
 import type { StreamState } from "./stream.ts";
 
 const STATUS_INDEX: ReadonlyMap<number, number> = new Map([
@@ -102,13 +102,19 @@ export interface Http2Options<T> {
   readonly cache: FieldCache;
   /** Takes bytes for the socket; they are never changed again. */
   readonly write: (bytes: Buffer) => void;
+  /**
+   * In place of `write` where there are `shared` buffers.
+   *
+   * @returns true: the bytes are copied or sent, and their buffer may be written over.
+   */
+  readonly writeNow?: ((bytes: Buffer) => boolean) | undefined;
   /** Called at most once until `flush`; schedule it, for example `setImmediate(() => connection.flush())`. */
   readonly requestFlush: () => void;
   /** Monotonic milliseconds: flood budgets refill and windows grow by it. */
   readonly nowMs: () => number;
   readonly settings?: Partial<Http2Settings> | undefined;
-  /** Bounds what the windows of all connections grow by; absent: each connection's own maximum alone. */
-  readonly windowBudget?: WindowBudget | undefined;
+  /** Of all connections of the process; absent: buffers of its own, windows bounded by its own maximum alone. */
+  readonly shared?: Http2Shared | undefined;
 }
 
 /** One connection. Never throws on what a peer sends; after `onClosed` all methods do nothing. */

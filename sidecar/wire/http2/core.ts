@@ -50,7 +50,7 @@ export class Core<T> {
     this.handler = options.handler;
     const settings = completeSettings(options.role, options.settings);
     this.settings = settings;
-    this.output = new FrameOutput(options.write, options.requestFlush);
+    this.output = new FrameOutput(options, options.requestFlush, options.shared?.buffers);
     this.budget = new FloodBudget(options.nowMs);
     this.encoder = new HpackEncoder(settings.headerTableSize);
     this.decoder = new HpackDecoder(options.cache, {
@@ -84,8 +84,8 @@ export class Core<T> {
   /** Gives `bytes` back to the peer for the connection alone. */
   release(bytes: number): void {
     if (bytes <= 0 || this.closed) return;
-    const { nowMs } = this.#options;
-    const increment = this.#window.consumed(bytes, 0, nowMs, undefined);
+    const { nowMs, shared } = this.#options;
+    const increment = this.#window.consumed(bytes, this.settings.maxConnectionWindow, nowMs, shared?.windows);
     if (increment > 0) this.output.numberFrame(FrameType.windowUpdate, 0, increment);
   }
 
@@ -93,8 +93,8 @@ export class Core<T> {
   releaseStream(stream: StreamState<T>, bytes: number): void {
     const window = stream.receiveWindow;
     if (window === undefined || !stream.alive || stream.remoteClosed) return;
-    const { nowMs, windowBudget } = this.#options;
-    const increment = window.consumed(bytes, this.settings.maxStreamWindow, nowMs, windowBudget);
+    const { nowMs, shared } = this.#options;
+    const increment = window.consumed(bytes, this.settings.maxStreamWindow, nowMs, shared?.windows);
     if (increment > 0) this.output.numberFrame(FrameType.windowUpdate, stream.id, increment);
   }
 
@@ -124,7 +124,7 @@ export class Core<T> {
     this.streams.delete(stream.id);
     this.open--;
     const grown = stream.receiveWindow?.grown ?? 0;
-    if (grown > 0) this.#options.windowBudget?.give(grown);
+    if (grown > 0) this.#options.shared?.windows.give(grown);
     if (this.#leaving && this.open === 0) this.output.requestFlush();
   }
 
@@ -238,6 +238,7 @@ export class Core<T> {
   #end(error: Http2Error | undefined): void {
     const streams = [...this.streams.values()];
     this.sender.clear();
+    if (this.#window.grown > 0) this.#options.shared?.windows.give(this.#window.grown);
     for (const stream of streams) {
       stream.remoteClosed = true;
       this.retire(stream);

@@ -1,5 +1,6 @@
 // Gathers the frames of one turn of the event loop into one buffer and hands it over whole: one write, one TLS record.
 import { MeshError } from "../../core/runtime/errors.ts";
+import type { BufferPool } from "./buffer-pool.ts";
 import { FRAME_HEADER_BYTES, FrameFlag, FrameType, writeFrameHeader, writeUint32 } from "./frames.ts";
 
 const LEAST_BYTES = 1024;
@@ -10,23 +11,34 @@ const LEAST_BYTES = 1024;
 const MOST_BYTES = 131_072;
 const EMPTY = Buffer.alloc(0);
 
+/** Where output goes. */
+export interface FrameSocket {
+  /** Takes bytes for the socket; they are never changed again. */
+  readonly write: (bytes: Buffer) => void;
+  /** In its place where buffers are used again: true says that nobody looks at the bytes any more. */
+  readonly writeNow?: ((bytes: Buffer) => boolean) | undefined;
+}
+
 /**
- * The buffer is handed to `write` and a new one made for the next turn, sized after the last: copying into an exact
- * buffer costs a new buffer too, and the copy. An idle connection holds none.
+ * The buffer is handed to `write` and another one taken in the next turn, sized after the last: copying into an exact
+ * buffer costs a buffer too, and the copy. An idle connection holds none.
  */
 export class FrameOutput {
   /** Frames so far are buffer[0, length). */
   buffer: Buffer = EMPTY;
   length = 0;
-  readonly #write: (bytes: Buffer) => void;
+  readonly #socket: FrameSocket;
+  readonly #pool: BufferPool | undefined;
   readonly #requestFlush: () => void;
   #requested = false;
   #nextBytes = LEAST_BYTES;
   /** Start of the header block being written, its frame header included; -1: none. */
   #blockStart = -1;
 
-  constructor(write: (bytes: Buffer) => void, requestFlush: () => void) {
-    this.#write = write;
+  /** @param pool where buffers come from and, after `writeNow` answered true, go to. */
+  constructor(socket: FrameSocket, requestFlush: () => void, pool: BufferPool | undefined) {
+    this.#socket = socket;
+    this.#pool = pool;
     this.#requestFlush = requestFlush;
   }
 
@@ -116,6 +128,7 @@ export class FrameOutput {
     const bytes = this.buffer.subarray(0, end);
     const rest = this.buffer.subarray(end, this.length);
     this.#nextBytes = nextSize(end);
+    const whole = this.buffer;
     this.buffer = EMPTY;
     this.length = 0;
     if (rest.length > 0) {
@@ -124,7 +137,8 @@ export class FrameOutput {
       this.length = rest.length;
       this.#blockStart = 0;
     }
-    this.#write(bytes);
+    if (this.#pool === undefined || this.#socket.writeNow === undefined) this.#socket.write(bytes);
+    else if (this.#socket.writeNow(bytes)) this.#pool.give(whole);
   }
 
   #makeRoom(bytes: number): void {
@@ -137,8 +151,10 @@ export class FrameOutput {
     if (this.buffer.length - this.length >= bytes) return;
     let size = Math.max(this.#nextBytes, this.buffer.length * 2);
     while (size < this.length + bytes) size *= 2;
-    const grown = Buffer.allocUnsafe(size);
-    this.buffer.copy(grown, 0, 0, this.length);
+    const pool = this.#pool;
+    const grown = pool === undefined ? Buffer.allocUnsafe(size) : pool.take(size);
+    if (this.length > 0) this.buffer.copy(grown, 0, 0, this.length);
+    pool?.give(this.buffer);
     this.buffer = grown;
   }
 }

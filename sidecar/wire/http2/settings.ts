@@ -22,8 +22,10 @@ export interface Http2Settings {
   readonly initialWindowSize: number;
   /** What a stream's receive window grows to while its consumer keeps up. */
   readonly maxStreamWindow: number;
-  /** Receive window of the whole connection, the bound of what a peer can make us hold; at least 65535. */
+  /** First receive window of the whole connection; at least 65535. */
   readonly connectionWindow: number;
+  /** What it grows to likewise: the bound of what a peer can make us hold. */
+  readonly maxConnectionWindow: number;
   /** Most of a decoded header list (name + value + 32 a field); announced as SETTINGS_MAX_HEADER_LIST_SIZE. */
   readonly maxHeaderListSize: number;
   /** Most fields of one header list, pseudo-headers and split cookies included. */
@@ -43,8 +45,10 @@ export function completeSettings(
     headerTableSize: 131_072,
     maxConcurrentStreams: 256,
     initialWindowSize: 65_536,
-    maxStreamWindow: 1_048_576,
+    // Half of it is under way while the other half is given back: 2 MiB per round trip, 200 MB/s at 10 ms.
+    maxStreamWindow: 4_194_304,
     connectionWindow: 1_048_576,
+    maxConnectionWindow: 4_194_304,
     maxHeaderListSize: role === "server" ? 16_384 : 65_536,
     maxFields: 100,
     streamQueueBytes: 65_536,

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
+import { BufferPool } from "../../../../sidecar/wire/http2/buffer-pool.ts";
 import { ErrorCode, FrameType, PREFACE } from "../../../../sidecar/wire/http2/frames.ts";
+import { createHttp2Shared } from "../../../../sidecar/wire/http2/shared.ts";
 import { block, End, frame, framesOf, GET, settle } from "./harness.ts";
 
 const SETTINGS = frame(4, 0, 0);
@@ -491,7 +493,7 @@ describe("two ends", () => {
 
   test("grow a stream's window up to its maximum while the consumer keeps up, under the budget", () => {
     let left = 3 * 65_536;
-    const windowBudget = {
+    const windows = {
       take: (bytes: number) => {
         if (bytes > left) return false;
         left -= bytes;
@@ -501,7 +503,7 @@ describe("two ends", () => {
         left += bytes;
       },
     };
-    const server = new End("server", {}, { windowBudget });
+    const server = new End("server", {}, { shared: { buffers: new BufferPool(), windows } });
     const client = new End("client");
     const stream = client.request(POST_FIELDS, false);
     for (let n = 0; n < 40; n++) {
@@ -512,6 +514,65 @@ describe("two ends", () => {
     client.connection.resetStream(stream, 8);
     settle(client, server);
     expect(left).toBe(3 * 65_536);
+  });
+
+  test("grow the connection's window likewise, and give the growth back at the end", () => {
+    const shared = createHttp2Shared(16 * 1_048_576);
+    const server = new End("server", {}, { shared });
+    const client = new End("client");
+    const streams = Array.from({ length: 8 }, () => client.request(POST_FIELDS, false));
+    // Nothing is consumed twice at once: what fits into the grown window is more than the first one held.
+    let most = 0;
+    for (let n = 0; n < 400; n++) {
+      for (const stream of streams) client.connection.sendData(stream, Buffer.alloc(65_536), false);
+      client.connection.flush();
+      const sent = client.written.reduce((sum, part) => sum + part.length, 0);
+      most = Math.max(most, sent);
+      settle(client, server);
+    }
+    expect(most).toBeGreaterThan(400_000);
+    server.connection.goaway(2);
+    expect(shared.windows.take(16 * 1_048_576)).toBe(true);
+  });
+
+  test("send frames that fill a TLS record", () => {
+    const server = new End("server");
+    const client = new End("client");
+    const stream = client.request(POST_FIELDS, false);
+    settle(client, server);
+    client.written.length = 0;
+    client.connection.sendData(stream, Buffer.alloc(40_000), true);
+    client.connection.flush();
+    const bytes = Buffer.concat(client.written);
+    expect(bytes.readUIntBE(0, 3) + 9).toBe(16_384);
+    expect(bytes.readUIntBE(16_384, 3) + 9).toBe(16_384);
+  });
+
+  test("use a buffer again once its bytes are taken, and only then", () => {
+    const copies: Buffer[] = [];
+    const given: ArrayBufferLike[] = [];
+    let taken = true;
+    const writeNow = (bytes: Buffer): boolean => {
+      copies.push(Buffer.from(bytes));
+      given.push(bytes.buffer);
+      return taken;
+    };
+    const client = new End("client", {}, { shared: createHttp2Shared(), writeNow });
+    const turn = (): void => {
+      client.request(GET);
+      client.connection.flush();
+    };
+    turn();
+    turn();
+    taken = false;
+    turn();
+    turn();
+    expect(given[1]).toBe(given[0]);
+    expect(given[2]).toBe(given[0]);
+    expect(given[3]).not.toBe(given[0]);
+    const server = new End("server");
+    for (const part of copies) server.connection.receive(part);
+    expect(server.events.filter((event) => event.startsWith("headers"))).toHaveLength(4);
   });
 
   test("leave without cutting a stream: GOAWAY twice, then the end", () => {
