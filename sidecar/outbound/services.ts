@@ -8,8 +8,8 @@ import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
-import type { Deadlines } from "./deadlines.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
+import type { Deadlines } from "./deadlines.ts";
 import type { Directory } from "./resolve.ts";
 
 export interface OutboundState {
