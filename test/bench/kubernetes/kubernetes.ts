@@ -107,15 +107,15 @@ async function startControlPlane(dir: string, namespace: string): Promise<Runnin
         "scale",
       ],
     ],
-    { stdio: ["ignore", "pipe", "inherit"] },
+    { stdio: ["ignore", "ignore", "pipe"] },
   );
   const serving = Promise.withResolvers<{ bootstrap: number; discovery: number }>();
   let text = "";
-  child.stdout?.on("data", (chunk: Buffer) => {
+  child.stderr?.on("data", (chunk: Buffer) => {
     text += chunk;
     for (const line of text.split("\n").slice(0, -1)) {
-      if (!line.includes('"control plane serves"')) continue;
-      serving.resolve(JSON.parse(line));
+      if (line.includes('"control plane serves"')) serving.resolve(JSON.parse(line));
+      else if (!line.includes('"level":"info"')) process.stderr.write(`${line}\n`);
     }
     text = text.slice(text.lastIndexOf("\n") + 1);
   });
