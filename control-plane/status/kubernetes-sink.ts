@@ -76,6 +76,11 @@ export class KubernetesSink implements StatusSink {
   /** What was written and what the API server made of it, where that is not the same (it drops what it does not know). */
   readonly #curtailed = new Map<string, { readonly wanted: string; readonly stored: string }>();
   readonly #writing = new Set<Promise<void>>();
+  /** Generation of each object when it was compared last. */
+  readonly #generations = new Map<string, number>();
+  /** Written by somebody since this leader began, and not yet told how it stands. */
+  readonly #edited = new Set<string>();
+  #hasCompared = false;
   #failures = 0;
   #pausedUntilMs = 0;
   #isDown = false;
@@ -146,6 +151,7 @@ export class KubernetesSink implements StatusSink {
       this.#compare(key);
       if (++compared % STEP_KEYS === 0) await setImmediate();
     }
+    this.#hasCompared = true;
   }
 
   #compare(key: string): void {
@@ -153,11 +159,21 @@ export class KubernetesSink implements StatusSink {
     if (!stored) {
       this.#behind.delete(key);
       this.#curtailed.delete(key);
+      this.#generations.delete(key);
+      this.#edited.delete(key);
+    } else if (this.#generations.get(key) !== stored.generation) {
+      this.#generations.set(key, stored.generation);
+      if (this.#hasCompared) this.#edited.add(key);
     }
     const wanted = stored && this.#wanted(key, stored);
     if (stored && wanted) this.#options.onWanted?.(stored, wanted);
-    if (!stored || !wanted || this.#isThere(key, wanted, stored.own)) this.#queue.drop(key);
-    else this.#queue.add(key, isUrgent(stored.own, wanted) ? "urgent" : "counts");
+    if (!stored || !wanted) this.#queue.drop(key);
+    else if (this.#isThere(key, wanted, stored.own)) {
+      this.#queue.drop(key);
+      // Propagating is not yet what the editor waits for.
+      if (!wanted.conditions.some(({ reason }) => reason === "Propagating")) this.#edited.delete(key);
+    } else if (!isUrgent(stored.own, wanted)) this.#queue.add(key, "counts");
+    else this.#queue.add(key, this.#edited.has(key) ? "edited" : "urgent");
   }
 
   #isThere(key: string, wanted: OwnStatus, stored: OwnStatus): boolean {

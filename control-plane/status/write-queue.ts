@@ -1,5 +1,5 @@
-// In which order and how fast objects are written. PURE: time comes in. What people wait for goes first, then what only
-// counts; in each the oldest first; an object not again too soon, and all together no faster than the rate.
+// In which order and how fast objects are written. PURE: time comes in. What was just edited goes first, then what people
+// may wait for (a mass of it after a leader began), then what only counts; in each the oldest first; an object not again too soon, and all together no faster than the rate.
 
 export interface QueueLimits {
   /** Writes a second in the long run. */
@@ -11,7 +11,7 @@ export interface QueueLimits {
   readonly countsEveryMs: number;
 }
 
-export type Urgency = "urgent" | "counts";
+export type Urgency = "edited" | "urgent" | "counts";
 
 export type Next =
   | { readonly kind: "write"; readonly key: string }
@@ -22,7 +22,11 @@ const IDLE_MS = 60_000;
 export class WriteQueue {
   readonly #limits: QueueLimits;
   /** In the order in which they were asked for. */
-  readonly #waiting: Readonly<Record<Urgency, Set<string>>> = { urgent: new Set(), counts: new Set() };
+  readonly #waiting: Readonly<Record<Urgency, Set<string>>> = {
+    edited: new Set(),
+    urgent: new Set(),
+    counts: new Set(),
+  };
   /** Start of the last write, monotonic; forgotten when it no longer matters. */
   readonly #written = new Map<string, number>();
   #tokens: number;
@@ -34,10 +38,10 @@ export class WriteQueue {
   }
 
   get size(): number {
-    return this.#waiting.urgent.size + this.#waiting.counts.size;
+    return this.#waiting.edited.size + this.#waiting.urgent.size + this.#waiting.counts.size;
   }
 
-  /** Keeps its place when it waits already; what became urgent moves to the end of the urgent ones. */
+  /** Keeps its place when it waits already; what became more urgent moves to the end of those. */
   add(key: string, urgency: Urgency): void {
     if (this.#waiting[urgency].has(key)) return;
     this.drop(key);
@@ -45,6 +49,7 @@ export class WriteQueue {
   }
 
   drop(key: string): void {
+    this.#waiting.edited.delete(key);
     this.#waiting.urgent.delete(key);
     this.#waiting.counts.delete(key);
   }
@@ -55,6 +60,7 @@ export class WriteQueue {
     const { urgentEveryMs, countsEveryMs, ratePerSecond } = this.#limits;
     let waitMs = IDLE_MS;
     for (const [urgency, everyMs] of [
+      ["edited", urgentEveryMs],
       ["urgent", urgentEveryMs],
       ["counts", countsEveryMs],
     ] as const) {

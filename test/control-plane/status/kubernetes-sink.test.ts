@@ -176,6 +176,24 @@ describe("KubernetesSink", () => {
     expect(writes).toHaveLength(300);
   });
 
+  test("an edit does not wait behind the mass that a new leader writes", async () => {
+    for (let i = 0; i < 400; i++) policy(`p${i}`);
+    start();
+    for (let i = 0; i < 400; i++) sink.put(`AccessPolicy/ns/p${i}`, status(1));
+    await sink.flush();
+    await pass(3_500);
+    const before = writes.length;
+    expect(before).toBeLessThan(150);
+    const edited = lists.get(POLICIES)?.[399];
+    if (edited === undefined) throw new Error("it was made above");
+    edited.metadata.generation = 2;
+    tell(POLICIES, "MODIFIED", edited);
+    sink.put("AccessPolicy/ns/p399", status(2));
+    await sink.flush();
+    await pass(500);
+    expect(names().slice(before, before + 20)).toContain("p399");
+  });
+
   test("applies with its field manager, for the very object that it knows", async () => {
     policy("one");
     start();

@@ -22,6 +22,16 @@ describe("WriteQueue", () => {
     expect(drain(queue, 1_000)).toEqual(["u1", "u2", "c2", "c1"]);
   });
 
+  test("what was just edited overtakes a mass that waits", () => {
+    const queue = new WriteQueue(LIMITS);
+    for (let i = 0; i < 100; i++) queue.add(`k${i}`, "urgent");
+    drain(queue, 1_000);
+    queue.add("k99", "edited");
+    queue.add("new", "edited");
+    expect(drain(queue, 1_300)).toEqual(["k99", "new", "k5"]);
+    expect(queue.size).toBe(93);
+  });
+
   test("an object rests after a write, longer where only counts moved", () => {
     const queue = new WriteQueue(LIMITS);
     queue.add("a", "urgent");
@@ -49,7 +59,7 @@ describe("WriteQueue", () => {
     const step = fc.record({
       afterMs: fc.integer({ min: 0, max: 900 }),
       key: fc.constantFrom("a", "b", "c", "d", "e", "f"),
-      urgency: fc.constantFrom<Urgency>("urgent", "counts"),
+      urgency: fc.constantFrom<Urgency>("edited", "urgent", "counts"),
     });
     fc.assert(
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
