@@ -21,6 +21,8 @@ import { GROUP, HOT, type MadePod, policyOf, ScaleObjects } from "./scale-object
 const SIZE = { namespaces: 20, pods: 5_000, policies: 10_000, hotPods: 100 };
 const BYSTANDERS = 50;
 const EDITS = 100;
+/** All come from one address, which may join only so often. */
+const JOIN_EVERY_MS = 110;
 const STATUS_EDITS = 10;
 const TRUST_DOMAIN = "scale.example";
 
@@ -69,7 +71,10 @@ export async function benchKubernetes({
     const others = pods.filter(({ name }) => !name.startsWith(`${HOT}-`)).slice(0, BYSTANDERS);
     say(`kubernetes: ${hot.length + others.length} sidecars join`);
     const roots = await rootsOf(kubernetes.core, system);
-    for (const pod of [...hot, ...others]) sidecars.push(await joinPod(kubernetes.core, running, roots, pod));
+    for (const pod of [...hot, ...others]) {
+      sidecars.push(await joinPod(kubernetes.core, running, roots, pod));
+      await new Promise((resolve) => setTimeout(resolve, JOIN_EVERY_MS));
+    }
     const [affected, bystanders] = [sidecars.slice(0, hot.length), sidecars.slice(hot.length)];
     await until(() => sidecars.every(({ tables }) => tables.length > 0), 60_000);
     rows.push(...(await measureEdits(objects, affected, bystanders, say)));
@@ -259,7 +264,8 @@ async function measureStatus(
   for (let edit = 1; edit <= STATUS_EDITS; edit++) {
     const startedMs = performance.now();
     const generation = await editHot(objects, `status-${edit}`);
-    await until(async () => {
+    let last: unknown;
+    const isTold = async (): Promise<boolean> => {
       const { status } = (await custom.getNamespacedCustomObject({
         ...{ group, version, namespace: objects.namespace(0), plural: "accesspolicies", name: HOT },
       })) as {
@@ -268,13 +274,17 @@ async function measureStatus(
           proxies?: { total: number };
         };
       };
+      last = status;
       const programmed = status?.conditions?.find(({ type }) => type === "Programmed");
       return (
         programmed?.status === "True" &&
         programmed.observedGeneration === generation &&
         status?.proxies?.total === affected.length
       );
-    }, 60_000);
+    };
+    await until(isTold, 60_000).catch((error: unknown) => {
+      throw new Error(`generation ${generation} is not Programmed: ${JSON.stringify(last)}`, { cause: error });
+    });
     times.push(performance.now() - startedMs);
   }
   say("kubernetes: statuses measured");
