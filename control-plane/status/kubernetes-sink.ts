@@ -170,8 +170,7 @@ export class KubernetesSink implements StatusSink {
     if (!stored || !wanted) this.#queue.drop(key);
     else if (this.#isThere(key, wanted, stored.own)) {
       this.#queue.drop(key);
-      // Propagating is not yet what the editor waits for.
-      if (!wanted.conditions.some(({ reason }) => reason === "Propagating")) this.#edited.delete(key);
+      if (isWhatEditorsWaitFor(wanted, stored.generation)) this.#edited.delete(key);
     } else if (!isUrgent(stored.own, wanted)) this.#queue.add(key, "counts");
     else this.#queue.add(key, this.#edited.has(key) ? "edited" : "urgent");
   }
@@ -304,4 +303,9 @@ export class KubernetesSink implements StatusSink {
     this.#pausedUntilMs = clock.monotonicMs() + backoffMs(this.#failures++, this.#limits.backoff, random());
     this.#dirty.add(key);
   }
+}
+
+/** The last word on the present generation: not of the one before, not on its way to the sidecars. */
+function isWhatEditorsWaitFor({ observedGeneration, conditions }: OwnStatus, generation: number): boolean {
+  return observedGeneration >= generation && !conditions.some(({ reason }) => reason === "Propagating");
 }
