@@ -283,7 +283,9 @@ async function measureStatus(
       );
     };
     await until(isTold, 60_000).catch((error: unknown) => {
-      throw new Error(`generation ${generation} is not Programmed: ${JSON.stringify(last)}`, { cause: error });
+      throw new Error(`generation ${generation} is not Programmed: ${JSON.stringify(last)}`, {
+        cause: error,
+      });
     });
     times.push(performance.now() - startedMs);
   }
