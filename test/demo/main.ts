@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs, promisify } from "node:util";
 import { printTable, terminal } from "../../control-plane/cli/print.ts";
+import { until } from "./mesh-processes.ts";
 import {
   type Answer,
   type AuditEvent,
@@ -15,7 +16,6 @@ import {
   type Platform,
   removePlatformDir,
   startPlatform,
-  until,
 } from "./platform.ts";
 import { repositoryRoot } from "./process.ts";
 

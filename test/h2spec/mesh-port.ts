@@ -9,7 +9,7 @@ import { manage } from "../../control-plane/cli/management-client.ts";
 import { withMesh } from "../../control-plane/cli/mesh.ts";
 import { startOurs } from "../bench/datapath/ours.ts";
 import { startProgram } from "../bench/datapath/program.ts";
-import { until } from "../demo/platform.ts";
+import { until } from "../demo/mesh-processes.ts";
 import { freePorts } from "../demo/process.ts";
 
 export interface ForwardedMeshPort {

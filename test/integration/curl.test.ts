@@ -8,7 +8,8 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { exportIdentity } from "../../control-plane/cli/identity.ts";
 import { withMesh } from "../../control-plane/cli/mesh.ts";
-import { type AuditEvent, type Platform, removePlatformDir, startPlatform, until } from "../demo/platform.ts";
+import { until } from "../demo/mesh-processes.ts";
+import { type AuditEvent, type Platform, removePlatformDir, startPlatform } from "../demo/platform.ts";
 import { canTest } from "../left-out.ts";
 
 const able = canTest("curl over HTTP/2 with an exported SVID", { curl: "Debian's package curl" });

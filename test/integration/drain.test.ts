@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
-import { get, until } from "../demo/platform.ts";
+import { get, until } from "../demo/mesh-processes.ts";
 import { freePorts, type RunningProcess, repositoryRoot, startNode } from "../demo/process.ts";
 import { policyYaml, TestMesh } from "../fakes/mesh.ts";
 import { type App, hello, startApp } from "./sidecar/world.ts";

@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import { join } from "node:path";
-import { get, until } from "../../demo/platform.ts";
+import { get, until } from "../../demo/mesh-processes.ts";
 import { freePorts, type RunningProcess, repositoryRoot, startNode } from "../../demo/process.ts";
 import { OPERATIONS, operationPath, type Pair, STREAMED } from "./peers.ts";
 
