@@ -44,12 +44,11 @@ export function locate(
   return found.kind === "bad" ? refused("REQ_MALFORMED", found.detail) : found;
 }
 
+/** The control plane is asked by name, as an application would name the service, or by address. */
 function questionOf(fixed: FixedDestination): Question {
-  return {
-    kind: "unknown",
-    host: fixed.kind === "service" ? fixed.service : fixed.address,
-    port: fixed.port,
-  };
+  if (fixed.kind === "address") return { kind: "unknown", host: fixed.address, port: fixed.port };
+  const [namespace, name] = fixed.service.split("/");
+  return { kind: "unknown", host: `${name}.${namespace}`, port: fixed.port };
 }
 
 /** What the control plane says of it. Never rejects. */

@@ -139,6 +139,8 @@ export async function startSidecar(
     workload: `${namespace}/${name}`,
     ttlSeconds: 300,
   });
+  if (created.body["token"] === undefined)
+    throw new Error(`no join token for ${namespace}/${name}: ${JSON.stringify(created.body)}`);
   const tokenFile = join(dir, "join-token");
   writeFileSync(tokenFile, String(created.body["token"]), { mode: 0o600 });
   const stateDir = join(dir, "state");

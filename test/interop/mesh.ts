@@ -119,7 +119,7 @@ ${rules}
 function workloadsText(spec: MeshSpec, meshPorts: Record<CallerName | "app", number>): string {
   const ports = spec.ports.map(({ port, protocol, packs }) => {
     const said = protocol === "auto" ? "" : `, protocol: ${protocol}`;
-    return `{port: ${port}${said}, packs: [${(packs ?? []).join(", ")}]}`;
+    return `{port: ${port}${said}${packs === undefined ? "" : `, packs: [${packs.join(", ")}]`}}`;
   });
   const callers = CALLERS.map(
     (name) => `---

@@ -35,7 +35,7 @@ const RULES = `  - name: chat
       type: "PermissionDeniedError",
       status: 403,
       body: { reason: "NO_MATCHING_ALLOW" },
-      message: expect.stringContaining("NO_MATCHING_ALLOW"),
+      message: expect.stringMatching(/^Error code: 403 - NO_MATCHING_ALLOW: .* \(decision d-/),
     };
     expect(result).toMatchObject({
       text: "word-0 word-1 word-2 word-3 word-4",

@@ -69,11 +69,26 @@ function statusOf(input: ProblemInput): number {
   return status >= 400 && status <= 599 ? status : 500;
 }
 
+/**
+ * One sentence for people. Client libraries of model servers show this member of an error and nothing else, so without
+ * it a refusal would read `Error code: 403`.
+ */
+function messageOf(input: ProblemInput): string {
+  const why = bounded(input.detail) ?? bounded(input.hint ?? REASONS[input.reason].hint);
+  return `${input.reason}${why === undefined ? "" : `: ${why}`} (decision ${input.decisionId})`;
+}
+
 /** The problem document of DOMAIN 2.10, one line of ASCII-safe JSON. */
 export function problemJson(input: ProblemInput): ProblemAnswer {
   const status = statusOf(input);
   const { title } = REASONS[input.reason];
-  const body = asciiJson({ type: typeOf(input.reason), title, status, ...fieldsOf(input) });
+  const body = asciiJson({
+    type: typeOf(input.reason),
+    title,
+    status,
+    ...fieldsOf(input),
+    message: messageOf(input),
+  });
   return { status, contentType: "application/problem+json", body };
 }
 

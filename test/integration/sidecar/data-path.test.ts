@@ -118,6 +118,7 @@ beforeAll(async () => {
       localServices: [
         { listen: { kind: "tcp", host: "127.0.0.1", port: 0 }, service: "ml/things", port: 8080 },
         { listen: { kind: "unix", path: join(world.dir, "things.sock") }, service: "ml/things", port: 8080 },
+        { listen: { kind: "unix", path: join(world.dir, "secret.sock") }, service: "ml/secret", port: 8080 },
       ],
     },
     resolve: (host) =>
@@ -220,6 +221,15 @@ describe("a call through both sidecars", () => {
     ] as const) {
       expect((await send(port, bytes)).status).toBe(200);
     }
+  });
+
+  test("asks by name about the service of a local port, and says why it is forbidden", async () => {
+    const answer = await send(
+      join(world.dir, "secret.sock"),
+      "GET /things/s HTTP/1.1\r\nhost: whatever\r\n\r\n",
+    );
+    expect(answer).toMatchObject({ status: 403 });
+    expect(answer.body).toContain("NO_MATCHING_ALLOW");
   });
 
   test.each([

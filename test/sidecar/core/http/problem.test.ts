@@ -26,6 +26,15 @@ describe("problemJson", () => {
       decisionId: "d-1",
       txn: "t-1",
       hint: REASONS.NO_MATCHING_ALLOW.hint,
+      message: `NO_MATCHING_ALLOW: ${REASONS.NO_MATCHING_ALLOW.hint} (decision d-1)`,
+    });
+  });
+
+  test("says in a sentence what is wrong with a request", () => {
+    expect(
+      JSON.parse(problemJson({ ...denied, reason: "REQ_MALFORMED", detail: "a space" }).body),
+    ).toMatchObject({
+      message: "REQ_MALFORMED: a space (decision d-1)",
     });
   });
 
