@@ -12,6 +12,7 @@ import { pythonEnvironment } from "./python.ts";
 
 const python = await pythonEnvironment("MLflow across the mesh");
 const PORT = 5000;
+const WEIGHTS_BYTES = 32 * 1024 * 1024;
 const RULES = `  - name: trainers
     from: [{workload: {names: [friend]}}]
     operations: [{op: mlflow.experiment}, {op: mlflow.run}, {op: mlflow.log}, {op: mlflow.read}, {op: mlflow.register, resources: ["fraud*"]}]`;
@@ -56,14 +57,29 @@ const RULES = `  - name: trainers
       env: { http_proxy: mesh.proxy("friend"), GIT_PYTHON_REFRESH: "quiet" },
       timeoutMs: 120_000,
     });
-    console.log(
-      JSON.stringify(
-        mesh.recorded().map((o) => [o.operation, o.resource, o.method, o.path, o.effect, o.reason, o.status]),
-        null,
-        0,
-      ).replaceAll("],[", "],\n["),
-    );
-    expect(result).toMatchObject({ status: "FINISHED" });
-    console.log(result);
+    expect(result).toEqual({
+      runId: expect.any(String),
+      status: "FINISHED",
+      params: { depth: "7", rate: "0.1", trees: "300" },
+      auc: expect.closeTo(0.84),
+      history: 5,
+      team: "fraud",
+      artifacts: ["model/weights.bin"],
+      same: true,
+      text: "name,score\na,1\n",
+      version: "1",
+      runs: 1,
+      promoted: expect.stringContaining("NO_MATCHING_ALLOW"),
+    });
+    const { runId } = result as { runId: string };
+    const allowed = { caller: "notebook/friend", effect: "Allow", reason: "ALLOWED" } as const;
+    const weights = { ...allowed, resource: `1/${runId}/artifacts/model/weights.bin` };
+    await mesh.untilRecorded({ ...weights, operation: "mlflow.log.artifact", requestBytes: WEIGHTS_BYTES });
+    await mesh.untilRecorded({ ...weights, operation: "mlflow.read.artifact", responseBytes: WEIGHTS_BYTES });
+    await mesh.untilRecorded({ ...allowed, operation: "mlflow.read.metric", resource: runId });
+    await mesh.untilRecorded({ ...allowed, operation: "mlflow.register", resource: "fraud-scorer" });
+    await mesh.untilRecorded({ operation: "mlflow.promote", effect: "Deny", status: 403 });
+    const unknown = mesh.recorded().filter((one) => one.operation === "unknown");
+    expect(unknown).toEqual([]); // the pack knows every call of the client
   }, 150_000);
 });
