@@ -87,7 +87,7 @@ describe("HTTP clients", () => {
         ...SAME,
         sentTrailer: "of-the-upload",
         trailer: "of-the-body",
-        refused: 417,
+        refused: 413,
         connections: expect.any(Number),
       });
     },
@@ -135,7 +135,7 @@ describe("HTTP clients", () => {
         " %{http_code} %{size_upload}",
         `${url}/upload`,
       );
-      expect(refused).toBe("not this one 417 0");
+      expect(refused).toBe("not this one 413 0");
       const denied = await curl(
         "-T",
         from,
@@ -234,7 +234,7 @@ describe("HTTP clients", () => {
     }).toEqual(SAME);
   }, 60_000);
 
-  test("node:http sees trailers, and an answer that comes before its body was sent", async () => {
+  test("node:http sees trailers", async () => {
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     try {
       const trailers = await new Promise((resolve, reject) => {

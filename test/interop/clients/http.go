@@ -35,10 +35,10 @@ func digest(data []byte) string {
 // Hides the length of a body, so that it is sent in chunks.
 type unsized struct{ io.Reader }
 
-func call(client *http.Client, method, url string, body io.Reader, header, value string) (*http.Response, []byte) {
+func call(client *http.Client, method, url string, body io.Reader, fields ...string) (*http.Response, []byte) {
 	request := must(http.NewRequest(method, url, body))
-	if header != "" {
-		request.Header.Set(header, value)
+	for at := 0; at < len(fields); at += 2 {
+		request.Header.Set(fields[at], fields[at+1])
 	}
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if !info.Reused {
@@ -54,7 +54,7 @@ func main() {
 	url := os.Args[1]
 	file := fmt.Sprintf("%s/files/%d", url, size)
 	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: 20 * time.Second}}
-	_, data := call(client, "GET", file, nil, "", "")
+	_, data := call(client, "GET", file, nil)
 	var sized, chunked struct {
 		Sha256   string            `json:"sha256"`
 		Trailers map[string]string `json:"trailers"`
@@ -64,16 +64,19 @@ func main() {
 	request := must(http.NewRequest("PUT", url+"/upload", unsized{bytes.NewReader(data)}))
 	request.Trailer = http.Header{"X-Digest": []string{"of-the-upload"}}
 	response := must(client.Do(request))
-	must(0, json.NewDecoder(response.Body).Decode(&chunked))
-	must(io.Copy(io.Discard, response.Body))
+	answer := must(io.ReadAll(response.Body))
 	response.Body.Close()
+	if response.StatusCode != 200 {
+		must(0, fmt.Errorf("chunks with a trailer: %s: %s", response.Status, answer))
+	}
+	must(0, json.Unmarshal(answer, &chunked))
 	ranged, part := call(client, "GET", file, nil, "Range", "bytes=1000-1999")
-	head, none := call(client, "HEAD", file, nil, "", "")
+	head, none := call(client, "HEAD", file, nil)
 	unchanged, nothing := call(client, "GET", file, nil, "If-None-Match", head.Header.Get("Etag"))
-	empty, void := call(client, "DELETE", url+"/empty", nil, "", "")
-	denied, problem := call(client, "GET", url+"/secret", nil, "", "")
+	empty, void := call(client, "DELETE", url+"/empty", nil)
+	denied, problem := call(client, "GET", url+"/secret", nil)
 	trailing, _ := call(client, "GET", url+"/trailers", nil, "Te", "trailers")
-	refused, _ := call(client, "PUT", url+"/files/1", bytes.NewReader(data), "X-Refuse", "yes")
+	refused, _ := call(client, "PUT", url+"/files/1", bytes.NewReader(data), "Expect", "100-continue", "X-Refuse", "yes")
 	var reason struct {
 		Reason string `json:"reason"`
 	}

@@ -29,8 +29,9 @@ def with_requests(url: str) -> dict:
     unchanged = session.get(f"{url}/files/{SIZE}", headers={"if-none-match": head.headers["etag"]})
     empty = session.delete(f"{url}/empty")
     denied = session.get(f"{url}/secret")
-    pool = session.get_adapter(url).poolmanager.connection_from_url(url)
-    return report(data, sized, chunked, ranged, head, unchanged, empty, denied, pool.num_connections)
+    pools = session.get_adapter(url).poolmanager.pools
+    opened = sum(pools.get(key).num_connections for key in pools.keys())
+    return report(data, sized, chunked, ranged, head, unchanged, empty, denied, opened)
 
 
 def with_httpx(url: str) -> dict:

@@ -84,7 +84,7 @@ function handle(request: http.IncomingMessage, response: http.ServerResponse): v
 const server = http.createServer(handle);
 server.on("checkContinue", (request: http.IncomingMessage, response: http.ServerResponse) => {
   if (request.headers["x-refuse"] !== undefined) {
-    response.writeHead(417, { connection: "close" }).end("not this one");
+    response.writeHead(413, { connection: "close" }).end("not this one");
     return;
   }
   response.writeContinue();
