@@ -1,6 +1,6 @@
 // An HTTP/2 connection (RFC 9113) as a pure state machine over buffers, for both roles: bytes in, callbacks out, one
 // write per turn of the event loop. This file is what owners use; frames are handled in `receiver.ts`.
-import { type Field, FieldFlag } from "../field.ts";
+import { createField, type Field, FieldFlag } from "../field.ts";
 import type { FieldCache } from "../field-cache.ts";
 import { Core } from "./core.ts";
 import { FrameReader } from "./frame-reader.ts";
@@ -123,6 +123,8 @@ export class Http2Connection<T> {
   readonly #reader: FrameReader;
   /** The stream whose header block is being written; undefined also while one that is over is skipped. */
   #block: StreamState<T> | undefined;
+  /** The stream whose trailers are being taken, to be written behind its queued bytes. */
+  #laterBlock: StreamState<T> | undefined;
 
   constructor(options: Http2Options<T>) {
     this.#core = new Core(options);
@@ -180,7 +182,8 @@ export class Http2Connection<T> {
 
   /**
    * Begins a header block: request, response (also 1xx), or trailers. No other method may be called until `endHeaders`
-   * but the `put` ones. On a stream that is over the block is skipped.
+   * but the `put` ones. On a stream that is over the block is skipped. Behind queued body bytes it can only be trailers:
+   * it is kept and written, with END_STREAM, when they are.
    */
   beginHeaders(stream: Http2Stream<T>): void {
     const core = this.#core;
@@ -192,6 +195,11 @@ export class Http2Connection<T> {
       own.sendWindow = core.peer.initialWindowSize;
       core.streams.set(own.id, own);
     }
+    if (own.queuedBytes > 0) {
+      own.trailers = [];
+      this.#laterBlock = own;
+      return;
+    }
     this.#block = own;
     const { output } = core;
     output.beginBlock();
@@ -200,7 +208,10 @@ export class Http2Connection<T> {
 
   /** Writes a field; it enters the HPACK table unless it is flagged `neverIndex`. Pseudo-headers come first. */
   putField(field: Field): void {
-    if (this.#block === undefined) return;
+    if (this.#block === undefined) {
+      this.#laterBlock?.trailers?.push(field);
+      return;
+    }
     const { output, encoder } = this.#core;
     if ((field.flags & FieldFlag.pseudo) !== 0) this.#notePseudo(field.name, field.value);
     const bound = field.size; // what `encodedBound` gives, and a little more
@@ -210,7 +221,10 @@ export class Http2Connection<T> {
 
   /** Writes a name and value as a literal that enters no table: for values that differ each time. */
   putPair(name: string, value: string): void {
-    if (this.#block === undefined) return;
+    if (this.#block === undefined) {
+      this.#laterBlock?.trailers?.push(createField(name, value));
+      return;
+    }
     const { output, encoder } = this.#core;
     if (name === ":method") this.#notePseudo(name, value);
     output.reserve(encodedBound(name, value));
@@ -233,7 +247,11 @@ export class Http2Connection<T> {
   /** Ends the block. Trailers and answers without a body end the stream. */
   endHeaders(endStream: boolean): void {
     const stream = this.#block;
-    if (stream === undefined) return;
+    if (stream === undefined) {
+      if (this.#laterBlock !== undefined) this.#laterBlock.endQueued = true;
+      this.#laterBlock = undefined;
+      return;
+    }
     this.#block = undefined;
     const core = this.#core;
     core.output.endBlock(stream.id, endStream, core.peer.maxFrameSize);

@@ -61,6 +61,7 @@ export class Core<T> {
     const owner = {
       onLocalEnd: (stream: StreamState<T>) => this.localEnd(stream),
       onRoom: (stream: StreamState<T>) => this.handler.onWritable(stream),
+      onTrailersDue: (stream: StreamState<T>) => this.#writeTrailers(stream),
     };
     this.sender = new SendScheduler<T>(this.output, owner, this.budget, settings.streamQueueBytes);
     const window = Math.max(settings.connectionWindow, DEFAULT_CONNECTION_WINDOW);
@@ -103,6 +104,18 @@ export class Core<T> {
     this.open++;
     if (id !== 0) this.streams.set(id, stream);
     return stream;
+  }
+
+  #writeTrailers(stream: StreamState<T>): void {
+    const { output, encoder } = this;
+    output.beginBlock();
+    output.length = encoder.begin(output.buffer, output.length);
+    for (const field of stream.trailers ?? []) {
+      output.reserve(field.size);
+      output.length = encoder.put(output.buffer, output.length, field);
+    }
+    output.endBlock(stream.id, true, this.peer.maxFrameSize);
+    this.localEnd(stream);
   }
 
   localEnd(stream: StreamState<T>): void {

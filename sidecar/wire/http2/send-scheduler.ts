@@ -10,6 +10,8 @@ interface SendOwner<T> {
   onLocalEnd(stream: StreamState<T>): void;
   /** The stream that was told to wait has room again. */
   onRoom(stream: StreamState<T>): void;
+  /** The queued bytes are written, and trailers wait behind them. */
+  onTrailersDue(stream: StreamState<T>): void;
 }
 
 export class SendScheduler<T> {
@@ -105,11 +107,13 @@ export class SendScheduler<T> {
     if (!stream.alive || queue === undefined) return;
     const bytes = Math.min(queue.bytes, stream.sendWindow, this.#window, DATA_BYTES);
     if (bytes <= 0) return;
-    const ends = stream.endQueued && bytes === queue.bytes;
+    const isLast = stream.endQueued && bytes === queue.bytes;
+    const ends = isLast && stream.trailers === undefined;
     const at = this.#output.frame(FrameType.data, ends ? FrameFlag.endStream : 0, stream.id, bytes);
     queue.take(this.#output.buffer, at, bytes);
     if (queue.bytes > 0) this.#makeReady(stream);
     this.#sent(stream, bytes, ends);
+    if (isLast && !ends) this.#owner.onTrailersDue(stream);
     if (stream.wantsWritable && stream.alive && !stream.localClosed && queue.bytes * 4 <= this.#queueBytes) {
       stream.wantsWritable = false;
       if (!stream.endQueued) this.#owner.onRoom(stream);

@@ -1,5 +1,6 @@
 // One stream (RFC 9113 section 5.1) as the connection sees it. Owners see it as `Http2Stream`; everything else here is
 // written by the connection and its send queue only.
+import type { Field } from "../field.ts";
 import { ChunkQueue } from "./chunk-queue.ts";
 import type { ReceiveWindow } from "./flow.ts";
 
@@ -16,8 +17,10 @@ export class StreamState<T> {
   /** Made with the first DATA received or queued; most streams have one of them at most. */
   receiveWindow: ReceiveWindow | undefined = undefined;
   queue: ChunkQueue | undefined = undefined;
-  /** END_STREAM follows the queued bytes. */
+  /** END_STREAM follows the queued bytes, on the last of them or on the trailers. */
   endQueued = false;
+  /** Trailers that wait for the queued bytes: a header block cannot overtake them, nor be encoded before its turn. */
+  trailers: Field[] | undefined = undefined;
   /** Waits in the ring of streams that can send. */
   ready = false;
   /** `sendData` answered false. */

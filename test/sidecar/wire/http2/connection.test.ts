@@ -478,6 +478,39 @@ describe("two ends", () => {
     expect(order.slice(0, 5).join("")).toBe("13513");
   });
 
+  test.each([
+    { name: "the window is full", bytes: 300_000, paused: false },
+    { name: "DATA is paused", bytes: 10, paused: true },
+  ])("write trailers behind the body when $name", ({ bytes, paused }) => {
+    const server = new End("server");
+    const client = new End("client");
+    const stream = client.request(POST_FIELDS, false);
+    if (paused) client.connection.pauseData();
+    client.connection.sendData(stream, Buffer.alloc(bytes, 1), false);
+    client.headers(stream, [["x-digest", "abc"]]);
+    client.connection.sendData(stream, Buffer.from("too late"), true);
+    const next = client.request(POST_FIELDS);
+    client.connection.resumeData();
+    settle(client, server);
+    const [first, second] = server.exchanges;
+    expect(Buffer.concat(first?.body ?? []).length).toBe(bytes);
+    expect(first).toMatchObject({ trailers: [["x-digest", "abc"]], ended: true, reset: undefined });
+    expect(second).toMatchObject({ ended: true, reset: undefined });
+    expect([stream.localClosed, next.localClosed]).toEqual([true, true]);
+  });
+
+  test("drop trailers of a stream that is reset before its body is out", () => {
+    const server = new End("server", { onData: () => {} }); // gives no credit
+    const client = new End("client");
+    const stream = client.request(POST_FIELDS, false);
+    client.connection.sendData(stream, Buffer.alloc(200_000), false);
+    client.headers(stream, [["x-digest", "abc"]]);
+    settle(client, server);
+    client.connection.resetStream(stream, 8);
+    settle(client, server);
+    expect(server.exchanges[0]).toMatchObject({ trailers: undefined, reset: 8 });
+  });
+
   test("hold DATA, and nothing else, while paused", () => {
     const server = new End("server");
     const client = new End("client");
