@@ -171,25 +171,24 @@ export async function startMesh(spec: MeshSpec): Promise<Mesh> {
       const where = { namespace, name, dir: join(dir, name), meshPort: meshPorts[name], proxyPort };
       return startSidecar(controlPlane, { ...where, metricsPort: take(), args }, running);
     };
-    const [callee, ...callers] = await Promise.all([
-      start(
-        "ml-serving",
-        "app",
-        spec.ports.flatMap(({ port, app }) => ["--app-port-map", `${port}=127.0.0.1:${app}`]),
-      ),
-      ...CALLERS.map((name) =>
-        start(
-          "ml-dev",
-          name,
-          spec.ports.flatMap(({ port }) => {
-            const local = take();
-            locals.set(`${name}:${port}`, local);
-            return ["--local-service", `127.0.0.1:${local}=ml-serving/app:${port}`];
-          }),
-        ),
-      ),
-    ]);
-    const sidecars = [callee, ...callers];
+    const served = spec.ports.flatMap(({ port, app }) => ["--app-port-map", `${port}=127.0.0.1:${app}`]);
+    const localServices = (name: CallerName): string[] =>
+      spec.ports.flatMap(({ port }) => {
+        const local = take();
+        locals.set(`${name}:${port}`, local);
+        return ["--local-service", `127.0.0.1:${local}=ml-serving/app:${port}`];
+      });
+    const starting = [
+      start("ml-serving", "app", served),
+      ...CALLERS.map((name) => start("ml-dev", name, localServices(name))),
+    ];
+    const started = await Promise.allSettled(starting); // all of them: what is not yet started cannot be stopped
+    const sidecars = started.map((one) => {
+      if (one.status === "rejected") throw one.reason;
+      return one.value;
+    });
+    const [callee, ...callers] = sidecars;
+    if (callee === undefined) throw new Error("no sidecar was started");
     const recorded = (): Recorded[] => sidecars.flatMap((one) => linesOf(one.auditFile));
     const portOf: Mesh["port"] = (caller, port) => {
       const local = locals.get(`${caller}:${port}`);
