@@ -202,15 +202,16 @@ export async function startMesh(spec: MeshSpec): Promise<Mesh> {
       url: (caller, port) => `http://127.0.0.1:${portOf(caller, port)}`,
       proxy: (caller) => `http://127.0.0.1:${callers[CALLERS.indexOf(caller)]?.proxyPort}`,
       recorded,
-      untilRecorded: (wanted) => {
+      untilRecorded: async (wanted) => {
         const fields = Object.entries(wanted);
         const fits = (one: Recorded): boolean =>
           fields.every(([name, value]) => one[name as keyof Recorded] === value); // names of `Recorded`
-        return until(
-          `a record of ${JSON.stringify(wanted)} among:\n${JSON.stringify(recorded(), null, 1).slice(-4000)}`,
-          () => recorded().find(fits),
-          5000,
-        );
+        try {
+          return await until("the record", () => recorded().find(fits), 5000);
+        } catch {
+          const all = recorded().map((one) => JSON.stringify(one));
+          throw new Error(`no record of ${JSON.stringify(wanted)} among:\n${all.slice(-30).join("\n")}`);
+        }
       },
       setRules: async (rules) => {
         const revision = await revisionOf(callee);
