@@ -6,7 +6,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { get, until } from "../demo/platform.ts";
+import { get, until } from "../demo/mesh-processes.ts";
 import { freePorts, type RunningProcess, repositoryRoot, startNode } from "../demo/process.ts";
 import { policyYaml, TestMesh } from "../fakes/mesh.ts";
 
