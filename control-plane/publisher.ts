@@ -369,7 +369,18 @@ export class Publisher {
 
 /** Whether two states hold the same configuration; of the workloads only the declared ones are. */
 function sameContent(a: ClusterState, b: ClusterState): boolean {
-  const maps = ["config", "policies", "roles", "bindings", "grants", "externalServices", "catalogs"] as const;
+  const maps = [
+    "config",
+    "policies",
+    "roles",
+    "bindings",
+    "grants",
+    "externalServices",
+    "catalogs",
+    "routePolicies",
+    "trafficPolicies",
+    "gatewayRoutes",
+  ] as const;
   if (maps.some((name) => a[name] !== b[name])) return false;
   if (a.workloads === b.workloads) return true;
   const declared = (state: ClusterState): number => {

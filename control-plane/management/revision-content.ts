@@ -6,11 +6,14 @@ import { isDeclared, servicesOfWorkloads } from "../policy/declared-services.ts"
 import type {
   ClusterState,
   ExternalService,
+  GatewayRoute,
   MeshConfig,
   MeshRole,
   MeshRoleBinding,
   MeshService,
   OperationCatalog,
+  RoutePolicy,
+  TrafficPolicy,
   Workload,
 } from "../sources/store.ts";
 
@@ -33,6 +36,9 @@ export function* stateObjects(state: ClusterState): Generator<[string, object]> 
   for (const [key, grant] of state.grants) yield [`AccessGrant/${key}`, grant];
   for (const [key, service] of state.externalServices) yield [`ExternalService/${key}`, service];
   for (const [key, catalog] of state.catalogs) yield [`OperationCatalog/${key}`, catalog];
+  for (const [key, route] of state.routePolicies) yield [`RoutePolicy/${key}`, route];
+  for (const [key, traffic] of state.trafficPolicies) yield [`TrafficPolicy/${key}`, traffic];
+  for (const [key, route] of state.gatewayRoutes) yield [key, route];
 }
 
 /** Maps become a tagged list, because JSON has none. */
@@ -121,6 +127,9 @@ export interface RestoredContent {
   readonly bindings: ReadonlyMap<string, MeshRoleBinding>;
   readonly externalServices: ReadonlyMap<string, ExternalService>;
   readonly catalogs: ReadonlyMap<string, OperationCatalog>;
+  readonly routePolicies: ReadonlyMap<string, RoutePolicy>;
+  readonly trafficPolicies: ReadonlyMap<string, TrafficPolicy>;
+  readonly gatewayRoutes: ReadonlyMap<string, GatewayRoute>;
   /** Only their ports and propagation count. */
   readonly workloads: ReadonlyMap<string, Workload>;
 }
@@ -139,6 +148,10 @@ export function restoredContent(objects: ReadonlyMap<string, unknown>): Restored
   for (const kind of ["AccessPolicy", "ClusterAccessPolicy"]) {
     for (const [name, policy] of pick<AccessPolicy>(kind)) policies.set(`${kind}/${name}`, policy);
   }
+  const gatewayRoutes = new Map<string, GatewayRoute>();
+  for (const kind of ["GRPCRoute", "HTTPRoute"]) {
+    for (const [name, route] of pick<GatewayRoute>(kind)) gatewayRoutes.set(`${kind}/${name}`, route);
+  }
   return {
     config: pick<MeshConfig>("MeshConfig").get("default"),
     policies,
@@ -146,6 +159,9 @@ export function restoredContent(objects: ReadonlyMap<string, unknown>): Restored
     bindings: pick("MeshRoleBinding"),
     externalServices: pick("ExternalService"),
     catalogs: pick("OperationCatalog"),
+    routePolicies: pick("RoutePolicy"),
+    trafficPolicies: pick("TrafficPolicy"),
+    gatewayRoutes,
     workloads: pick("Workload"),
   };
 }
@@ -170,21 +186,18 @@ export class Overlay {
   }
 
   /**
-   * The state to publish: policies, roles, bindings, external services, catalogs and configuration (but for the trust
+   * The state to publish: policies, routes, roles, bindings, external services, catalogs and configuration (but for the trust
    * domain) of the restored revision; workloads, namespaces and grants as they are now, with the ports and propagation
    * that they had then.
    */
   apply(live: ClusterState): ClusterState {
-    const { policies, roles, bindings, externalServices, catalogs } = this.#content;
+    // Every map of the content takes the place of the live one, but for what is merged below.
+    const { config: _config, workloads: _workloads, ...restored } = this.#content;
     const workloads = this.#mergeWorkloads(live.workloads);
     return {
       ...live,
+      ...restored,
       config: this.#mergeConfig(live.config),
-      policies,
-      roles,
-      bindings,
-      externalServices,
-      catalogs,
       workloads,
       services: this.#mergeServices(live.services, workloads),
     };

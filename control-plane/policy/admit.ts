@@ -6,7 +6,7 @@ import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
 import { closestName } from "../sources/closest-name.ts";
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
-import type { OperationCatalog, Workload } from "../sources/store.ts";
+import type { OperationCatalog, RoutePolicy, TrafficPolicy, Workload } from "../sources/store.ts";
 import {
   type ConditionContext,
   checkOperations,
@@ -15,6 +15,7 @@ import {
   type PolicyProblem,
 } from "./conditions.ts";
 import { unsupportedFields } from "./external-service.ts";
+import { NameFinder } from "./name-finder.ts";
 import type { TypedObject } from "./typed-object.ts";
 import {
   type ConfigurationMode,
@@ -141,6 +142,10 @@ function createAdmission(
         return unsupportedSubjects(object.value);
       case "ExternalService":
         return unsupportedFields(valid);
+      case "RoutePolicy":
+        return unknownOperations(object.value, context.operations);
+      case "TrafficPolicy":
+        return unknownIdempotent(object.value, context.operations);
       case "MeshConfig":
         return unsupportedMeshSettings(object.value, against.mode);
       case "Workload":
@@ -151,6 +156,41 @@ function createAdmission(
         return [];
     }
   };
+}
+
+function unknownNames(
+  names: readonly string[],
+  path: string,
+  operations: ConditionContext["operations"],
+): readonly FieldProblem[] {
+  const finder = new NameFinder();
+  return names.flatMap((name, i): FieldProblem[] =>
+    operations.has(name)
+      ? []
+      : [
+          {
+            reason: "UnknownOperation",
+            path: `${path}[${i}]`,
+            message: `no operation pack defines \`${name}\`${finder.hint(name, operations.keys())}`,
+          },
+        ],
+  );
+}
+
+function unknownOperations(
+  { rules }: RoutePolicy,
+  operations: ConditionContext["operations"],
+): readonly FieldProblem[] {
+  return rules.flatMap(({ matches }, i) =>
+    unknownNames(matches[0]?.operations ?? [], `spec.rules[${i}].match.operations`, operations),
+  );
+}
+
+function unknownIdempotent(
+  { settings }: TrafficPolicy,
+  operations: ConditionContext["operations"],
+): readonly FieldProblem[] {
+  return unknownNames(settings.retries?.idempotent ?? [], "spec.retries.idempotent", operations);
 }
 
 function errorsOf(problems: readonly PolicyProblem[]): readonly FieldProblem[] {

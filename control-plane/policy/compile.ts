@@ -21,6 +21,7 @@ import {
 } from "./policy-entry.ts";
 import { type PolicyReport, reportsOf, sameSet } from "./policy-report.ts";
 import { kept, programOfExternal, programOfWorkload } from "./program.ts";
+import { NO_ROUTES, planRoutes, type RoutePlan } from "./route-plan.ts";
 import { WorkloadIndex } from "./select.ts";
 
 export interface Compiled {
@@ -33,6 +34,8 @@ export interface Compiled {
   readonly callees: ReadonlyMap<string, ReadonlySet<string>>;
   /** By key of `state.policies`. */
   readonly policies: ReadonlyMap<string, PolicyReport>;
+  /** Where calls go, and how. */
+  readonly routes: RoutePlan;
   /** What the next compile reuses. */
   readonly basis: Basis;
 }
@@ -66,7 +69,7 @@ export function compile(
   packs: ReadonlyMap<string, string>,
   options: CompileOptions = {},
 ): Compiled {
-  return compileAll(state, packs, options, undefined);
+  return withRoutes(compileAll(state, packs, options, undefined), undefined);
 }
 
 /** Compiles a new state; reuses what the change cannot affect. Equal to `compile(state, …)` in every respect but time. */
@@ -81,7 +84,17 @@ export function recompile(previous: Compiled, state: ClusterState): Compiled {
     before.externalServices === state.externalServices &&
     before.catalogs === state.catalogs &&
     before.namespaces === state.namespaces;
-  return onlyPolicies ? compileChanged(previous, state) : compileAll(state, packs, options, previous);
+  return withRoutes(
+    onlyPolicies ? compileChanged(previous, state) : compileAll(state, packs, options, previous),
+    previous.routes,
+  );
+}
+
+/** Routes follow from the programs (who may call) and never the other way round: a route allows nothing. */
+function withRoutes(compiled: Compiled, previous: RoutePlan | undefined): Compiled {
+  const { state, basis } = compiled;
+  const routes = planRoutes(state, basis.callers, basis.index, previous);
+  return compiled.routes === routes ? compiled : { ...compiled, routes };
 }
 
 function contextOf(
@@ -301,5 +314,13 @@ function assemble(
     },
     changed,
   );
-  return { state, programs, externals, callees, policies, basis: { ...basis, callers } };
+  return {
+    state,
+    programs,
+    externals,
+    callees,
+    policies,
+    routes: previous?.routes ?? NO_ROUTES,
+    basis: { ...basis, callers },
+  };
 }

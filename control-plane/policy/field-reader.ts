@@ -13,6 +13,19 @@ export function parseDurationMs(text: string): number | undefined {
   return ms > 0 ? ms : undefined;
 }
 
+const FINE_DURATION = /^(?:(\d{1,7})h)?(?:(\d{1,7})m)?(?:(\d{1,7})s)?(?:(\d{1,7})ms)?$/;
+/** Longest time of a timeout: 30 days, which milliseconds in 32 bits hold. */
+const MAX_FINE_MS = 30 * 24 * 3_600_000;
+
+/** Milliseconds of `250ms`, `2s`, `1m30s`; undefined for anything else, for zero, and for more than 30 days. */
+export function parseFineDurationMs(text: string): number | undefined {
+  const match = FINE_DURATION.exec(text);
+  if (match === null) return undefined;
+  const [hours = 0, minutes = 0, seconds = 0, rest = 0] = match.slice(1).map((part) => Number(part ?? 0));
+  const ms = (hours * 3600 + minutes * 60 + seconds) * 1000 + rest;
+  return ms > 0 && ms <= MAX_FINE_MS ? ms : undefined;
+}
+
 type Fields = Readonly<Record<string, unknown>>;
 
 export class FieldReader {
@@ -121,6 +134,16 @@ export class FieldReader {
     if (text === undefined) return undefined;
     const ms = parseDurationMs(text);
     if (ms === undefined) this.report("must be a duration such as `300s`, `1m` or `8h`", name);
+    return ms;
+  }
+
+  /** A time that may be shorter than a second, such as a timeout; milliseconds. */
+  fineDurationMs(name: string): number | undefined {
+    const text = this.text(name);
+    if (text === undefined) return undefined;
+    const ms = parseFineDurationMs(text);
+    if (ms === undefined)
+      this.report("must be a duration such as `250ms`, `2s` or `1m30s`, at most `720h`", name);
     return ms;
   }
 

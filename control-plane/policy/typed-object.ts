@@ -11,6 +11,8 @@ import type {
   MeshRole,
   MeshRoleBinding,
   OperationCatalog,
+  RoutePolicy,
+  TrafficPolicy,
   Workload,
 } from "../sources/store.ts";
 import { parseAccessGrant } from "./access-grant.ts";
@@ -19,6 +21,8 @@ import { parseExternalService } from "./external-service.ts";
 import { parseMeshConfig } from "./mesh-config.ts";
 import { parseMeshRole, parseMeshRoleBinding } from "./mesh-role.ts";
 import { parseOperationCatalog } from "./operation-catalog.ts";
+import { parseRoutePolicy } from "./route-policy.ts";
+import { parseTrafficPolicy } from "./traffic-policy.ts";
 import { parseWorkload } from "./workload.ts";
 
 export type TypedObject =
@@ -29,6 +33,8 @@ export type TypedObject =
   | { readonly kind: "Workload"; readonly value: Workload }
   | { readonly kind: "ExternalService"; readonly value: ExternalService }
   | { readonly kind: "OperationCatalog"; readonly value: OperationCatalog }
+  | { readonly kind: "RoutePolicy"; readonly value: RoutePolicy }
+  | { readonly kind: "TrafficPolicy"; readonly value: TrafficPolicy }
   | { readonly kind: "MeshConfig"; readonly value: MeshConfig }
   | { readonly kind: "Namespace"; readonly value: ReadonlyMap<string, string> };
 
@@ -93,6 +99,10 @@ export function createObjectParser(): ObjectParser {
         return typed(parseWorkload(object), (value) => ({ kind, value }));
       case "ExternalService":
         return typed(parseExternalService(object), (value) => ({ kind, value }));
+      case "RoutePolicy":
+        return typed(parseRoutePolicy(object), (value) => ({ kind, value }));
+      case "TrafficPolicy":
+        return typed(parseTrafficPolicy(object), (value) => ({ kind, value }));
       case "MeshConfig":
         return typed(parseMeshConfig(object), (value) => ({ kind, value }));
       case "Namespace":

@@ -21,9 +21,10 @@ import {
   settingsName,
   type WorkloadTable,
 } from "./build.ts";
+import { buildRoute } from "./route-message.ts";
 
 export interface CacheInput {
-  readonly compiled: Pick<Compiled, "state" | "programs" | "callees">;
+  readonly compiled: Pick<Compiled, "state" | "programs" | "callees" | "routes">;
   /** Every operation pack there is, built in and from catalogs; by name. */
   readonly packs: ReadonlyMap<string, string>;
   /** JWKS document of the own trust domain. */
@@ -50,6 +51,7 @@ interface Entry {
 }
 
 const NOTHING: ReadonlySet<string> = new Set();
+const NONE: readonly string[] = [];
 
 function sameSet(left: ReadonlySet<string> | undefined, right: ReadonlySet<string> | undefined): boolean {
   if (left === right) return true;
@@ -79,6 +81,8 @@ export class ResourceCache {
   #servicesOf: ReadonlyMap<string, readonly string[]> = new Map();
   /** Operations that ask for fresh proofs, by workload; those without are left out. */
   readonly #fresh = new Map<string, readonly string[]>();
+  /** Services whose routes lead to a service. */
+  #leadingTo = new Map<string, readonly string[]>();
   #byAddress: ReadonlyMap<string, readonly string[]> | undefined;
 
   /** Revision of the state that the tables are made of; 0 before the first. */
@@ -138,7 +142,11 @@ export class ResourceCache {
     };
     const { state, programs } = input.compiled;
     const changedPrograms = this.#updatePrograms(before, programs, put, drop);
-    const changedWorkloads = this.#updateServices(before, put, drop);
+    const moved = this.#updateServices(before, put, drop);
+    const rerouted = this.#updateRoutes(before, put, drop);
+    const changedWorkloads = this.#withLeading(
+      rerouted.size === 0 ? moved : new Set([...moved, ...rerouted]),
+    );
     this.#updateFreshProofs(changedPrograms, put);
     for (const [name, text] of input.packs) if (before?.packs.get(name) !== text) put(buildPack(name, text));
     for (const name of before?.packs.keys() ?? []) if (!input.packs.has(name)) drop(`operation-pack/${name}`);
@@ -242,6 +250,38 @@ export class ResourceCache {
     return [...new Set([...members].flatMap((member) => this.#fresh.get(member) ?? []))].sort();
   }
 
+  /** Encodes routes that changed. @returns workloads whose callers may need other services now. */
+  #updateRoutes(
+    before: CacheInput | undefined,
+    put: (resource: BuiltResource) => void,
+    drop: (key: string) => void,
+  ): ReadonlySet<string> {
+    const now = this.#input?.compiled;
+    const plan = now?.routes;
+    const earlier = before?.compiled.routes;
+    if (now === undefined || plan === undefined || plan.routes === earlier?.routes) return NOTHING;
+    const changed = new Set<string>();
+    const services = now.state.services;
+    const touch = (id: string): void => {
+      for (const name of [id, ...(plan.leadsTo.get(id) ?? []), ...(earlier?.leadsTo.get(id) ?? [])])
+        for (const member of services.get(name)?.members ?? []) changed.add(member);
+    };
+    for (const [id, route] of plan.routes) {
+      if (earlier?.routes.get(id) === route) continue;
+      put(buildRoute(route));
+      touch(id);
+    }
+    for (const id of earlier?.routes.keys() ?? []) {
+      if (plan.routes.has(id)) continue;
+      drop(`route/${id}`);
+      touch(id);
+    }
+    this.#leadingTo = new Map();
+    for (const [id, names] of plan.leadsTo)
+      for (const name of names) this.#leadingTo.set(name, [...(this.#leadingTo.get(name) ?? []), id]);
+    return changed;
+  }
+
   #updateTables(
     changedPrograms: ReadonlySet<string>,
     changedWorkloads: ReadonlySet<string>,
@@ -283,6 +323,33 @@ export class ResourceCache {
     return changed;
   }
 
+  /** Callers of a service need what its route leads to: a workload that changed there has changed for them. */
+  #withLeading(changed: ReadonlySet<string>): ReadonlySet<string> {
+    if (this.#leadingTo.size === 0 || changed.size === 0) return changed;
+    const all = new Set(changed);
+    for (const workload of changed)
+      for (const service of this.#servicesOf.get(workload) ?? NONE)
+        for (const leading of this.#leadingTo.get(service) ?? NONE)
+          for (const member of this.#input?.compiled.state.services.get(leading)?.members ?? NONE)
+            all.add(member);
+    return all;
+  }
+
+  /** Services of these workloads, those whose routes lead to one of them, and all that the routes of both lead to. */
+  #servicesFor(callees: ReadonlySet<string>): ReadonlySet<string> {
+    const services = new Set<string>();
+    for (const callee of callees)
+      for (const service of this.#servicesOf.get(callee) ?? []) {
+        services.add(service);
+        for (const leading of this.#leadingTo.get(service) ?? NONE) services.add(leading);
+      }
+    const leadsTo = this.#input?.compiled.routes.leadsTo;
+    if (leadsTo !== undefined && leadsTo.size > 0)
+      for (const service of [...services])
+        for (const backend of leadsTo.get(service) ?? NONE) services.add(backend);
+    return services;
+  }
+
   /** All that one workload needs; what does not exist (an undeclared pack) is left out. */
   #needs(workload: Workload, id: string, callees: ReadonlySet<string>, settings: string): BuiltResource[] {
     const state = this.#input?.compiled.state;
@@ -293,14 +360,13 @@ export class ResourceCache {
       REVOCATIONS_KEY,
     ]);
     for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
-    for (const callee of callees) {
-      for (const service of this.#servicesOf.get(callee) ?? []) {
-        keys.add(`service/${service}`);
-        keys.add(`endpoints/${service}`);
-        for (const member of state?.services.get(service)?.members ?? [])
-          for (const port of state?.workloads.get(member)?.ports ?? [])
-            for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
-      }
+    for (const service of this.#servicesFor(callees)) {
+      keys.add(`service/${service}`);
+      keys.add(`endpoints/${service}`);
+      keys.add(`route/${service}`);
+      for (const member of state?.services.get(service)?.members ?? [])
+        for (const port of state?.workloads.get(member)?.ports ?? [])
+          for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
     }
     const found: BuiltResource[] = [];
     for (const key of keys) {

@@ -64,9 +64,22 @@ export function resolveDestination(
     );
     const callees = compiled.callees.get(caller);
     if ([...members].some((member) => callees?.has(member))) return { service: id };
+    if (!isPod && leadsToCallee(compiled, id, callees)) return { service: id };
     denied ??= { reason: reasonOf(compiled, members) };
   }
   return denied ?? { reason: "UNKNOWN_DESTINATION" };
+}
+
+/** Whether the service's route leads to something that the caller may call: then it is told of the service, too. */
+function leadsToCallee(
+  { routes, state }: Compiled,
+  service: string,
+  callees: ReadonlySet<string> | undefined,
+): boolean {
+  if (callees === undefined) return false;
+  return (routes.leadsTo.get(service) ?? []).some((name) =>
+    state.services.get(name)?.members.some((member) => callees.has(member)),
+  );
 }
 
 function reasonOf(compiled: Compiled, members: ReadonlySet<string>): string {

@@ -6,7 +6,7 @@ import type { TypedObject } from "../policy/typed-object.ts";
 import type { Accepted } from "./reconcile.ts";
 import type { ClusterState } from "./store.ts";
 
-type MapName = Exclude<keyof ClusterState, "revision" | "config" | "services" | "pods">;
+type MapName = Exclude<keyof ClusterState, "revision" | "config" | "services" | "pods" | "gatewayRoutes">;
 
 const MAP_OF: Readonly<Record<Exclude<TypedObject["kind"], "MeshConfig">, MapName>> = {
   AccessPolicy: "policies",
@@ -17,6 +17,8 @@ const MAP_OF: Readonly<Record<Exclude<TypedObject["kind"], "MeshConfig">, MapNam
   Workload: "workloads",
   ExternalService: "externalServices",
   OperationCatalog: "catalogs",
+  RoutePolicy: "routePolicies",
+  TrafficPolicy: "trafficPolicies",
   Namespace: "namespaces",
 };
 
@@ -32,6 +34,9 @@ export const EMPTY_STATE: ClusterState = {
   grants: new Map(),
   externalServices: new Map(),
   catalogs: new Map(),
+  routePolicies: new Map(),
+  trafficPolicies: new Map(),
+  gatewayRoutes: new Map(),
   namespaces: new Map(),
 };
 

@@ -22,13 +22,15 @@ export const KINDS = [
   "Workload",
   "ExternalService",
   "OperationCatalog",
+  "RoutePolicy",
+  "TrafficPolicy",
   "MeshConfig",
   "Namespace",
 ] as const;
 export type Kind = (typeof KINDS)[number];
 
 /** Kinds of the product that this build does not know yet. */
-const LATER_KINDS = ["RoutePolicy", "TrafficPolicy", "IdentityProvider", "MeshGateway"];
+const LATER_KINDS = ["IdentityProvider", "MeshGateway"];
 
 /** An object that its schema accepts, with defaults filled in. */
 export interface ValidObject {

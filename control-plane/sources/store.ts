@@ -2,6 +2,8 @@
 
 import type { WorkloadKind } from "../../sidecar/core/policy/call.ts";
 import type { OperationClause, ProgramPort } from "../../sidecar/core/policy/rule.ts";
+import type { RouteRule } from "../../sidecar/core/traffic/route.ts";
+import type { TrafficSettings } from "../../sidecar/core/traffic/traffic.ts";
 import type { AccessPolicy, LabelSelector, TargetMatch } from "../policy/access-policy.ts";
 
 export interface Workload {
@@ -145,6 +147,54 @@ export interface OperationCatalog {
   readonly packs: readonly { readonly name: string; readonly text: string }[];
 }
 
+/** Where the calls to one service go; several for one service count one after the other, by name. */
+export interface RoutePolicy {
+  readonly kind: "RoutePolicy";
+  readonly name: string;
+  readonly namespace: string;
+  readonly generation: number;
+  /** `namespace/name` of the service that callers name. */
+  readonly service: string;
+  /** As callers' sidecars get them; their backends may not exist. */
+  readonly rules: readonly RouteRule[];
+}
+
+/** A HTTPRoute or GRPCRoute (gateway.networking.k8s.io) with Services as parents; none outside Kubernetes. */
+export interface GatewayRoute {
+  readonly kind: "HTTPRoute" | "GRPCRoute";
+  readonly name: string;
+  readonly namespace: string;
+  readonly generation: number;
+  /** Of its creation, Unix milliseconds: of two that match alike the older counts. */
+  readonly createdAtMs: number;
+  /** The Services whose calls it routes. */
+  readonly parents: readonly {
+    /** `namespace/name`. */
+    readonly service: string;
+    /** undefined: every port. */
+    readonly port: number | undefined;
+  }[];
+  /** One per match, in the order of the route. */
+  readonly rules: readonly RouteRule[];
+}
+
+/** How the calls to the services of some workloads are carried. */
+export interface TrafficPolicy {
+  readonly kind: "TrafficPolicy";
+  readonly name: string;
+  readonly namespace: string;
+  readonly generation: number;
+  /** undefined: every workload of the namespace. */
+  readonly targets: readonly TargetMatch[] | undefined;
+  /** undefined fields are for other policies to state. */
+  readonly settings: StatedTraffic;
+}
+
+/** `TrafficSettings` where `preferZone` may be left open, too. */
+export type StatedTraffic = Omit<TrafficSettings, "preferZone"> & {
+  readonly preferZone: boolean | undefined;
+};
+
 /**
  * Keys of all maps: `namespace/name`, or `name` for a cluster-scoped kind; policies `kind/namespace/name` or `kind/name`;
  * workloads that are pods `namespace/serviceAccount/kind/name` (see sources/kubernetes/pods.ts); pods their UID.
@@ -163,6 +213,10 @@ export interface ClusterState {
   readonly grants: ReadonlyMap<string, AccessGrant>;
   readonly externalServices: ReadonlyMap<string, ExternalService>;
   readonly catalogs: ReadonlyMap<string, OperationCatalog>;
+  readonly routePolicies: ReadonlyMap<string, RoutePolicy>;
+  readonly trafficPolicies: ReadonlyMap<string, TrafficPolicy>;
+  /** By `kind/namespace/name`. */
+  readonly gatewayRoutes: ReadonlyMap<string, GatewayRoute>;
   /** Labels of namespaces; in directory mode empty unless a namespace is declared. */
   readonly namespaces: ReadonlyMap<string, ReadonlyMap<string, string>>;
 }

@@ -1,7 +1,7 @@
 // The status of one policy in the shape that Kubernetes would show (DOMAIN 3.6). PURE.
 import type { ProxyStatus } from "../discovery/server.ts";
-import type { AccessPolicy } from "../policy/access-policy.ts";
 import type { PolicyReport } from "../policy/policy-report.ts";
+import type { StatusSubject } from "./subjects.ts";
 
 export interface Condition {
   readonly type: "Accepted" | "ResolvedRefs" | "Programmed";
@@ -51,7 +51,7 @@ export interface Refusal {
 export interface StatusInput {
   readonly generation: number;
   /** undefined: the object was never in force. */
-  readonly policy: AccessPolicy | undefined;
+  readonly policy: StatusSubject | undefined;
   readonly report: PolicyReport | undefined;
   /** Problems that the source found in the present version of the object; the last accepted one stays in force. */
   readonly refusals: readonly Refusal[];

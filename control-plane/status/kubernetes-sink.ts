@@ -10,6 +10,7 @@ import { APPLY_PATCH, FIELD_MANAGER, type KubernetesWriter } from "../kubernetes
 import { isSameStatus, isUrgent, judgedStatus, type OwnStatus, policyStatus, sorted } from "./api-status.ts";
 import type { PolicyStatus, Refusal } from "./conditions.ts";
 import { type StoredStatus, StoredStatuses, statusPath } from "./stored-statuses.ts";
+import { HAS_TARGETS } from "./subjects.ts";
 import type { StatusSink, StatusWorld } from "./world.ts";
 import { type QueueLimits, WriteQueue } from "./write-queue.ts";
 
@@ -54,7 +55,6 @@ const DEFAULT_LIMITS: SinkLimits = {
 const STEP_KEYS = 100;
 /** Of these a version that was accepted earlier stays in force when the present one is refused. */
 const KEEPS_EARLIER: ReadonlySet<string> = new Set(["MeshConfig", "OperationCatalog"]);
-const POLICY = /^(?:Cluster)?AccessPolicy\//;
 const NO_REFUSALS: readonly Refusal[] = [];
 const IDLE_MS = 60_000;
 const BEHIND_MS = 2_000;
@@ -101,7 +101,7 @@ export class KubernetesSink implements StatusSink {
   }
 
   put(object: string, status: PolicyStatus | undefined): void {
-    if (!POLICY.test(object)) return;
+    if (!HAS_TARGETS.test(object)) return;
     if (status === undefined) this.#policies.delete(object);
     else this.#policies.set(object, status);
     this.#dirty.add(object);
@@ -110,7 +110,7 @@ export class KubernetesSink implements StatusSink {
   async flush(): Promise<void> {
     const refused = new Map<string, string>();
     for (const { object, refusals } of this.#options.world.refused())
-      if (!POLICY.test(object)) refused.set(object, JSON.stringify(refusals));
+      if (!HAS_TARGETS.test(object)) refused.set(object, JSON.stringify(refusals));
     for (const [key, text] of refused) if (this.#refused.get(key) !== text) this.#dirty.add(key);
     for (const key of this.#refused.keys()) if (!refused.has(key)) this.#dirty.add(key);
     this.#refused = refused;
@@ -186,7 +186,7 @@ export class KubernetesSink implements StatusSink {
   /** @returns undefined when nothing is to be said of it now. */
   #wanted(key: string, stored: StoredStatus): OwnStatus | undefined {
     const { world, clock } = this.#options;
-    if (POLICY.test(key)) {
+    if (HAS_TARGETS.test(key)) {
       const status = this.#policies.get(key);
       if ((status?.observedGeneration ?? 0) < stored.generation && world.pinned() === undefined)
         this.#behind.add(key);

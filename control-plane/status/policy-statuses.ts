@@ -1,7 +1,6 @@
 // Keeps the statuses of all policies up to date and says which are another than before. What nothing happened to is only
 // looked at (10 000 policies: 5 ms), and what means the same stays the very same object.
 import type { ProxyStatus } from "../discovery/server.ts";
-import type { AccessPolicy } from "../policy/access-policy.ts";
 import type { Compiled } from "../policy/compile.ts";
 import { expiredRules } from "../policy/conditions.ts";
 import type { PolicyReport } from "../policy/policy-report.ts";
@@ -14,11 +13,13 @@ import {
   proxyName,
   type Refusal,
 } from "./conditions.ts";
+import type { StatusSubject } from "./subjects.ts";
+import { accessPolicyOf, reportOfSubject, subjectOf, subjectsOf } from "./subjects.ts";
 import type { StatusWorld } from "./world.ts";
 
 /** What is known of one object: its status is made anew when something in it changed. */
 interface Entry {
-  readonly policy: AccessPolicy | undefined;
+  readonly policy: StatusSubject | undefined;
   readonly report: PolicyReport | undefined;
   readonly refusals: readonly Refusal[];
   /** Of the version that was judged last, whether or not it is in force. */
@@ -90,14 +91,14 @@ export class PolicyStatuses {
     this.#endsMs = Number.POSITIVE_INFINITY;
     const visit = (key: string): void => {
       const before = this.#entries.get(key);
-      const policy = compiled?.state.policies.get(key);
+      const policy = subjectOf(compiled, key);
       const refusals = refused.get(key) ?? NO_REFUSALS;
       const judged = world.generationOf?.(key);
       const entry = this.#update(
         before,
         {
           policy,
-          report: compiled?.policies.get(key),
+          report: reportOfSubject(compiled, key),
           refusals,
           generation: (refusals.length > 0 ? judged : undefined) ?? policy?.generation ?? 0,
           // Only a cluster keeps its memory in status.
@@ -111,14 +112,14 @@ export class PolicyStatuses {
       this.#endsMs = Math.min(this.#endsMs, entry.endsMs);
     };
     let visited = 0;
-    for (const key of compiled?.state.policies.keys() ?? []) {
+    for (const key of subjectsOf(compiled)) {
       visit(key);
       if (++visited % STEP_KEYS === 0) yield;
     }
-    for (const key of refused.keys()) if (!compiled?.state.policies.has(key)) visit(key);
-    if (this.#entries.size === (compiled?.state.policies.size ?? 0)) return;
+    for (const key of refused.keys()) if (subjectOf(compiled, key) === undefined) visit(key);
+    if (this.#entries.size === visited) return;
     for (const key of [...this.#entries.keys()]) {
-      if (compiled?.state.policies.has(key) || refused.has(key)) continue;
+      if (subjectOf(compiled, key) !== undefined || refused.has(key)) continue;
       this.#entries.delete(key);
       listener(key, undefined);
     }
@@ -174,7 +175,8 @@ export class PolicyStatuses {
     const pods = podsOf && (report?.targets.reduce((sum, target) => sum + (podsOf.get(target) ?? 0), 0) ?? 0);
     const view = viewOf(proxies, since, pods);
     if (isStill && view === before.view) return before;
-    const expired = policy === undefined ? [] : expiredRules(policy, nowMs);
+    const access = accessPolicyOf(policy);
+    const expired = access === undefined ? [] : expiredRules(access, nowMs);
     const status = buildStatus({
       generation: facts.generation,
       policy,
@@ -200,8 +202,8 @@ export class PolicyStatuses {
 }
 
 /** A refused Deny of which no version is known denies all to its targets; a restart has to know that, too. */
-function isClosed(policy: AccessPolicy | undefined, refusals: readonly Refusal[]): boolean {
-  return refusals.length > 0 && policy?.action === "Deny";
+function isClosed(policy: StatusSubject | undefined, refusals: readonly Refusal[]): boolean {
+  return refusals.length > 0 && accessPolicyOf(policy)?.action === "Deny";
 }
 
 function standingOf({ instance, node, state, nack, syncedRevision }: ProxyStatus): string {
@@ -236,9 +238,9 @@ function steady(before: PolicyStatus | undefined, status: PolicyStatus): PolicyS
   return isSameText(same, before) ? before : status;
 }
 
-function nextEnd(policy: AccessPolicy | undefined, nowMs: number): number {
+function nextEnd(policy: StatusSubject | undefined, nowMs: number): number {
   let endsMs = Number.POSITIVE_INFINITY;
-  for (const { when } of policy?.rules ?? [])
+  for (const { when } of accessPolicyOf(policy)?.rules ?? [])
     if (when?.notAfterMs !== undefined && when.notAfterMs > nowMs) endsMs = Math.min(endsMs, when.notAfterMs);
   return endsMs;
 }

@@ -16,6 +16,8 @@ const PLURALS: ReadonlyMap<string, string> = new Map([
   ["Workload", "workloads"],
   ["ExternalService", "externalservices"],
   ["OperationCatalog", "operationcatalogs"],
+  ["RoutePolicy", "routepolicies"],
+  ["TrafficPolicy", "trafficpolicies"],
   ["MeshConfig", "meshconfigs"],
 ]);
 

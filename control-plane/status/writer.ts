@@ -9,6 +9,7 @@ import type { ProxyStatus } from "../discovery/server.ts";
 import type { PolicyStatus } from "./conditions.ts";
 import { FileSink } from "./file-sink.ts";
 import { PolicyStatuses } from "./policy-statuses.ts";
+import { accessPolicyOf } from "./subjects.ts";
 import type { StatusSink, StatusWorld } from "./world.ts";
 
 export type { RefusedObject, StatusWorld } from "./world.ts";
@@ -124,12 +125,10 @@ class Writer implements StatusWriter {
     for (const _ of this.#refresh());
     return [...this.#statuses.entries()]
       .filter(({ object }) => /^(?:Cluster)?AccessPolicy\//.test(object))
-      .map(({ object, policy, status }) => ({
-        object,
-        action: policy?.action,
-        enforcement: policy?.enforcement,
-        status,
-      }))
+      .map(({ object, policy, status }) => {
+        const access = accessPolicyOf(policy);
+        return { object, action: access?.action, enforcement: access?.enforcement, status };
+      })
       .sort((a, b) => (a.object < b.object ? -1 : 1));
   }
 

@@ -63,6 +63,9 @@ export function clusterState(workloads: readonly Workload[], over: Partial<Clust
     grants: new Map(),
     externalServices: new Map(),
     catalogs: new Map(),
+    routePolicies: new Map(),
+    trafficPolicies: new Map(),
+    gatewayRoutes: new Map(),
     namespaces: new Map(),
     ...over,
   };

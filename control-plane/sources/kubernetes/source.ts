@@ -38,6 +38,8 @@ const RESOURCES: Readonly<Record<Exclude<Kind, "Namespace">, string>> = {
   Workload: "workloads",
   ExternalService: "externalservices",
   OperationCatalog: "operationcatalogs",
+  RoutePolicy: "routepolicies",
+  TrafficPolicy: "trafficpolicies",
   MeshConfig: "meshconfigs",
 };
 

@@ -85,6 +85,14 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
     "control-plane/resources/build.ts",
     "meshPort",
   ],
+  [
+    /^RoutePolicy spec\.rules\[\]\.(match|backends|mirror|stickyBy|timeouts|headers)/,
+    "control-plane/resources/route-message.ts",
+    "stickyBy",
+  ],
+  [/^RoutePolicy spec\.(service|ports)/, "control-plane/policy/route-plan.ts", "service"],
+  [/^TrafficPolicy spec\.targets/, "control-plane/policy/traffic-cover.ts", "targets"],
+  [/^TrafficPolicy spec\./, "control-plane/resources/route-message.ts", "retries"],
   [/^Workload spec\.propagation\[\]$/, "sidecar/data-plane.ts", "propagation"],
   [/^Workload spec\.labels/, "control-plane/policy/select.ts", "labels"],
 ];

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
+import { NO_ROUTES } from "../../../control-plane/policy/route-plan.ts";
 import { ResourceCache } from "../../../control-plane/resources/cache.ts";
 import type { ClusterState, Workload } from "../../../control-plane/sources/store.ts";
 import { messageCodec } from "../../../proto/load.ts";
@@ -32,7 +33,7 @@ const update = (
   trustBundle = BUNDLE_JSON,
 ) =>
   cache.update({
-    compiled: { state, programs, callees },
+    compiled: { state, programs, callees, routes: NO_ROUTES },
     packs,
     trustBundle,
     revocations: [],

@@ -38,7 +38,7 @@ function* walk(node: Node, path: string): Generator<[string, Node]> {
 }
 
 describe("crds", () => {
-  test("define the nine kinds of this build, with status and category", () => {
+  test("define the eleven kinds of this build, with status and category", () => {
     expect(crds.map(({ crd }) => crd.spec.names["kind"]).sort()).toEqual([
       "AccessGrant",
       "AccessPolicy",
@@ -48,6 +48,8 @@ describe("crds", () => {
       "MeshRole",
       "MeshRoleBinding",
       "OperationCatalog",
+      "RoutePolicy",
+      "TrafficPolicy",
       "Workload",
     ]);
     for (const { name, crd } of crds) {

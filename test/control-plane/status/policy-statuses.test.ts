@@ -35,6 +35,8 @@ function worldOf(setting: Setting): StatusWorld {
       ({
         state: {
           policies: new Map(inForce ? [[KEY, inForce]] : []),
+          routePolicies: new Map(),
+          trafficPolicies: new Map(),
           workloads: new Map(),
           pods: new Map(pods.map((pod) => [pod.uid, pod])),
         },

@@ -82,9 +82,17 @@ async function start(): Promise<void> {
       clock,
       log: silentLogger,
       world: {
-        // The writer reads these two of a compiled state and nothing else.
+        // The writer reads these of a compiled state and nothing else.
         compiled: () =>
-          ({ state: { policies, workloads: new Map() }, policies: reports }) as unknown as Compiled,
+          ({
+            state: {
+              policies,
+              routePolicies: new Map(),
+              trafficPolicies: new Map(),
+              workloads: new Map(),
+            },
+            policies: reports,
+          }) as unknown as Compiled,
         proxies: () => proxies,
         refused: () => refused,
         problems: () => [],
