@@ -278,7 +278,8 @@ function warning(reason: string, path: string, message: string): PolicyProblem {
 function reportsOfRoutes(state: ClusterState, input: ReportInput): ReadonlyMap<string, PolicyReport> {
   const reports = new Map<string, PolicyReport>();
   const byObject = new Map<string, PolicyProblem[]>();
-  for (const problems of input.problems.values())
+  // By service, whichever was looked at first.
+  for (const [, problems] of [...input.problems].sort(([a], [b]) => (a < b ? -1 : 1)))
     for (const [key, list] of problems) for (const one of list) push(byObject, key, one);
   const report = (key: string, services: ReadonlySet<string>, own: readonly PolicyProblem[]): void => {
     const problems = [...own, ...(byObject.get(key) ?? [])];
