@@ -204,6 +204,17 @@ function makeRoute(
   return { route: isThere ? { service: id, rules, traffic } : undefined, problems };
 }
 
+/** Whether reports of an earlier plan can stay: what changes no route may still be another object to report on. */
+function sameWritten(basis: PlanBasis, state: ClusterState, covers: ReadonlyMap<string, Cover>): boolean {
+  const { state: before } = basis;
+  return (
+    basis.covers === covers &&
+    before.routePolicies === state.routePolicies &&
+    before.trafficPolicies === state.trafficPolicies &&
+    before.gatewayRoutes === state.gatewayRoutes
+  );
+}
+
 /** Everything that has to do with routes: what is written for a state, as callers are to follow it. */
 export function planRoutes(
   state: ClusterState,
@@ -216,7 +227,12 @@ export function planRoutes(
   const { basis } = previous;
   const covers = coversOf(state, index, basis);
   const dirty = dirtyServices(state, covers, previous);
-  if (dirty?.size === 0 && basis !== undefined && basis.callers === callers)
+  if (
+    dirty?.size === 0 &&
+    basis !== undefined &&
+    basis.callers === callers &&
+    sameWritten(basis, state, covers)
+  )
     return { ...previous, basis: { ...basis, state, covers } };
   const routes = new Map(dirty === undefined ? [] : previous.routes);
   const problems = new Map(dirty === undefined ? [] : basis?.problems);

@@ -83,7 +83,7 @@ function readTimeouts(fields: FieldReader): TrafficTimeouts {
 function readRetries(fields: FieldReader): RetrySettings {
   return {
     attempts: fields.integer("attempts", 1, 10) ?? 2,
-    on: fields.choices("on", RETRY_CAUSES) ?? ["connect-failure", "503"],
+    on: fields.choices("retryOn", RETRY_CAUSES) ?? ["connect-failure", "503"],
     onlyAccess: fields.choices("onlyAccess", ACCESS_CLASSES) ?? [],
     idempotent:
       fields.texts("idempotent", (operation) =>

@@ -104,7 +104,7 @@ function decodeEndpoints(name: string, body: Buffer): DecodedResource {
       meshPort: portNumber(endpoint.meshPort, "mesh port"),
       spiffeId: endpoint.spiffeId,
       ports: decodePorts(endpoint.ports),
-      zone: endpoint.zone,
+      ...(endpoint.zone === "" ? {} : { zone: endpoint.zone }),
     };
   });
   return { kind: "endpoints", service: name, value };

@@ -26,7 +26,7 @@ export interface MeshEndpoint {
   /** The callee's SPIFFE ID: checked against its certificate, and the audience of the proof. */
   readonly spiffeId: string;
   readonly ports: readonly ProgramPort[];
-  /** Where it runs; undefined or empty: not known. */
+  /** Where it runs; undefined: not known. */
   readonly zone?: string;
 }
 
