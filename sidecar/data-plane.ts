@@ -357,7 +357,10 @@ export class DataPlane {
       }
     }
     this.upstreams.adopt(table);
-    this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail);
+    this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail, {
+      node: this.#config.node,
+      random: this.#deps.random,
+    });
     this.#state.enforcement = enforcement.value;
     this.#state.carriesTrace = table.settings.propagation.includes("trace");
     return { ok: true, value: undefined };

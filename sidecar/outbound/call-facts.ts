@@ -5,6 +5,7 @@ import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { OutboundHead } from "./app-side.ts";
 import type { Destination, Directory, FixedDestination } from "./resolve.ts";
+import type { RuleEffects } from "./route.ts";
 import type { OutboundServices } from "./services.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -17,15 +18,16 @@ export class CallFacts {
   /** Where the call really goes when the request does not choose; what it calls its host is then a claim. */
   fixed: FixedDestination | undefined;
   destination: Destination | undefined;
+  /** What the rule of a route that was followed says. */
+  route: RuleEffects | undefined;
   classified: Classified | undefined;
   operation = "unknown";
   traceparent: string | undefined;
   /** The trace begins here: the application sent none that could be read. */
   ownTrace = false;
   upstream: Upstream | undefined;
-  /** Milliseconds that the application or the route gives the whole call, and each attempt; policy may give less. */
+  /** Milliseconds that the application gives the whole call; route or policy may give less. */
   timeoutMs = Number.POSITIVE_INFINITY;
-  tryTimeoutMs = Number.POSITIVE_INFINITY;
   requestBytes = 0;
   responseBytes = 0;
   /** 0: no answer has begun. */

@@ -4,6 +4,7 @@
 import type { Timed } from "../balance/deadline-wheel.ts";
 import { joinedField } from "../core/http/headers.ts";
 import type { Reason } from "../core/policy/reason.ts";
+import type { Result } from "../core/runtime/errors.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
@@ -11,6 +12,7 @@ import type { Http2Stream } from "../wire/http2/connection.ts";
 import type { AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { Attempts } from "./attempts.ts";
 import { CallFacts } from "./call-facts.ts";
+import { followRoute, isRouteRefusal } from "./follow-route.ts";
 import { writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
 import type { EndpointGroup } from "./group.ts";
 import { hashKeyOf } from "./hash-key.ts";
@@ -28,6 +30,7 @@ import {
   retryAfterMs,
   verdictOf,
 } from "./retry.ts";
+import type { DestinationRoute } from "./route.ts";
 import type { OutboundServices } from "./services.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
@@ -140,7 +143,6 @@ export class OutboundExchange implements UpstreamExchange, Timed {
 
   #classify(destination: Destination): void {
     this.#facts.destination = destination;
-    const { head } = this;
     if (this.#authorizations > 1) {
       this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
       return;
@@ -151,7 +153,22 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
       return;
     }
-    const classified = destination.classifier.classify({
+    const classified = this.#classifyFor(destination);
+    if (!classified.ok) {
+      this.#refuse("REQ_MALFORMED", classified.error);
+      return;
+    }
+    this.#facts.classified = classified.value;
+    if (destination.route !== undefined && !this.#follow(destination.route)) return;
+    this.#facts.operation = labelOf(this.#facts.classified);
+    const { group } = this.#facts.destination;
+    this.#limit(group);
+    this.#route();
+  }
+
+  #classifyFor(destination: Destination): Result<Classified, string> {
+    const { head } = this;
+    return destination.classifier.classify({
       method: head.method,
       target: head.target,
       contentType: joinedField(head.fields, "content-type"),
@@ -161,26 +178,30 @@ export class OutboundExchange implements UpstreamExchange, Timed {
           ? joinedField(head.fields, "access-control-request-method")
           : undefined,
     });
-    if (!classified.ok) {
-      this.#refuse("REQ_MALFORMED", classified.error);
-      return;
+  }
+
+  /** @returns false: the call is refused. */
+  #follow(route: DestinationRoute): boolean {
+    const found = followRoute(route, this.#facts, (destination) => this.#classifyFor(destination));
+    if (isRouteRefusal(found)) {
+      this.#refuse(found.reason, found.detail);
+      return false;
     }
-    this.#facts.classified = classified.value;
-    this.#facts.operation = labelOf(classified.value);
-    this.#limit(destination.group);
-    this.#route();
+    return true;
   }
 
   /** Sets the limits of the call's time. */
   #limit(group: EndpointGroup): void {
     const { timing } = group.traffic;
-    const { startedMs, timeoutMs } = this.#facts;
+    const { startedMs, timeoutMs, route } = this.#facts;
+    const requestMs = route?.requestTimeoutMs ?? timing.requestMs;
     this.#idleMs = timing.idleMs;
-    this.#endMs = startedMs + Math.min(timing.requestMs, timeoutMs);
+    this.#endMs = startedMs + Math.min(requestMs, timeoutMs);
     this.#limitMs = this.#endMs;
     group.called(startedMs);
     this.#touch(startedMs);
-    this.#isPrecise = timing.isPrecise || timeoutMs !== Number.POSITIVE_INFINITY;
+    this.#isPrecise =
+      timing.isPrecise || timeoutMs !== Number.POSITIVE_INFINITY || route?.requestTimeoutMs !== undefined;
     if (this.#isPrecise) this.#services.deadlines.add(this);
   }
 
@@ -232,7 +253,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   }
 
   #limitTry(group: EndpointGroup): void {
-    const tryMs = Math.min(group.traffic.timing.perTryMs, this.#facts.tryTimeoutMs);
+    const tryMs = this.#facts.route?.tryTimeoutMs ?? group.traffic.timing.perTryMs;
     if (tryMs === Number.POSITIVE_INFINITY) return;
     this.#limitMs = Math.min(this.#endMs, this.#sentAtMs + tryMs);
     this.#rearm(this.#limitMs);
@@ -279,7 +300,12 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     this.#replayable = false;
     this.#kept = undefined;
     this.#answerHead = true;
-    this.#facts.status = writeAnswerFields(this.#app.answers, this.#appStream, fields);
+    this.#facts.status = writeAnswerFields(
+      this.#app.answers,
+      this.#appStream,
+      fields,
+      this.#facts.route?.responseEdit,
+    );
     this.#app.answers.endHeaders(endStream);
     if (endStream) this.#endAnswer();
   }

@@ -1,6 +1,7 @@
 // The heads and trailers of an answer as they cross to the application: without what belongs to the mesh hop.
 import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
+import type { HeaderEdit } from "./header-edit.ts";
 import { STRIPPED } from "./mesh-request.ts";
 
 /**
@@ -8,18 +9,25 @@ import { STRIPPED } from "./mesh-request.ts";
  *
  * @param fields as the mesh connection gave them: INVARIANT: the codec refuses a response whose first field is not a
  *   `:status` of three digits, and one with more than one content-length.
+ * @param edit what a route changes; of the final head only.
  * @returns the status.
  */
-export function writeAnswerFields<S>(answers: AnswerWriter<S>, stream: S, fields: readonly Field[]): number {
+export function writeAnswerFields<S>(
+  answers: AnswerWriter<S>,
+  stream: S,
+  fields: readonly Field[],
+  edit?: HeaderEdit,
+): number {
   const status = Number(fields[0]?.value);
   answers.beginHeaders(stream);
   answers.putStatus(status);
   for (let i = 1; i < fields.length; i++) {
     const field = fields[i];
-    if (field === undefined) continue;
+    if (field === undefined || edit?.dropped.has(field.name) === true) continue;
     if ((field.flags & STRIPPED) === 0 || (field.name === "content-length" && status >= 200))
       answers.putField(field);
   }
+  if (edit !== undefined) for (const field of edit.put) answers.putField(field);
   return status;
 }
 

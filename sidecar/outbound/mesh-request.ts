@@ -27,6 +27,7 @@ type Writer = Pick<Http2Connection<UpstreamExchange | undefined>, "putField" | "
  */
 export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, cache: FieldCache): void {
   const { destination, ownTrace, traceparent } = facts;
+  const edit = facts.route?.requestEdit;
   if (destination === undefined) return;
   const { method, target, authority, fields, connectionNames } = facts.head;
   h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
@@ -46,9 +47,11 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, 
         (field.name === "traceparent" || field.name === "tracestate")
       )
         continue;
+      if (edit?.dropped.has(field.name) === true) continue;
       if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
     } else if (field.name === "content-length") h2.putField(field);
   }
+  if (edit !== undefined) for (const field of edit.put) h2.putField(field);
   h2.putField(proof.wit);
   h2.putField(proof.wpt);
   h2.putField(destination.portField);

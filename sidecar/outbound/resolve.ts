@@ -13,6 +13,7 @@ import { createField, type Field } from "../wire/field.ts";
 import { type AddressedPort, addressIndex } from "./address-index.ts";
 import type { EndpointGroup } from "./group.ts";
 import type { UpstreamPool } from "./pool.ts";
+import { DestinationRoute } from "./route.ts";
 
 export interface OutboundEdge {
   readonly counters: EdgeCounters;
@@ -30,6 +31,8 @@ export class Destination {
   readonly #packs: readonly Pack[];
   readonly #edges = new Map<string, OutboundEdge>();
   readonly #paths = new Map<string, Field>();
+  /** Where its calls go; undefined: nothing says so, they go here. */
+  route: DestinationRoute | undefined;
   /** The `countersign-port` field of every call. */
   readonly portField: Field;
   #classifier: Classifier | undefined;
@@ -101,6 +104,14 @@ export type Lookup =
 const MAX_CACHED_AUTHORITIES = 4_096;
 const MAX_PATHS = 1_024;
 
+/** What the own process brings to choices. */
+export interface Surroundings {
+  /** Name of this pod or machine. */
+  readonly node: string;
+  /** In [0, 1). */
+  readonly random: () => number;
+}
+
 export class Directory {
   readonly table: SidecarTable;
   readonly packs: ReadonlyMap<string, Pack>;
@@ -108,6 +119,7 @@ export class Directory {
   readonly #metrics: SidecarMetrics;
   readonly #trail: AuditTrail;
   readonly #self: Party;
+  readonly #surroundings: Surroundings;
   readonly #destinations = new Map<string, Destination>();
   readonly #authorities = new Map<string, Destination>();
   readonly #strangers = new Map<string, OutboundEdge>();
@@ -119,12 +131,14 @@ export class Directory {
     pool: UpstreamPool,
     metrics: SidecarMetrics,
     trail: AuditTrail,
+    surroundings: Surroundings,
   ) {
     this.table = table;
     this.packs = packs;
     this.#pool = pool;
     this.#metrics = metrics;
     this.#trail = trail;
+    this.#surroundings = surroundings;
     this.#self = { kind: table.program.kind, name: table.program.name };
   }
 
@@ -222,7 +236,34 @@ export class Directory {
         this.#pool.group(key, { service: service.id, port: port.port }, this.table),
       );
       this.#destinations.set(key, destination);
+      // After it is known: two services may lead to each other.
+      destination.route = this.#routeOf(destination);
     }
     return destination;
+  }
+
+  /** What is written for a service; a call to one endpoint alone follows no route. */
+  #routeOf(destination: Destination): DestinationRoute | undefined {
+    const written = this.table.routes.get(destination.service.id);
+    if (written === undefined || written.rules.length === 0) return undefined;
+    const { node, random } = this.#surroundings;
+    const route = new DestinationRoute(destination, written.rules, {
+      caller: { ...this.#self, spiffeId: this.table.program.spiffeId },
+      pod: node,
+      random,
+      destinationOf: (service, port, called) => this.#backend(service, port, called),
+    });
+    return route.isEmpty ? undefined : route;
+  }
+
+  /** The stated port of a service; where none is stated the one that was called, else its only one. */
+  #backend(id: string, port: number | undefined, called: number): Destination | undefined {
+    const service = this.table.services.get(id);
+    if (service === undefined) return undefined;
+    const [only, second] = service.ports;
+    const found =
+      service.ports.find((candidate) => candidate.port === (port ?? called)) ??
+      (port === undefined && second === undefined ? only : undefined);
+    return found === undefined ? undefined : this.#destination(service, found);
   }
 }
