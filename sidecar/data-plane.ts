@@ -33,6 +33,7 @@ import { CaptureListener } from "./outbound/capture-listener.ts";
 import { Deadlines } from "./outbound/deadlines.ts";
 import { HealthChecks } from "./outbound/health-checks.ts";
 import { OutboundListener } from "./outbound/listener.ts";
+import { MirrorBudget } from "./outbound/mirror.ts";
 import { UpstreamPool } from "./outbound/pool.ts";
 import { Directory } from "./outbound/resolve.ts";
 import type { OutboundServices } from "./outbound/services.ts";
@@ -203,6 +204,7 @@ export class DataPlane {
     const outbound: OutboundServices = {
       ...shared,
       deadlines: this.#deadlines,
+      mirrors: new MirrorBudget(),
       random,
       node: config.node,
       resolve: deps.resolve,

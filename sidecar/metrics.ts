@@ -104,6 +104,11 @@ export class SidecarMetrics {
     "connections to ports that declare no protocol, by what was found on them",
     ["protocol"],
   );
+  readonly mirrored = new Counters(
+    "countersign_mirrored_requests_total",
+    "copies of requests that a route asks for",
+    ["result"],
+  );
   readonly problems = new Counters(
     "countersign_protocol_errors_total",
     "requests refused before a decision",
@@ -158,6 +163,7 @@ export class SidecarMetrics {
       this.retries,
       this.healthChecks,
       this.detected,
+      this.mirrored,
       this.problems,
       this.rotations,
     ];

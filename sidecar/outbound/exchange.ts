@@ -19,6 +19,7 @@ import { hashKeyOf } from "./hash-key.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
 import type { Member } from "./member.ts";
 import { writeMeshHead } from "./mesh-request.ts";
+import { copiesOf, type RequestCopies } from "./mirror.ts";
 import { labelOf } from "./operation-label.ts";
 import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
@@ -30,7 +31,7 @@ import {
   retryAfterMs,
   verdictOf,
 } from "./retry.ts";
-import type { DestinationRoute } from "./route.ts";
+import type { DestinationRoute, MirrorTarget } from "./route.ts";
 import type { OutboundServices } from "./services.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
@@ -49,6 +50,8 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   readonly #appStream: AppStream;
   readonly #facts: CallFacts;
   #chain: CallChain | undefined;
+  /** Copies of the request that a route asks for. */
+  #copies: RequestCopies | undefined;
   #authorization: string | undefined;
   #authorizations = 0;
   #member: Member | undefined;
@@ -161,6 +164,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     this.#facts.classified = classified.value;
     if (destination.route !== undefined && !this.#follow(destination.route)) return;
     this.#facts.operation = labelOf(this.#facts.classified);
+    this.#copyKept();
     const { group } = this.#facts.destination;
     this.#limit(group);
     this.#route();
@@ -187,7 +191,26 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#refuse(found.reason, found.detail);
       return false;
     }
+    if (found.length > 0) this.#copies = this.#copiesFor(found);
     return true;
+  }
+
+  /** What came of the body before it was known where the call goes. */
+  #copyKept(): void {
+    const copies = this.#copies;
+    if (copies === undefined) return;
+    if (this.#kept !== undefined) for (const chunk of this.#kept) copies.take(chunk);
+    if (this.#requestEnded) copies.end();
+  }
+
+  #copiesFor(mirrors: readonly MirrorTarget[]): RequestCopies | undefined {
+    return copiesOf(mirrors, {
+      facts: this.#facts,
+      chain: this.#chain,
+      authorization: this.#authorization,
+      services: this.#services,
+      classify: (destination) => this.#classifyFor(destination),
+    });
   }
 
   /** Sets the limits of the call's time. */
@@ -409,6 +432,10 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     this.#facts.requestBytes += chunk.length;
     this.#owed += chunk.length;
     if (endStream) this.#requestEnded = true;
+    if (this.#copies !== undefined) {
+      this.#copies.take(chunk);
+      if (endStream) this.#copies.end();
+    }
     if (this.#over || this.#answerEnded) this.#returnCredit();
     else if (this.#stream === undefined) {
       // A copy: the view would keep the whole received buffer alive.
@@ -439,6 +466,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   onRequestTrailers(trailers: readonly Field[]): void {
     this.#requestEnded = true;
     this.#trailers = trailers;
+    this.#copies?.end();
     if (this.#over || this.#answerEnded || this.#stream === undefined || this.#connection === undefined)
       return;
     writeTrailers(this.#connection.h2, this.#stream, trailers);
@@ -569,6 +597,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     if (this.#over) return;
     this.#over = true;
     this.#kept = undefined;
+    this.#copies?.abandon();
     if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
     this.#giveCredit();
     this.#returnCredit();

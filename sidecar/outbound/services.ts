@@ -10,6 +10,7 @@ import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
 import type { Deadlines } from "./deadlines.ts";
+import type { MirrorBudget } from "./mirror.ts";
 import type { Directory } from "./resolve.ts";
 
 export interface OutboundState {
@@ -35,6 +36,8 @@ export interface OutboundServices {
   readonly limits: Limits;
   /** Tells requests with short limits when their time is over. */
   readonly deadlines: Deadlines;
+  /** Copies under way. */
+  readonly mirrors: MirrorBudget;
   /** In [0, 1). */
   readonly random: () => number;
   /** Name of this pod or machine. */

@@ -67,6 +67,7 @@ const IDENTITY = [
   "countersign-port",
   "countersign-protocol",
   "countersign-sni",
+  "countersign-mirror",
   "x-forwarded-user",
   "x-forwarded-email",
   "x-forwarded-preferred-username",

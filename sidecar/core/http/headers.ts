@@ -9,6 +9,7 @@ export const IDENTITY_FIELDS: ReadonlySet<string> = new Set([
   "countersign-port",
   "countersign-protocol",
   "countersign-sni",
+  "countersign-mirror",
   "x-forwarded-user",
   "x-forwarded-email",
   "x-forwarded-preferred-username",
@@ -49,6 +50,7 @@ export const MESH_HOP_FIELDS: ReadonlySet<string> = new Set([
   "countersign-port",
   "countersign-protocol",
   "countersign-sni",
+  "countersign-mirror",
 ]);
 
 /**
