@@ -21,7 +21,9 @@ export function lintWorld(
   const { compiled, packs } = world;
   const findings = new Map<string, Finding>();
   const linted = lintState(compiled.state, createLinter(packs), nowMs);
-  const compiledProblems = [...compiled.policies].map(([key, { problems }]) => [key, problems] as const);
+  const compiledProblems = [...compiled.policies, ...compiled.routes.reports].map(
+    ([key, { problems }]) => [key, problems] as const,
+  );
   for (const [key, problems] of [...compiledProblems, ...linted])
     for (const { severity, reason, path, message } of problems) {
       const object = key.replace("/", " ");
@@ -37,7 +39,7 @@ export function lintWorld(
     for (const { severity, object, path, message } of list)
       output.out(`${severity}: ${plain(`${object}: ${path}: ${message}`)}\n`);
     output.out(
-      `${counted(compiled.policies.size, "object")} in force, ${counted(errors, "error")}, ${counted(warnings, "warning")}\n`,
+      `${counted(compiled.policies.size + compiled.routes.reports.size, "object")} in force, ${counted(errors, "error")}, ${counted(warnings, "warning")}\n`,
     );
   }
   return errors + warnings > 0 ? EXIT.no : EXIT.ok;

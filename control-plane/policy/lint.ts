@@ -23,6 +23,7 @@ import {
 } from "./conditions.ts";
 import { misfitOf, type Template, templatesOf } from "./lint-operations.ts";
 import { isKnownSubject, type KnownNames, knownNames, lintCallers, unknownNames } from "./lint-references.ts";
+import { lintRoutePolicy, lintTrafficPolicy } from "./lint-routes.ts";
 import { isTooLarge, lintRules, lintWarning } from "./lint-rules.ts";
 import { lintSelection, lintTargets } from "./lint-targets.ts";
 import { selectTargets, WorkloadIndex } from "./select.ts";
@@ -150,6 +151,10 @@ function lintObject(object: TypedObject, facts: Facts, nowMs: number): readonly 
       return lintRole(object.value, facts);
     case "MeshRoleBinding":
       return lintBinding(object.value, facts);
+    case "RoutePolicy":
+      return lintRoutePolicy(object.value, facts);
+    case "TrafficPolicy":
+      return lintTrafficPolicy(object.value, facts);
     case "MeshConfig":
       return lintConfig(object.value, facts);
     default:
@@ -264,6 +269,9 @@ export function lintState(state: ClusterState, linter: Linter, nowMs: number): S
   for (const [key, value] of state.roles) take(`MeshRole/${key}`, { kind: "MeshRole", value });
   for (const [key, value] of state.bindings)
     take(`MeshRoleBinding/${key}`, { kind: "MeshRoleBinding", value });
+  for (const [key, value] of state.routePolicies) take(`RoutePolicy/${key}`, { kind: "RoutePolicy", value });
+  for (const [key, value] of state.trafficPolicies)
+    take(`TrafficPolicy/${key}`, { kind: "TrafficPolicy", value });
   take("MeshConfig/default", { kind: "MeshConfig", value: state.config });
   return out;
 }

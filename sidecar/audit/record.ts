@@ -137,6 +137,8 @@ export interface AuditCall {
   /** Template of the operation, or the path without query when no template matched. */
   readonly pathTemplate: string;
   readonly requestBytes: number;
+  /** A copy of a call to another service, which a route asked for. */
+  readonly mirrored?: boolean | undefined;
   readonly contentType: string | undefined;
   readonly sourceIp: string | undefined;
   readonly userAgent: string | undefined;
@@ -250,7 +252,7 @@ export function auditEvent(call: AuditCall, stamp: AuditStamp, texts: JsonTexts)
   const parts = partsOf(call, texts);
   return (
     `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":${trace}${parts.beforeRequestId}${requestId === undefined ? "null" : JSON.stringify(requestId)},"decisionId":"${call.decisionId}` +
-    `${parts.beforeBytes}${call.requestBytes}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
+    `${parts.beforeBytes}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
     `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},${call.model === undefined ? "" : modelText(call.model)}"payload":${call.payload ?? "null"},"integrity":{"proxySeq":${stamp.proxySeq}}}}`
   );
 }

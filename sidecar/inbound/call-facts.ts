@@ -149,6 +149,7 @@ export class CallFacts {
       method: this.head.method,
       pathTemplate: this.classified?.template || this.head.path(),
       requestBytes: this.requestBytes,
+      mirrored: this.head.mirrored,
       contentType: this.head.header("content-type"),
       sourceIp: peer.remoteAddress,
       userAgent: this.head.header("user-agent"),

@@ -1,6 +1,7 @@
 // The head of one request on the mesh port, taken apart in one pass: what identifies, what frames, and what goes on to
 // the application. Checks syntax only; who asks and for what is decided behind it.
 import {
+  COUNTERSIGN_MIRROR,
   COUNTERSIGN_PORT,
   COUNTERSIGN_PROTOCOL,
   COUNTERSIGN_SNI,
@@ -40,6 +41,8 @@ export class RequestHead implements ShownTokens {
   appProtocol: string | undefined;
   /** Value of `countersign-sni`, lower case. */
   serverName: string | undefined;
+  /** The caller's sidecar says that it is a copy (`countersign-mirror`). */
+  mirrored = false;
   wit: Field | undefined;
   wpt: Field | undefined;
   authorization: string | undefined;
@@ -90,7 +93,7 @@ export class RequestHead implements ShownTokens {
           if (this.serverName !== undefined || !isServerName(value))
             malformed = "`countersign-sni` is malformed or came twice";
           this.serverName = value;
-        }
+        } else if (name === COUNTERSIGN_MIRROR) this.mirrored = true;
       } else if ((flags & FieldFlag.framing) !== 0) {
         if (name === "host") {
           if (host !== undefined) malformed = "there is more than one Host field";

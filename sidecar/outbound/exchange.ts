@@ -3,6 +3,7 @@
 
 import type { Timed } from "../balance/deadline-wheel.ts";
 import { joinedField } from "../core/http/headers.ts";
+import type { Classified } from "../core/policy/classified.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
@@ -162,11 +163,9 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       return;
     }
     this.#facts.classified = classified.value;
+    this.#facts.operation = labelOf(classified.value);
     if (destination.route !== undefined && !this.#follow(destination.route)) return;
-    this.#facts.operation = labelOf(this.#facts.classified);
-    this.#copyKept();
-    const { group } = this.#facts.destination;
-    this.#limit(group);
+    this.#limit(this.#facts.destination.group);
     this.#route();
   }
 
@@ -191,26 +190,23 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#refuse(found.reason, found.detail);
       return false;
     }
-    if (found.length > 0) this.#copies = this.#copiesFor(found);
+    if (found.length > 0) this.#copyFor(found);
     return true;
   }
 
-  /** What came of the body before it was known where the call goes. */
-  #copyKept(): void {
-    const copies = this.#copies;
-    if (copies === undefined) return;
-    if (this.#kept !== undefined) for (const chunk of this.#kept) copies.take(chunk);
-    if (this.#requestEnded) copies.end();
-  }
-
-  #copiesFor(mirrors: readonly MirrorTarget[]): RequestCopies | undefined {
-    return copiesOf(mirrors, {
+  #copyFor(mirrors: readonly MirrorTarget[]): void {
+    const copies = copiesOf(mirrors, {
       facts: this.#facts,
       chain: this.#chain,
       authorization: this.#authorization,
       services: this.#services,
       classify: (destination) => this.#classifyFor(destination),
     });
+    if (copies === undefined) return;
+    this.#copies = copies;
+    // What came of the body before it was known where the call goes.
+    if (this.#kept !== undefined) for (const chunk of this.#kept) copies.take(chunk);
+    if (this.#requestEnded) copies.end();
   }
 
   /** Sets the limits of the call's time. */

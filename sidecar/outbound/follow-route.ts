@@ -2,12 +2,13 @@
 import type { Classified } from "../core/policy/classified.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { CallFacts } from "./call-facts.ts";
+import { labelOf } from "./operation-label.ts";
 import type { Destination } from "./resolve.ts";
 import type { DestinationRoute, MirrorTarget } from "./route.ts";
 
 /** Why a routed call goes nowhere. */
 export interface RouteRefusal {
-  readonly reason: "NO_ENDPOINTS" | "REQ_MALFORMED";
+  readonly reason: "NO_ENDPOINTS" | "REQ_MALFORMED" | "UNSUPPORTED";
   readonly detail: string;
 }
 
@@ -31,11 +32,15 @@ export function followRoute(
   if (choice.destination === undefined)
     return { reason: "NO_ENDPOINTS", detail: "the route of this service leads to one that does not exist" };
   if (choice.destination !== destination) {
+    const { protocol } = choice.destination.port;
+    if (protocol === "tcp" || protocol === "tls")
+      return { reason: "UNSUPPORTED", detail: `the route leads to a port of protocol \`${protocol}\`` };
     facts.destination = choice.destination;
     if (choice.destination.packsDigest !== destination.packsDigest) {
       const again = classify(choice.destination);
       if (!again.ok) return { reason: "REQ_MALFORMED", detail: again.error };
       facts.classified = again.value;
+      facts.operation = labelOf(again.value);
     }
   }
   return choice.mirrors;

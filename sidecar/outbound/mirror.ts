@@ -2,6 +2,7 @@
 // way. Answers are dropped, nothing is sent again, and the callee decides on a copy like on any request, with its own proof.
 
 import type { Timed } from "../balance/deadline-wheel.ts";
+import { COUNTERSIGN_MIRROR } from "../core/identity/claims.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
@@ -188,7 +189,7 @@ class MirrorExchange implements UpstreamExchange, Timed {
     );
     h2.beginHeaders(stream);
     writeMeshHead(h2, this.#facts, proof, this.#call.services.cache);
-    h2.putField(this.#call.services.cache.get("countersign-mirror", "1"));
+    h2.putField(this.#call.services.cache.get(COUNTERSIGN_MIRROR, "1"));
     h2.endHeaders(this.#body.length === 0);
     if (this.#body.length > 0) h2.sendData(stream, this.#body, true);
   }

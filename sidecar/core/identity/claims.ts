@@ -12,6 +12,8 @@ export const COUNTERSIGN_PORT = "countersign-port";
 export const COUNTERSIGN_PROTOCOL = "countersign-protocol";
 /** Server name of the ClientHello on a tls connection. */
 export const COUNTERSIGN_SNI = "countersign-sni";
+/** Says that a request is a copy that a route asked for; nothing depends on it but what is written down. */
+export const COUNTERSIGN_MIRROR = "countersign-mirror";
 
 export const WORKLOAD_CLAIM = "countersign.dev/wl";
 export const HOP_CLAIM = "countersign.dev/hop";
