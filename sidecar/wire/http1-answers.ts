@@ -125,8 +125,17 @@ export class Http1Answers implements AnswerWriter<unknown> {
   }
 
   resetStream(_stream: unknown, code: number): void {
-    if (code === NO_ERROR && this.#over) this.#owner.closeAfterAnswer();
-    else this.#owner.breakOff();
+    if (code === NO_ERROR && this.#over) {
+      this.#owner.closeAfterAnswer();
+      return;
+    }
+    // The end of the connection is the end of such an answer (HTTP/1.0): only an RST says that it is not whole.
+    const endsWithConnection = this.#trailers !== undefined && !this.#chunked && !this.#hasLength;
+    if (endsWithConnection && !this.#bodyless && !this.#over) {
+      this.#owner.socket.flush();
+      this.#owner.socket.reset();
+    }
+    this.#owner.breakOff();
   }
 
   #end(trailers: readonly Field[]): void {

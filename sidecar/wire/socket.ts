@@ -187,8 +187,8 @@ export class MeshSocket {
     if (this.#destroyed) return;
     this.#destroyed = true;
     this.#forget();
-    // Only TCP sockets have an address; Node throws for others.
-    if (this.#socket.remoteAddress === undefined) this.#socket.destroy();
+    // Node throws for what is not TCP itself: sockets without an address, and TLS, where the missing close_notify says it.
+    if (this.#socket.remoteAddress === undefined || "encrypted" in this.#socket) this.#socket.destroy();
     else this.#socket.resetAndDestroy();
   }
 
