@@ -199,6 +199,7 @@ export class DataPlane {
       random,
       randomId: () => ids.hex(16),
       zone: deps.zone ?? (() => ""),
+      deadlines: this.#deadlines,
       tlsOptions: clientTlsOptions,
     });
     const outbound: OutboundServices = {

@@ -27,6 +27,7 @@ export interface OutboundTunnelDeps {
 const CONNECT: Field = createField(":method", "CONNECT");
 const TCP: Field = createField(COUNTERSIGN_PROTOCOL, "tcp");
 const TLS: Field = createField(COUNTERSIGN_PROTOCOL, "tls");
+const REFUSED_STREAM = 0x7;
 /** Endpoints that are asked before the connection is given up. */
 const MAX_ATTEMPTS = 4;
 /** Neither end has sent a byte for so long: given up, whatever TCP's own keep-alive says. A TrafficPolicy may say otherwise. */
@@ -42,6 +43,7 @@ export class OutboundTunnel implements UpstreamExchange {
   readonly #socket: MeshSocket;
   readonly #facts: CallFacts;
   readonly #tried = new Set<Member>();
+  #member: Member | undefined;
   #attempts = 0;
   #connection: UpstreamConnection | undefined;
   #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
@@ -108,6 +110,7 @@ export class OutboundTunnel implements UpstreamExchange {
       return;
     }
     this.#tried.add(member);
+    this.#member = member;
     this.#facts.upstream = member.upstream;
     if (!member.upstream.request(this, bounds))
       this.#refuse("OVERLOADED", "too many requests wait for a connection");
@@ -163,6 +166,7 @@ export class OutboundTunnel implements UpstreamExchange {
       return;
     }
     this.#touch();
+    if (this.#member !== undefined) this.#facts.destination?.group.ended(this.#member, "good");
     const { h2 } = connection;
     this.#tunnel = new Tunnel(
       this.#socket,
@@ -199,11 +203,14 @@ export class OutboundTunnel implements UpstreamExchange {
     kind: "connect" | "closed" | "reset" | "timeout",
     detail: string,
     untouched: boolean,
+    code: number,
   ): void {
     if (this.#over) return;
     this.#connection = undefined;
     this.#stream = undefined;
     this.#facts.error = detail;
+    if (this.#tunnel === undefined && code !== REFUSED_STREAM && this.#member !== undefined)
+      this.#facts.destination?.group.failed(this.#member);
     if (this.#tunnel !== undefined) this.#tunnel.onStreamGone(detail);
     else if (untouched) this.#route();
     else this.#refuse(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);

@@ -1,6 +1,7 @@
 // One HTTP/2 connection over mutual TLS to another sidecar: its streams, its keep-alive, its end.
 import type { X509Certificate } from "node:crypto";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
+import type { Timed } from "../balance/deadline-wheel.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import { type Anchors, isAnchored } from "../core/identity/anchors.ts";
 import type { ProofSigner } from "../core/identity/proofs.ts";
@@ -18,6 +19,7 @@ import { SlotList, type Slotted } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { Countersigner } from "./attach.ts";
 
+import type { Deadlines } from "./deadlines.ts";
 import type { Upstream } from "./upstream.ts";
 
 /** A request on its way; exactly one of the last two ends its time on a connection. */
@@ -50,6 +52,7 @@ export interface UpstreamDeps {
   readonly random: () => number;
   readonly randomId: () => string;
   readonly anchors: Anchors;
+  readonly deadlines: Deadlines;
   /** Zone of this sidecar; empty: not known. */
   readonly zone: () => string;
   /** Mutual TLS with an identity, towards a peer that must have this SPIFFE ID. */
@@ -72,7 +75,7 @@ export interface SigningIdentity {
   readonly signer: ProofSigner;
 }
 
-export class UpstreamConnection {
+export class UpstreamConnection implements Timed {
   readonly signing: SigningIdentity;
   readonly countersigner: Countersigner;
   readonly #upstream: Upstream;
@@ -85,7 +88,10 @@ export class UpstreamConnection {
   #closed = false;
   #retiring = false;
   #dataPaused = false;
-  readonly #deadlineMs: number;
+  /** Of connecting; monotonic milliseconds. */
+  readonly deadlineMs: number;
+  wheelSlot = -1;
+  wheelIndex = -1;
   /** What the callee's certificate rests on, and its end in Unix milliseconds. */
   #anchor: X509Certificate | undefined;
   /** Of a bundle that came after this connection was begun. */
@@ -109,12 +115,13 @@ export class UpstreamConnection {
     this.signing = signing;
     const { endpoint } = upstream;
     this.countersigner = new Countersigner(signing.signer, endpoint.spiffeId, deps.cache);
-    this.#deadlineMs = deps.clock.monotonicMs() + connectMs;
+    this.deadlineMs = deps.clock.monotonicMs() + connectMs;
     this.#raw = connectTls({
       ...deps.tlsOptions(signing.identity, endpoint.spiffeId, deps.meshNowMs, ["h2"]),
       host: endpoint.address,
       port: endpoint.meshPort,
     });
+    deps.deadlines.add(this);
     this.#raw.once("secureConnect", () => this.#onSecure());
     this.#raw.once("error", (error) => this.#onClose(error));
     this.#raw.once("close", () => this.#onClose(undefined));
@@ -202,12 +209,16 @@ export class UpstreamConnection {
     if (this.#ready && !this.#retiring && this.#deps.meshNowMs() >= this.#peerUntilMs)
       this.#upstream.expire(this);
     if (!this.#ready) {
-      if (nowMs >= this.#deadlineMs) this.#raw.destroy(new Error("connecting took too long"));
+      if (nowMs >= this.deadlineMs) this.timeOut();
       return;
     }
     const state = this.#keepAlive.check(nowMs);
     if (state === "ping") this.#h2?.ping();
     else if (state === "dead") this.#raw.destroy(new Error("the callee's sidecar does not answer any more"));
+  }
+
+  timeOut(): void {
+    if (!this.#ready) this.#raw.destroy(new Error("connecting took too long"));
   }
 
   #end(): void {
@@ -266,6 +277,7 @@ export class UpstreamConnection {
         h2.receive(chunk);
         if (first && !this.#closed) {
           this.#ready = true;
+          this.#deps.deadlines.remove(this);
           this.#upstream.onReady(this);
         }
       },
@@ -319,6 +331,7 @@ export class UpstreamConnection {
   #onClose(error: Error | undefined): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#deps.deadlines.remove(this);
     this.#raw.destroy();
     const detail = error === undefined ? "the connection to the callee's sidecar closed" : messageOf(error);
     this.#fail(detail);
