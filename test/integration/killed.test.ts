@@ -1,23 +1,20 @@
 // Processes that are killed in the middle of an answer: every client sees an error, none a truncation that looks complete.
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
-import { get, until } from "../demo/platform.ts";
-import { freePorts, type RunningProcess, repositoryRoot, startNode } from "../demo/process.ts";
-import { policyYaml, TestMesh } from "../fakes/mesh.ts";
+import { startControlPlane, startSidecar, until } from "../demo/mesh-processes.ts";
+import { freePorts, type RunningProcess } from "../demo/process.ts";
+import { policyYaml } from "../fakes/mesh.ts";
 import { type App, startApp } from "./sidecar/world.ts";
 
-const CLI = join(repositoryRoot, "dist/control-plane/cli/main.js");
 const dir = mkdtempSync(join(tmpdir(), "countersign-killed-"));
-const mesh = new TestMesh();
 const running: RunningProcess[] = [];
 let app: App;
-let meshPort = 0;
 let proxyPort = 0;
-let metricsPorts: number[] = [];
+let callee: () => Promise<RunningProcess>;
 
 /** What the application writes of an answer before it stops. */
 const PARTS: Readonly<Record<string, string>> = {
@@ -32,9 +29,13 @@ beforeAll(async () => {
     application = socket;
     socket.write(PARTS[body.toString()] ?? "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
   });
-  [meshPort = 0, proxyPort = 0, ...metricsPorts] = await freePorts(4);
-  mesh.write(
-    "mesh.yaml",
+  const [meshPort = 0, callerMeshPort = 0, outboundPort = 0, metricsPort = 0, callerMetricsPort = 0] =
+    await freePorts(5);
+  proxyPort = outboundPort;
+  const configDir = join(dir, "config");
+  mkdirSync(configDir);
+  writeFileSync(
+    join(configDir, "mesh.yaml"),
     `
 apiVersion: countersign.dev/v1alpha1
 kind: MeshConfig
@@ -50,48 +51,40 @@ apiVersion: countersign.dev/v1alpha1
 kind: Workload
 metadata: {name: scorer, namespace: serving}
 spec: {kind: serving, serviceAccount: scorer, addresses: [127.0.0.1], meshPort: ${meshPort}, service: scorer, ports: [{port: 8080, packs: [mlflow-scoring]}]}
-`,
+---
+${policyYaml("notebooks", "scorer", "notebook")}`,
   );
-  mesh.write("policy.yaml", policyYaml("notebooks", "scorer", "notebook"));
-  await mesh.start();
-  await sidecar(0, "lab/notebook", [
-    "--outbound-proxy",
-    `127.0.0.1:${proxyPort}`,
-    "--mesh-listen",
-    "127.0.0.3:0",
-  ]);
+  const controlPlane = await startControlPlane(configDir, join(dir, "control-plane"), running);
+  await startSidecar(
+    controlPlane,
+    {
+      namespace: "lab",
+      name: "notebook",
+      dir: join(dir, "notebook"),
+      meshPort: callerMeshPort,
+      proxyPort,
+      metricsPort: callerMetricsPort,
+    },
+    running,
+  );
+  callee = async () => {
+    const spec = {
+      namespace: "serving",
+      name: "scorer",
+      dir: join(dir, "scorer"),
+      meshPort,
+      proxyPort: 0,
+      metricsPort,
+      args: ["--app-port-map", `8080=127.0.0.1:${app.port}`],
+    };
+    return (await startSidecar(controlPlane, spec, running)).process;
+  };
 }, 60_000);
 afterAll(async () => {
   await Promise.all(running.map((one) => one.stop()));
   await app?.close();
-  await mesh.close();
   rmSync(dir, { recursive: true, force: true });
 }, 30_000);
-
-async function sidecar(index: number, workload: string, extra: readonly string[]): Promise<RunningProcess> {
-  const { bootstrap, discovery } = mesh.handle.ports;
-  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
-  const file = join(dir, `token-${running.length}`);
-  writeFileSync(file, String(token.body["token"]), { mode: 0o600 });
-  const started = startNode(`sidecar ${index}`, [
-    ...[CLI, "sidecar", "--workload", workload, "--state-dir", join(dir, `state-${index}`)],
-    ...["--control-plane", `127.0.0.1:${discovery}`, "--bootstrap", `127.0.0.1:${bootstrap}`],
-    ...["--join-token-file", file, "--log-level", "warn"],
-    ...["--metrics-listen", `127.0.0.1:${metricsPorts[index] ?? 0}`, ...extra],
-  ]);
-  running.push(started);
-  await until(`sidecar ${index}`, async () => {
-    if (started.child.exitCode !== null) throw new Error(started.errors());
-    return (await get(metricsPorts[index] ?? 0, "/readyz")).status === 200 ? true : undefined;
-  });
-  return started;
-}
-
-const callee = (): Promise<RunningProcess> =>
-  sidecar(1, "serving/scorer", [
-    ...["--mesh-listen", `127.0.0.1:${meshPort}`, "--outbound-proxy", "none"],
-    ...["--app-port-map", `8080=127.0.0.1:${app.port}`],
-  ]);
 
 interface Outcome {
   readonly text: string;
