@@ -112,7 +112,11 @@ async function startControlPlane(dir: string, namespace: string): Promise<Runnin
         "scale",
       ],
     ],
-    { stdio: ["ignore", "ignore", "pipe"] },
+    {
+      // As the chart runs it.
+      env: { ...process.env, NODE_OPTIONS: "--max-semi-space-size=8", MALLOC_ARENA_MAX: "1" },
+      stdio: ["ignore", "ignore", "pipe"],
+    },
   );
   const serving = Promise.withResolvers<{ bootstrap: number; discovery: number }>();
   let text = "";
