@@ -36,6 +36,8 @@ export interface Timeouts {
   readonly responseMs: number;
   /** How long requests in flight may take after SIGTERM. */
   readonly drainMs: number;
+  /** Over which the least rate of a body is measured. */
+  readonly bodyMs: number;
 }
 
 export interface Limits {
@@ -47,6 +49,22 @@ export interface Limits {
   readonly appConnections: number;
   /** Unused connections to one port of the application that are kept. */
   readonly idleAppConnections: number;
+  /** Plaintext connections from one address. */
+  readonly connectionsPerSource: number;
+  /** A request's head: all of it, its fields, its target. */
+  readonly head: HeadLimits;
+  /** Bytes of bodies that wait for a decision or for the application, of all requests together. */
+  readonly waitingBodyBytes: number;
+  /** Bytes of answers that their callers do not read, of all connections together. */
+  readonly unreadBytes: number;
+  /** Bytes a second below which a body is too slow; 0: none is. */
+  readonly bodyRate: number;
+}
+
+export interface HeadLimits {
+  readonly headBytes: number;
+  readonly fields: number;
+  readonly targetBytes: number;
 }
 
 /** What the first identity is asked for with. */
@@ -113,6 +131,7 @@ export const DEFAULT_TIMEOUTS: Timeouts = {
   idleMs: 300_000,
   responseMs: 300_000,
   drainMs: 25_000,
+  bodyMs: 20_000,
 };
 
 export const DEFAULT_LIMITS: Limits = {
@@ -120,7 +139,15 @@ export const DEFAULT_LIMITS: Limits = {
   pendingRequests: 1_024,
   appConnections: 1_024,
   idleAppConnections: 128,
+  connectionsPerSource: 1_024,
+  head: { headBytes: 16_384, fields: 100, targetBytes: 8_192 },
+  waitingBodyBytes: 32 * 1024 * 1024,
+  unreadBytes: 64 * 1024 * 1024,
+  bodyRate: 240,
 };
+
+/** What the mesh hop carries beside the tokens: larger heads could not be passed on. */
+const MOST_HEAD: HeadLimits = { headBytes: 32_768, fields: 100, targetBytes: 32_768 };
 
 interface Flag {
   readonly value: string;
@@ -214,6 +241,26 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
   "--response-timeout": { value: "DURATION", help: "until the response begins (default 300s)" },
   "--drain-timeout": { value: "DURATION", help: "for requests in flight after SIGTERM (default 25s)" },
   "--max-connections": { value: "N", help: "accepted connections per side (default 10000)" },
+  "--max-connections-per-source": {
+    value: "N",
+    help: "accepted plaintext connections from one address (default 1024)",
+  },
+  "--max-header-bytes": { value: "N", help: "one request head, at most 32768 (default 16384)" },
+  "--max-headers": { value: "N", help: "header fields of one request, at most 100 (default 100)" },
+  "--max-target-bytes": { value: "N", help: "request target, at most 32768 (default 8192)" },
+  "--max-waiting-body-bytes": {
+    value: "N",
+    help: "bodies that wait for a decision or for the application, all together (default 33554432)",
+  },
+  "--max-unread-bytes": {
+    value: "N",
+    help: "finished answers that callers do not read, all together (default 67108864)",
+  },
+  "--min-body-rate": {
+    value: "N",
+    help: "bytes a second below which a request body of known length is cut off (default 240; 0: never)",
+  },
+  "--body-timeout": { value: "DURATION", help: "over which that rate is measured (default 20s)" },
 };
 
 /**
@@ -374,10 +421,24 @@ function build(given: Given): SidecarConfig {
       idleMs: duration("--idle-timeout", one("--idle-timeout"), DEFAULT_TIMEOUTS.idleMs),
       responseMs: duration("--response-timeout", one("--response-timeout"), DEFAULT_TIMEOUTS.responseMs),
       drainMs: duration("--drain-timeout", one("--drain-timeout"), DEFAULT_TIMEOUTS.drainMs),
+      bodyMs: duration("--body-timeout", one("--body-timeout"), DEFAULT_TIMEOUTS.bodyMs),
     },
     limits: {
       ...DEFAULT_LIMITS,
       connections: count("--max-connections", one("--max-connections"), DEFAULT_LIMITS.connections),
+      connectionsPerSource: count(
+        "--max-connections-per-source",
+        one("--max-connections-per-source"),
+        DEFAULT_LIMITS.connectionsPerSource,
+      ),
+      head: headLimits(one),
+      waitingBodyBytes: bytes(
+        "--max-waiting-body-bytes",
+        one("--max-waiting-body-bytes"),
+        DEFAULT_LIMITS.waitingBodyBytes,
+      ),
+      unreadBytes: bytes("--max-unread-bytes", one("--max-unread-bytes"), DEFAULT_LIMITS.unreadBytes),
+      bodyRate: bytes("--min-body-rate", one("--min-body-rate"), DEFAULT_LIMITS.bodyRate),
     },
   };
 }
@@ -436,6 +497,26 @@ function count(flag: string, value: string | undefined, fallback: number): numbe
   if (value === undefined) return fallback;
   if (!/^[1-9][0-9]{0,6}$/.test(value)) throw bad(flag, `cannot be \`${value}\``);
   return Number(value);
+}
+
+function bytes(flag: string, value: string | undefined, fallback: number): number {
+  if (value === undefined) return fallback;
+  if (!/^(?:0|[1-9][0-9]{0,11})$/.test(value)) throw bad(flag, `cannot be \`${value}\``);
+  return Number(value);
+}
+
+function headLimits(one: (flag: string) => string | undefined): HeadLimits {
+  const limit = (flag: string, fallback: number, most: number): number => {
+    const value = count(flag, one(flag), fallback);
+    if (value > most) throw bad(flag, `\`${value}\` is more than ${most}, which the mesh can carry`);
+    return value;
+  };
+  const { headBytes, fields, targetBytes } = DEFAULT_LIMITS.head;
+  return {
+    headBytes: limit("--max-header-bytes", headBytes, MOST_HEAD.headBytes),
+    fields: limit("--max-headers", fields, MOST_HEAD.fields),
+    targetBytes: limit("--max-target-bytes", targetBytes, MOST_HEAD.targetBytes),
+  };
 }
 
 function duration(flag: string, value: string | undefined, fallback: number): number {

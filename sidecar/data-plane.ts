@@ -28,6 +28,7 @@ import { InboundListener } from "./inbound/listener.ts";
 import { PlaintextListener } from "./inbound/plaintext-listener.ts";
 import { ReplayMemory } from "./inbound/replay.ts";
 import type { InboundServices } from "./inbound/services.ts";
+import { WaitingBytes } from "./inbound/waiting-body.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
 import { Deadlines } from "./outbound/deadlines.ts";
@@ -118,6 +119,7 @@ export class DataPlane {
   readonly #cache = new FieldCache();
   readonly #http2 = createHttp2Shared();
   readonly #ids = new RandomIds();
+  readonly #waiting: WaitingBytes;
   readonly #limiter = createRateLimiter({ maxKeys: 10_000 });
   readonly #concurrency = new ConcurrencyLimiter();
   readonly #state = {
@@ -137,6 +139,7 @@ export class DataPlane {
   /** @throws MeshError `bad_config` when a log file cannot be opened. */
   constructor(config: SidecarConfig, deps: DataPlaneDeps) {
     this.#config = config;
+    this.#waiting = new WaitingBytes(config.limits.waitingBodyBytes);
     this.#deps = deps;
     const { clock, log, random, meshNowMs } = deps;
     this.#deadlines = new Deadlines(clock);
@@ -174,6 +177,7 @@ export class DataPlane {
     });
     const inbound: InboundServices = {
       ...shared,
+      waiting: this.#waiting,
       limiter: this.#limiter,
       concurrency: this.#concurrency,
       replays: new ReplayMemory(MAX_REPLAYS, clock.monotonicMs()),
@@ -461,6 +465,11 @@ export class DataPlane {
       "countersign_application_connections",
       "accepted application-side connections",
       () => this.outbound.connections + (this.#captured?.outbound.connections ?? 0),
+    );
+    one(
+      "countersign_waiting_body_bytes",
+      "memory of bodies that wait for a decision or for the application",
+      () => this.#waiting.taken,
     );
     one("process_resident_memory_bytes", "resident memory", () => process.memoryUsage.rss());
     metrics.addTotal({

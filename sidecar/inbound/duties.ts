@@ -118,10 +118,10 @@ export class Duties implements Waiting {
   }
 
   /** @param body what came of the request's body already. */
-  begin(bearer: DutyBearer, body: readonly Buffer[] | undefined): void {
+  begin(bearer: DutyBearer, body: Buffer | undefined): void {
     const { facts, services, program, call, decision, payload } = this.#parts;
     this.#bearer = bearer;
-    if (payload !== undefined) for (const chunk of body ?? []) payload.requestBody(chunk);
+    if (body !== undefined) payload?.requestBody(body);
     if (!this.#useProof()) return;
     const rules: ConcurrencyRule[] = [];
     for (const { policy, rule, with: demands } of decision.winners)

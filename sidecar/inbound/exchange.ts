@@ -9,6 +9,7 @@ import type { Field } from "../wire/field.ts";
 import { admit, catchUp, type Refusal, wantsBody } from "./admission.ts";
 import type { AnswerHead, AppExchange, AppFailure, AppPlace, Repeatable } from "./app-side.ts";
 import { operationLabel, refusalDecision } from "./authorize.ts";
+import { BodyRate } from "./body-rate.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { decideCall } from "./decision.ts";
@@ -17,6 +18,7 @@ import { writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
+import { WaitingBody } from "./waiting-body.ts";
 
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
@@ -29,6 +31,8 @@ const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"])
 const EMPTY = Buffer.alloc(0);
 /** Body bytes that are kept to be written to another connection. */
 const MAX_REPLAY = 65_536;
+/** Each is an object, which costs many times the bytes of a tiny one. */
+const MAX_REPLAY_PIECES = 64;
 
 export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   readonly #services: InboundServices;
@@ -44,8 +48,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   #rpcCode = MCP_DENIED;
   #traceId: string | undefined;
   // Progress.
-  #body: Buffer[] | undefined;
-  #bodyBytes = 0;
+  #body: WaitingBody | undefined;
+  #rate: BodyRate | undefined;
   /** The body as far as it was written to the application; undefined: nothing, or too much to be kept. */
   #sent: Buffer[] | undefined;
   #sentBytes = 0;
@@ -64,7 +68,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
 
   constructor(services: InboundServices, peer: CallerSide, stream: CallerStream, fields: readonly Field[]) {
     this.#services = services;
-    this.#head = new RequestHead(fields, services.ids);
+    this.#head = new RequestHead(fields, services.ids, services.limits.head);
     this.#facts = new CallFacts(this.#head, services.clock.monotonicMs(), services.meshNowMs());
     this.#peer = peer;
     this.#stream = stream;
@@ -97,17 +101,36 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#withBody(false);
       return;
     }
-    this.#body = [];
+    this.#body = new WaitingBody(this.#services.waiting);
     // The client waits for this before it sends what the decision needs.
     if (this.#head.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
   }
 
-  /** Ends waiting for a body that the decision needs: until then a request costs memory and nobody has allowed it. */
+  /**
+   * Ends waiting for a body that the decision needs (until then a request costs memory and nobody has allowed it), and for
+   * one of known length that is dripped. Other bodies may be streams, which are quiet as long as they like.
+   */
   sweep(nowMs: number): void {
     this.#facts.duties?.sweep(nowMs);
-    if (this.#over || this.#body === undefined || this.#facts.decision !== undefined) return;
-    if (nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
+    if (this.#over || this.#requestEnded) return;
+    const isDeciding = this.#body !== undefined && this.#facts.decision === undefined;
+    if (isDeciding && nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
+    else if ((isDeciding || this.#head.contentLength >= 0) && this.#isTooSlow(nowMs, isDeciding))
+      this.#breakOff("the body comes too slowly");
+  }
+
+  #isTooSlow(nowMs: number, isDeciding: boolean): boolean {
+    const { requestBytes } = this.#facts;
+    this.#rate ??= new BodyRate(nowMs, requestBytes);
+    const isHeld =
+      this.#held > 0 ||
+      this.#waiting ||
+      // The caller may wait for the application's 100.
+      (!isDeciding && requestBytes === 0 && this.#head.header("expect") !== undefined);
+    const { limits, timeouts } = this.#services;
+    const pace = { bodyRate: limits.bodyRate, bodyMs: timeouts.bodyMs };
+    return this.#rate.isTooSlow(nowMs, requestBytes, isHeld, pace);
   }
 
   #withBody(truncated: boolean): void {
@@ -121,7 +144,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     const { port, classified: head } = facts;
     if (port === undefined || head === undefined) return;
     if (facts.enforcement !== before) this.#isMcp = head.pending?.kind === "mcp";
-    const body = Buffer.concat(this.#body ?? []);
+    const body = this.#body?.bytes ?? EMPTY;
     if (this.#isMcp && !truncated) this.#rpcBody = body;
     const classified = port.classifier.withBody(head, body, {
       contentType: joinedField(this.#head.fields, "content-type"),
@@ -142,7 +165,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     const denied = decideCall(this.#facts, this.#peer, this.#services);
     if (denied !== undefined) this.#deny(denied.decision, denied.limited);
     else if (this.#facts.duties === undefined) this.#forward();
-    else this.#facts.duties.begin(this, this.#body);
+    else this.#facts.duties.begin(this, this.#body?.bytes);
   }
 
   onDutiesMet(): void {
@@ -196,13 +219,11 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     const { metrics } = this.#services;
     metrics.forwarded.add(metrics.attempts);
     place.sendHead(this.#facts);
-    const body = this.#body;
-    this.#body = undefined;
-    if (body !== undefined)
-      for (const chunk of body) {
-        this.#keepSent(chunk);
-        place.sendBody(chunk);
-      }
+    const body = this.#takeBody();
+    if (body.length > 0) {
+      this.#keepSent(body);
+      place.sendBody(body);
+    }
     if (this.#held > 0) this.#giveCredit();
     if (this.#requestEnded) this.#endRequest();
   }
@@ -262,20 +283,30 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     if (!this.#retried && !this.#answerHead && this.#sentBytes <= MAX_REPLAY && this.#mayRepeat(repeatable)) {
       this.#retried = true;
       this.#requestSent = false;
-      // What was sent comes first, then what has come since.
-      if (this.#sent !== undefined) this.#body = [...this.#sent, ...(this.#body ?? [])];
-      this.#sent = undefined;
-      this.#sentBytes = 0;
-      this.#take(true);
+      if (this.#keepAgain()) this.#take(true);
+      else this.#fail("OVERLOADED", "too many bodies wait for the application");
       return;
     }
     this.#fail(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
   }
 
-  /** By reference, until the answer begins: a short body can be sent once more. */
+  /** What was sent waits again, before what has come since. @returns false: there is no room for it. */
+  #keepAgain(): boolean {
+    const sent = this.#sent ?? [];
+    this.#sent = undefined;
+    this.#sentBytes = 0;
+    if (sent.length === 0) return true;
+    const since = this.#takeBody();
+    this.#body = new WaitingBody(this.#services.waiting);
+    for (const chunk of sent) if (!this.#body.add(chunk)) return false;
+    return this.#body.add(since);
+  }
+
+  /** By reference, until the answer begins: a short body, in few pieces, can be sent once more. */
   #keepSent(chunk: Buffer): void {
     if (this.#retried || this.#answerHead) return;
     this.#sentBytes += chunk.length;
+    if (this.#sent?.length === MAX_REPLAY_PIECES) this.#sentBytes = Number.POSITIVE_INFINITY;
     if (this.#sentBytes > MAX_REPLAY) this.#sent = undefined;
     else {
       this.#sent ??= [];
@@ -320,15 +351,19 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   /** Body that cannot go on yet: the decision needs it, or the application's connection does not stand. */
   #keepBody(chunk: Buffer, endStream: boolean): void {
     const deciding = this.#facts.decision === undefined;
-    // A copy: the view would keep the whole received buffer alive.
-    this.#body ??= [];
-    this.#body.push(Buffer.from(chunk));
-    this.#bodyBytes += chunk.length;
+    this.#body ??= new WaitingBody(this.#services.waiting);
+    if (!this.#body.add(chunk)) {
+      this.#app?.abandon();
+      this.#app = undefined;
+      if (deciding) this.#refuse("OVERLOADED", "too many bodies wait for a decision");
+      else this.#fail("OVERLOADED", "too many bodies wait for the application");
+      return;
+    }
     if (!deciding) return;
     // Credit at once, or a window of exactly 64 KiB would end before the limit is seen.
     this.#peer.answers.consumed(this.#stream, this.#held);
     this.#held = 0;
-    if (this.#bodyBytes > MAX_BUFFERED_BODY) this.#withBody(true);
+    if (this.#body.length > MAX_BUFFERED_BODY) this.#withBody(true);
     else if (endStream) this.#withBody(false);
   }
 
@@ -366,6 +401,13 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   }
 
   // --- shared ----------------------------------------------------------------------------------------------------
+
+  /** What waited; its room is free again. */
+  #takeBody(): Buffer {
+    const bytes = this.#body?.release() ?? EMPTY;
+    this.#body = undefined;
+    return bytes;
+  }
 
   #endRequest(): void {
     if (this.#requestSent) return;
@@ -456,7 +498,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     if (this.#over) return;
     this.#over = true;
     this.#giveCredit();
-    this.#body = undefined;
+    this.#takeBody();
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
     this.#stream.context = undefined;
     this.#facts.duties?.end();

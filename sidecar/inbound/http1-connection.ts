@@ -74,6 +74,8 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   #closing = false;
   #paused = false;
   #unconsumed = 0;
+  /** The next request waits until the answers before are read. */
+  #unread = false;
   /** The answer under way is the last one. */
   #leaving = false;
   /** Monotonic milliseconds; of the time without an exchange. */
@@ -190,7 +192,8 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   }
 
   onDrain(): void {
-    this.#exchange?.onPeerWritable();
+    if (this.#unread && this.#exchange === undefined && !this.#closing) this.#next();
+    else this.#exchange?.onPeerWritable();
   }
 
   onClose(): void {
@@ -206,6 +209,11 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     else if (nowMs >= this.#deadlineMs) this.destroy();
     else if (this.#leaving) this.endIdle();
   }
+
+  /** Bounded by the socket's own limit, and by the idle limit in time. */
+  readonly unreadBytes = 0;
+
+  dropUnread(): void {}
 
   get openExchanges(): number {
     return this.#exchange === undefined ? 0 : 1;
@@ -283,6 +291,9 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   #next(): void {
     const { clock, timeouts } = this.#deps.services;
     this.#deadlineMs = clock.monotonicMs() + timeouts.idleMs;
+    // Who does not read the answers gets no more of them.
+    this.#unread = this.socket.bufferedBytes >= HIGH_WATER_BYTES;
+    if (this.#unread) return;
     this.#paused = true;
     this.#resume();
   }

@@ -1,5 +1,5 @@
 // The mesh port: mutual TLS 1.3, HTTP/2 (ALPN `h2`) or HTTP/1.1 (`http/1.1`, or none). Certificate and trust bundle are swapped without ending a connection.
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { createServer, type Server, type TLSSocket, type TlsOptions } from "node:tls";
 import type { SocketAddress } from "../config.ts";
 import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
@@ -23,6 +23,10 @@ export interface InboundListenerDeps {
 interface MeshConnection {
   /** Requests that are under way. */
   readonly openExchanges: number;
+  /** Bytes of finished answers that the caller does not read. */
+  readonly unreadBytes: number;
+  /** Gives those answers up. */
+  dropUnread(): void;
   /** Ends what took too long; called twice a second. */
   sweep(nowMs: number): void;
   /** Takes no new requests, finishes those that are open, closes. */
@@ -35,9 +39,19 @@ interface MeshConnection {
 /** Between the keep-alive probes of TCP on HTTP/1.1 connections, which have no ping of their own. */
 const KEEP_ALIVE_MS = 60_000;
 
+/**
+ * Handshakes at a time: peers that have shown no certificate must not take the places of those that have. One takes
+ * milliseconds, so even a flood does not reach an honest one before it is done.
+ */
+const MAX_HANDSHAKES = 1_024;
+
+const endOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`;
+
 export class InboundListener {
   readonly #deps: InboundListenerDeps;
   readonly #connections = new Set<MeshConnection>();
+  /** Connections whose handshake is under way, by their other end, the oldest first. */
+  readonly #shaking = new Map<string, Socket>();
   #server: Server | undefined;
   #draining = false;
 
@@ -62,8 +76,12 @@ export class InboundListener {
       pauseOnConnect: false,
     });
     this.#server = server;
-    server.maxConnections = this.#deps.services.limits.connections;
-    server.on("secureConnection", (socket) => this.#accept(socket));
+    server.maxConnections = this.#deps.services.limits.connections + MAX_HANDSHAKES;
+    server.on("connection", (socket: Socket) => this.#begin(socket));
+    server.on("secureConnection", (socket) => {
+      this.#shaking.delete(endOf(socket));
+      this.#accept(socket);
+    });
     server.on("tlsClientError", (error, socket) => {
       // Node only tells; it is ours to close (a silent client would stay for ever).
       this.#refuse(
@@ -109,6 +127,22 @@ export class InboundListener {
     for (const connection of this.#connections) connection.expel(nowMs + drainMs);
   }
 
+  /** A connection before its handshake; beyond the limit the one that has taken longest is given up. */
+  #begin(socket: Socket): void {
+    const end = endOf(socket);
+    this.#shaking.set(end, socket);
+    socket.on("close", () => {
+      if (this.#shaking.get(end) === socket) this.#shaking.delete(end);
+    });
+    if (this.#shaking.size <= MAX_HANDSHAKES) return;
+    for (const [key, oldest] of this.#shaking) {
+      this.#shaking.delete(key);
+      this.#refuse("too many handshakes at a time");
+      oldest.destroy();
+      return;
+    }
+  }
+
   #refuse(detail: string): void {
     const { connections } = this.#deps.services.metrics;
     connections.add(connections.series("mesh", "refused"));
@@ -119,8 +153,10 @@ export class InboundListener {
     // INVARIANT: rejectUnauthorized is set, so the chain was verified against the bundle in force at the handshake.
     const der = socket.getPeerX509Certificate()?.raw;
     const facts = der === undefined ? undefined : parseSvid(der);
-    if (!socket.authorized || facts === undefined || !facts.ok || this.#draining) {
-      this.#refuse(facts !== undefined && !facts.ok ? SVID_PROBLEMS[facts.error] : "no usable certificate");
+    const isFull = this.#connections.size >= this.#deps.services.limits.connections;
+    if (!socket.authorized || facts === undefined || !facts.ok || this.#draining || isFull) {
+      const otherwise = isFull ? "too many connections" : "no usable certificate";
+      this.#refuse(facts !== undefined && !facts.ok ? SVID_PROBLEMS[facts.error] : otherwise);
       socket.on("error", () => {});
       socket.destroy();
       return;
@@ -147,7 +183,7 @@ export class InboundListener {
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     return new Http1Connection(new MeshSocket(socket), {
       services,
-      peer: new MeshHttp1Peer(peer, log),
+      peer: new MeshHttp1Peer(peer, services.limits.head, log),
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     });
@@ -155,7 +191,24 @@ export class InboundListener {
 
   /** Closes connections that have been quiet for too long. */
   sweep(nowMs: number): void {
-    for (const connection of this.#connections) connection.sweep(nowMs);
+    let unread = 0;
+    for (const connection of this.#connections) {
+      connection.sweep(nowMs);
+      unread += connection.unreadBytes;
+    }
+    if (unread > this.#deps.services.limits.unreadBytes) this.#relieve(unread);
+  }
+
+  /** Answers that nobody reads are given up, most of them first, until half of what they may take is free. */
+  #relieve(unread: number): void {
+    const { limits } = this.#deps.services;
+    let left = unread;
+    for (const connection of [...this.#connections].sort((a, b) => b.unreadBytes - a.unreadBytes)) {
+      if (left <= limits.unreadBytes / 2) break;
+      left -= connection.unreadBytes;
+      connection.dropUnread();
+    }
+    this.#deps.log.warn("answers that callers do not read were given up", { bytes: unread - left });
   }
 
   /** Accepts nothing more and lets every connection finish what it has. */

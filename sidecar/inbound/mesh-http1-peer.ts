@@ -1,25 +1,34 @@
 // A caller with an SVID that speaks HTTP/1.1 on the mesh port: known by its certificate and, like every peer of the mesh, by
 // the proof tokens that its requests carry as fields.
+import type { HeadLimits } from "../config.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { Http1Peer } from "./http1-connection.ts";
-import { MAX_BAD_PROOFS } from "./peer-connection.ts";
+import { HOP_FIELDS, MAX_BAD_PROOFS } from "./peer-connection.ts";
 import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } from "./verify.ts";
+
+/** What the tokens of a request may have. */
+const TOKEN_BYTES = 8_192;
 
 export class MeshHttp1Peer implements Http1Peer {
   readonly side = "mesh";
   readonly port = undefined;
   readonly authority = "";
   readonly shows = true;
-  /** A head of the usual size, and tokens of up to 8 KiB. */
-  readonly limits = { headBytes: 24_576, fields: 128 };
+  readonly limits: HeadLimits;
   readonly isWelcome = true;
   readonly #verifier: PeerVerifier;
   readonly #log: Logger;
   #badProofs = 0;
 
-  constructor(verifier: PeerVerifier, log: Logger) {
+  /** @param limits of a head without tokens. */
+  constructor(verifier: PeerVerifier, limits: HeadLimits, log: Logger) {
+    this.limits = {
+      ...limits,
+      headBytes: limits.headBytes + TOKEN_BYTES,
+      fields: limits.fields + HOP_FIELDS,
+    };
     this.#verifier = verifier;
     this.#log = log;
   }

@@ -30,8 +30,10 @@ export const MAX_BAD_PROOFS = 10;
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** How long a peer may take to close a connection that has ended, milliseconds. */
 const CLOSE_WITHIN_MS = 10_000;
-/** A caller's sidecar takes heads of 16 KiB and 100 fields, and adds tokens of up to 8 KiB; each field counts 32 more. */
-const MESH_SETTINGS = { maxHeaderListSize: 65_536, maxFields: 128 };
+/** A caller's sidecar takes heads of at most 32 KiB, and adds tokens of up to 8 KiB; each field counts 32 more. */
+const MAX_LIST_BYTES = 65_536;
+/** Fields that the hop adds to those of the application. */
+export const HOP_FIELDS = 28;
 
 export interface PeerConnectionDeps {
   readonly services: InboundServices;
@@ -72,12 +74,14 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   #dataPaused = false;
   #readPaused = false;
   /** Bytes that waited for the peer at the last sweep. */
-  #unreadBytes = 0;
+  #pausedBytes = 0;
   /** Monotonic milliseconds; -1: the connection is in use. */
   #endedAtMs = -1;
   #expelAtMs = Number.POSITIVE_INFINITY;
   /** Monotonic milliseconds of the last request or answer. */
   activeAtMs: number;
+  /** Of finished answers, at the last sweep. */
+  unreadBytes = 0;
 
   constructor(socket: MeshSocket, verifier: PeerVerifier, deps: PeerConnectionDeps) {
     this.#socket = socket;
@@ -87,7 +91,10 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     this.activeAtMs = deps.services.clock.monotonicMs();
     this.h2 = new Http2Connection({
       role: "server",
-      settings: MESH_SETTINGS,
+      settings: {
+        maxHeaderListSize: MAX_LIST_BYTES,
+        maxFields: deps.services.limits.head.fields + HOP_FIELDS,
+      },
       handler: this,
       cache: deps.services.cache,
       write: (bytes) => this.#socket.write(bytes),
@@ -221,16 +228,17 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   sweep(nowMs: number): void {
     if (nowMs >= this.#expelAtMs) this.#socket.destroy();
     for (const exchange of this.#exchanges.all()) exchange.sweep(nowMs);
-    if (this.#exchanges.size === 0 && nowMs - this.activeAtMs >= this.#deps.services.timeouts.idleMs)
-      this.drain();
+    const { idleMs } = this.#deps.services.timeouts;
+    if (this.#exchanges.size === 0 && nowMs - this.activeAtMs >= idleMs) this.drain();
+    this.unreadBytes = this.h2.openStreams === 0 ? 0 : this.h2.sweepUnread(nowMs, idleMs);
     if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
       if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;
       else if (nowMs - this.#endedAtMs >= CLOSE_WITHIN_MS) this.#socket.destroy();
     }
     if (this.#readPaused) {
       const { bufferedBytes } = this.#socket;
-      if (bufferedBytes < this.#unreadBytes) this.#keepAlive.heard();
-      this.#unreadBytes = bufferedBytes;
+      if (bufferedBytes < this.#pausedBytes) this.#keepAlive.heard();
+      this.#pausedBytes = bufferedBytes;
     } else if (this.#exchanges.size === 0) {
       this.#keepAlive.heard();
       return;
@@ -238,6 +246,12 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     const state = this.#keepAlive.check(nowMs);
     if (state === "ping") this.h2.ping();
     else if (state === "dead") this.#socket.destroy();
+  }
+
+  /** Gives up the answers that are finished but for their caller, who does not read them. */
+  dropUnread(): void {
+    this.unreadBytes = 0;
+    this.h2.sweepUnread(0, Number.NEGATIVE_INFINITY);
   }
 
   /** Takes no new streams, finishes those that are open, closes. */

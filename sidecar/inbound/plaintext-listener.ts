@@ -38,6 +38,8 @@ const REASON = "AUTHN_MTLS_REQUIRED";
 export class PlaintextListener {
   readonly #deps: PlaintextListenerDeps;
   readonly #sockets = new Set<Socket>();
+  /** Connections by the address they come from. */
+  readonly #sources = new Map<string, number>();
   readonly #connections = new Set<Http1Connection>();
   readonly #caller = new IdentifiedCaller(undefined, "");
   readonly #streams: PlaintextStreams;
@@ -95,7 +97,14 @@ export class PlaintextListener {
   #accept(socket: Socket): void {
     this.#sockets.add(socket);
     socket.on("error", () => {});
-    socket.on("close", () => this.#sockets.delete(socket));
+    const source = socket.remoteAddress ?? "";
+    const others = this.#sources.get(source) ?? 0;
+    this.#sources.set(source, others + 1);
+    socket.on("close", () => this.#forget(socket, source));
+    if (others >= this.#deps.services.limits.connectionsPerSource) {
+      this.#reset(socket, "reset");
+      return;
+    }
     const original = this.#deps.originalOf(socket);
     if (!original.ok || (original.value.port >= OWN_PORTS.first && original.value.port <= OWN_PORTS.last)) {
       this.#reset(socket, "loop");
@@ -115,6 +124,13 @@ export class PlaintextListener {
       socket.setKeepAlive(true, KEEP_ALIVE_MS);
       this.#count(this.#streams.take(socket, port) ? "passed" : "reset");
     } else this.#refuse(socket, original.value, enforcement?.plaintext !== undefined);
+  }
+
+  #forget(socket: Socket, source: string): void {
+    this.#sockets.delete(socket);
+    const left = (this.#sources.get(source) ?? 1) - 1;
+    if (left === 0) this.#sources.delete(source);
+    else this.#sources.set(source, left);
   }
 
   /** Whether callers of whom nothing is known have their share: each connection may hold one to the application. */
@@ -157,7 +173,7 @@ export class PlaintextListener {
     const { services } = this.#deps;
     const connection = new Http1Connection(new MeshSocket(socket), {
       services,
-      peer: new PlaintextPeer(services.state, this.#caller, original),
+      peer: new PlaintextPeer(services, this.#caller, original),
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     });

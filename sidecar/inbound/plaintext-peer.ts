@@ -1,8 +1,9 @@
 // Callers without mutual TLS, where the namespace lets them in: nothing is known of them, whatever they say.
+import type { HeadLimits } from "../config.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { Http1Peer } from "./http1-connection.ts";
-import type { InboundState } from "./services.ts";
+import type { InboundServices, InboundState } from "./services.ts";
 import type { IdentifiedCaller } from "./verify.ts";
 
 export class PlaintextPeer implements Http1Peer {
@@ -11,18 +12,19 @@ export class PlaintextPeer implements Http1Peer {
   readonly port: number;
   readonly authority: string;
   readonly shows = false;
-  readonly limits = {};
+  readonly limits: HeadLimits;
   readonly #state: InboundState;
   readonly #caller: IdentifiedCaller;
 
   /** @param original where the connection was going before it was captured. */
   constructor(
-    state: InboundState,
+    { state, limits }: InboundServices,
     caller: IdentifiedCaller,
     original: { readonly address: string; readonly port: number },
   ) {
     const { address, port } = original;
     this.#state = state;
+    this.limits = limits.head;
     this.#caller = caller;
     this.port = port;
     this.authority = `${address.includes(":") ? `[${address.replace(/%.*/, "")}]` : address}:${port}`;

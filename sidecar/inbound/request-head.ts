@@ -1,5 +1,6 @@
 // The head of one request on the mesh port, taken apart in one pass: what identifies, what frames, and what goes on to
 // the application. Checks syntax only; who asks and for what is decided behind it.
+import type { HeadLimits } from "../config.ts";
 import {
   COUNTERSIGN_MIRROR,
   COUNTERSIGN_PORT,
@@ -17,7 +18,6 @@ import { isToken } from "../wire/field-syntax.ts";
 import { authorityProblem, isTarget, sameAuthority } from "../wire/http1/target.ts";
 import type { ShownTokens } from "./verify.ts";
 
-const MAX_HEAD = 16_384;
 /** Fields that never go on as they came, in either direction. */
 export const STRIPPED =
   FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.methodOverride | FieldFlag.pseudo;
@@ -54,7 +54,7 @@ export class RequestHead implements ShownTokens {
   #scheme = "";
 
   /** @param ids for a request without a readable trace. */
-  constructor(fields: readonly Field[], ids: RandomIds) {
+  constructor(fields: readonly Field[], ids: RandomIds, limits: HeadLimits) {
     this.fields = fields;
     let host: string | undefined;
     let cookies = "";
@@ -118,7 +118,7 @@ export class RequestHead implements ShownTokens {
       else lines += field.line;
     }
     // The tokens ended here; what is left must be no more than another sidecar takes from an application.
-    if (lines.length + cookies.length > MAX_HEAD) malformed = "the head is larger than 16 KiB";
+    if (lines.length + cookies.length > limits.headBytes) malformed = "the head is too large";
     if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
     this.lines = lines;
     if (this.traceparent === "") {
@@ -130,7 +130,7 @@ export class RequestHead implements ShownTokens {
       if (this.authority === "") this.authority = host;
       else if (!sameAuthority(host, this.authority)) malformed = "the Host field differs from :authority";
     }
-    this.malformed = malformed === "" ? this.#problem() : malformed;
+    this.malformed = malformed === "" ? this.#problem(limits.targetBytes) : malformed;
   }
 
   /** A CONNECT without a protocol: bytes that are passed on unseen (RFC 9113 section 8.5). */
@@ -138,7 +138,7 @@ export class RequestHead implements ShownTokens {
     return this.method === "CONNECT" && this.upgrade === "";
   }
 
-  #problem(): string {
+  #problem(targetBytes: number): string {
     if (this.isOpaque)
       return this.authority === "" || authorityProblem(this.authority) !== undefined
         ? "the authority is missing or malformed"
@@ -151,7 +151,7 @@ export class RequestHead implements ShownTokens {
     ) {
       return "the request target is malformed";
     }
-    if (this.target.length > 8_192) return "the request target is too long";
+    if (this.target.length > targetBytes) return "the request target is too long";
     if (this.authority === "" || authorityProblem(this.authority) !== undefined)
       return "the authority is missing or malformed";
     return "";

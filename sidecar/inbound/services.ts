@@ -14,6 +14,7 @@ import type { Http2Shared } from "../wire/http2/shared.ts";
 import type { AppSide } from "./app-side.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { ReplayMemory } from "./replay.ts";
+import type { WaitingBytes } from "./waiting-body.ts";
 
 /** What is in force; swapped by the data plane between requests. */
 export interface InboundState {
@@ -44,6 +45,8 @@ export interface InboundServices {
   readonly replays: ReplayMemory;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
+  /** Of bodies that wait for a decision or for the application. */
+  readonly waiting: WaitingBytes;
   /** The application behind a declared port. */
   readonly app: (port: number) => AppSide;
   /** Connections to the application that are passed on unseen; they have a limit of their own, as large as the pools'. */

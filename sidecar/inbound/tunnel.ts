@@ -47,7 +47,7 @@ export class InboundTunnel implements InboundStream {
     this.#services = services;
     this.#peer = peer;
     this.#stream = stream;
-    const head = new RequestHead(fields, services.ids);
+    const head = new RequestHead(fields, services.ids, services.limits.head);
     // In the words of audit and log; CONNECT is how it crossed, not what it is.
     head.method = "TCP";
     head.target = `:${head.portText ?? ""}`;

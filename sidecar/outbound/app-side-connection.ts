@@ -44,6 +44,8 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   #closing = false;
   #keepAlive = true;
   #paused = false;
+  /** The next request waits until the answers before are read. */
+  #unread = false;
   /** Set while a head is incomplete or no request is open; the exchange has its own while one is. */
   #deadlineMs: number;
 
@@ -61,6 +63,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
         onProblem: (problem) => this.#onProblem(problem),
       },
       deps.services.cache,
+      deps.services.limits.head,
     );
     socket.attach(this);
   }
@@ -135,7 +138,8 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   onDrain(): void {
-    this.#exchange?.onAppDrain();
+    if (this.#unread && this.#exchange === undefined && !this.#closing) this.#next();
+    else this.#exchange?.onAppDrain();
   }
 
   onClose(): void {
@@ -210,7 +214,9 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   /** The next request of a pipeline, or waiting for one. */
   #next(): void {
     this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.idleMs;
-    this.#resume();
+    // Who does not read the answers gets no more of them.
+    this.#unread = this.socket.bufferedBytes >= HIGH_WATER_BYTES;
+    if (!this.#unread) this.#resume();
   }
 
   #onProblem(problem: Http1Problem): void {

@@ -16,6 +16,9 @@ import { Section, type SectionLimits } from "./section.ts";
 
 const EMPTY = Buffer.alloc(0);
 const HEAD_END = Buffer.from("\r\n\r\n");
+/** Held pieces below this are copied together: an object for each would cost many times its bytes. */
+const COPY_BELOW_BYTES = 1024;
+const BLOCK_BYTES = 4096;
 const NO_TRAILERS: readonly Field[] = [];
 
 /** Between messages, or inside a head. */
@@ -53,6 +56,9 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
   #behind = false;
   #queue: Buffer[] = [];
   #queuedBytes = 0;
+  /** Own buffer at the end of the queue that small pieces are copied into, with its bytes in use. */
+  #block: Buffer | undefined;
+  #blockUsed = 0;
 
   constructor(
     handler: Http1Handler<H>,
@@ -115,12 +121,28 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
   push(chunk: Buffer): void {
     if (this.#state === DEAD || chunk.length === 0) return;
     if (this.#paused || this.#running || this.#queuedBytes > 0) {
-      this.#queue.push(chunk);
-      this.#queuedBytes += chunk.length;
+      this.#hold(chunk);
       return;
     }
     this.#run(chunk);
     if (this.#queuedBytes > 0 || this.#ended) this.#drain();
+  }
+
+  #hold(chunk: Buffer): void {
+    this.#queuedBytes += chunk.length;
+    if (chunk.length >= COPY_BELOW_BYTES) {
+      this.#block = undefined;
+      this.#queue.push(chunk);
+      return;
+    }
+    if (this.#block === undefined || this.#blockUsed + chunk.length > this.#block.length) {
+      this.#block = Buffer.allocUnsafe(BLOCK_BYTES);
+      this.#blockUsed = chunk.copy(this.#block);
+      this.#queue.push(this.#block.subarray(0, this.#blockUsed));
+      return;
+    }
+    this.#blockUsed += chunk.copy(this.#block, this.#blockUsed);
+    this.#queue[this.#queue.length - 1] = this.#block.subarray(0, this.#blockUsed);
   }
 
   /** No callback until `resume`. What is pushed meanwhile is held, so the owner stops reading its socket. */
@@ -146,6 +168,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
     this.#section.reset();
     this.#queue = [];
     this.#queuedBytes = 0;
+    this.#block = undefined;
   }
 
   /** Whether a message can be turned into an opaque stream now. */
@@ -165,6 +188,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
     if (this.#state === END && !this.#paused) this.#run(EMPTY);
     while (!this.#paused && this.#queue.length > 0 && this.#state !== DEAD) {
       const chunk = this.#queue.shift() ?? EMPTY;
+      if (this.#queue.length === 0) this.#block = undefined;
       this.#queuedBytes -= chunk.length;
       this.#run(chunk);
     }

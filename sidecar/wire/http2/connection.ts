@@ -315,6 +315,27 @@ export class Http2Connection<T> {
     if (!this.#core.closed) this.#core.sender.pause(false);
   }
 
+  /**
+   * Looks for bodies that are complete but for what the peer does not read, and resets those that were seen like that
+   * `withinMs` ago or earlier: nobody waits for them, so nothing else ends them.
+   *
+   * @returns the bytes that such bodies still hold.
+   */
+  sweepUnread(nowMs: number, withinMs: number): number {
+    const core = this.#core;
+    let bytes = 0;
+    for (const stream of core.streams.values()) {
+      if (!stream.endQueued || stream.queuedBytes === 0) continue;
+      if (stream.unreadSinceMs < 0) stream.unreadSinceMs = nowMs;
+      if (nowMs - stream.unreadSinceMs < withinMs) bytes += stream.queuedBytes;
+      else if (stream.alive) {
+        core.reset(stream, ErrorCode.cancel);
+        core.handler.onReset(stream, ErrorCode.cancel);
+      }
+    }
+    return bytes;
+  }
+
   #notePseudo(name: string, value: string): void {
     if (this.#block === undefined || name !== ":method") return;
     if (value === "HEAD") this.#block.headRequest = true;

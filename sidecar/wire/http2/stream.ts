@@ -23,6 +23,8 @@ export class StreamState<T> {
   trailers: Field[] | undefined = undefined;
   /** Waits in the ring of streams that can send. */
   ready = false;
+  /** When the whole body was first seen to wait for the peer, monotonic milliseconds; -1: never. */
+  unreadSinceMs = -1;
   /** `sendData` answered false. */
   wantsWritable = false;
   /** The request (server) or the final response (client) has arrived. */

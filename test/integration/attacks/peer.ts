@@ -43,6 +43,8 @@ export class HostilePeer {
   readonly h2: Http2Connection<Exchange | undefined>;
   readonly socket: TLSSocket;
   readonly #open = new Set<Exchange>();
+  /** Gives no window back, of no stream and not of the connection. */
+  stopsReading = false;
   code: number | undefined;
   goawayCode: number | undefined;
 
@@ -65,7 +67,7 @@ export class HostilePeer {
         },
         onInformational: () => {},
         onData: (stream, chunk, end) => {
-          this.h2.consumed(stream, chunk.length);
+          if (!this.stopsReading) this.h2.consumed(stream, chunk.length);
           const exchange = stream.context;
           if (exchange === undefined) return;
           exchange.answer.body += chunk.toString("latin1");

@@ -374,18 +374,11 @@ describe("the mesh port", () => {
   test.each([
     { name: "no certificate", options: () => ({}) },
     {
-      name: "another protocol than HTTP/2",
+      name: "another protocol than HTTP",
       options: () =>
         clientTlsOptions(world.identity(NOTEBOOK), idOf("ml", "serving", "things"), () => Date.now(), [
-          "http/1.1",
+          "spdy/3",
         ]),
-    },
-    {
-      name: "no protocol at all",
-      options: () => ({
-        ...clientTlsOptions(world.identity(NOTEBOOK), idOf("ml", "serving", "things"), () => Date.now()),
-        ALPNProtocols: [],
-      }),
     },
   ])("refuses a client with $name", async ({ options }) => {
     const { callee } = await pair();

@@ -3,17 +3,7 @@
 import { FieldCache } from "../../../../../sidecar/wire/field-cache.ts";
 import { Http2Connection, type Http2Stream } from "../../../../../sidecar/wire/http2/connection.ts";
 import { PREFACE } from "../../../../../sidecar/wire/http2/frames.ts";
-
-/** Small deterministic generator (mulberry32). */
-function createRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
+import { createRandom } from "../../../random.ts";
 
 function frame(type: number, flags: number, id: number, payload: string): Buffer {
   const body = Buffer.from(payload, "hex");

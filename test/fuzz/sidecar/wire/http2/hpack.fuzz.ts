@@ -2,6 +2,7 @@
 // deliver more than its limits.
 import { FieldCache } from "../../../../../sidecar/wire/field-cache.ts";
 import { HpackDecoder } from "../../../../../sidecar/wire/http2/hpack-decoder.ts";
+import { createRandom } from "../../../random.ts";
 
 const LIMITS = { tableSize: 1024, maxListSize: 4096, maxFields: 20 };
 const SEEDS = [
@@ -11,16 +12,6 @@ const SEEDS = [
   "20823fe107400161016240026364026566be",
   "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3",
 ].map((hex) => Buffer.from(hex, "hex"));
-
-function createRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
 
 /** A few blocks in a row through one decoder. */
 function runCase(random: () => number, cache: FieldCache): void {
