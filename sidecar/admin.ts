@@ -101,6 +101,7 @@ function statePage(state: AdminState): Page {
     })),
     services: [...upstreams.groups].map((group) => ({
       service: group.service,
+      port: group.port,
       panic: group.panic,
       endpoints: group.members.map((member) => ({
         address: `${member.upstream.endpoint.address}:${member.upstream.endpoint.meshPort}`,

@@ -110,6 +110,8 @@ export class UpstreamPool {
         upstream = new Upstream(endpoint, this, this.#deps, bounds);
         this.#upstreams.set(name, upstream);
       }
+      // Its zone and ports may have changed; its name has not.
+      upstream.endpoint = endpoint;
       upstreams.push(upstream);
     }
     return upstreams;
@@ -140,20 +142,20 @@ export class UpstreamPool {
 
   /** What a new table says; endpoints that it no longer names are let go, their open requests end in peace. */
   adopt(table: SidecarTable): void {
+    for (const [key, { group, only }] of this.#groups) {
+      const traffic = this.#trafficOf(group.service, table);
+      const upstreams = this.#upstreamsOf(group.service, table, only, traffic);
+      group.update(upstreams, traffic);
+      if (!table.services.has(group.service)) this.#groups.delete(key);
+    }
     const named = new Set<string>();
     for (const endpoints of table.endpoints.values())
       for (const endpoint of endpoints) named.add(endpointName(endpoint));
     for (const [name, upstream] of this.#upstreams) {
       if (named.has(name)) continue;
       this.#upstreams.delete(name);
-      upstream.retire();
+      upstream.leave();
       if (upstream.openExchanges > 0) this.#leaving.add(upstream);
-    }
-    for (const [key, { group, only }] of this.#groups) {
-      const traffic = this.#trafficOf(group.service, table);
-      const upstreams = this.#upstreamsOf(group.service, table, only, traffic);
-      group.update(upstreams, traffic);
-      if (!table.services.has(group.service)) this.#groups.delete(key);
     }
   }
 

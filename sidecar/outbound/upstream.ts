@@ -13,7 +13,7 @@ const EXTRA_IDLE_MS = 30_000;
 
 /** One endpoint of a service. */
 export class Upstream {
-  readonly endpoint: MeshEndpoint;
+  endpoint: MeshEndpoint;
   readonly #pool: UpstreamPool;
   readonly #deps: UpstreamDeps;
   /** Take new requests, the oldest first: so its tables stay warm and further ones fall idle. */
@@ -118,6 +118,12 @@ export class Upstream {
     this.#next?.destroy();
   }
 
+  /** No table names it any more: what still waits for a connection goes elsewhere, what is open finishes. */
+  leave(): void {
+    this.retire();
+    this.#failWaiting("the endpoint is gone");
+  }
+
   destroy(): void {
     for (const connection of this.#all()) connection.destroy();
   }
@@ -218,6 +224,10 @@ export class Upstream {
     this.#pongs = [];
     // A further connection was wanted: those that wait get a stream of the ones that stand.
     if (this.#active.length > 0) return;
+    this.#failWaiting(detail);
+  }
+
+  #failWaiting(detail: string): void {
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const exchange of waiting) exchange.onUpstreamFailed("connect", detail, true, -1);

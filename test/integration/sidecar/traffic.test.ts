@@ -1,8 +1,9 @@
 // What a TrafficPolicy says, carried out between real sidecars: several endpoints of one service that answer, fail, keep
 // silent and break off.
-import type { Socket } from "node:net";
+import { type AddressInfo, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { adminPages } from "../../../sidecar/admin.ts";
 import type { RetrySettings, TrafficSettings } from "../../../sidecar/core/traffic/traffic.ts";
 import type { MeshEndpoint, SidecarTable } from "../../../sidecar/discovery/table.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
@@ -404,6 +405,52 @@ describe("an active check", () => {
     });
     expect(await statuses(all.caller, GET, 20)).toEqual(new Map([[200, 20]]));
   });
+});
+
+test("an operator sees what is known of each endpoint", async () => {
+  const { caller } = await fleet([pausing, hello], { retries: RETRIES });
+  await statuses(caller, GET, 20);
+  const pages = adminPages({
+    plane: caller.plane,
+    config: { probes: new Map(), appMetrics: undefined, appHost: "127.0.0.1" },
+    meshNowMs: () => Date.now(),
+    isDraining: () => false,
+    isConnected: () => true,
+  });
+  const page = await pages("/v1/state", new URLSearchParams());
+  const state = JSON.parse(String(page?.body)) as Record<string, unknown>;
+  expect(state["services"]).toEqual([
+    {
+      service: "ml/things",
+      port: 8080,
+      panic: false,
+      endpoints: [
+        expect.objectContaining({ state: "resting", requests: 0 }),
+        expect.objectContaining({ state: "healthy", weight: 1, failuresInARow: 0 }),
+      ],
+    },
+  ]);
+});
+
+test("a request that waits for an endpoint that leaves the table goes to another one", async () => {
+  // Accepts, and says nothing: the handshake does not end.
+  const mute = createServer(() => {});
+  await new Promise<void>((resolve) => mute.listen(0, "127.0.0.1", resolve));
+  const { caller, callees, reached } = await fleet([hello], undefined, [
+    (mute.address() as AddressInfo).port,
+  ]);
+  const asked: Promise<RawAnswer>[] = [];
+  await until(() => {
+    if (asked.length < 20) asked.push(send(caller.proxyPort, post("some body")));
+    return (
+      asked.length === 20 &&
+      caller.plane.outbound.busy > 0 &&
+      sum(reached()) + caller.plane.outbound.busy === 20
+    );
+  });
+  caller.plane.setTable(tableOf([callees[0]?.meshPort ?? 0], undefined));
+  for (const each of asked) expect((await each).status).toBe(200);
+  mute.close();
 });
 
 describe("limits of an endpoint", () => {
