@@ -1,5 +1,4 @@
 // Processes that are killed in the middle of an answer: every client sees an error, none a truncation that looks complete.
-import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -111,7 +110,7 @@ async function ask(body: string, version: "1.0" | "1.1", kill: () => void): Prom
   socket.write(
     `POST http://scorer.serving:8080/invocations HTTP/${version}\r\nhost: scorer.serving:8080\r\nconnection: close\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
   );
-  const closed = once(socket, "close");
+  const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
   if (PARTS[body] === "") {
     await until("the request at the application", () => (application === undefined ? undefined : true));
     kill();

@@ -132,11 +132,15 @@ test("retries: what the callee declares idempotent is sent again, each attempt d
   const [first = 0, second = 0] = reached().map((count, index) => count - (before[index] ?? 0));
   expect(second).toBe(40);
   expect(first).toBeGreaterThan(5);
-  expect(await metric(`countersign_retries_total{service="serving/scorer",cause="503",result="sent"} ${first}`)).toBe(true);
+  expect(
+    await metric(`countersign_retries_total{service="serving/scorer",cause="503",result="sent"} ${first}`),
+  ).toBe(true);
   const recorded = (callee: Sidecar | undefined): number =>
     readFileSync(callee?.auditFile ?? "", "utf8").split("\n").length - 1;
   await until("the records", () =>
-    recorded(callees[0]) === apps[0]?.heads.length && recorded(callees[1]) === apps[1]?.heads.length ? true : undefined,
+    recorded(callees[0]) === apps[0]?.heads.length && recorded(callees[1]) === apps[1]?.heads.length
+      ? true
+      : undefined,
   );
 }, 60_000);
 
@@ -155,7 +159,10 @@ test("outliers: an endpoint that fails three times in a row is left alone", asyn
   await traffic("outlier: {consecutive5xx: 3, ejectFor: 60s}");
   await until("an ejection", async () => {
     await ask();
-    return (await metric('countersign_endpoint_ejections_total{service="serving/scorer",reason="failures"} 1')) || undefined;
+    return (
+      (await metric('countersign_endpoint_ejections_total{service="serving/scorer",reason="failures"} 1')) ||
+      undefined
+    );
   });
   answers[1] = hello;
 }, 60_000);
@@ -191,10 +198,14 @@ test("limits: what is too much for the endpoints is refused with Retry-After, no
 test("health checks: an endpoint that says it is not well is left alone", async () => {
   answers[0] = (head, socket, body) =>
     (head.startsWith("GET /ping") ? failing("500 Internal Server Error") : hello)(head, socket, body);
-  await traffic("healthCheck: {type: http, path: /ping, interval: 1s, timeout: 500ms, unhealthyThreshold: 1}, lb: roundRobin");
+  await traffic(
+    "healthCheck: {type: http, path: /ping, interval: 1s, timeout: 500ms, unhealthyThreshold: 1}, lb: roundRobin",
+  );
   expect((await ask()).status).toBe(200);
-  await until("the endpoint to be unhealthy", async () =>
-    (await metric('countersign_endpoints{service="serving/scorer",state="unhealthy"} 1')) || undefined,
+  await until(
+    "the endpoint to be unhealthy",
+    async () =>
+      (await metric('countersign_endpoints{service="serving/scorer",state="unhealthy"} 1')) || undefined,
   );
   const before = apps[1]?.heads.filter((head) => head.startsWith("POST")).length ?? 0;
   expect(await statuses(10)).toEqual({ 200: 10 });
