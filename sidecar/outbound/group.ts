@@ -94,6 +94,7 @@ export class EndpointGroup implements MemberGroup {
   }
 
   #setMembers(upstreams: readonly Upstream[], rampFromMs: number): void {
+    for (const member of this.#members) member.adopt(this.#traffic);
     const known = new Map(this.#members.map((member) => [member.upstream, member]));
     this.#members = upstreams.map(
       (upstream) => known.get(upstream) ?? new Member(upstream, this, rampFromMs),
@@ -223,7 +224,6 @@ export class EndpointGroup implements MemberGroup {
     if (outlier === undefined && this.#impaired === 0) return;
     for (const member of this.#members) {
       if (outlier !== undefined) member.outlier.sweep(outlier, nowMs);
-      else if (member.outlier.ejected) member.outlier.release();
       member.sweep(nowMs);
       member.refresh();
     }

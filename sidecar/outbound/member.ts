@@ -4,6 +4,7 @@ import { OutlierRecord } from "../balance/outlier.ts";
 import { type HashedCandidate, hash32 } from "../balance/pick.ts";
 import { rampWeight } from "../balance/slow-start.ts";
 import type { Clock } from "../core/runtime/clock.ts";
+import type { ServiceTraffic } from "./service-traffic.ts";
 import type { Upstream } from "./upstream.ts";
 
 /** What its group decides for all its members. */
@@ -27,7 +28,7 @@ export class Member implements HashedCandidate {
   readonly upstream: Upstream;
   readonly hash: number;
   readonly outlier = new OutlierRecord();
-  readonly checks: HealthRecord;
+  #checks = new HealthRecord(Number.NEGATIVE_INFINITY);
   readonly #group: MemberGroup;
   /** Health of all kinds, kept so that a pick reads one field. */
   #healthy = true;
@@ -41,7 +42,10 @@ export class Member implements HashedCandidate {
     this.#group = group;
     this.hash = hash32(endpointName(upstream.endpoint));
     this.#rampFromMs = rampFromMs;
-    this.checks = new HealthRecord(Number.NEGATIVE_INFINITY);
+  }
+
+  get checks(): HealthRecord {
+    return this.#checks;
   }
 
   get load(): number {
@@ -70,9 +74,17 @@ export class Member implements HashedCandidate {
 
   get state(): MemberState {
     if (!this.upstream.reachable) return "unreachable";
-    if (!this.checks.healthy) return "unhealthy";
+    if (!this.#checks.healthy) return "unhealthy";
     if (this.outlier.ejected) return "ejected";
     return this.#restsUntilMs === Number.NEGATIVE_INFINITY ? "healthy" : "resting";
+  }
+
+  /** Forgets what nothing would ever correct: no settings ask for it any more. */
+  adopt({ healthCheck, outlier, watchesAnswers }: ServiceTraffic): void {
+    if (healthCheck === undefined) this.#checks = new HealthRecord(Number.NEGATIVE_INFINITY);
+    if (outlier === undefined) this.outlier.release();
+    if (!watchesAnswers) this.#restsUntilMs = Number.NEGATIVE_INFINITY;
+    this.refresh();
   }
 
   rest(untilMs: number): void {
@@ -89,7 +101,7 @@ export class Member implements HashedCandidate {
   refresh(): void {
     const before = this.#healthy;
     this.#healthy =
-      this.checks.healthy && !this.outlier.ejected && this.#restsUntilMs === Number.NEGATIVE_INFINITY;
+      this.#checks.healthy && !this.outlier.ejected && this.#restsUntilMs === Number.NEGATIVE_INFINITY;
     if (this.#healthy && !before) this.#rampFromMs = this.#group.clock.monotonicMs();
   }
 }

@@ -155,7 +155,6 @@ test("retries: Retry-After keeps an endpoint out while another one is there", as
 test("outliers: an endpoint that fails three times in a row is left alone", async () => {
   answers[0] = hello;
   answers[1] = failing("500 Internal Server Error");
-  // The first one still rests; both count again once its rest is forgotten with the settings.
   await traffic("outlier: {consecutive5xx: 3, ejectFor: 60s}");
   await until("an ejection", async () => {
     await ask();

@@ -201,6 +201,28 @@ describe("active checks", () => {
   });
 });
 
+test("what no settings ask for any more counts no more", () => {
+  const upstreams = many(4) as unknown as readonly Upstream[];
+  const healthCheck = {
+    probe: { kind: "tcp" as const },
+    intervalMs: 1_000,
+    timeoutMs: 500,
+    healthyThreshold: 1,
+    unhealthyThreshold: 1,
+  };
+  const group = groupOf(many(4), { healthCheck, outlier: { ...OUTLIER, maxEjectPercent: 100 } });
+  group.update(upstreams, group.traffic);
+  group.checked(memberAt(group, 0), false);
+  failTimes(group, 1);
+  group.rest(memberAt(group, 2), 30_000);
+  expect(group.members.map((member) => member.state)).toEqual(["unhealthy", "ejected", "resting", "healthy"]);
+  group.update(upstreams, resolveTraffic({ ...NOTHING, outlier: OUTLIER }, DEFAULTS));
+  expect(group.members.map((member) => member.state)).toEqual(["healthy", "ejected", "resting", "healthy"]);
+  group.update(upstreams, resolveTraffic(undefined, DEFAULTS));
+  expect(group.members.map((member) => member.state)).toEqual(["healthy", "healthy", "healthy", "healthy"]);
+  expect(Math.min(...shares(group))).toBeGreaterThan(0.15);
+});
+
 describe("a pause that an endpoint asks for", () => {
   test("is kept while others are there, at most a minute", () => {
     const group = groupOf(many(2), { outlier: OUTLIER });
