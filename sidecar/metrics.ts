@@ -95,6 +95,11 @@ export class SidecarMetrics {
     "cause",
     "result",
   ]);
+  readonly overflows = new Counters(
+    "countersign_overflows_total",
+    "calls refused because no endpoint had room for them",
+    ["service"],
+  );
   readonly healthChecks = new Counters("countersign_health_checks_total", "active checks of endpoints", [
     "service",
     "result",
@@ -162,6 +167,7 @@ export class SidecarMetrics {
       this.ejections,
       this.retries,
       this.healthChecks,
+      this.overflows,
       this.detected,
       this.mirrored,
       this.problems,

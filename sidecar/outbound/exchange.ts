@@ -577,6 +577,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   }
 
   #refuse(reason: Reason, detail: string): void {
+    if (reason === "OVERLOADED") this.#facts.destination?.group.overflowed();
     this.#facts.error = detail;
     this.#facts.reason = reason;
     this.#answerHead = true;

@@ -188,6 +188,12 @@ export class EndpointGroup implements MemberGroup {
     if (!rested) this.#changed(member, "retry_after", Math.min(MAX_REST_MS, forMs));
   }
 
+  /** A call was refused because no endpoint has room for it. */
+  overflowed(): void {
+    const { overflows } = this.#deps.metrics;
+    overflows.add(overflows.series(this.service));
+  }
+
   /** A result of an active check. */
   checked(member: Member, good: boolean): void {
     const { healthCheck } = this.#traffic;

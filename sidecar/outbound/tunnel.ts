@@ -261,6 +261,7 @@ export class OutboundTunnel implements UpstreamExchange {
 
   /** It never came to the callee: recorded here. */
   #refuse(reason: Reason, detail: string): void {
+    if (reason === "OVERLOADED") this.#facts.destination?.group.overflowed();
     this.#facts.error = detail;
     this.#facts.reason = reason;
     this.#abort();

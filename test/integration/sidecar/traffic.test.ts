@@ -468,6 +468,7 @@ describe("limits of an endpoint", () => {
     const third = await send(caller.proxyPort, GET);
     expect([third.status, reasonOf(third)]).toEqual([503, "OVERLOADED"]);
     expect(third.head).toContain("retry-after: 1");
+    expect(metricsOf(caller)).toContain('countersign_overflows_total{service="ml/things"} 1');
     for (const answer of waiting.splice(0)) answer();
     expect([(await first).status, (await second).status]).toEqual([200, 200]);
     const again = send(caller.proxyPort, GET);
