@@ -73,7 +73,13 @@ class World {
       // What the writer reads of a compiled state.
       compiled: () =>
         ({
-          state: { policies: this.policies, workloads: new Map(), pods: new Map() },
+          state: {
+            policies: this.policies,
+            routePolicies: new Map(),
+            trafficPolicies: new Map(),
+            workloads: new Map(),
+            pods: new Map(),
+          },
           policies: this.reports,
         }) as unknown as Compiled,
       proxies: () => this.proxies,
