@@ -149,9 +149,12 @@ describe("an object that is written", () => {
     {
       name: "a field that is not enforced",
       request: review(
-        policy("from: [{any: true}], operations: [{any: true}], with: {concurrency: 3}", "Allow"),
+        policy(
+          "from: [{any: true}], operations: [{any: true}], with: {identity: {forward: [user]}}",
+          "Allow",
+        ),
       ),
-      says: /^422 spec\.rules\[0\]\.with\.concurrency: this build does not enforce/,
+      says: /^422 spec\.rules\[0\]\.with\.identity\.forward: this build does not enforce/,
     },
     {
       name: "what has an effect in a cluster only",

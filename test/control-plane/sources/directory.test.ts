@@ -469,7 +469,6 @@ describe("readDirectory", () => {
     bench = new Bench();
     const { state, report } = readDirectory(examples, schemas, 0);
     expect(report.problems.map(({ object, reason, path }) => `${object} ${reason} ${path}`)).toEqual([
-      "AccessPolicy agents/claims-tools Unsupported spec.rules[0].with.audit.level",
       "AccessPolicy ml-dev/databricks-egress Unsupported spec.targets[0].external",
       "ExternalService ml-dev/databricks-prod Unsupported spec.hosts",
       "ExternalService ml-dev/databricks-prod Unsupported spec.credential",

@@ -82,11 +82,6 @@ describe("resource store", () => {
       /type `flux-capacitor` is not known/,
     ],
     [
-      "a type this build does not enforce",
-      createTable([...sampleResources(), createResource("revocations", "x", Buffer.alloc(0))]),
-      /not known/,
-    ],
-    [
       "an unknown feature",
       createTable([...sampleResources(), createResource("operation-pack", "x", Buffer.alloc(0), ["warp"])]),
       /feature `warp`/,
@@ -100,6 +95,14 @@ describe("resource store", () => {
       "settings without a trust domain",
       replaced("settings", createResource("settings", "s", Buffer.alloc(0))),
       /trust domain/,
+    ],
+    [
+      "a revocation of nobody",
+      createTable([
+        ...sampleResources(),
+        createResource("revocations", "mesh", Buffer.from("0a0218 05".replace(" ", ""), "hex")),
+      ]),
+      /no subject/,
     ],
     ["a table without a program", replaced("workload-program", undefined), /no program/],
     ["a table without settings", replaced("settings", undefined), /no settings/],
