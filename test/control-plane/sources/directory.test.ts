@@ -473,9 +473,6 @@ describe("readDirectory", () => {
       "ExternalService ml-dev/databricks-prod Unsupported spec.hosts",
       "ExternalService ml-dev/databricks-prod Unsupported spec.credential",
       "AccessGrant ml-serving/inc-42 Unsupported spec.approval.fromRoles",
-      ...[0, 1, 2].map(
-        (i) => `AccessPolicy ml-serving/llm-budget Unsupported spec.rules[${i}].with.tokenLimit`,
-      ),
       ...["trustedSpawners", "protectedLabels", "gateways"].map(
         (field) => `MeshConfig default Unsupported spec.${field}`,
       ),
@@ -483,7 +480,7 @@ describe("readDirectory", () => {
         (field) => `MeshRoleBinding fraud-scientists Unsupported spec.subjects[${field}`,
       ),
     ]);
-    expect(state.policies.size).toBe(7);
+    expect(state.policies.size).toBe(9);
     expect(report.notices.map(({ message }) => message)).toEqual([
       "there is no MeshConfig, so the defaults hold and the trust domain is `mesh.local`",
     ]);
