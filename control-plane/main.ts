@@ -11,6 +11,7 @@ import { RootRotation, runRootRotation, seenSidecars } from "./ca/root-rotation.
 import { type ControlPlaneConfig, type ControlPlanePorts, managementSocketPath } from "./config.ts";
 import { openDirectoryMode } from "./directory-mode.ts";
 import { createBootstrapServer } from "./discovery/bootstrap.ts";
+import { createReplicaCount } from "./discovery/replica-count.ts";
 import { createDiscoveryServer } from "./discovery/server.ts";
 import { createIssuer } from "./issuer.ts";
 import { openKubernetesMode } from "./kubernetes-mode.ts";
@@ -198,6 +199,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
       isRevoked: (svid) => revoked.covers(svid),
       workloadOf: (svid) => workloadOfSvid(publisher.state, ca.trustDomain, svid),
+      replicas: createReplicaCount(() => publisher.state),
       resolve: (workload, host, port) => resolveDestination(compiled(), cache, workload, host, port),
     },
     issue: issuer.renew,

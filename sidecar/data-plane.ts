@@ -3,6 +3,7 @@
 import { createRequire } from "node:module";
 import { AuditTrail } from "./audit/trail.ts";
 import { ConcurrencyLimiter } from "./balance/concurrency.ts";
+import { LeaseShares } from "./balance/lease-shares.ts";
 import type { LimitKind } from "./balance/limit-counters.ts";
 import { createRateLimiter } from "./balance/limits.ts";
 import { hasIpv6, readKernel } from "./capture/ip-families.ts";
@@ -19,6 +20,7 @@ import type { LimitKey } from "./core/policy/rule.ts";
 import type { Clock } from "./core/runtime/clock.ts";
 import { MeshError, messageOf, type Result } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
+import type { SharedLimits } from "./discovery/limit-leases.ts";
 import type { Resolution } from "./discovery/resolver.ts";
 import type { SidecarTable } from "./discovery/table.ts";
 import { Http1AppSide } from "./inbound/app-http1.ts";
@@ -120,7 +122,8 @@ export class DataPlane {
   readonly #http2 = createHttp2Shared();
   readonly #ids = new RandomIds();
   readonly #waiting: WaitingBytes;
-  readonly #limiter = createRateLimiter({ maxKeys: 10_000 });
+  readonly #shares = new LeaseShares();
+  readonly #limiter = createRateLimiter({ maxKeys: 10_000, shares: this.#shares });
   readonly #concurrency = new ConcurrencyLimiter();
   readonly #state = {
     enforcement: undefined as Enforcement | undefined,
@@ -246,6 +249,15 @@ export class DataPlane {
         cause: error,
       });
     }
+  }
+
+  /** What the discovery stream needs to share limits with other replicas. */
+  get sharedLimits(): SharedLimits {
+    return {
+      begin: (nowMs) => this.#shares.begin(nowMs),
+      apply: (lease, nowMs) => this.#shares.apply(lease, nowMs),
+      report: (nowMs) => this.#shares.report(this.#limiter, nowMs),
+    };
   }
 
   get identity(): WorkloadIdentity | undefined {

@@ -17,12 +17,13 @@ import type { StatusServer } from "./core/runtime/metrics-server.ts";
 import { lockStateDir } from "./core/runtime/state-lock.ts";
 import { DataPlane } from "./data-plane.ts";
 import type { DiscoveryClient } from "./discovery/client.ts";
+import { LIMIT_LEASES } from "./discovery/limit-leases.ts";
 import { openResourceStore, type ResourceStore } from "./discovery/store.ts";
 import type { ClientCredentials } from "./discovery/stream.ts";
 import { Enrolment, identityOf } from "./enrolment.ts";
 
 /** What this build enforces; a table that needs more is refused. */
-const FEATURES: readonly string[] = [...SUPPORTED_FEATURES, ...RESOURCE_FEATURES];
+const FEATURES: readonly string[] = [...SUPPORTED_FEATURES, ...RESOURCE_FEATURES, LIMIT_LEASES];
 
 export interface SidecarDeps {
   readonly log: Logger;
@@ -228,6 +229,7 @@ class Sidecar {
           } else this.#log.error("table refused", { revision: table.revision, reason: used.error });
           return used;
         },
+        limits: this.#plane.sharedLimits,
         onConnection: (connected) => {
           this.#connectedSinceMs = connected ? this.#clock.monotonicMs() : undefined;
         },

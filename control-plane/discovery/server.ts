@@ -15,6 +15,7 @@ import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { WorkloadTable } from "../resources/build.ts";
 import { encodeDelta } from "./chunks.ts";
 import type { LiveCredentials } from "./credentials.ts";
+import { LIMIT_LEASES, LimitLeases } from "./limit-leases.ts";
 import { Session, type SessionAction, type SessionWorld } from "./session.ts";
 
 /** What a stream may see of the tables; implemented by main.ts over the resource cache. */
@@ -39,6 +40,8 @@ export interface DiscoveryTables {
     host: string,
     port: number,
   ) => { readonly service: string } | { readonly reason: string };
+  /** Replicas that share the limits of a workload, wherever they are connected; 0: those that are here. */
+  readonly replicas: (workloadId: string) => number;
 }
 
 /** Where a sidecar stands; read by status and metrics. */
@@ -187,9 +190,11 @@ class Discovery {
   readonly #byWorkload = new Map<string, Set<Stream>>();
   /** Last known facts of sidecars that left, until they return or their workload is gone. */
   readonly #left = new Map<string, ProxyStatus>();
+  readonly #leases: LimitLeases;
 
   constructor(options: DiscoveryServerOptions) {
     this.#options = options;
+    this.#leases = new LimitLeases(options.tables.replicas, options.clock);
   }
 
   accept(call: Call): void {
@@ -299,6 +304,9 @@ class Discovery {
     }
     if (message.hello || message.ack || message.nack) this.#noteSynced(stream);
     this.#act(stream, actions);
+    // Before any call can come: what the table says of limits is for all replicas together.
+    if (isHello && hello?.features.includes(LIMIT_LEASES) && !stream.closed)
+      this.#write(stream, messageOut.encode(this.#leases.join(stream.workload, hello.instance)));
   }
 
   #noteSynced(stream: Stream): void {
@@ -325,6 +333,9 @@ class Discovery {
           break;
         case "issue":
           void this.#issue(stream, action.request);
+          break;
+        case "limits":
+          this.#leases.report(stream.workload, stream.session.status.hello?.instance ?? "", action.report);
           break;
         case "acknowledged":
           onProxy(stream.workload, "acknowledged");
@@ -419,7 +430,12 @@ class Discovery {
         });
       }
     }
-    if (!stream.session.status.hello) return;
+    const { hello } = stream.session.status;
+    if (!hello) return;
+    const isThere = [...(others ?? [])].some(
+      (other) => other.session.status.hello?.instance === hello.instance,
+    );
+    if (!isThere) this.#leases.leave(stream.workload, hello.instance);
     this.#options.log.info("sidecar disconnected", { workload: stream.workload });
     this.#options.onProxy(stream.workload, "disconnected");
   }
@@ -466,6 +482,15 @@ class Discovery {
         this.#act(stream, stream.session.tick(nowMs));
       }
     }
+    this.#lease();
+  }
+
+  /** Sends leases of shared limits that are due. */
+  #lease(): void {
+    for (const { workload, instance, message } of this.#leases.tick())
+      for (const stream of this.#byWorkload.get(workload) ?? [])
+        if (stream.session.status.hello?.instance === instance)
+          this.#write(stream, messageOut.encode(message));
   }
 
   proxies(): ProxyStatus[] {

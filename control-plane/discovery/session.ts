@@ -3,6 +3,7 @@
 import type { CertificateRequest__Output } from "../../proto/gen/countersign/mesh/v1/CertificateRequest.ts";
 import type { ControlPlaneMessage } from "../../proto/gen/countersign/mesh/v1/ControlPlaneMessage.ts";
 import type { Hello__Output } from "../../proto/gen/countersign/mesh/v1/Hello.ts";
+import type { LimitReport__Output } from "../../proto/gen/countersign/mesh/v1/LimitReport.ts";
 import type { Nack__Output } from "../../proto/gen/countersign/mesh/v1/Nack.ts";
 import type { SidecarMessage__Output } from "../../proto/gen/countersign/mesh/v1/SidecarMessage.ts";
 import { PROTOCOL_VERSION } from "../../proto/protocol.ts";
@@ -32,6 +33,7 @@ export type SessionAction =
       readonly changes: TableDelta;
     }
   | { readonly kind: "issue"; readonly request: CertificateRequest__Output }
+  | { readonly kind: "limits"; readonly report: LimitReport__Output }
   | { readonly kind: "acknowledged"; readonly digest: string }
   | { readonly kind: "refused-by-sidecar"; readonly reason: string }
   | { readonly kind: "close"; readonly code: RefusalCode; readonly message: string };
@@ -144,6 +146,7 @@ export class Session {
     if (message.certificateRequest) return [{ kind: "issue", request: message.certificateRequest }];
     if (message.subscribe)
       return this.#subscribe(message.subscribe.add.length + message.subscribe.remove.length);
+    if (message.limitReport) return [{ kind: "limits", report: message.limitReport }];
     if (message.hello) return this.#close("protocol", "a second hello");
     // Reports, and messages of a later version of the protocol.
     return [];

@@ -113,7 +113,9 @@ export class LimitCounters {
     let counter = counters.get(kept);
     if (counter === undefined) {
       counter = new Counter(rule, kept, Number.POSITIVE_INFINITY, nowMs);
-      counter.level = capacityOf(rule.limit, this.share(counter, nowMs));
+      // What is more than an even part comes with time, also where the counter was forgotten.
+      const share = Math.min(this.share(counter, nowMs), 1 / this.#shares.replicas);
+      counter.level = capacityOf(rule.limit, share);
     } else refill(counter, rule.limit, this.share(counter, nowMs), nowMs);
     return counter;
   }
@@ -138,25 +140,30 @@ export class LimitCounters {
   }
 
   /**
-   * Counters of which more is asked than this replica's share easily gives, with the units asked for since the last time.
+   * Counters of which more is asked than this replica's share easily gives, and those that `isLeased`, with the units
+   * asked for since the last time.
    *
    * @param max what asks for most comes first.
    */
-  takePressed(max: number, nowMs: number): { readonly id: string; readonly wanted: number }[] {
+  takePressed(
+    max: number,
+    isLeased: (id: string) => boolean,
+    nowMs: number,
+  ): { readonly id: string; readonly wanted: number }[] {
     const touched = this.#touched;
     this.#touched = new Set();
-    const pressed: { readonly id: string; readonly wanted: number }[] = [];
+    const reported: { readonly id: string; readonly wanted: number }[] = [];
     for (const counter of touched) {
       const { limit } = counter.rule;
       const share = this.share(counter, nowMs);
       refill(counter, limit, share, nowMs);
-      if (counter.refused || counter.level < PRESSED * capacityOf(limit, share))
-        pressed.push({ id: counter.id, wanted: counter.wanted });
+      const pressed = counter.refused || counter.level < PRESSED * capacityOf(limit, share);
+      if (pressed || isLeased(counter.id)) reported.push({ id: counter.id, wanted: counter.wanted });
       counter.wanted = 0;
       counter.refused = false;
     }
-    if (pressed.length <= max) return pressed;
-    return pressed.sort((a, b) => b.wanted - a.wanted).slice(0, max);
+    if (reported.length <= max) return reported;
+    return reported.sort((a, b) => b.wanted - a.wanted).slice(0, max);
   }
 
   /** Makes room where that is due; call it before `find`. */

@@ -62,7 +62,7 @@ export interface RateLimiter {
   /** Policy, rule and kind of every counter, and how full it is, 0 to 1; for metrics. */
   counters(nowMs: number): Iterable<readonly [policy: string, rule: string, kind: LimitKind, left: number]>;
   /** See `LimitCounters.takePressed`. */
-  takePressed(max: number, nowMs: number): { readonly id: string; readonly wanted: number }[];
+  takePressed: LimitCounters["takePressed"];
 }
 
 const NONE: LimitVerdict = Object.freeze({ allowed: true, held: Object.freeze([]) });
@@ -170,8 +170,12 @@ class Limiter implements RateLimiter {
     }
   }
 
-  takePressed(max: number, nowMs: number): { readonly id: string; readonly wanted: number }[] {
-    return this.#counters.takePressed(max, nowMs);
+  takePressed(
+    max: number,
+    isLeased: (id: string) => boolean,
+    nowMs: number,
+  ): { readonly id: string; readonly wanted: number }[] {
+    return this.#counters.takePressed(max, isLeased, nowMs);
   }
 
   check(program: LimitTarget, decision: Pick<Decision, "winners">, call: Call, nowMs: number): LimitVerdict {

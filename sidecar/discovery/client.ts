@@ -5,6 +5,7 @@ import type { Clock } from "../core/runtime/clock.ts";
 import { MeshError, messageOf, type Result } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { type CertificateRequestInput, decodeIdentity, type IdentityMessage } from "./identity-message.ts";
+import { decodeLease, encodeReport, type SharedLimits } from "./limit-leases.ts";
 import { Receiver } from "./receiver.ts";
 import { type Resolution, Resolver } from "./resolver.ts";
 import type { ResourceStore } from "./store.ts";
@@ -33,6 +34,8 @@ export interface DiscoveryClientDeps {
   readonly random: () => number;
   /** Puts the table in force. An error is sent as NACK and the last good table stays. */
   readonly onTable: (table: SidecarTable) => Result<void, string>;
+  /** Limits that are shared with other replicas; undefined: none are. */
+  readonly limits?: SharedLimits;
   /** The stream was established (true) or lost (false). */
   readonly onConnection?: (connected: boolean) => void;
   /** The control plane ended the stream, or refused to begin it, with this code (`identity`, `shutdown`, …). */
@@ -71,6 +74,7 @@ const RECONNECT = { firstMs: 100, maxMs: 10_000 };
 const WELCOME_TIMEOUT_MS = 10_000;
 const CERTIFICATE_TIMEOUT_MS = 15_000;
 const MISSED_HEARTBEATS = 3;
+const LIMIT_REPORT_MS = 1_000;
 /** A stream that lived this long was good: the next attempt starts over with the shortest delay. */
 const GOOD_STREAM_MS = 10_000;
 
@@ -205,7 +209,9 @@ class Client implements DiscoveryClient {
         onEnd: end,
       });
       this.#stream = stream;
+      this.#deps.limits?.begin(clock.monotonicMs());
       if (!ended.signal.aborted) this.#greet(stream);
+      void this.#reportLimits(stream, ended.signal);
       while (!ended.signal.aborted) {
         const limitMs = this.#connected ? this.#heartbeatMs * MISSED_HEARTBEATS : WELCOME_TIMEOUT_MS;
         const leftMs = this.#lastMessageMs + limitMs - clock.monotonicMs();
@@ -221,6 +227,17 @@ class Client implements DiscoveryClient {
       store.reset();
     }
     return reason;
+  }
+
+  /** Says once a second which shared limits are under pressure, until the stream is over. */
+  async #reportLimits(stream: StreamHandle, ended: AbortSignal): Promise<void> {
+    const { clock, limits } = this.#deps;
+    while (limits !== undefined && !ended.aborted) {
+      await clock.sleep(LIMIT_REPORT_MS, ended);
+      if (ended.aborted || !this.#connected) continue;
+      const report = limits.report(clock.monotonicMs());
+      if (report !== undefined) stream.send({ limitReport: encodeReport(report) });
+    }
   }
 
   #greet(stream: StreamHandle): void {
@@ -253,6 +270,9 @@ class Client implements DiscoveryClient {
       this.#deps.onConnection?.(true);
     } else if (message.heartbeat) {
       this.#offsetMs = message.heartbeat.serverTimeUnixMs - clock.nowMs();
+    } else if (message.limitLease) {
+      const answer = this.#deps.limits?.apply(decodeLease(message.limitLease), clock.monotonicMs());
+      if (answer !== undefined) this.#stream?.send({ limitReport: encodeReport(answer) });
     } else if (message.resolved) {
       this.#resolver.answered(message.resolved);
     } else if (message.identity) {

@@ -152,6 +152,7 @@ export class PodMesh {
       tables: {
         revision: () => this.state.revision,
         isCurrent: () => true,
+        replicas: () => 0,
         table: (key) => this.#cache.table(key),
         tableByDigest: (key, digest) => this.#cache.tableByDigest(key, digest),
         isRevoked: (svid) => this.revoked.covers(svid),

@@ -102,6 +102,7 @@ const discovery = await createDiscoveryServer({
   tables: {
     revision: () => publisher.revision,
     isCurrent: () => false,
+    replicas: () => 0,
     table: (workload) => cache.table(workload),
     tableByDigest: (workload, digest) => cache.tableByDigest(workload, digest),
     isRevoked: () => false,
