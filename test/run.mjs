@@ -31,7 +31,7 @@ const VERBS = {
     "that Kubernetes by hand: install, up, images, kubectl, helm, status, down; see test/cluster/README.md",
   fuzz: "long property and fuzz runs; option: --seconds N",
   bench: "measurements beside other proxies and policy engines; see test/bench/README.md",
-  soak: "a long run under load with edits, rollbacks and rotation; option: --minutes N",
+  soak: "a long run under load with edits, rollbacks and rotation; options: --minutes N, --restarts N",
   h2spec: "the HTTP/2 conformance suite against the mesh port (needs Go and haproxy)",
   proto: "regenerate proto/gen from the .proto files; --check fails on a difference",
 };
