@@ -26,8 +26,11 @@ import type { SidecarTable } from "./discovery/table.ts";
 import { Http1AppSide } from "./inbound/app-http1.ts";
 import type { AppSide } from "./inbound/app-side.ts";
 import { createEnforcement, type Enforcement, parsePacks } from "./inbound/authorize.ts";
+import type { InboundStream } from "./inbound/caller-side.ts";
 import { InboundListener } from "./inbound/listener.ts";
+import { PeerLeaves } from "./inbound/peer-leaves.ts";
 import { PlaintextListener } from "./inbound/plaintext-listener.ts";
+import { Redecider } from "./inbound/redecide.ts";
 import { ReplayMemory } from "./inbound/replay.ts";
 import type { InboundServices } from "./inbound/services.ts";
 import { WaitingBytes } from "./inbound/waiting-body.ts";
@@ -114,6 +117,7 @@ export class DataPlane {
   readonly #deadlines: Deadlines;
   readonly #healthChecks: HealthChecks;
   readonly #captured: Captured | undefined;
+  readonly #redecider: Redecider;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
   readonly #files: LineFile[] = [];
@@ -186,6 +190,7 @@ export class DataPlane {
       replays: new ReplayMemory(MAX_REPLAYS, clock.monotonicMs()),
       app: (port) => this.#app(port),
       openTunnels: { count: 0 },
+      leaves: new PeerLeaves(),
       appAddress: (port) => this.#appAddress(port),
     };
     this.inbound = new InboundListener({
@@ -220,6 +225,15 @@ export class DataPlane {
     this.#healthChecks = new HealthChecks(this.upstreams, outbound, log);
     this.outbound = new OutboundListener({ services: outbound, log });
     this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
+    this.#redecider = new Redecider({
+      services: inbound,
+      streams: () => {
+        const streams: InboundStream[] = [];
+        this.inbound.collect(streams);
+        this.#captured?.inbound.collect(streams);
+        return streams;
+      },
+    });
     this.#gauges(audit, verifier);
   }
 
@@ -382,6 +396,7 @@ export class DataPlane {
     });
     this.#state.enforcement = enforcement.value;
     this.#state.carriesTrace = table.settings.propagation.includes("trace");
+    this.#redecider.check();
     return { ok: true, value: undefined };
   }
 
@@ -420,6 +435,7 @@ export class DataPlane {
   /** Ends what took too long; called twice a second. */
   sweep(nowMs: number): void {
     this.inbound.sweep(nowMs);
+    this.#redecider.check();
     this.outbound.sweep(nowMs);
     this.#captured?.outbound.sweep(nowMs);
     this.#captured?.inbound.sweep(nowMs);

@@ -137,13 +137,19 @@ function portOf({ enforcement, head }: CallFacts, peer: CallerSide): EnforcedPor
   return port ?? `port \`${text.slice(0, 8)}\` is not declared by this workload`;
 }
 
-function classifyHead(facts: CallFacts, peer: CallerSide, port: EnforcedPort): Result<Classified, string> {
+/** What the head asks for. */
+export function classifyHead(
+  facts: CallFacts,
+  peer: CallerSide,
+  port: EnforcedPort,
+): Result<Classified, string> {
   const { head } = facts;
   return port.classifier.classify({
     method: head.method,
+    websocket: head.upgrade !== "",
     target: head.target,
     contentType: joinedField(head.fields, "content-type"),
-    hasBody: !facts.bodyless,
+    hasBody: !facts.bodyless && head.upgrade === "",
     header: peer.lookup(head.fields),
     corsMethod:
       head.method === "OPTIONS" && head.header("origin") !== undefined
@@ -177,9 +183,11 @@ function checkProof(
 }
 
 /** Whether the decision may depend on what stands in the body. */
-export function wantsBody({ classified, program }: CallFacts): boolean {
+export function wantsBody({ classified, program, head }: CallFacts): boolean {
   const pending = classified?.pending;
   if (classified === undefined || program === undefined || pending === undefined) return false;
+  // What follows a handshake is no body.
+  if (head.upgrade !== "") return false;
   return pending.kind === "mcp" || needsResource(program, classified.operation);
 }
 

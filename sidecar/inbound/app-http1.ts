@@ -1,7 +1,10 @@
 // To an application that speaks HTTP/1.1: keep-alive connections to its ports, one request at a time each. Requests are
 // written from what was decided; responses are parsed strictly and handed back to the exchange.
+import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
+import { joinedField } from "../core/http/headers.ts";
+import { WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
@@ -35,6 +38,9 @@ class Http1Place implements AppPlace, SocketHandler {
   #paused = false;
   /** The body of the request under way is written in chunks: its length was not announced. */
   #chunked = false;
+  #switched = false;
+  /** The answer to our Sec-WebSocket-Key. */
+  #accept = "";
   #doomed: { readonly kind: AppFailure; readonly detail: string } | undefined;
 
   /** Made by `Http1AppSide` only. */
@@ -80,8 +86,13 @@ class Http1Place implements AppPlace, SocketHandler {
   }
 
   sendHead(facts: CallFacts): void {
-    this.#chunked = !facts.bodyless && facts.head.contentLength < 0;
-    this.#socket.write(requestHead(facts));
+    const { contentLength, upgrade } = facts.head;
+    this.#chunked = !facts.bodyless && contentLength < 0 && upgrade === "";
+    if (upgrade === WEBSOCKET) {
+      const key = randomBytes(16).toString("base64");
+      this.#accept = webSocketAccept(key);
+      this.#socket.write(requestHead(facts, `sec-websocket-key: ${key}\r\n`));
+    } else this.#socket.write(requestHead(facts));
   }
 
   sendBody(chunk: Buffer): void {
@@ -96,11 +107,13 @@ class Http1Place implements AppPlace, SocketHandler {
   }
 
   sendEnd(trailers: readonly Field[]): void {
-    if (this.#chunked) this.#socket.write(lastChunk(trailers));
+    if (this.#switched) this.#socket.end();
+    else if (this.#chunked) this.#socket.write(lastChunk(trailers));
   }
 
   touch(): void {
-    this.deadlineMs = this.#pool.responseDeadlineMs();
+    // How long a stream of bytes may be silent is for the caller's side to say.
+    this.deadlineMs = this.#switched ? Number.POSITIVE_INFINITY : this.#pool.responseDeadlineMs();
   }
 
   pauseResponse(): void {
@@ -184,12 +197,26 @@ class Http1Place implements AppPlace, SocketHandler {
   #onHead(head: ResponseHead): void {
     this.#silent = false;
     if (head.status === 101) {
-      this.#fail("protocol", "the application switched protocols without being asked");
-      return;
+      const problem = this.#switchProblem(head);
+      if (problem !== undefined) {
+        this.#fail("protocol", problem);
+        return;
+      }
+      this.#switched = true;
     }
     this.#keepAlive = head.keepAlive && !head.untilClose;
     this.touch();
     this.#exchange?.onAppHead(head);
+  }
+
+  #switchProblem({ upgrade, fields }: ResponseHead): string | undefined {
+    const asked = this.#exchange?.upgrade ?? "";
+    if (asked === "") return "the application switched protocols without being asked";
+    if (upgrade?.toLowerCase() !== asked)
+      return "the application switched to another protocol than asked for";
+    return asked === WEBSOCKET && joinedField(fields, "sec-websocket-accept") !== this.#accept
+      ? "the application's Sec-WebSocket-Accept is wrong"
+      : undefined;
   }
 
   #onMessageEnd(trailers: readonly Field[]): void {

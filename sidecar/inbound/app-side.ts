@@ -25,10 +25,13 @@ export type Repeatable = "all" | "idempotent" | "nothing";
 /** What an exchange is told by the application's side. Exactly one of `onAppEnd` and `onAppFailed` comes last. */
 export interface AppExchange {
   readonly method: string;
+  /** What the connection is to be turned into; empty: nothing. Then, after 101, both directions are bytes. */
+  readonly upgrade: string;
   /** The place is there: write the request now. Comes again for a retry. */
   onAppReady(place: AppPlace): void;
   /** A 1xx answer; never 101. */
   onAppInformational(head: AnswerHead): void;
+  /** 101 only where it was asked for. */
   onAppHead(head: AnswerHead): void;
   /** @param chunk never empty. */
   onAppBody(chunk: Buffer): void;

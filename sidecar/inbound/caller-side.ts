@@ -17,6 +17,8 @@ export interface InboundStream extends Slotted {
   onPeerGone(): void;
   /** Ends what took too long. @param nowMs monotonic. */
   sweep(nowMs: number): void;
+  /** Table or time changed: ends with what can still be said when it is not allowed any more. */
+  redecide(): void;
 }
 
 /** The place of one request on its connection. */

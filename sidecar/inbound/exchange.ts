@@ -1,6 +1,7 @@
 // One request to our workload, from another one or (where plaintext is let in) from anybody: checked, identified, classified, decided, forwarded, recorded. One
 // object per stream; every way out ends in `#finish`, once.
 import { joinedField } from "../core/http/headers.ts";
+import { FrameBoundary, WEBSOCKET } from "../core/http/websocket.ts";
 import type { Decision } from "../core/policy/decide.ts";
 import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
@@ -13,9 +14,13 @@ import { BodyRate } from "./body-rate.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { decideCall } from "./decision.ts";
+
 import type { DeniedCall, DutyBearer } from "./duties.ts";
-import { writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
+
+import { writeAnswerHead, writeInformational, writeSwitched, writeTrailers } from "./forwarded-heads.ts";
+import { writeLastWords } from "./last-words.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
+import { decideAgain } from "./redecide.ts";
 import { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
 import { WaitingBody } from "./waiting-body.ts";
@@ -29,6 +34,7 @@ const MAX_BUFFERED_BODY = 65_536;
 const BODY_WITHIN_MS = 30_000;
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]);
 const EMPTY = Buffer.alloc(0);
+const NO_FIELDS: readonly Field[] = [];
 /** Body bytes that are kept to be written to another connection. */
 const MAX_REPLAY = 65_536;
 /** Each is an object, which costs many times the bytes of a tiny one. */
@@ -63,8 +69,13 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   #upstreamAtMs = -1;
   #answerHead = false;
   #answerEnded = false;
+  #answerFields: readonly Field[] = NO_FIELDS;
   #responseLength = -1;
   #over = false;
+  /** The application agreed to an upgrade: both directions are bytes. */
+  #switched = false;
+  /** Where frames of a WebSocket end, towards the caller. */
+  #frames: FrameBoundary | undefined;
 
   constructor(services: InboundServices, peer: CallerSide, stream: CallerStream, fields: readonly Field[]) {
     this.#services = services;
@@ -72,6 +83,10 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#facts = new CallFacts(this.#head, services.clock.monotonicMs(), services.meshNowMs());
     this.#peer = peer;
     this.#stream = stream;
+  }
+
+  get upgrade(): string {
+    return this.#head.upgrade;
   }
 
   get method(): string {
@@ -104,6 +119,36 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#body = new WaitingBody(this.#services.waiting);
     // The client waits for this before it sends what the decision needs.
     if (this.#head.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
+  }
+
+  redecide(): void {
+    if (this.#over) return;
+    const lost = decideAgain(this.#facts, this.#peer, this.#services);
+    if (lost === undefined) return;
+    this.#facts.error = lost.detail;
+    this.#app?.abandon();
+    this.#app = undefined;
+    if (!this.#answerHead) {
+      this.#deny(lost.decision, undefined);
+      return;
+    }
+    this.#facts.decision = lost.decision;
+    this.#facts.decisionId = this.#services.trail.decisionId();
+    if (!this.#answerEnded)
+      writeLastWords({
+        answers: this.#peer.answers,
+        stream: this.#stream,
+        reason: lost.decision.reason,
+        decisionId: this.#facts.decisionId,
+        requestType: this.#head.header("content-type"),
+        answerFields: this.#answerFields,
+        hasLength: this.#responseLength >= 0,
+        frames: this.#frames,
+        isSwitched: this.#switched,
+      });
+    if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
+    this.#answerEnded = true;
+    this.#finish();
   }
 
   /**
@@ -201,7 +246,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
     this.#upstreamAtMs = clock.monotonicMs();
-    this.#take(false);
+    this.#take(this.#head.upgrade !== "");
   }
 
   #take(fresh: boolean): void {
@@ -219,6 +264,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     const { metrics } = this.#services;
     metrics.forwarded.add(metrics.attempts);
     place.sendHead(this.#facts);
+    // What a caller sends before the application agrees to an upgrade waits for that.
+    if (this.#head.upgrade !== "") return;
     const body = this.#takeBody();
     if (body.length > 0) {
       this.#keepSent(body);
@@ -239,6 +286,11 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#answerHead = true;
     this.#rpcBody = undefined;
     this.#sent = undefined;
+    this.#answerFields = head.fields;
+    if (this.#head.upgrade !== "" && head.status < 300) {
+      this.#switch(head);
+      return;
+    }
     this.#responseLength = head.contentLength;
     const { duties } = this.#facts;
     duties?.answerHead(head.status, head.fields);
@@ -248,8 +300,29 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     });
   }
 
+  #switch(head: AnswerHead): void {
+    const place = this.#app;
+    if (head.status !== 101 || place === undefined) {
+      this.#answerHead = false;
+      this.#app?.abandon();
+      this.#app = undefined;
+      // In HTTP/2 a 2xx would say that it did (RFC 8441 section 5).
+      this.#fail("UPSTREAM_FAILED", `the application answered ${head.status} and did not switch protocols`);
+      return;
+    }
+    this.#switched = true;
+    this.#frames = this.#head.upgrade === WEBSOCKET ? new FrameBoundary() : undefined;
+    writeSwitched(this.#peer.answers, this.#stream, head);
+    place.touch();
+    const early = this.#takeBody();
+    if (early.length > 0) place.sendBody(early);
+    this.#giveCredit();
+    if (this.#requestEnded) this.#endRequest();
+  }
+
   onAppBody(chunk: Buffer): void {
     if (this.#over) return;
+    if (this.#switched) this.#frames?.push(chunk);
     this.#facts.responseBytes += chunk.length;
     this.#facts.duties?.answerBody(chunk);
     // The last piece carries END_STREAM itself: a frame less per answer.
@@ -337,7 +410,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#breakOff("the body does not have the announced length");
       return;
     }
-    if (this.#body !== undefined || this.#waiting || this.#app === undefined)
+    if (this.#head.upgrade !== "" && !this.#switched) this.#keepEarly(chunk, endStream);
+    else if (this.#body !== undefined || this.#waiting || this.#app === undefined)
       this.#keepBody(chunk, endStream);
     else {
       this.#keepSent(chunk);
@@ -365,6 +439,17 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#held = 0;
     if (this.#body.length > MAX_BUFFERED_BODY) this.#withBody(true);
     else if (endStream) this.#withBody(false);
+  }
+
+  /** Bytes behind the handshake, before there is an answer to it. Without credit the window bounds them. */
+  #keepEarly(chunk: Buffer, endStream: boolean): void {
+    this.#body ??= new WaitingBody(this.#services.waiting);
+    if (!this.#body.add(chunk)) {
+      this.#fail("OVERLOADED", "too many bytes wait for an answer");
+      return;
+    }
+    if (endStream && this.#facts.decision === undefined)
+      this.#breakOff("the stream of an upgrade ended before its answer");
   }
 
   onRequestTrailers(fields: readonly Field[]): void {

@@ -1,5 +1,6 @@
 // The heads that cross from one side to the other: the request as the application gets it, and its answers as the caller
 // gets them. Framing and host are written by us, identity headers from what was decided.
+import { WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import { CHUNKED_LINE, requestLine } from "../wire/http1/serializer.ts";
@@ -11,9 +12,14 @@ import { STRIPPED } from "./request-head.ts";
 
 const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
 
-/** The whole head of the request to the application, with its empty line. */
-export function requestHead(facts: CallFacts): string {
+/** The whole head of the request to the application, with its empty line. @param more lines that belong to this hop. */
+export function requestHead(facts: CallFacts, more = ""): string {
   const { head } = facts;
+  if (head.upgrade !== "")
+    return (
+      `${requestLine(head.method, head.target)}host: ${head.authority}\r\n${head.lines}` +
+      `connection: Upgrade\r\nupgrade: ${head.upgrade}\r\n${more}${identityLines(facts)}\r\n`
+    );
   let text = `${requestLine(head.method, head.target)}host: ${head.authority}\r\n${head.lines}`;
   if (head.contentLength >= 0) text += `content-length: ${head.contentLength}\r\n`;
   else if (!facts.bodyless) text += CHUNKED_LINE;
@@ -45,6 +51,24 @@ export function writeInformational(
   answers.putStatus(head.status);
   for (const field of head.fields)
     if ((field.flags & STRIPPED_RESPONSE) === 0 && !head.connectionNames.includes(field.name))
+      answers.putField(field);
+  answers.endHeaders(false);
+}
+
+/** The answer to an upgrade that the application agreed to: 200, where HTTP/1.1 says 101 (RFC 8441 section 5). */
+export function writeSwitched(
+  answers: AnswerWriter<CallerStream>,
+  stream: CallerStream,
+  { fields, connectionNames }: AnswerHead,
+): void {
+  answers.beginHeaders(stream);
+  answers.putStatus(200);
+  for (const field of fields)
+    if (
+      (field.flags & STRIPPED_RESPONSE) === 0 &&
+      !connectionNames.includes(field.name) &&
+      !WEBSOCKET_HOP_FIELDS.has(field.name)
+    )
       answers.putField(field);
   answers.endHeaders(false);
 }

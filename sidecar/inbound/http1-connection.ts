@@ -104,6 +104,10 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     socket.attach(this);
   }
 
+  collect(into: InboundStream[]): void {
+    if (this.#exchange !== undefined) into.push(this.#exchange);
+  }
+
   get busy(): boolean {
     return this.#exchange !== undefined;
   }

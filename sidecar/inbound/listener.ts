@@ -6,6 +6,7 @@ import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
+import type { InboundStream } from "./caller-side.ts";
 import { Http1Connection } from "./http1-connection.ts";
 import { MeshHttp1Peer } from "./mesh-http1-peer.ts";
 import { PeerConnection } from "./peer-connection.ts";
@@ -29,6 +30,8 @@ interface MeshConnection {
   dropUnread(): void;
   /** Ends what took too long; called twice a second. */
   sweep(nowMs: number): void;
+  /** Adds its open streams. */
+  collect(into: InboundStream[]): void;
   /** Takes no new requests, finishes those that are open, closes. */
   drain(): void;
   /** Like `drain`, and ends what is still open at `untilMs` (monotonic). */
@@ -163,6 +166,7 @@ export class InboundListener {
     }
     const { services, verifier } = this.#deps;
     services.metrics.connections.add(services.metrics.connections.series("mesh", "accepted"));
+    services.leaves.note(facts.value, services.meshNowMs());
     const peer = new PeerVerifier(facts.value, this.#deps.ownSpiffeId(), verifier);
     this.#connections.add(
       socket.alpnProtocol === "h2" ? this.#http2(socket, peer) : this.#http1(socket, peer),
@@ -187,6 +191,11 @@ export class InboundListener {
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     });
+  }
+
+  /** Adds every open stream. */
+  collect(into: InboundStream[]): void {
+    for (const connection of this.#connections) connection.collect(into);
   }
 
   /** Closes connections that have been quiet for too long. */

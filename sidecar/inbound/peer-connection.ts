@@ -152,11 +152,20 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     exchange.start(endStream);
   }
 
+  collect(into: InboundStream[]): void {
+    for (const exchange of this.#exchanges.all()) into.push(exchange);
+  }
+
   onConnect(
     stream: Http2Stream<InboundStream | undefined>,
     fields: readonly Field[],
     endStream: boolean,
   ): void {
+    if (fields.some(({ name }) => name === ":protocol")) {
+      // An upgrade (RFC 8441): a request, until it is agreed to.
+      this.onHeaders(stream, fields, endStream);
+      return;
+    }
     const tunnel = new InboundTunnel(this.#deps.services, this, stream, fields);
     stream.context = tunnel;
     this.#exchanges.add(tunnel);

@@ -10,6 +10,7 @@ import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
 import { sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
+import type { InboundStream } from "./caller-side.ts";
 import { Http1Connection } from "./http1-connection.ts";
 import { PlaintextPeer } from "./plaintext-peer.ts";
 import { PlaintextStreams } from "./plaintext-streams.ts";
@@ -209,6 +210,11 @@ export class PlaintextListener {
   #count(result: PlaintextResult): void {
     const { captured } = this.#deps.services.metrics;
     captured.add(captured.series("inbound", result));
+  }
+
+  /** Adds every open request. */
+  collect(into: InboundStream[]): void {
+    for (const connection of this.#connections) connection.collect(into);
   }
 
   sweep(nowMs: number): void {

@@ -1,6 +1,7 @@
 // The head of one request on the mesh port, taken apart in one pass: what identifies, what frames, and what goes on to
 // the application. Checks syntax only; who asks and for what is decided behind it.
 import type { HeadLimits } from "../config.ts";
+import { WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import {
   COUNTERSIGN_MIRROR,
   COUNTERSIGN_PORT,
@@ -66,8 +67,9 @@ export class RequestHead implements ShownTokens {
       const field = fields[i];
       if (field === undefined) continue;
       const { flags, name, value } = field;
-      if (flags === 0) lines += field.line;
-      else if ((flags & FieldFlag.pseudo) !== 0) {
+      if (flags === 0) {
+        if (this.upgrade !== WEBSOCKET || !WEBSOCKET_HOP_FIELDS.has(name)) lines += field.line;
+      } else if ((flags & FieldFlag.pseudo) !== 0) {
         if (name === ":method") this.method = value;
         else if (name === ":path") this.target = value;
         else if (name === ":authority") this.authority = value;
@@ -130,6 +132,8 @@ export class RequestHead implements ShownTokens {
       if (this.authority === "") this.authority = host;
       else if (!sameAuthority(host, this.authority)) malformed = "the Host field differs from :authority";
     }
+    // As it goes to the application (RFC 8441 section 5): what is decided on, classified as `WS`, and written down.
+    if (this.method === "CONNECT" && this.upgrade !== "") this.method = "GET";
     this.malformed = malformed === "" ? this.#problem(limits.targetBytes) : malformed;
   }
 

@@ -13,6 +13,7 @@ import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
 import type { AppSide } from "./app-side.ts";
 import type { Enforcement } from "./authorize.ts";
+import type { PeerLeaves } from "./peer-leaves.ts";
 import type { ReplayMemory } from "./replay.ts";
 import type { WaitingBytes } from "./waiting-body.ts";
 
@@ -51,6 +52,7 @@ export interface InboundServices {
   readonly app: (port: number) => AppSide;
   /** Connections to the application that are passed on unseen; they have a limit of their own, as large as the pools'. */
   readonly openTunnels: { count: number };
+  readonly leaves: PeerLeaves;
   /** Where the application serves a declared port. */
   readonly appAddress: (port: number) => SocketAddress;
 }

@@ -12,7 +12,9 @@ import { refusalDecision } from "./authorize.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { decideCall } from "./decision.ts";
+import type { DeniedCall, DutyBearer } from "./duties.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
+import { decideAgain } from "./redecide.ts";
 import { RequestHead } from "./request-head.ts";
 import type { InboundServices } from "./services.ts";
 
@@ -26,7 +28,7 @@ const HELLO_WITHIN_MS = 10_000;
 /** Of the caller's bytes before the application is connected: it waits for our answer, so this is a broken one. */
 const MAX_HELD_BYTES = 65_536;
 
-export class InboundTunnel implements InboundStream {
+export class InboundTunnel implements InboundStream, DutyBearer {
   /** Place in the connection's list. */
   slot = -1;
   readonly #services: InboundServices;
@@ -56,7 +58,6 @@ export class InboundTunnel implements InboundStream {
 
   start(endStream: boolean): void {
     const facts = this.#facts;
-    const { limits, openTunnels } = this.#services;
     facts.bodyless = endStream;
     const refused = admitOpaque(facts, this.#peer, this.#services);
     if (refused !== undefined) {
@@ -68,16 +69,32 @@ export class InboundTunnel implements InboundStream {
       this.#deny(denied.decision, denied.limited);
       return;
     }
+    this.#heldEnd = endStream;
+    if (facts.duties === undefined) this.#connect();
+    else facts.duties.begin(this, undefined);
+  }
+
+  onDutiesMet(): void {
+    this.#connect();
+  }
+
+  onDutiesFailed({ decision, limited, detail }: DeniedCall): void {
+    if (this.#over) return;
+    this.#facts.error = detail;
+    this.#deny(decision, limited);
+  }
+
+  onDutiesStale(): void {
+    this.#fail("NOT_READY", "the policies changed while the connection waited");
+  }
+
+  #connect(): void {
+    if (this.#over) return;
+    const { metrics, openTunnels, clock, timeouts, limits, appAddress } = this.#services;
     if (openTunnels.count >= limits.appConnections) {
       this.#fail("OVERLOADED", "too many connections to the application");
       return;
     }
-    this.#heldEnd = endStream;
-    this.#connect();
-  }
-
-  #connect(): void {
-    const { metrics, openTunnels, clock, timeouts, appAddress } = this.#services;
     metrics.forwarded.add(metrics.allowedAndForwarded);
     metrics.forwarded.add(metrics.attempts);
     openTunnels.count++;
@@ -196,7 +213,21 @@ export class InboundTunnel implements InboundStream {
     }
   }
 
+  redecide(): void {
+    if (this.#over) return;
+    const lost = decideAgain(this.#facts, this.#peer, this.#services);
+    if (lost === undefined) return;
+    this.#facts.decision = lost.decision;
+    this.#facts.error = lost.detail;
+    if (this.#tunnel !== undefined) this.#tunnel.cut(lost.detail);
+    else {
+      this.#socket?.destroy();
+      this.#answer(lost.decision.reason, undefined);
+    }
+  }
+
   sweep(nowMs: number): void {
+    this.#facts.duties?.sweep(nowMs);
     if (this.#over || nowMs < this.#deadlineMs) return;
     if (this.#tunnel === undefined)
       this.#fail("UPSTREAM_TIMEOUT", "the application could not be reached in time");
@@ -261,6 +292,7 @@ export class InboundTunnel implements InboundStream {
     if (this.#held !== undefined) this.#peer.answers.consumed(this.#stream, this.#held.length);
     this.#held = undefined;
     this.#stream.context = undefined;
+    this.#facts.duties?.end();
     this.#facts.record(this.#services, this.#peer);
     this.#peer.finished(this);
   }

@@ -1,6 +1,7 @@
 // One HTTP/1.1 connection from the application: requests are read one at a time (pipelined ones wait), each by an exchange.
-import { lookupField } from "../core/http/headers.ts";
+import { joinedField, lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
+import { WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
@@ -43,6 +44,8 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   #unconsumed = 0;
   #closing = false;
   #keepAlive = true;
+  /** It is turned into what its last request asked for. */
+  #switched = false;
   #paused = false;
   /** The next request waits until the answers before are read. */
   #unread = false;
@@ -76,6 +79,25 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
 
   get mustClose(): boolean {
     return this.#closing || !this.#keepAlive || this.#deps.isDraining();
+  }
+
+  switchTo(upgrade: string, fields: readonly Field[]): void {
+    let lines = "";
+    for (const field of fields) lines += field.line;
+    if (upgrade === WEBSOCKET) lines += `sec-websocket-accept: ${webSocketAccept(this.#webSocketKey())}\r\n`;
+    this.answers.switchTo(upgrade, lines);
+    this.#switched = true;
+    this.#closing = true;
+    // The head was the whole request: what is held behind it, and all that comes, are bytes.
+    this.#parser.tunnel();
+    this.#requestEnded = false;
+    this.#told = false;
+    this.#bodyLeft = -1;
+    this.#resume();
+  }
+
+  #webSocketKey(): string {
+    return joinedField(this.#exchange?.head.fields ?? [], "sec-websocket-key") ?? "";
   }
 
   get busy(): boolean {
@@ -130,9 +152,11 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   onEnd(): void {
-    // The application closed its side: like every server we take that as having gone away.
     this.#parser.eof();
     this.#closing = true;
+    // The other direction may go on: its end comes from the callee.
+    if (this.#switched) return;
+    // The application closed its side: like every server we take that as having gone away.
     this.#exchange?.onAppGone("the application closed the connection");
     this.socket.end();
   }

@@ -31,6 +31,12 @@ export interface AppSide {
   lookup(fields: readonly Field[]): HeaderLookup;
   /** The answer that is written next comes before the end of its request, which nobody will read. */
   closeAfterAnswer(): void;
+  /**
+   * The connection becomes what its request asked for: from now on bytes, no messages.
+   *
+   * @param fields of the answer, those of the hop left out.
+   */
+  switchTo(upgrade: string, fields: readonly Field[]): void;
   /** The exchange is over. @param requestEnded whether all of the request had arrived. */
   finished(exchange: OutboundExchange, requestEnded: boolean): void;
 }

@@ -3,7 +3,9 @@
 
 import type { Timed } from "../balance/deadline-wheel.ts";
 import { joinedField } from "../core/http/headers.ts";
+import { isWebSocketKey, upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import type { Classified } from "../core/policy/classified.ts";
+
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
@@ -19,9 +21,11 @@ import type { EndpointGroup } from "./group.ts";
 import { hashKeyOf } from "./hash-key.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
 import type { Member } from "./member.ts";
-import { writeMeshHead } from "./mesh-request.ts";
+import { STRIPPED, writeMeshHead } from "./mesh-request.ts";
 import { copiesOf, type RequestCopies } from "./mirror.ts";
+
 import { labelOf } from "./operation-label.ts";
+
 import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import {
@@ -63,6 +67,8 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   // The request. Its body is kept until there is a stream, as much as the application's window lets come, and a small one
   // until the answer begins, to be sent again.
   #bodyless = false;
+  /** What the request asks its connection to be turned into; empty: nothing. */
+  #upgrade = "";
   #requestEnded = false;
   #kept: Buffer[] | undefined;
   #trailers: readonly Field[] | undefined;
@@ -109,9 +115,15 @@ export class OutboundExchange implements UpstreamExchange, Timed {
    */
   start(fixed: FixedDestination | undefined, bodyless: boolean): void {
     this.#facts.fixed = fixed;
-    this.#bodyless = bodyless;
-    this.#requestEnded = bodyless;
     this.#readFields();
+    this.#upgrade = upgradeOf(this.head.upgrade) ?? "";
+    if (this.#upgrade !== "" && !bodyless) {
+      this.#refuse("UNSUPPORTED", "an upgrade whose request has a body is not carried");
+      return;
+    }
+    // What comes behind the head of an upgrade is bytes, once it is agreed to.
+    this.#bodyless = bodyless && this.#upgrade === "";
+    this.#requestEnded = this.#bodyless;
     const located = locate(this.#facts, this.#services);
     if (isDestination(located)) this.#classify(located);
     else if (located.kind === "refused") this.#refuse(located.reason, located.detail);
@@ -157,6 +169,13 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
       return;
     }
+    if (
+      this.#upgrade === WEBSOCKET &&
+      !isWebSocketKey(joinedField(this.head.fields, "sec-websocket-key") ?? "")
+    ) {
+      this.#refuse("REQ_MALFORMED", "the handshake has no Sec-WebSocket-Key of 16 bytes");
+      return;
+    }
     const classified = this.#classifyFor(destination);
     if (!classified.ok) {
       this.#refuse("REQ_MALFORMED", classified.error);
@@ -173,6 +192,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     const { head } = this;
     return destination.classifier.classify({
       method: head.method,
+      websocket: this.#upgrade !== "",
       target: head.target,
       contentType: joinedField(head.fields, "content-type"),
       header: this.#app.lookup(head.fields),
@@ -195,6 +215,8 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   }
 
   #copyFor(mirrors: readonly MirrorTarget[]): void {
+    // Two servers cannot answer one stream of bytes.
+    if (this.#upgrade !== "") return;
     const copies = copiesOf(mirrors, {
       facts: this.#facts,
       chain: this.#chain,
@@ -256,6 +278,10 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   onUpstreamReady(connection: UpstreamConnection): void {
     const destination = this.#facts.destination;
     if (this.#over || destination === undefined) return;
+    if (this.#upgrade !== "" && !connection.h2.extendedConnect) {
+      this.#refuse("UPSTREAM_FAILED", "the callee's side takes no upgrades (RFC 8441)");
+      return;
+    }
     const stream = connection.open(this);
     if (stream === undefined) {
       if (this.#facts.upstream?.wait(this) !== true)
@@ -319,6 +345,16 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     this.#replayable = false;
     this.#kept = undefined;
     this.#answerHead = true;
+    if (this.#upgrade !== "") {
+      const status = Number(fields[0]?.value);
+      if (status < 300) {
+        this.#switch(fields, endStream);
+        return;
+      }
+      // An answer like any other: nothing more is sent on the stream.
+      this.#requestEnded = true;
+      if (this.#stream !== undefined) this.#connection?.h2.sendData(this.#stream, EMPTY, true);
+    }
     this.#facts.status = writeAnswerFields(
       this.#app.answers,
       this.#appStream,
@@ -327,6 +363,20 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     );
     this.#app.answers.endHeaders(endStream);
     if (endStream) this.#endAnswer();
+  }
+
+  #switch(fields: readonly Field[], endStream: boolean): void {
+    this.#facts.status = 101;
+    // From now on only silence may have a limit.
+    if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
+    this.#idleMs = this.#facts.destination?.group.traffic.timing.streamMs ?? Number.POSITIVE_INFINITY;
+    this.#limitMs = Number.POSITIVE_INFINITY;
+    this.#touch(this.#services.clock.monotonicMs());
+    this.#app.switchTo(
+      this.#upgrade,
+      fields.filter((field) => (field.flags & STRIPPED) === 0 && !WEBSOCKET_HOP_FIELDS.has(field.name)),
+    );
+    if (endStream) this.onUpstreamData(EMPTY, true);
   }
 
   onUpstreamData(chunk: Buffer, endStream: boolean): void {

@@ -1,5 +1,6 @@
 // From a request of the application to the destination it means: what is refused before, what the table knows, and what
 // the control plane has to be asked for.
+import { upgradeOf } from "../core/http/websocket.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { Resolution } from "../discovery/resolver.ts";
 import type { CallFacts } from "./call-facts.ts";
@@ -32,8 +33,12 @@ export function locate(
       "UNSUPPORTED",
       "CONNECT is not carried: send http requests in absolute form (http_proxy), the mesh encrypts them",
     );
-  if (head.upgrade !== undefined && head.upgrade.toLowerCase() !== "h2c")
-    return refused("UNSUPPORTED", "protocol upgrades are not carried yet");
+  const upgrade = upgradeOf(head.upgrade);
+  if (upgrade === undefined || (upgrade !== "" && head.method !== "GET"))
+    return refused(
+      "UNSUPPORTED",
+      "of upgrades only those of a GET to one protocol without a version are carried",
+    );
   if (directory === undefined || identityUntilMs === 0)
     return refused("NOT_READY", "no policy or identity yet");
   if (nowMs >= identityUntilMs) return refused("IDENTITY_EXPIRED", "the own certificate has expired");

@@ -1,5 +1,6 @@
 // The head of a request as it crosses to the callee's sidecar: the application's fields without what belongs to its hop,
 // with the proof of who asks for what.
+import { upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Connection } from "../wire/http2/connection.ts";
@@ -16,6 +17,7 @@ const METHOD_FIELDS: ReadonlyMap<string, Field> = new Map(
     createField(":method", method),
   ]),
 );
+const CONNECT: Field = createField(":method", "CONNECT");
 const SCHEME: Field = createField(":scheme", "http");
 
 type Writer = Pick<Http2Connection<UpstreamExchange | undefined>, "putField" | "putPair">;
@@ -30,7 +32,13 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, 
   const edit = facts.route?.requestEdit;
   if (destination === undefined) return;
   const { method, target, authority, fields, connectionNames } = facts.head;
-  h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
+  const upgrade = upgradeOf(facts.head.upgrade) ?? "";
+  if (upgrade === "") h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
+  else {
+    // RFC 8441 section 4.
+    h2.putField(CONNECT);
+    h2.putField(cache.get(":protocol", upgrade));
+  }
   h2.putField(SCHEME);
   // Query strings differ from call to call and may hold secrets: never in a table.
   if (target.includes("?")) h2.putPair(":path", target);
@@ -40,6 +48,7 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, 
     const field = fields[i];
     if (field === undefined) continue;
     if ((field.flags & STRIPPED) === 0) {
+      if (upgrade === WEBSOCKET && WEBSOCKET_HOP_FIELDS.has(field.name)) continue;
       // A trace of ours replaces what could not be used, and what belonged to it.
       if (
         ownTrace &&
@@ -49,7 +58,7 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, 
         continue;
       if (edit?.dropped.has(field.name) === true) continue;
       if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
-    } else if (field.name === "content-length") h2.putField(field);
+    } else if (field.name === "content-length" && upgrade === "") h2.putField(field);
   }
   if (edit !== undefined) for (const field of edit.put) h2.putField(field);
   h2.putField(proof.wit);

@@ -38,6 +38,7 @@ export class Http1Answers implements AnswerWriter<unknown> {
   #chunked = false;
   #bodyless = false;
   #over = true;
+  #raw = false;
 
   constructor(owner: Http1Owner) {
     this.#owner = owner;
@@ -106,9 +107,28 @@ export class Http1Answers implements AnswerWriter<unknown> {
     if (endStream) this.#over = true;
   }
 
+  /**
+   * Instead of an answer: the connection is turned into something else, what is sent from now on goes out as it is, and its
+   * end is the end of the connection's direction.
+   *
+   * @param lines of the head, without its first one and those that say so.
+   */
+  switchTo(upgrade: string, lines: string): void {
+    this.#raw = true;
+    this.#owner.socket.write(`${statusLine(101)}connection: Upgrade\r\nupgrade: ${upgrade}\r\n${lines}\r\n`);
+  }
+
   sendData(_stream: unknown, chunk: Buffer, endStream: boolean): boolean {
     if (this.#over) return true;
     const { socket } = this.#owner;
+    if (this.#raw) {
+      socket.write(chunk);
+      if (endStream) {
+        this.#over = true;
+        socket.end();
+      }
+      return socket.bufferedBytes < HIGH_WATER_BYTES;
+    }
     if (chunk.length > 0 && !this.#bodyless) {
       if (this.#chunked) {
         socket.write(chunkHeader(chunk.length));

@@ -278,7 +278,10 @@ export class Http2Connection<T> {
     this.#core.release(taken);
   }
 
-  /** Ends a stream at once; nothing more is called for it. */
+  /**
+   * Ends a stream at once; nothing more is called for it. With NO_ERROR after END_STREAM: as soon as that is sent, and
+   * what still comes must be consumed until then.
+   */
   resetStream(stream: Http2Stream<T>, code: number): void {
     if (!this.#core.closed) this.#core.reset(stateOf(stream), code);
   }

@@ -120,7 +120,8 @@ export class Core<T> {
 
   localEnd(stream: StreamState<T>): void {
     stream.localClosed = true;
-    if (stream.remoteClosed) this.retire(stream);
+    if (stream.resetAfterEnd) this.reset(stream, ErrorCode.noError);
+    else if (stream.remoteClosed) this.retire(stream);
   }
 
   remoteEnd(stream: StreamState<T>): void {
@@ -141,9 +142,16 @@ export class Core<T> {
     if (this.#leaving && this.open === 0) this.output.requestFlush();
   }
 
-  /** Sends RST_STREAM and forgets the stream; the owner is not told. */
+  /**
+   * Sends RST_STREAM and forgets the stream; the owner is not told. NO_ERROR waits for what is still to be sent: it says
+   * that the answer is whole and the rest of the request is not wanted (RFC 9113 section 8.1).
+   */
   reset(stream: StreamState<T>, code: number): void {
     if (!stream.alive) return;
+    if (code === ErrorCode.noError && stream.endQueued && !stream.localClosed) {
+      stream.resetAfterEnd = true;
+      return;
+    }
     if (stream.id !== 0) this.sendReset(stream.id, code);
     this.abandon(stream);
   }

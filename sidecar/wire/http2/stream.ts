@@ -25,6 +25,8 @@ export class StreamState<T> {
   ready = false;
   /** When the whole body was first seen to wait for the peer, monotonic milliseconds; -1: never. */
   unreadSinceMs = -1;
+  /** RST_STREAM(NO_ERROR) follows END_STREAM. */
+  resetAfterEnd = false;
   /** `sendData` answered false. */
   wantsWritable = false;
   /** The request (server) or the final response (client) has arrived. */

@@ -255,9 +255,9 @@ describe("a call through both sidecars", () => {
       reason: "UNSUPPORTED",
     },
     {
-      name: "a protocol upgrade",
+      name: "an upgrade that HTTP/2 has no word for",
       target: "things.ml:8080",
-      bytes: get("/things/a", "connection: upgrade\r\nupgrade: websocket\r\n"),
+      bytes: get("/things/a", "connection: upgrade\r\nupgrade: SPDY/3.1\r\n"),
       status: 501,
       reason: "UNSUPPORTED",
     },

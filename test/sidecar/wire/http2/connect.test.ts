@@ -114,3 +114,32 @@ describe("CONNECT over HTTP/2", () => {
     expect(stream.context?.reset).toBe(1);
   });
 });
+
+describe("RST_STREAM(NO_ERROR) behind a whole answer", () => {
+  test("waits until flow control has let the answer go", () => {
+    const server: End = new End("server", {
+      onHeaders: (stream) => {
+        server.connection.beginHeaders(stream);
+        server.connection.putStatus(200);
+        server.connection.endHeaders(false);
+        server.connection.sendData(stream, Buffer.alloc(200_000, 1), true);
+        server.connection.resetStream(stream, 0);
+      },
+    });
+    const client = new End("client");
+    const stream = client.request(
+      [
+        [":method", "POST"],
+        [":scheme", "http"],
+        [":path", "/"],
+        [":authority", "a"],
+      ],
+      false,
+    );
+    settle(client, server);
+    expect(Buffer.concat(stream.context?.body ?? []).length).toBe(200_000);
+    expect(stream.context?.ended).toBe(true);
+    expect(stream.context?.reset).toBe(0);
+    expect(server.connection.openStreams).toBe(0);
+  });
+});
