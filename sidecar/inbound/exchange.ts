@@ -445,6 +445,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   #keepEarly(chunk: Buffer, endStream: boolean): void {
     this.#body ??= new WaitingBody(this.#services.waiting);
     if (!this.#body.add(chunk)) {
+      this.#app?.abandon();
+      this.#app = undefined;
       this.#fail("OVERLOADED", "too many bytes wait for an answer");
       return;
     }
