@@ -146,7 +146,12 @@ export class UpstreamPool {
       const traffic = this.#trafficOf(group.service, table);
       const upstreams = this.#upstreamsOf(group.service, table, only, traffic);
       group.update(upstreams, traffic);
-      if (!table.services.has(group.service)) this.#groups.delete(key);
+      // A pod's address comes and goes, and has the pod's ports.
+      const isThere =
+        only === undefined
+          ? table.services.get(group.service)?.ports.some(({ port }) => port === group.port)
+          : upstreams.length > 0;
+      if (isThere !== true) this.#groups.delete(key);
     }
     const named = new Set<string>();
     for (const endpoints of table.endpoints.values())
