@@ -5,6 +5,7 @@ import { createHash, generateKeyPairSync, sign } from "node:crypto";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { type ProgramProcess, startProgram } from "./program.ts";
 
 export const OPERATIONS = 100;
@@ -179,6 +180,25 @@ http { access_log off; keepalive_requests 100000000; `;
   return pair("nginx", ports, files, [
     await startProgram("nginx", ["-p", dir, "-c", join(dir, "nginx-server.conf")], ports[1]),
     await startProgram("nginx", ["-p", dir, "-c", join(dir, "nginx-client.conf")], ports[0]),
+  ]);
+}
+
+/** Node's own HTTP modules: what a sidecar in this language costs without a codec of its own. */
+export async function startNodeHttp(
+  files: PeerFiles,
+  ports: readonly [number, number],
+  backend: number,
+): Promise<Pair> {
+  const script = fileURLToPath(new URL("node-proxy.ts", import.meta.url));
+  const start = (role: "client" | "server", port: number, target: number) =>
+    startProgram(
+      process.execPath,
+      ["--disable-warning=ExperimentalWarning", script, role, String(port), String(target), files.dir],
+      port,
+    );
+  return pair("node http", ports, files, [
+    await start("server", ports[1], backend),
+    await start("client", ports[0], ports[1]),
   ]);
 }
 
