@@ -7,6 +7,7 @@ import { type Bindings, bindingsOf, portsText } from "./bindings.ts";
 import type { Mesh } from "./mesh.ts";
 import { counted, EXIT, type ExitStatus, type Output, plain, printJson } from "./print.ts";
 import { durationText } from "./proxy-status.ts";
+import { routeLines } from "./route-text.ts";
 import { readStatus } from "./sidecars.ts";
 import { listed } from "./workload-names.ts";
 import { type World, worldOfMesh } from "./world.ts";
@@ -115,11 +116,13 @@ export async function describeService(mesh: Mesh, target: Target, output: Output
     return workload === undefined ? [] : [bindingsOf(world.compiled, key, workload)];
   });
   const isMeshed = service.members.length > 0;
+  const route = world.compiled.routes.routes.get(`${namespace}/${name}`);
   if (json === true) {
-    printJson(output, { service, meshed: isMeshed, workloads: behind });
+    printJson(output, { service, meshed: isMeshed, route: route ?? null, workloads: behind });
     return isMeshed ? EXIT.ok : EXIT.no;
   }
   printService(service, output);
+  if (route !== undefined) for (const line of routeLines(route)) output.out(`  ${plain(line)}\n`);
   for (const bindings of behind) {
     output.out(`\n${plain(bindings.workload)} (${plain(bindings.spiffeId)})\n`);
     printBindings(bindings, output);

@@ -32,7 +32,9 @@ export interface DiscoveryTables {
   readonly workloadOf: (svid: {
     readonly spiffeId: SpiffeId;
     readonly instance: string;
-  }) => { readonly id: string; readonly spiffeId: string } | { readonly problem: string };
+  }) =>
+    | { readonly id: string; readonly spiffeId: string; readonly zone?: string | undefined }
+    | { readonly problem: string };
   /** Whether what a sidecar shows is revoked. */
   readonly isRevoked: (svid: IssuedTo) => boolean;
   readonly resolve: (
@@ -244,6 +246,7 @@ class Discovery {
     }
     const world: SessionWorld = {
       revision: tables.revision,
+      zone: found.zone ?? "",
       isCurrent: tables.isCurrent,
       table: () => tables.table(workload),
       tableByDigest: (digest) => tables.tableByDigest(workload, digest),

@@ -41,6 +41,8 @@ export type SessionAction =
 /** What a session looks at; the answers change between calls. */
 export interface SessionWorld {
   readonly revision: () => number;
+  /** Where the sidecar runs; empty or absent: not known. */
+  readonly zone?: string;
   /** Whether all that any replica knew `ms` ago is known here, whatever the number of the last revision. */
   readonly isCurrent: (ms: number) => boolean;
   /** Expected table of this workload; undefined: it is not declared. */
@@ -217,6 +219,7 @@ export class Session {
           serverTimeUnixMs: nowMs,
           heartbeatIntervalMs: heartbeatMs,
           revision: world.revision(),
+          zone: world.zone ?? "",
         },
       },
     };

@@ -39,8 +39,8 @@ export function servicesOfWorkloads(
           addresses: [],
           ports: portsOf(list.sort(byKey)),
           members: list.map(([workload]) => workload),
-          endpoints: list.flatMap(([workload, { addresses, meshPort }]) =>
-            addresses.map((address) => ({ address, meshPort, workload })),
+          endpoints: list.flatMap(([workload, { addresses, meshPort, zone }]) =>
+            addresses.map((address) => ({ address, meshPort, workload, zone })),
           ),
         },
         previous.get(id),

@@ -19,8 +19,13 @@ import { FieldReader } from "./field-reader.ts";
 const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] as const;
 const TOKEN = /^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$/;
 const LOWER_TOKEN = /^[a-z0-9!#$%&'*+.^_`|~-]{1,64}$/;
-const PATH = /^\/[!-"$->@-~]*$/;
+const PATH = /^\/[!"$&-:<->@-[\]-~]{0,1023}$/;
 const HEADER_VALUE = /^[!-~](?:[ -~]*[!-~])?$/;
+
+/** Whether a rule can ask for a path: as it is after decoding, without what no decoded path has. */
+export function isRoutePath(path: string): boolean {
+  return PATH.test(path);
+}
 
 /** A match without any condition, to be filled in. */
 export const NO_MATCH: RouteMatch = {
@@ -54,7 +59,7 @@ function readPath(fields: FieldReader): RouteMatch["path"] {
   const prefix = fields.text("prefix");
   const value = exact ?? prefix ?? "/";
   if ((exact === undefined) === (prefix === undefined)) fields.report("state either `exact` or `prefix`");
-  if (!PATH.test(value)) fields.report("must begin with `/` and have no query, space or fragment");
+  if (!isRoutePath(value)) fields.report("must begin with `/` and have no query, escape, space or fragment");
   return { kind: exact === undefined ? "prefix" : "exact", value };
 }
 

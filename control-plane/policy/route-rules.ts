@@ -118,6 +118,40 @@ function gatewayRules(service: string, gateways: readonly GatewayRoute[]): Gatew
 }
 
 /**
+ * A call to a port with routes of the Gateway API that none of them matches is refused (GAMMA); to others it goes as ever.
+ */
+function otherwiseRefused(service: string, gateways: readonly GatewayRoute[]): RouteRule {
+  const ports = gateways
+    .flatMap(({ parents }) => parents)
+    .filter((parent) => parent.service === service)
+    .map(({ port }) => port);
+  const stated = ports.flatMap((port) => port ?? []);
+  return {
+    name: `no rule of the routes of ${service}`,
+    matches: [],
+    ports: stated.length < ports.length ? undefined : [...new Set(stated)].sort((a, b) => a - b),
+    backends: [{ service: undefined, port: undefined, weight: 1 }],
+    mirrors: [],
+    stickyBy: undefined,
+    requestTimeoutMs: undefined,
+    tryTimeoutMs: undefined,
+    requestHeaders: [],
+    responseHeaders: [],
+  };
+}
+
+function overridden(service: string, policies: readonly RoutePolicy[]): PolicyProblem {
+  const by = policies.map(({ name }) => `\`${name}\``).join(", ");
+  return {
+    severity: "error",
+    type: "Accepted",
+    reason: "Overridden",
+    path: "spec.parentRefs",
+    message: `RoutePolicy ${by} routes the calls to \`${service}\`, so this route does not count there`,
+  };
+}
+
+/**
  * The rules of one service in the order in which they count. A RoutePolicy beats the Gateway API's routes for the same
  * service, which then say that they do not count.
  */
@@ -129,36 +163,33 @@ export function rulesOfService(
 ): readonly RouteRule[] {
   const ports = service.ports.map(({ port }) => port);
   const id = `${service.namespace}/${service.name}`;
-  const resolve = (key: string, rule: RouteRule): RouteRule =>
-    resolveRule(rule, services, rule.ports ?? ports, (one) => problem(key, one));
   const rules: RouteRule[] = [];
-  if (policies.length > 0) {
-    for (const policy of policies) {
-      const key = routePolicyKey(policy);
-      const unknown = policy.rules[0]?.ports?.find((port) => !ports.includes(port));
-      if (unknown !== undefined)
-        problem(key, refProblem("PortNotFound", "spec.ports", `service \`${id}\` has no port ${unknown}`));
-      for (const rule of policy.rules) rules.push(resolve(key, rule));
-    }
-    const by = policies.map(({ name }) => `\`${name}\``).join(", ");
-    for (const route of gateways)
-      problem(gatewayRouteKey(route), {
-        severity: "error",
-        type: "Accepted",
-        reason: "Overridden",
-        path: "spec.parentRefs",
-        message: `RoutePolicy ${by} routes the calls to \`${id}\`, so this route does not count there`,
-      });
-  } else
-    for (const { route, rule } of gatewayRules(id, gateways))
-      rules.push(resolve(gatewayRouteKey(route), rule));
-  if (rules.length > MAX_RULES)
-    problem(policies[0] === undefined ? `HTTPRoute/${id}` : routePolicyKey(policies[0]), {
-      severity: "error",
-      type: "Accepted",
-      reason: "Invalid",
-      path: "spec.rules",
-      message: `all rules for \`${id}\` together are more than ${MAX_RULES}; those after it do not count`,
-    });
+  const take = (key: string, rule: RouteRule): void => {
+    const resolved = resolveRule(rule, services, rule.ports ?? ports, (one) => problem(key, one));
+    if (rules.push(resolved) === MAX_RULES + 1) problem(key, tooMany(id));
+  };
+  for (const policy of policies) {
+    const key = routePolicyKey(policy);
+    const unknown = policy.rules[0]?.ports?.find((port) => !ports.includes(port));
+    if (unknown !== undefined)
+      problem(key, refProblem("PortNotFound", "spec.ports", `service \`${id}\` has no port ${unknown}`));
+    for (const rule of policy.rules) take(key, rule);
+  }
+  if (policies.length > 0)
+    for (const route of gateways) problem(gatewayRouteKey(route), overridden(id, policies));
+  else {
+    for (const { route, rule } of gatewayRules(id, gateways)) take(gatewayRouteKey(route), rule);
+    if (rules.length > 0) return [...rules.slice(0, MAX_RULES - 1), otherwiseRefused(id, gateways)];
+  }
   return rules.slice(0, MAX_RULES);
+}
+
+function tooMany(service: string): PolicyProblem {
+  return {
+    severity: "error",
+    type: "Accepted",
+    reason: "Invalid",
+    path: "spec.rules",
+    message: `all rules for \`${service}\` together are more than ${MAX_RULES}; those after it do not count`,
+  };
 }

@@ -15,7 +15,7 @@ import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
 import type { TrafficPolicy } from "../sources/store.ts";
 import { FieldReader } from "./field-reader.ts";
-import { parseStickyKey } from "./route-policy.ts";
+import { isRoutePath, parseStickyKey } from "./route-policy.ts";
 import { readTarget } from "./rule-fields.ts";
 
 function readBalancing(fields: FieldReader): LoadBalancing | undefined {
@@ -37,8 +37,8 @@ function readProbe(fields: FieldReader): HealthProbe {
   const service = fields.text("service");
   if ((path !== undefined) !== (kind === "http"))
     fields.report("`path` belongs to type `http`, which needs it", "path");
-  if (path !== undefined && !/^\/[!-"$->@-~]*$/.test(path))
-    fields.report("must begin with `/` and have no query, space or fragment", "path");
+  if (path !== undefined && !isRoutePath(path))
+    fields.report("must begin with `/` and have no query, escape, space or fragment", "path");
   if (service !== undefined && kind !== "grpc") fields.report("`service` belongs to type `grpc`", "service");
   if (kind === "http") return { kind, path: path ?? "/" };
   return kind === "grpc" ? { kind, service: service ?? "" } : { kind };

@@ -45,6 +45,7 @@ export function parseWorkload(object: ValidObject): Result<Workload, readonly Fi
     owner: fields.text("owner"),
     env: fields.text("env"),
     runAs: fields.text("runAs"),
+    zone: fields.text("zone"),
     generation: object.generation,
   };
   if (workload.service !== undefined && workload.ports.length === 0)

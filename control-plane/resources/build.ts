@@ -114,10 +114,18 @@ export function buildEndpoints(
   workloads: ReadonlyMap<string, Workload>,
   trustDomain: string,
 ): BuiltResource {
-  const endpoints = service.endpoints.flatMap(({ address, meshPort, workload }) => {
+  const endpoints = service.endpoints.flatMap(({ address, meshPort, workload, zone = "" }) => {
     const member = workloads.get(workload);
     return member
-      ? [{ address, meshPort, spiffeId: spiffeIdOf(member, trustDomain), ports: portMessages(member.ports) }]
+      ? [
+          {
+            address,
+            meshPort,
+            spiffeId: spiffeIdOf(member, trustDomain),
+            ports: portMessages(member.ports),
+            zone,
+          },
+        ]
       : [];
   });
   return createResource("endpoints", serviceId, endpointsCodec.encode({ service: serviceId, endpoints }));

@@ -3,7 +3,14 @@ import { type SpiffeId, workloadOf } from "../../sidecar/core/identity/spiffe-id
 import type { ClusterState } from "../sources/store.ts";
 import { spiffeIdOf } from "./build.ts";
 
-export type FoundWorkload = { readonly id: string; readonly spiffeId: string } | { readonly problem: string };
+export type FoundWorkload =
+  | {
+      readonly id: string;
+      readonly spiffeId: string;
+      /** Where its sidecar runs; undefined: not known. */
+      readonly zone: string | undefined;
+    }
+  | { readonly problem: string };
 
 /**
  * @param svid the SPIFFE ID and the pod UID of a verified certificate; the UID is empty for a declared workload.
@@ -19,13 +26,13 @@ export function workloadOfSvid(
   if (pod) {
     const workload = pod.workload === undefined ? undefined : state.workloads.get(pod.workload);
     return workload && pod.workload !== undefined
-      ? { id: pod.workload, spiffeId: spiffeIdOf(workload, trustDomain) }
+      ? { id: pod.workload, spiffeId: spiffeIdOf(workload, trustDomain), zone: pod.zone }
       : { problem: `pod \`${pod.namespace}/${pod.name}\` has no place in the mesh` };
   }
   const parts = workloadOf(spiffeId);
   const id = `${parts?.namespace}/${parts?.name}`;
   const declared = state.workloads.get(id);
-  if (declared) return { id, spiffeId: spiffeIdOf(declared, trustDomain) };
+  if (declared) return { id, spiffeId: spiffeIdOf(declared, trustDomain), zone: declared.zone };
   return {
     problem:
       instance === "" || state.pods.size === 0

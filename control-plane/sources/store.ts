@@ -22,6 +22,8 @@ export interface Workload {
   readonly owner: string | undefined;
   readonly env: string | undefined;
   readonly runAs: string | undefined;
+  /** Where it runs; of pods see `MeshPod.zone`. */
+  readonly zone?: string | undefined;
   readonly generation: number;
 }
 
@@ -37,6 +39,8 @@ export interface ServiceEndpoint {
   readonly meshPort: number;
   /** Key in `ClusterState.workloads`. */
   readonly workload: string;
+  /** undefined: not known. */
+  readonly zone?: string | undefined;
 }
 
 /**
@@ -62,6 +66,8 @@ export interface MeshPod {
   readonly name: string;
   readonly serviceAccount: string;
   readonly node: string;
+  /** Of its node, as EndpointSlices say; undefined: not known. */
+  readonly zone?: string | undefined;
   readonly addresses: readonly string[];
   readonly ready: boolean;
   /** Whether it has the sidecar's container. */

@@ -2,12 +2,15 @@
 
 import { type EventNote, notesOf, Overdue } from "./event-notes.ts";
 import { EventRecorder } from "./events.ts";
+import { GatewaySink } from "./gateway-sink.ts";
 import { KubernetesSink, type KubernetesSinkOptions } from "./kubernetes-sink.ts";
 import type { StoredStatus } from "./stored-statuses.ts";
+import type { StatusWorld } from "./world.ts";
 import type { StatusWriter } from "./writer.ts";
 
 export interface KubernetesStatusOptions
-  extends Omit<KubernetesSinkOptions, "onWritten" | "onWanted" | "refresh"> {
+  extends Omit<KubernetesSinkOptions, "onWritten" | "onWanted" | "refresh" | "world"> {
+  readonly world: KubernetesSinkOptions["world"] & Pick<StatusWorld, "compiled">;
   readonly status: Pick<StatusWriter, "attach" | "changed">;
   /** Of this process among the replicas. */
   readonly identity: string;
@@ -38,6 +41,7 @@ export async function runKubernetesStatus(
     },
     onWanted: (object, wanted) => tell(object, overdue.saw(keyOf(object), wanted)),
   });
+  const gateways = new GatewaySink({ ...options, compiled: () => world.compiled() });
   let pinned = world.pinned();
   const detach = status.attach({
     put: (object, policy) => {
@@ -48,6 +52,7 @@ export async function runKubernetesStatus(
       const now = world.pinned();
       if (now !== pinned) tell(sink.stored(MESH), pinNote(now));
       pinned = now;
+      gateways.flush();
       return sink.flush();
     },
   });
@@ -58,7 +63,7 @@ export async function runKubernetesStatus(
     }
   };
   try {
-    await Promise.all([sink.run(signal), events.run(signal), watchOverdue()]);
+    await Promise.all([sink.run(signal), gateways.run(signal), events.run(signal), watchOverdue()]);
   } finally {
     detach();
   }

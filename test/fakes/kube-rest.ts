@@ -13,6 +13,10 @@ export class FakeKubeRest implements KubernetesRest {
   readonly #watchers = new Set<Watcher>();
   /** Paths that answer 404. */
   readonly missing = new Set<string>();
+  /** Paths that answer 403. */
+  readonly forbidden = new Set<string>();
+  /** Documents that are no collection. */
+  readonly documents = new Map<string, object>();
 
   get version(): number {
     return this.#version;
@@ -43,6 +47,9 @@ export class FakeKubeRest implements KubernetesRest {
 
   async get(path: string): Promise<unknown> {
     if (this.missing.has(path)) throw new ApiError(404, "NotFound", "not found");
+    if (this.forbidden.has(path)) throw new ApiError(403, "Forbidden", "forbidden");
+    const document = this.documents.get(path);
+    if (document !== undefined) return document;
     return {
       metadata: { resourceVersion: String(this.#version) },
       items: [...(this.#objects.get(path)?.values() ?? [])],

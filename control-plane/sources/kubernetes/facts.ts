@@ -51,6 +51,9 @@ export interface SliceFacts {
     readonly address: string;
     readonly podUid: string;
     readonly ready: boolean;
+    /** Empty: not known. */
+    readonly node: string;
+    readonly zone: string;
   }[];
 }
 
@@ -152,7 +155,13 @@ export function sliceFacts(object: ApiObject): SliceFacts | undefined {
       if (target["kind"] !== "Pod" || address === undefined) return [];
       // Absent means that nobody knows; the API says to take it as ready.
       return [
-        { address, podUid: text(target["uid"]), ready: fields(endpoint["conditions"])["ready"] !== false },
+        {
+          address,
+          podUid: text(target["uid"]),
+          ready: fields(endpoint["conditions"])["ready"] !== false,
+          node: text(endpoint["nodeName"]),
+          zone: text(endpoint["zone"]),
+        },
       ];
     }),
   };

@@ -33,6 +33,8 @@ export interface PodInput extends ClassifyContext {
   readonly pods: Iterable<PodFacts>;
   /** Ports that Services send to, by pod UID: a container need not declare them. */
   readonly targetPorts: ReadonlyMap<string, readonly TargetPort[]>;
+  /** By node. */
+  readonly zones?: ReadonlyMap<string, string>;
   readonly previous: {
     readonly workloads: ReadonlyMap<string, Workload>;
     readonly pods: ReadonlyMap<string, MeshPod>;
@@ -70,7 +72,7 @@ export function meshPods(input: PodInput): PodState {
   for (const pod of input.pods) {
     const id = `${pod.namespace}/${pod.name}`;
     if (!pod.injected) {
-      pods.set(pod.uid, meshPod(pod, undefined, input.previous.pods.get(pod.uid)));
+      pods.set(pod.uid, meshPod(pod, undefined, input));
       continue;
     }
     const { workload, content, identity, problems: own } = readPod(pod, input);
@@ -91,7 +93,7 @@ export function meshPods(input: PodInput): PodState {
       const before = input.previous.workloads.get(key);
       const isSame = before === workload || (before && contentOf(before) === contentOf(workload));
       workloads.set(key, isSame && before ? before : workload);
-      for (const pod of members) pods.set(pod.uid, meshPod(pod, key, input.previous.pods.get(pod.uid)));
+      for (const pod of members) pods.set(pod.uid, meshPod(pod, key, input));
     }
   }
   return { workloads, pods, problems };
@@ -130,8 +132,10 @@ function readPod(pod: PodFacts, input: PodInput): ReadPod {
   return fresh;
 }
 
-/** @returns `before` where it says the same. */
-function meshPod(pod: PodFacts, workload: string | undefined, before: MeshPod | undefined): MeshPod {
+/** @returns the one of before where it says the same. */
+function meshPod(pod: PodFacts, workload: string | undefined, { previous, zones }: PodInput): MeshPod {
+  const before = previous.pods.get(pod.uid);
+  const zone = zones?.get(pod.node);
   const { uid, namespace, name, serviceAccount, node, addresses, ready, injected } = pod;
   const inject = pod.labels.get("countersign.dev/inject");
   const isSame =
@@ -141,11 +145,12 @@ function meshPod(pod: PodFacts, workload: string | undefined, before: MeshPod | 
     before.injected === injected &&
     before.inject === inject &&
     before.node === node &&
+    before.zone === zone &&
     before.addresses.length === addresses.length &&
     before.addresses.every((address, at) => address === addresses[at]);
   // Of one UID the rest cannot change.
   if (isSame) return before;
-  return { uid, namespace, name, serviceAccount, node, addresses, ready, injected, inject, workload };
+  return { uid, namespace, name, serviceAccount, node, zone, addresses, ready, injected, inject, workload };
 }
 
 function workloadOf(

@@ -54,6 +54,14 @@ export function targetPortsOf(
   return new Map([...found].map(([uid, ports]) => [uid, [...ports.values()]]));
 }
 
+/** Zones of nodes, from what is said of endpoints on them: reading nodes takes a right that nothing else needs. */
+export function zonesOfNodes(slices: Iterable<SliceFacts>): Map<string, string> {
+  const zones = new Map<string, string>();
+  for (const { endpoints } of slices)
+    for (const { node, zone } of endpoints) if (node !== "" && zone !== "") zones.set(node, zone);
+  return zones;
+}
+
 /** Every Service with a meshed pod behind it, and the pods of each workload that are behind none. */
 export function meshServices(input: ServiceInput): Map<string, MeshService> {
   const services = new Map<string, MeshService>();
@@ -72,7 +80,7 @@ export function meshServices(input: ServiceInput): Map<string, MeshService> {
     const endpoints = alone.get(pod.workload) ?? [];
     alone.set(pod.workload, endpoints);
     for (const address of pod.addresses)
-      endpoints.push({ address, meshPort: POD_MESH_PORT, workload: pod.workload });
+      endpoints.push({ address, meshPort: POD_MESH_PORT, workload: pod.workload, zone: pod.zone });
   }
   for (const [key, endpoints] of alone) {
     const workload = input.workloads.get(key);
@@ -109,10 +117,15 @@ function meshService(
     }
   if (members.size === 0) return undefined;
   for (const slice of used)
-    for (const { address: at, podUid, ready } of slice.endpoints) {
-      const workload = pods.get(podUid)?.workload;
-      if (ready && workload !== undefined)
-        endpoints.set(at, { address: at, meshPort: POD_MESH_PORT, workload });
+    for (const { address: at, podUid, ready, zone } of slice.endpoints) {
+      const pod = pods.get(podUid);
+      if (ready && pod?.workload !== undefined)
+        endpoints.set(at, {
+          address: at,
+          meshPort: POD_MESH_PORT,
+          workload: pod.workload,
+          zone: zone === "" ? pod.zone : zone,
+        });
     }
   const [first = ""] = [...members].sort();
   const packsOf = (port: number): readonly string[] =>

@@ -4,16 +4,18 @@ import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../../../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../../sidecar/core/runtime/log.ts";
+import { type GatewayKind, GatewayKinds, gatewayPath, storedRoute } from "../../kubernetes/gateway-kinds.ts";
 import { type ApiObject, runListWatch } from "../../kubernetes/list-watch.ts";
 import { ApiError, type KubernetesRest } from "../../kubernetes/rest.ts";
 import type { Admitter } from "../../policy/admit.ts";
+import { readGatewayRoute } from "../../policy/gateway-route.ts";
 import { createObjectParser } from "../../policy/typed-object.ts";
 import { buildClusterState, EMPTY_STATE } from "../cluster-state.ts";
 import { type FieldProblem, formatProblem, type SourceReport, type StandIn } from "../field-problem.ts";
 import { NO_CONFIG, noticesOf } from "../notices.ts";
 import { catalogsOf } from "../reconcile.ts";
 import { API_VERSION, type Kind, type SchemaSet } from "../schema.ts";
-import type { ClusterState } from "../store.ts";
+import type { ClusterState, GatewayRoute } from "../store.ts";
 import {
   cronJobOf,
   namespaceLabels,
@@ -26,7 +28,7 @@ import {
 } from "./facts.ts";
 import { KubernetesObjects, type StoredObject } from "./objects.ts";
 import { meshPods, type PodState } from "./pods.ts";
-import { meshServices, targetPortsOf } from "./services.ts";
+import { meshServices, targetPortsOf, zonesOfNodes } from "./services.ts";
 
 /** Our kinds and where they are read. */
 const RESOURCES: Readonly<Record<Exclude<Kind, "Namespace">, string>> = {
@@ -74,6 +76,8 @@ const MAX_WAIT_MS = 150;
 const SLICE_MS = 20;
 const MAX_LOGGED = 50;
 const CRDS_RETRY_MS = 2_000;
+/** How often the cluster is asked for kinds of routes that it did not have. */
+const GATEWAY_EVERY_MS = 60_000;
 
 /** What is watched of one collection. */
 interface Collection<T> {
@@ -81,6 +85,8 @@ interface Collection<T> {
   readonly project: (object: ApiObject) => T | undefined;
   readonly isSame?: (before: T, after: T) => boolean;
   readonly set: (key: string, value: T | undefined) => void;
+  /** Whether this state of the cluster is only current while it is watched. */
+  readonly isVital?: boolean;
 }
 
 const sameText = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
@@ -98,8 +104,10 @@ class Source {
   readonly #slices = new Map<string, SliceFacts>();
   readonly #cronJobs = new Map<string, string>();
   readonly #namespaces = new Map<string, ReadonlyMap<string, string>>();
+  readonly #gatewayRoutes = new Map<string, GatewayRoute>();
+  readonly #gatewayKinds: GatewayKinds;
   /** What changed since the last state. */
-  readonly #dirty = new Set<"network" | "namespaces">();
+  readonly #dirty = new Set<"network" | "namespaces" | "gateways">();
   #declared: ClusterState = EMPTY_STATE;
   #podState: PodState = { workloads: new Map(), pods: new Map(), problems: [] };
   #clusterServices: ClusterState["services"] = new Map();
@@ -115,6 +123,7 @@ class Source {
 
   constructor(options: KubernetesSourceOptions) {
     this.#options = options;
+    this.#gatewayKinds = new GatewayKinds(options);
     this.#objects = new KubernetesObjects({
       schemas: options.schemas,
       parse: createObjectParser(),
@@ -133,7 +142,49 @@ class Source {
 
   async run(signal: AbortSignal): Promise<void> {
     await this.#crds(signal);
-    await Promise.all([...this.#watchAll(signal), this.#publishLoop(signal)]);
+    // Before the first state, or every call would leave its route for a moment whenever a control plane starts.
+    const kinds = await this.#gatewayKinds.find(signal);
+    await Promise.all([
+      ...this.#watchAll(signal),
+      this.#watchGateways(kinds, signal),
+      this.#publishLoop(signal),
+    ]);
+  }
+
+  /** Routes of the Gateway API: those kinds that there are, and those that come later. */
+  async #watchGateways(first: readonly GatewayKind[], signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options;
+    const watches = new Map<GatewayKind, Promise<void>>();
+    let kinds = first;
+    for (;;) {
+      for (const kind of kinds) {
+        if (watches.has(kind)) continue;
+        log.info("routes of the Gateway API are followed", { kind });
+        watches.set(kind, this.#watchGateway(kind, signal));
+      }
+      await clock.sleep(GATEWAY_EVERY_MS, signal);
+      if (signal.aborted) break;
+      kinds = watches.size === 2 ? [] : await this.#gatewayKinds.find(signal);
+    }
+    await Promise.all(watches.values());
+  }
+
+  #watchGateway(kind: GatewayKind, signal: AbortSignal): Promise<void> {
+    return this.#watch<GatewayRoute>(
+      {
+        path: gatewayPath(kind),
+        project: (object) => readGatewayRoute(storedRoute(kind, object)).route,
+        isSame: sameText,
+        set: (key, value) => {
+          if (value === undefined) this.#gatewayRoutes.delete(`${kind}/${key}`);
+          else this.#gatewayRoutes.set(`${kind}/${key}`, value);
+          this.#dirty.add("gateways");
+        },
+        // Whoever removes the kind must not stop the mesh.
+        isVital: false,
+      },
+      signal,
+    );
   }
 
   /** Waits for our kinds: both charts may be installed at once, in any order. */
@@ -215,8 +266,11 @@ class Source {
   async #watch<T>(collection: Collection<T>, signal: AbortSignal): Promise<void> {
     const { rest, clock, random, log } = this.#options;
     let isListed = false;
-    this.#unlisted++;
-    this.#unhealthy.add(collection.path);
+    const { isVital = true } = collection;
+    // Once there is a state, nothing waits for a kind that comes later.
+    const isAwaited = this.#published === undefined;
+    if (isAwaited) this.#unlisted++;
+    if (isVital) this.#unhealthy.add(collection.path);
     await runListWatch<T>(
       {
         rest,
@@ -226,7 +280,7 @@ class Source {
         onChanges: (changes) => {
           for (const change of changes)
             collection.set(change.key, change.kind === "set" ? change.value : undefined);
-          if (!isListed) this.#unlisted--;
+          if (!isListed && isAwaited) this.#unlisted--;
           isListed = true;
           this.#event();
         },
@@ -234,6 +288,7 @@ class Source {
           this.#revision = Math.max(this.#revision, Number(version) || 0);
         },
         onHealth: (isHealthy) => {
+          if (!isVital) return;
           if (isHealthy) this.#unhealthy.delete(collection.path);
           else this.#unhealthy.add(collection.path);
           if (isHealthy) this.#healthySinceMs = clock.monotonicMs();
@@ -286,6 +341,9 @@ class Source {
       workloads: this.#merged("workloads", this.#declared.workloads, this.#podState.workloads),
       services: this.#merged("services", this.#declared.services, this.#clusterServices),
       pods: this.#podState.pods,
+      gatewayRoutes: this.#dirty.has("gateways")
+        ? new Map([...this.#gatewayRoutes].sort(([a], [b]) => (a < b ? -1 : 1)))
+        : this.#state.gatewayRoutes,
       namespaces: this.#dirty.has("namespaces") ? new Map(this.#namespaces) : this.#state.namespaces,
       revision: this.#revision,
     };
@@ -320,6 +378,7 @@ class Source {
       targetPorts: targetPortsOf(this.#services, slices),
       cronJobs: this.#cronJobs,
       gateways,
+      zones: zonesOfNodes(slices),
       previous: before,
     });
     this.#podState = {

@@ -81,7 +81,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^OperationCatalog spec\.packs/, "control-plane/publisher.ts", "catalog.packs"],
   [/^Workload spec\.(owner|env|kind)$/, "control-plane/issuer.ts", "workload.owner"],
   [
-    /^Workload spec\.(serviceAccount|addresses|meshPort|service|ports\[\]\..*)/,
+    /^Workload spec\.(serviceAccount|addresses|meshPort|service|zone|ports\[\]\..*)/,
     "control-plane/resources/build.ts",
     "meshPort",
   ],

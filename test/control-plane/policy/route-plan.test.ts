@@ -242,6 +242,8 @@ describe("routes of the Gateway API", () => {
       "b rules[0]",
       "a rules[1]",
       "a rules[0]",
+      // What none of them matches is refused.
+      "e routes of ns/scorer",
     ]);
   });
 

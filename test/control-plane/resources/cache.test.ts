@@ -1,10 +1,11 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
-import { NO_ROUTES } from "../../../control-plane/policy/route-plan.ts";
+import { NO_ROUTES, type RoutePlan } from "../../../control-plane/policy/route-plan.ts";
 import { ResourceCache } from "../../../control-plane/resources/cache.ts";
 import type { ClusterState, Workload } from "../../../control-plane/sources/store.ts";
 import { messageCodec } from "../../../proto/load.ts";
 import type { WorkloadProgram } from "../../../sidecar/core/policy/rule.ts";
+import type { RouteRule } from "../../../sidecar/core/traffic/route.ts";
 import { BUNDLE_JSON, CONFIG, clusterState, program, workload } from "../../fakes/resources.ts";
 
 interface World {
@@ -218,5 +219,58 @@ describe("resource cache", () => {
     expect(told()).toEqual(["*"]);
     put(program(workload("b")));
     expect(told()).toEqual([]);
+  });
+});
+
+describe("routes in tables", () => {
+  const rule = (backends: readonly string[]): RouteRule => ({
+    name: "RoutePolicy ns/r rules[0]",
+    matches: [],
+    ports: undefined,
+    backends: backends.map((service) => ({ service: `ns/${service}`, port: undefined, weight: 1 })),
+    mirrors: [],
+    stickyBy: undefined,
+    requestTimeoutMs: undefined,
+    tryTimeoutMs: undefined,
+    requestHeaders: [],
+    responseHeaders: [],
+  });
+  const all = ["a", "b", "c", "d", "e"].map((name) => workload(name));
+  const routed = (backends: readonly string[] | undefined): RoutePlan =>
+    backends === undefined
+      ? NO_ROUTES
+      : {
+          ...NO_ROUTES,
+          routes: new Map([["ns/b", { service: "ns/b", rules: [rule(backends)], traffic: undefined }]]),
+          leadsTo: new Map([["ns/b", backends.map((service) => `ns/${service}`)]]),
+        };
+  // a may call b; d may call only c, which b's route may lead to; e may call e.
+  const base = world(all, { "ns/a": ["ns/b"], "ns/d": ["ns/c"], "ns/e": ["ns/e"] });
+  const change = (cache: ResourceCache, backends: readonly string[] | undefined): string[] => {
+    const { state, programs, callees, packs } = base;
+    const compiled = { state, programs, callees, routes: routed(backends) };
+    return [
+      ...cache.update({ compiled, packs, trustBundle: BUNDLE_JSON, revocations: [], cluster: "local" })
+        .changed,
+    ].sort();
+  };
+  const routeKeys = (cache: ResourceCache, of: string): string[] =>
+    keys(cache, of).filter((key) => /^(?:route|service)\//.test(key));
+
+  test("go, with the services they lead to, to whoever may call one of them, and a change touches nobody else", () => {
+    const cache = new ResourceCache();
+    change(cache, undefined);
+    expect(routeKeys(cache, "ns/a")).toEqual(["service/ns/b"]);
+    expect(change(cache, ["c"])).toEqual(["ns/a", "ns/d"]);
+    expect(routeKeys(cache, "ns/a")).toEqual(["route/ns/b", "service/ns/b", "service/ns/c"]);
+    expect(routeKeys(cache, "ns/d")).toEqual(["route/ns/b", "service/ns/b", "service/ns/c"]);
+    expect(routeKeys(cache, "ns/e")).toEqual(["service/ns/e"]);
+    // Away from c: whoever may call c alone has no use for b any more.
+    expect(change(cache, ["b"])).toEqual(["ns/a", "ns/d"]);
+    expect(routeKeys(cache, "ns/a")).toEqual(["route/ns/b", "service/ns/b"]);
+    expect(routeKeys(cache, "ns/d")).toEqual(["service/ns/c"]);
+    expect(change(cache, ["b"])).toEqual([]);
+    expect(change(cache, undefined)).toEqual(["ns/a"]);
+    expect(routeKeys(cache, "ns/a")).toEqual(["service/ns/b"]);
   });
 });

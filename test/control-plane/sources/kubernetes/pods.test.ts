@@ -6,7 +6,11 @@ import type {
   SliceFacts,
 } from "../../../../control-plane/sources/kubernetes/facts.ts";
 import { meshPods, type PodState } from "../../../../control-plane/sources/kubernetes/pods.ts";
-import { meshServices, targetPortsOf } from "../../../../control-plane/sources/kubernetes/services.ts";
+import {
+  meshServices,
+  targetPortsOf,
+  zonesOfNodes,
+} from "../../../../control-plane/sources/kubernetes/services.ts";
 import { podFactsOf } from "../../../fakes/pods.ts";
 
 const NOTHING: PodState = { workloads: new Map(), pods: new Map(), problems: [] };
@@ -110,7 +114,7 @@ describe("services of pods", () => {
     service: "web",
     isIPv6: false,
     ports: [{ name: "http", port: 8080 }],
-    endpoints: [{ address: "10.0.0.1", podUid: "uid-p", ready: true }],
+    endpoints: [{ address: "10.0.0.1", podUid: "uid-p", ready: true, node: "", zone: "" }],
     ...over,
   });
   const read = (facts: readonly ServiceFacts[], slices: readonly SliceFacts[], pods: readonly PodFacts[]) => {
@@ -137,7 +141,9 @@ describe("services of pods", () => {
   });
 
   test("a Service whose pods are not ready is known and has no endpoint", () => {
-    const slices = [slice({ endpoints: [{ address: "10.0.0.1", podUid: "uid-p", ready: false }] })];
+    const slices = [
+      slice({ endpoints: [{ address: "10.0.0.1", podUid: "uid-p", ready: false, node: "", zone: "" }] }),
+    ];
     expect(read([service()], slices, [podFactsOf()]).get("ns/web")).toMatchObject({
       members: ["ns/sa/service/p"],
       endpoints: [],
@@ -161,8 +167,8 @@ describe("services of pods", () => {
     expect(read([service()], [slice()], [podFactsOf({ injected: false })]).size).toBe(0);
     const mixed = slice({
       endpoints: [
-        { address: "10.0.0.1", podUid: "uid-p", ready: true },
-        { address: "10.0.0.2", podUid: "uid-q", ready: true },
+        { address: "10.0.0.1", podUid: "uid-p", ready: true, node: "", zone: "" },
+        { address: "10.0.0.2", podUid: "uid-q", ready: true, node: "", zone: "" },
       ],
     });
     const services = read([service()], [mixed], [podFactsOf(), podFactsOf({ name: "q", injected: false })]);
@@ -170,7 +176,10 @@ describe("services of pods", () => {
   });
 
   test("of two families a Service uses that of its first address; a headless one both", () => {
-    const six = slice({ isIPv6: true, endpoints: [{ address: "fd00::1", podUid: "uid-p", ready: true }] });
+    const six = slice({
+      isIPv6: true,
+      endpoints: [{ address: "fd00::1", podUid: "uid-p", ready: true, node: "", zone: "" }],
+    });
     const pods = [podFactsOf({ addresses: ["10.0.0.1", "fd00::1"] })];
     const addresses = (facts: ServiceFacts) =>
       read([facts], [slice(), six], pods)
@@ -179,5 +188,28 @@ describe("services of pods", () => {
     expect(addresses(service())).toEqual(["10.0.0.1"]);
     expect(addresses(service({ addresses: ["fd00:96::7", "10.96.0.7"] }))).toEqual(["fd00::1"]);
     expect(addresses(service({ addresses: [] }))).toEqual(["10.0.0.1", "fd00::1"]);
+  });
+
+  test("zones come with endpoints, and from them to the pods of a node", () => {
+    const zoned = slice({
+      endpoints: [
+        { address: "10.0.0.1", podUid: "uid-p", ready: true, node: "n1", zone: "eu-1" },
+        { address: "10.0.0.9", podUid: "uid-x", ready: true, node: "n2", zone: "eu-2" },
+      ],
+    });
+    expect([...zonesOfNodes([zoned])]).toEqual([
+      ["n1", "eu-1"],
+      ["n2", "eu-2"],
+    ]);
+    expect(read([service()], [zoned], [podFactsOf()]).get("ns/web")?.endpoints[0]?.zone).toBe("eu-1");
+    const { pods } = meshPods({
+      pods: [podFactsOf({ node: "n2" })],
+      targetPorts: new Map(),
+      cronJobs: new Map(),
+      gateways: [],
+      zones: zonesOfNodes([zoned]),
+      previous: { workloads: new Map(), pods: new Map() },
+    });
+    expect([...pods.values()][0]?.zone).toBe("eu-2");
   });
 });

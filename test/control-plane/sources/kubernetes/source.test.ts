@@ -171,3 +171,50 @@ describe("a cluster as a source", () => {
     expect(source?.isCurrent(60_000)).toBe(false);
   });
 });
+
+describe("routes of the Gateway API", () => {
+  const GATEWAY = "/apis/gateway.networking.k8s.io/v1";
+  const spec = {
+    parentRefs: [{ group: "", kind: "Service", name: "s" }],
+    rules: [{ backendRefs: [{ name: "b", port: 80 }] }],
+  };
+  const metadata = { namespace: "ns", name: "r", generation: 2, creationTimestamp: "2026-11-21T08:00:00Z" };
+
+  test("are part of the first state where their kinds are there, and change with the objects", async () => {
+    rest.documents.set(GATEWAY, { resources: [{ name: "httproutes" }, { name: "httproutes/status" }] });
+    rest.put(`${GATEWAY}/httproutes`, metadata, { spec });
+    start();
+    const first = await next();
+    expect(first.gatewayRoutes.get("HTTPRoute/ns/r")).toMatchObject({
+      generation: 2,
+      createdAtMs: Date.parse("2026-11-21T08:00:00Z"),
+      parents: [{ service: "ns/s" }],
+    });
+    rest.remove(`${GATEWAY}/httproutes`, "ns/r");
+    expect((await next()).gatewayRoutes.size).toBe(0);
+  });
+
+  test("are not waited for where there are none, or where they may not be read", async () => {
+    rest.documents.set(GATEWAY, { resources: [{ name: "httproutes" }] });
+    rest.forbidden.add(`${GATEWAY}/httproutes`);
+    start();
+    expect((await next()).gatewayRoutes.size).toBe(0);
+  });
+
+  test("of a RoutePolicy are there too, and a refused one is not in force", async () => {
+    const path = "/apis/countersign.dev/v1alpha1/routepolicies";
+    rest.put(
+      path,
+      { ...metadata, name: "good" },
+      { spec: { service: "s", rules: [{ backends: [{ service: "b" }] }] } },
+    );
+    rest.put(path, { ...metadata, name: "bad" }, { spec: { service: "s", rules: [{}] } });
+    start();
+    const state = await next();
+    expect([...state.routePolicies.keys()]).toEqual(["ns/good"]);
+    expect(states.at(-1)?.report.problems[0]).toMatchObject({
+      object: "RoutePolicy ns/bad",
+      standing: "none",
+    });
+  });
+});
