@@ -73,6 +73,52 @@ describe("control plane", () => {
     expect(summary.body["revision"]).toBe(2);
   });
 
+  test("a route and traffic settings reach whoever calls the service, and their status says so", async () => {
+    await mesh.start();
+    const notebook = await mesh.sidecar("lab/notebook");
+    const scorer = await mesh.sidecar("serving/scorer");
+    await notebook.until(({ tables }) => tables.length === 1);
+    await scorer.until(({ tables }) => tables.length === 1);
+    expect(notebook.table.routes.size).toBe(0);
+    const object = (kind: string, name: string, spec: string): string =>
+      `apiVersion: countersign.dev/v1alpha1\nkind: ${kind}\nmetadata: {name: ${name}, namespace: serving}\nspec: ${spec}\n`;
+    mesh.write(
+      "canary.yaml",
+      object("RoutePolicy", "canary", "{service: scorer, rules: [{backends: [{service: tracking}]}]}"),
+    );
+    await notebook.until(({ tables }) => tables.length === 2);
+    expect(notebook.table.routes.get("serving/scorer")?.rules[0]?.backends).toEqual([
+      { service: "serving/tracking", port: undefined, weight: 1 },
+    ]);
+    // It is told of the backend, which decides for itself whom it answers.
+    expect([...notebook.table.services.keys()].sort()).toEqual(["serving/scorer", "serving/tracking"]);
+    await eventually(
+      () => programmed("RoutePolicy/serving/canary.yaml"),
+      (message) => message === "1/1 proxies",
+    );
+    mesh.write("traffic.yaml", object("TrafficPolicy", "t", "{lb: roundRobin, timeouts: {connect: 500ms}}"));
+    await notebook.until(({ tables }) => tables.length === 3);
+    expect(notebook.table.routes.get("serving/scorer")?.traffic).toMatchObject({
+      lb: { kind: "roundRobin" },
+      timeouts: { connectMs: 500 },
+    });
+    // Nobody else got anything.
+    expect(scorer.tables).toHaveLength(1);
+    mesh.write(
+      "canary.yaml",
+      object("RoutePolicy", "canary", "{service: scorer, rules: [{backends: [{service: nobody}]}]}"),
+    );
+    await notebook.until(({ tables }) => tables.length === 4);
+    const refs = await eventually(
+      () =>
+        status("RoutePolicy/serving/canary.yaml").status.conditions.find(
+          ({ type }) => type === "ResolvedRefs",
+        ),
+      (condition) => condition?.status === "False",
+    );
+    expect(refs?.message).toContain("there is no service `serving/nobody`");
+  });
+
   test("resolve: unknown, denied and allowed destinations", async () => {
     await mesh.start();
     const notebook = await mesh.sidecar("lab/notebook");

@@ -10,6 +10,7 @@ import {
   buildSettings,
   buildTrustBundle,
 } from "../../control-plane/resources/build.ts";
+import { buildRoute } from "../../control-plane/resources/route-message.ts";
 import type { ClusterState, MeshConfig, Workload } from "../../control-plane/sources/store.ts";
 import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 
@@ -108,4 +109,61 @@ export function sampleResources(service = "svc"): BuiltResource[] {
     buildSettings(clusterState([me]), me, "local"),
     buildTrustBundle("test.example", BUNDLE_JSON),
   ];
+}
+
+/** A route that says something of everything. */
+export function sampleRoute(service = "ns/svc"): BuiltResource {
+  const key = { by: "header" as const, name: "x-session" };
+  return buildRoute({
+    service,
+    rules: [
+      {
+        name: "RoutePolicy ns/r rules[0]",
+        matches: [
+          {
+            path: { kind: "prefix", value: "/v2" },
+            methods: ["POST"],
+            headers: [{ name: "x-canary", kind: "exact", value: "yes" }],
+            query: [{ name: "v", kind: "exact", value: "2" }],
+            grpc: { service: "inference.S", method: "" },
+            roles: ["oncall"],
+            callerKinds: ["notebook"],
+            callerNames: ["nb-*"],
+            operations: ["serving.invoke"],
+          },
+        ],
+        ports: [80],
+        backends: [{ service: "ns/v1", port: 80, weight: 9 }],
+        mirrors: [{ service: "ns/v2", port: undefined, share: 0.5, allMethods: true }],
+        stickyBy: key,
+        requestTimeoutMs: 2_000,
+        tryTimeoutMs: 500,
+        requestHeaders: [{ action: "set", name: "x-a", value: "1" }],
+        responseHeaders: [{ action: "remove", name: "x-b", value: "" }],
+      },
+    ],
+    traffic: {
+      lb: { kind: "consistentHash", key },
+      preferZone: true,
+      healthCheck: {
+        probe: { kind: "http", path: "/ready" },
+        intervalMs: 10_000,
+        timeoutMs: 1_000,
+        healthyThreshold: 1,
+        unhealthyThreshold: 3,
+      },
+      outlier: { consecutive5xx: 5, ejectForMs: 30_000, maxEjectPercent: 50, panicPercent: 50 },
+      slowStartMs: 30_000,
+      limits: { connections: 1, pending: 2, requests: 3 },
+      timeouts: { connectMs: 1, requestMs: 2, idleMs: 3, streamMs: 4 },
+      retries: {
+        attempts: 2,
+        on: ["503"],
+        onlyAccess: ["read"],
+        idempotent: ["serving.invoke"],
+        budgetPercent: 20,
+        perTryTimeoutMs: 250,
+      },
+    },
+  });
 }

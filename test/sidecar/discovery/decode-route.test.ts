@@ -1,12 +1,23 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
+import { buildRoute } from "../../../control-plane/resources/route-message.ts";
 import { messageCodec } from "../../../proto/load.ts";
 import { decodeResource } from "../../../sidecar/discovery/decode.ts";
+import { sampleRoute } from "../../fakes/resources.ts";
 
 const codec = messageCodec<object, object>("countersign.mesh.v1.Route");
 
 const decode = (body: object) =>
   decodeResource("route", "ml/scorer", codec.encode({ service: "ml/scorer", ...body }));
+
+const delta = messageCodec<object, { readonly upsert: readonly { readonly body: Buffer }[] }>(
+  "countersign.mesh.v1.Delta",
+);
+function deltaOf(encoded: Buffer): { readonly body: Buffer } {
+  const [resource] = delta.decode(encoded).upsert;
+  if (resource === undefined) throw new Error("no resource");
+  return resource;
+}
 
 const rule = (fields: object) => ({ rules: [{ name: "r", ...fields }] });
 const match = (fields: object) => rule({ matches: [fields] });
@@ -150,6 +161,19 @@ describe("a route", () => {
         },
       },
     });
+  });
+
+  test("of the control plane says here what it said there", () => {
+    const { body } = deltaOf(sampleRoute().encoded);
+    const decoded = decodeResource("route", "ns/svc", body);
+    if (!decoded.ok || decoded.value.kind !== "route") throw new Error("not a route");
+    const again = buildRoute(decoded.value.value);
+    expect(again.hash).toBe(sampleRoute().hash);
+    expect(decoded.value.value.rules[0]).toMatchObject({
+      stickyBy: { by: "header", name: "x-session" },
+      tryTimeoutMs: 500,
+    });
+    expect(decoded.value.value.traffic).toMatchObject({ limits: { pending: 2 }, timeouts: { streamMs: 4 } });
   });
 
   test.each([

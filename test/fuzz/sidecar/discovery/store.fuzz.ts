@@ -11,7 +11,7 @@ import { RESOURCE_TYPES, tableDigest } from "../../../../proto/protocol.ts";
 import { silentLogger } from "../../../../sidecar/core/runtime/log.ts";
 import { decodeResource } from "../../../../sidecar/discovery/decode.ts";
 import { ResourceStore } from "../../../../sidecar/discovery/store.ts";
-import { sampleResources } from "../../../fakes/resources.ts";
+import { sampleResources, sampleRoute } from "../../../fakes/resources.ts";
 
 const codec = messageCodec<object, ControlPlaneMessage__Output>("countersign.mesh.v1.ControlPlaneMessage");
 const types = [...RESOURCE_TYPES, "unknown", ""];
@@ -61,6 +61,7 @@ function bodyOf(encoded: Buffer): Buffer {
   return deltaCodec.decode(encoded).upsert[0]?.body ?? Buffer.alloc(0);
 }
 
+const route = bodyOf(sampleRoute().encoded);
 const base = createTable(sampleResources());
 const more = createTable([...sampleResources(), ...sampleResources("other").slice(1, 3)]);
 const head = { nonce: 1, revision: 1 };
@@ -90,6 +91,13 @@ export async function run({ seconds, seed }: { seconds: number; seed: number }):
         cases += 1;
         const store = new ResourceStore({ stateDir: undefined, features: [], log: silentLogger });
         for (const [at, changes] of chosen) feed(store, mutate(messages[at] ?? Buffer.alloc(0), changes));
+      }),
+      { seed: seed + round, numRuns: 100 },
+    );
+    fc.assert(
+      fc.property(fc.array(mutation, { minLength: 1, maxLength: 6 }), (changes) => {
+        cases += 1;
+        decodeResource("route", "ns/svc", mutate(route, changes));
       }),
       { seed: seed + round, numRuns: 100 },
     );
