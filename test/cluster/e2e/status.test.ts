@@ -9,6 +9,7 @@ import { createKubernetesWriter, type KubernetesWriter } from "../../../control-
 import type { AccessPolicy } from "../../../control-plane/policy/access-policy.ts";
 import type { Compiled } from "../../../control-plane/policy/compile.ts";
 import type { PolicyReport } from "../../../control-plane/policy/policy-report.ts";
+import { NO_ROUTES } from "../../../control-plane/policy/route-plan.ts";
 import { runKubernetesStatus } from "../../../control-plane/status/kubernetes-status.ts";
 import {
   type RefusedObject,
@@ -77,10 +78,12 @@ class World {
             policies: this.policies,
             routePolicies: new Map(),
             trafficPolicies: new Map(),
+            gatewayRoutes: new Map(),
             workloads: new Map(),
             pods: new Map(),
           },
           policies: this.reports,
+          routes: NO_ROUTES,
         }) as unknown as Compiled,
       proxies: () => this.proxies,
       refused: () => this.refused,
