@@ -254,7 +254,7 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
     const { code, stderr } = await tryKubectl(["apply", "-f", "-"], {
       stdin: JSON.stringify({
         ...limited,
-        spec: { ...limited.spec, rules: [{ ...rule, with: { replay: "Strict" } }] },
+        spec: { ...limited.spec, rules: [{ ...rule, with: { identity: { forward: ["user"] } } }] },
       }),
     });
     expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("not enforce") });
