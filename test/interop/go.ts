@@ -15,3 +15,15 @@ export async function goProgram(what: string, source: string): Promise<string | 
   );
   return folder === undefined ? undefined : join(folder, name);
 }
+
+/** Folder of the programs that `go install` makes of these packages of one module; undefined if they are left out. */
+export async function goTools(
+  name: string,
+  what: string,
+  packages: readonly string[],
+): Promise<string | undefined> {
+  if (!canTest(what, NEEDS)) return undefined;
+  return installed(`go-${name}`, packages.join("\n"), (target) =>
+    runInstaller("go", ["install", "-trimpath", "-ldflags=-s -w", ...packages], { GOBIN: target }),
+  );
+}
