@@ -3,6 +3,7 @@
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { OWN_PORTS } from "../capture/rules.ts";
 import { isCaptureProbe } from "../capture/verify.ts";
+import { REASONS, type Reason } from "../core/policy/reason.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
@@ -17,8 +18,9 @@ import {
   SNIFF_MS,
   spokenTo,
 } from "./app-socket.ts";
-import type { Destination, Directory } from "./resolve.ts";
+import type { Destination, Directory, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
+import { recordRefusal } from "./tunnel.ts";
 
 export interface CaptureListenerDeps {
   readonly services: OutboundServices;
@@ -185,7 +187,12 @@ export class CaptureListener {
       if (spoken?.protocol === "http") {
         this.#count("refused");
         this.#connections.add(converseHttp(socket, this.#conversation(original)));
-      } else this.#reset(socket, "reset");
+      } else {
+        const { services } = this.#deps;
+        if (Object.hasOwn(REASONS, verdict.why))
+          recordRefusal(fixedOf(original), verdict.why as Reason, "the connection is not carried", services); // a key of REASONS
+        this.#reset(socket, "reset");
+      }
     }
   }
 
@@ -206,10 +213,10 @@ export class CaptureListener {
   }
 
   /** Requests on it are looked up again each, and answered with the reason where they are refused. */
-  #conversation({ address, port }: OriginalDestination): ConversationDeps {
+  #conversation(original: OriginalDestination): ConversationDeps {
     return {
       services: this.#deps.services,
-      fixed: { kind: "address", address, port, key: addressKey(address, port) },
+      fixed: fixedOf(original),
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     };
@@ -281,4 +288,8 @@ export class CaptureListener {
     for (const connection of this.#connections) connection.destroy();
     for (const socket of this.#sockets) socket.destroy();
   }
+}
+
+function fixedOf({ address, port }: OriginalDestination): FixedDestination {
+  return { kind: "address", address, port, key: addressKey(address, port) };
 }

@@ -13,8 +13,10 @@ import {
   SNIFF_MS,
   spokenTo,
 } from "./app-socket.ts";
+import { askFor, isDestination, type OutboundRefusal, questionOf } from "./locate.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
+import { connectionFacts, recordRefusal } from "./tunnel.ts";
 
 export interface OutboundListenerDeps {
   readonly services: OutboundServices;
@@ -95,10 +97,12 @@ export class OutboundListener {
   async #greet(socket: Socket, deps: ConversationDeps, known: Destination | undefined): Promise<void> {
     const { services, fixed } = deps;
     let destination = known;
-    if (destination === undefined && fixed.kind === "service" && services.state.directory !== undefined) {
-      // Where it cannot be asked, the answer to the first request says so.
-      await services.resolve(fixed.service, fixed.port).catch(() => undefined);
-      destination = services.state.directory.ofFixed(fixed);
+    let refusal: OutboundRefusal | undefined;
+    if (destination === undefined && services.state.directory !== undefined) {
+      // An application that speaks HTTP is answered with the reason, at its first request.
+      const found = await askFor(questionOf(fixed), connectionFacts(fixed, services), services);
+      if (isDestination(found)) destination = found;
+      else refusal = found;
     }
     const spoken =
       destination === undefined
@@ -111,7 +115,10 @@ export class OutboundListener {
       else if (spoken.protocol === "http") conversation = converseHttp(socket, deps);
     }
     if (conversation !== undefined) this.#connections.add(conversation);
-    else if (!socket.destroyed) reset(socket);
+    else if (!socket.destroyed) {
+      if (refusal !== undefined) recordRefusal(fixed, refusal.reason, refusal.detail, services);
+      reset(socket);
+    }
   }
 
   sweep(nowMs: number): void {

@@ -50,7 +50,7 @@ export function locate(
 }
 
 /** The control plane is asked by name, as an application would name the service, or by address. */
-function questionOf(fixed: FixedDestination): Question {
+export function questionOf(fixed: FixedDestination): Question {
   if (fixed.kind === "address") return { kind: "unknown", host: fixed.address, port: fixed.port };
   const [namespace, name] = fixed.service.split("/");
   return { kind: "unknown", host: `${name}.${namespace}`, port: fixed.port };

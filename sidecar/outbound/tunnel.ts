@@ -60,11 +60,7 @@ export class OutboundTunnel implements UpstreamExchange {
     this.#deps = deps;
     this.#services = services;
     this.#socket = socket;
-    this.#facts = new CallFacts(headOf(fixed), services.clock.monotonicMs(), services.meshNowMs());
-    this.#facts.fixed = fixed;
-    // There is nothing in the bytes that we could know of a trace: each connection begins one.
-    this.#facts.traceparent = createTraceparent(services.ids);
-    this.#facts.ownTrace = true;
+    this.#facts = connectionFacts(fixed, services);
     this.#deadlineMs = this.#facts.startedMs + 3 * services.timeouts.connectMs;
     socket.attach({
       onData: () => {}, // paused: nothing comes
@@ -295,6 +291,29 @@ export class OutboundTunnel implements UpstreamExchange {
     if (connection !== undefined && stream !== undefined) connection.finished(this, stream);
     this.#facts.record(this.#services);
   }
+}
+
+/** What is known of a connection before it is carried. */
+export function connectionFacts(fixed: FixedDestination, services: OutboundServices): CallFacts {
+  const facts = new CallFacts(headOf(fixed), services.clock.monotonicMs(), services.meshNowMs());
+  facts.fixed = fixed;
+  // There is nothing in the bytes that we could know of a trace: each connection begins one.
+  facts.traceparent = createTraceparent(services.ids);
+  facts.ownTrace = true;
+  return facts;
+}
+
+/** Records a connection that is not carried: the workload may not call what it leads to. Whoever calls this resets it. */
+export function recordRefusal(
+  fixed: FixedDestination,
+  reason: Reason,
+  detail: string,
+  services: OutboundServices,
+): void {
+  const facts = connectionFacts(fixed, services);
+  facts.reason = reason;
+  facts.error = detail;
+  facts.record(services);
 }
 
 const EMPTY = Buffer.alloc(0);

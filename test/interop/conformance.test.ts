@@ -35,7 +35,7 @@ const features = (version: 1 | 2, protocols: readonly string[]): string => `feat
   protocols: [${protocols.map((name) => `PROTOCOL_${name}`).join(", ")}]
   codecs: [CODEC_PROTO]
   compressions: [COMPRESSION_IDENTITY, COMPRESSION_GZIP]
-  supports_h2c: true
+  supports_h2c: ${version === 2}
   supports_tls: false
   supports_tls_client_certs: false
   supports_half_duplex_bidi_over_http1: ${version === 1}

@@ -303,15 +303,29 @@ describe("the decision on a connection", () => {
   });
 
   test.each([
-    { name: "nobody serves it", appPort: 1, options: { services: false }, at: "caller" },
-    { name: "the application does not listen", appPort: 1, options: {}, at: "callee" },
-  ])("$name: a reset", async ({ appPort, options }) => {
-    const { port } = await pair(appPort, options);
-    const near = await open(port);
+    {
+      name: "the caller knows no such service",
+      appPort: 1,
+      options: { services: false },
+      at: "caller",
+      reason: "UNKNOWN_DESTINATION",
+    },
+    {
+      name: "the application does not listen",
+      appPort: 1,
+      options: {},
+      at: "callee",
+      reason: "UPSTREAM_FAILED",
+    },
+  ] as const)("$name: a reset, recorded at the $at", async ({ appPort, options, at, reason }) => {
+    const both = await pair(appPort, options);
+    const near = await open(both.port);
     near.resume();
     near.write(Buffer.from([0, 1, 2, 3]));
     await turns(() => near.destroyed);
     expect(near.destroyed).toBe(true);
+    const [event] = await events(both[at], 1);
+    expect(JSON.stringify(event)).toContain(reason);
   });
 
   test("a port that declares HTTP takes no connection", async () => {
