@@ -12,7 +12,7 @@ const INSTALL_TIMEOUT_MS = 600_000;
 const OUTPUT_LIMIT_BYTES = 16 * 1024 * 1024;
 
 /** Folder of the user's cache that holds what suites installed. */
-export function interopCache(): string {
+function interopCache(): string {
   const base = process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache");
   const folder = join(base, "countersign", "interop");
   mkdirSync(folder, { recursive: true });

@@ -2,17 +2,19 @@
 // the promotion that policy keeps to others.
 
 import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { get, until } from "../demo/mesh-processes.ts";
 import { freePorts, type RunningProcess } from "../demo/process.ts";
-import { interopCache } from "./installed.ts";
 import { type Mesh, SERVICE_HOST, startMesh } from "./mesh.ts";
 import { pythonEnvironment } from "./python.ts";
 
 const python = await pythonEnvironment("MLflow across the mesh");
 const PORT = 5000;
 const WEIGHTS_BYTES = 32 * 1024 * 1024;
+/** Nothing is told to others, and no Git is looked for. */
+const ALONE = { MLFLOW_DISABLE_TELEMETRY: "true", GIT_PYTHON_REFRESH: "quiet" };
 const RULES = `  - name: trainers
     from: [{workload: {names: [friend]}}]
     operations: [{op: mlflow.experiment}, {op: mlflow.run}, {op: mlflow.log}, {op: mlflow.read}, {op: mlflow.register, resources: ["fraud*"]}]`;
@@ -24,18 +26,15 @@ const RULES = `  - name: trainers
 
   beforeAll(async () => {
     if (!python) return;
-    dir = mkdtempSync(join(interopCache(), "mlflow-"));
+    dir = mkdtempSync(join(tmpdir(), "countersign-mlflow-"));
     const [port = 0] = await freePorts(1);
-    server = python.start("mlflow", [
+    const args = [
       ...["server", "--host", "127.0.0.1", "--port", String(port), "--workers", "1"],
       ...["--backend-store-uri", `sqlite:///${join(dir, "store.db")}`],
-      ...[
-        "--artifacts-destination",
-        join(dir, "artifacts"),
-        "--allowed-hosts",
-        `${SERVICE_HOST}:${PORT},localhost:*`,
-      ],
-    ]);
+      ...["--artifacts-destination", join(dir, "artifacts")],
+      ...["--allowed-hosts", `${SERVICE_HOST}:${PORT},localhost:*`],
+    ];
+    server = python.start("mlflow", args, { ...ALONE, MLFLOW_SERVER_ENABLE_JOB_EXECUTION: "false" });
     mesh = await startMesh({
       kind: "service",
       ports: [{ port: PORT, protocol: "http", packs: ["mlflow"], app: port }],
@@ -54,7 +53,7 @@ const RULES = `  - name: trainers
 
   test("logs a run with artifacts and registers its model, but may not promote it", async () => {
     const result = await python?.run("mlflow_run", [`http://${SERVICE_HOST}:${PORT}`], {
-      env: { http_proxy: mesh.proxy("friend"), GIT_PYTHON_REFRESH: "quiet" },
+      env: { ...ALONE, http_proxy: mesh.proxy("friend") },
       timeoutMs: 120_000,
     });
     expect(result).toEqual({

@@ -26,6 +26,7 @@ const CLOSES = [
   [4999, "own"],
 ] as const;
 const ABNORMAL = 1006;
+const POLICY_VIOLATION = 1008;
 
 (python ? describe : describe.skip)("WebSocket", () => {
   let mesh: Mesh;
@@ -158,6 +159,17 @@ const ABNORMAL = 1006;
       torn.send("terminate");
       expect(await ending(torn)).toEqual([ABNORMAL, ""]);
     }, 40_000);
+
+    test("is ended with a policy violation when policy takes it away", async () => {
+      const socket = await open("/echo");
+      const ended = ending(socket);
+      try {
+        await mesh.setRules(RULES.replace("friend", "nobody"));
+        expect(await ended).toEqual([POLICY_VIOLATION, expect.any(String)]);
+      } finally {
+        await mesh.setRules(RULES);
+      }
+    }, 30_000);
 
     test("a server that wants something else first", async () => {
       const url = mesh.url("friend", PYTHON_PORT).replace("http", "ws");
