@@ -308,16 +308,16 @@ describe("the decision on a connection", () => {
       appPort: 1,
       options: { services: false },
       at: "caller",
-      reason: "UNKNOWN_DESTINATION",
+      why: "UNKNOWN_DESTINATION",
     },
     {
       name: "the application does not listen",
       appPort: 1,
       options: {},
       at: "callee",
-      reason: "UPSTREAM_FAILED",
+      why: "ECONNREFUSED",
     },
-  ] as const)("$name: a reset, recorded at the $at", async ({ appPort, options, at, reason }) => {
+  ] as const)("$name: a reset, recorded at the $at", async ({ appPort, options, at, why }) => {
     const both = await pair(appPort, options);
     const near = await open(both.port);
     near.resume();
@@ -325,7 +325,7 @@ describe("the decision on a connection", () => {
     await turns(() => near.destroyed);
     expect(near.destroyed).toBe(true);
     const [event] = await events(both[at], 1);
-    expect(JSON.stringify(event)).toContain(reason);
+    expect(JSON.stringify(event)).toContain(why);
   });
 
   test("a port that declares HTTP takes no connection", async () => {
