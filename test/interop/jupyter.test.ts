@@ -32,6 +32,7 @@ const RULES = `  - name: notebook
       "ServerApp.allow_remote_access": "True",
       "ServerApp.root_dir": dir,
       "IdentityProvider.token": TOKEN,
+      "ZMQChannelsWebsocketConnection.iopub_data_rate_limit": "1000000000", // of its own, 1 MB/s
     };
     server = python.start(
       "jupyter-server",
@@ -67,10 +68,10 @@ const RULES = `  - name: notebook
       deleted: 204,
       kernelId: expect.any(String),
     });
-    const kernel = { operation: "notebook.kernel", resource: result.kernelId, method: "WS" };
-    await mesh.untilRecorded({ ...kernel, effect: "Allow", caller: "notebook/friend" });
+    const kernel = { operation: "notebook.kernel", resource: result.kernelId };
+    await mesh.untilRecorded({ ...kernel, effect: "Allow", caller: "notebook/friend", status: 101 });
     await mesh.untilRecorded({ ...kernel, effect: "Deny", caller: "notebook/stranger" });
-    await mesh.untilRecorded({ operation: "notebook.terminal", method: "WS", effect: "Deny" });
+    await mesh.untilRecorded({ operation: "notebook.terminal", method: "GET", effect: "Deny", status: 403 });
     await mesh.untilRecorded({ operation: "notebook.terminal", method: "POST", effect: "Deny", status: 403 });
   }, 160_000);
 });
