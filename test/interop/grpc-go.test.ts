@@ -33,7 +33,6 @@ const CASES = [
   "custom_metadata",
   "unimplemented_method",
   "unimplemented_service",
-  "pick_first_unary",
 ];
 
 (tools === undefined ? describe.skip : describe)("grpc-go", () => {

@@ -36,7 +36,7 @@ const RULES = `  - name: models
     };
     expect(result).toMatchObject({
       live: true,
-      large: true,
+      large: denied, // beyond 64 KiB it is unknown too
       compressed: denied, // the model in a compressed message is unknown
       library: Array(10).fill(56),
       stream: { status: "OK", answers: 3 },
@@ -50,6 +50,12 @@ const RULES = `  - name: models
     await mesh.untilRecorded({ operation: "serving.invoke.predict", resource: "fraud-v1", effect: "Allow" });
     await mesh.untilRecorded({ operation: "serving.invoke.predict", resource: "secret", effect: "Deny" });
     await mesh.untilRecorded({ operation: "serving.admin", resource: "fraud-v1", effect: "Deny" });
-    await mesh.untilRecorded({ operation: "health.probe", caller: "notebook/stranger", effect: "Deny" });
+    await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", reason: "NO_MATCHING_ALLOW" });
   }, 70_000);
+
+  test("messages of 16 MB pass where the rule names no model", async () => {
+    await mesh.setRules(RULES.replace(', resources: ["fraud-*"]', ""));
+    const target = `127.0.0.1:${mesh.port("friend", PORT)}`;
+    expect(await python?.run("kserve_infer", [target, target, "large"])).toEqual({ large: true });
+  }, 60_000);
 });

@@ -69,15 +69,17 @@ def through_library(client) -> list:
     return sums
 
 
-def main(friend: str, stranger: str) -> dict:
+def main(friend: str, stranger: str, large_only: bool) -> dict:
     client = triton.InferenceServerClient(friend)
-    large = client.infer("fraud-v1", [tensor(LARGE)]).as_numpy("OUT")
+    if large_only:
+        doubled = client.infer("fraud-v1", [tensor(LARGE)]).as_numpy("OUT")
+        return {"large": bool((doubled == np.arange(LARGE, dtype=np.float32) * 2).all())}
     channel = grpc.insecure_channel(friend)
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
     outside = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(stranger))
     return {
         "live": client.is_server_live(),
-        "large": bool((large == np.arange(LARGE, dtype=np.float32) * 2).all()),
+        "large": refusal(lambda: client.infer("fraud-v1", [tensor(LARGE)])),
         "compressed": refusal(lambda: client.infer("fraud-v1", [tensor(1000)], compression_algorithm="gzip")),
         "library": through_library(client),
         "stream": streamed(stub, ["fraud-v1", "fraud-v2", "fraud-v1"]),
@@ -90,4 +92,4 @@ def main(friend: str, stranger: str) -> dict:
     }
 
 
-print(json.dumps(main(sys.argv[1], sys.argv[2])))
+print(json.dumps(main(sys.argv[1], sys.argv[2], "large" in sys.argv)))
