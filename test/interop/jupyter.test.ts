@@ -70,7 +70,7 @@ const RULES = `  - name: notebook
     });
     const kernel = { operation: "notebook.kernel", resource: result.kernelId };
     await mesh.untilRecorded({ ...kernel, effect: "Allow", caller: "notebook/friend", status: 101 });
-    await mesh.untilRecorded({ ...kernel, effect: "Deny", caller: "notebook/stranger" });
+    await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", status: 403 });
     await mesh.untilRecorded({ operation: "notebook.terminal", method: "GET", effect: "Deny", status: 403 });
     await mesh.untilRecorded({ operation: "notebook.terminal", method: "POST", effect: "Deny", status: 403 });
   }, 160_000);
