@@ -573,8 +573,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     if (this.#waitsToRetry && nowMs < this.#endMs) {
       this.#waitsToRetry = false;
       this.#touch(nowMs);
-      if (this.#facts.destination?.group.traffic.timing.isPrecise === true)
-        this.#services.deadlines.add(this);
+      if (this.#isPrecise) this.#services.deadlines.add(this);
       this.#route();
       return;
     }
