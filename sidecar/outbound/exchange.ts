@@ -262,9 +262,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     const key = hashKeyOf(group.traffic.lb, this.#facts, this.#services.node);
     const member = group.pick(this.#attempts?.tried, key);
     if (member === undefined) {
-      if (group.hasReachable)
-        this.#refuse("OVERLOADED", "every endpoint has as many requests as it may have");
-      else this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
+      this.#refuse("OVERLOADED", "every endpoint has as many requests as it may have");
       return;
     }
     this.#member = member;

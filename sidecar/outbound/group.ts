@@ -117,17 +117,29 @@ export class EndpointGroup implements MemberGroup {
    *
    * @param tried endpoints that it was sent to already; one of them is chosen when there is no other.
    * @param key hash of what it is kept together with others by; undefined: nothing.
-   * @returns undefined when none can be used; `hasReachable` says why.
+   * @returns undefined when none has room, or there is none.
    */
   pick(tried: ReadonlySet<Member> | undefined, key: number | undefined): Member | undefined {
     if (this.#impaired > 0) this.#panic = this.#isPanic();
-    if (tried === undefined) return this.#pickZoned(undefined, key);
-    return this.#pickZoned(tried, key) ?? this.#pickZoned(undefined, key);
+    const picked = this.#pickZoned(tried, key);
+    if (picked !== undefined) return picked;
+    const again = tried === undefined ? undefined : this.#pickZoned(undefined, key);
+    return again ?? this.#pickUnreachable(tried);
   }
 
-  /** Something can be reached, it only has no room. */
-  get hasReachable(): boolean {
-    return this.#members.some((member) => member.upstream.reachable);
+  /** Nothing is known to be there: any may have come back since it was last tried. */
+  #pickUnreachable(tried: ReadonlySet<Member> | undefined): Member | undefined {
+    const { length } = this.#members;
+    const offset = Math.floor(this.#deps.random() * length);
+    let second: Member | undefined;
+    for (let i = 0; i < length; i++) {
+      const member = this.#members[(offset + i) % length];
+      // Those that are reachable have no room.
+      if (member === undefined || member.upstream.reachable || !member.hasRoom) continue;
+      if (tried?.has(member) !== true) return member;
+      second ??= member;
+    }
+    return second;
   }
 
   /** Whether there is an endpoint that this request has not been sent to. */

@@ -94,15 +94,14 @@ export class OutboundTunnel implements UpstreamExchange {
       return;
     }
     if (this.#attempts === 0) group.called(this.#facts.startedMs);
+    if (this.#attempts++ >= MAX_ATTEMPTS) {
+      this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint could be reached");
+      return;
+    }
     const { lb, bounds } = group.traffic;
-    const member =
-      this.#attempts++ >= MAX_ATTEMPTS
-        ? undefined
-        : group.pick(this.#tried, hashKeyOf(lb, this.#facts, this.#services.node));
+    const member = group.pick(this.#tried, hashKeyOf(lb, this.#facts, this.#services.node));
     if (member === undefined) {
-      if (group.hasReachable)
-        this.#refuse("OVERLOADED", "every endpoint has as many connections as it may have");
-      else this.#refuse("UPSTREAM_FAILED", this.#facts.error ?? "no endpoint can be reached at the moment");
+      this.#refuse("OVERLOADED", "every endpoint has as many connections as it may have");
       return;
     }
     this.#tried.add(member);

@@ -43,9 +43,12 @@ export class Upstream {
     return load;
   }
 
-  /** False while the last attempt to connect failed and the next one is not due. */
+  /**
+   * False after an attempt to connect failed, until one succeeds: they go on by themselves, so that no call has to find out
+   * whether the endpoint is back.
+   */
   get reachable(): boolean {
-    return this.#active.length > 0 || this.#isDue;
+    return this.#failures === 0 || this.#active.length > 0;
   }
 
   /** When it was reached again after failures; monotonic milliseconds. */
@@ -147,6 +150,7 @@ export class Upstream {
 
   sweep(nowMs: number): void {
     for (const connection of this.#all()) connection.sweep(nowMs);
+    if (this.#failures > 0 && this.#active.length === 0 && this.#isDue) this.#connect();
     const extra = this.#active.length > 1 ? this.#active.at(-1) : undefined;
     if (extra === undefined || extra.openExchanges > 0) this.#extraBusyMs = nowMs;
     else if (nowMs - this.#extraBusyMs >= EXTRA_IDLE_MS) {
