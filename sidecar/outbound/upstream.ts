@@ -28,6 +28,7 @@ export class Upstream {
   /** Of the last request: connecting is done by them. */
   #bounds: EndpointBounds;
   #extraBusyMs = 0;
+  #left = false;
 
   constructor(endpoint: MeshEndpoint, pool: UpstreamPool, deps: UpstreamDeps, bounds: EndpointBounds) {
     this.endpoint = endpoint;
@@ -123,6 +124,7 @@ export class Upstream {
 
   /** No table names it any more: what still waits for a connection goes elsewhere, what is open finishes. */
   leave(): void {
+    this.#left = true;
     this.retire();
     this.#failWaiting("the endpoint is gone");
   }
@@ -265,7 +267,7 @@ export class Upstream {
   }
 
   #connect(): void {
-    if (this.#next !== undefined) return;
+    if (this.#next !== undefined || this.#left) return;
     const signing = this.#pool.signing;
     if (signing === undefined) return;
     const { metrics } = this.#deps;
