@@ -3,6 +3,7 @@
 import { createRequire } from "node:module";
 import { AuditTrail } from "./audit/trail.ts";
 import { ConcurrencyLimiter } from "./balance/concurrency.ts";
+import { Deadlines } from "./balance/deadlines.ts";
 import { LeaseShares } from "./balance/lease-shares.ts";
 import type { LimitKind } from "./balance/limit-counters.ts";
 import { createRateLimiter } from "./balance/limits.ts";
@@ -24,6 +25,7 @@ import type { SharedLimits } from "./discovery/limit-leases.ts";
 import type { Resolution } from "./discovery/resolver.ts";
 import type { SidecarTable } from "./discovery/table.ts";
 import { Http1AppSide } from "./inbound/app-http1.ts";
+import { Http2AppSide } from "./inbound/app-http2.ts";
 import type { AppSide } from "./inbound/app-side.ts";
 import { createEnforcement, type Enforcement, parsePacks } from "./inbound/authorize.ts";
 import type { InboundStream } from "./inbound/caller-side.ts";
@@ -36,7 +38,6 @@ import type { InboundServices } from "./inbound/services.ts";
 import { WaitingBytes } from "./inbound/waiting-body.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
-import { Deadlines } from "./outbound/deadlines.ts";
 import { HealthChecks } from "./outbound/health-checks.ts";
 import { OutboundListener } from "./outbound/listener.ts";
 import { MirrorBudget } from "./outbound/mirror.ts";
@@ -122,6 +123,7 @@ export class DataPlane {
   readonly #deps: DataPlaneDeps;
   readonly #files: LineFile[] = [];
   readonly #apps = new Map<number, AppSide>();
+  readonly #http2Apps = new Map<number, AppSide>();
   readonly #cache = new FieldCache();
   readonly #http2 = createHttp2Shared();
   readonly #ids = new RandomIds();
@@ -177,6 +179,7 @@ export class DataPlane {
           : new Correlation(),
       timeouts: config.timeouts,
       limits: config.limits,
+      deadlines: this.#deadlines,
     };
     const verifier = new ProofVerifier({
       bundleOf: (trustDomain) =>
@@ -188,7 +191,7 @@ export class DataPlane {
       limiter: this.#limiter,
       concurrency: this.#concurrency,
       replays: new ReplayMemory(MAX_REPLAYS, clock.monotonicMs()),
-      app: (port) => this.#app(port),
+      app: (port, http2) => this.#app(port, http2),
       openTunnels: { count: 0 },
       leaves: new PeerLeaves(),
       appAddress: (port) => this.#appAddress(port),
@@ -216,7 +219,6 @@ export class DataPlane {
     });
     const outbound: OutboundServices = {
       ...shared,
-      deadlines: this.#deadlines,
       mirrors: new MirrorBudget(),
       random,
       node: config.node,
@@ -416,15 +418,23 @@ export class DataPlane {
     return appPorts.get(port) ?? { kind: "tcp", host: appHost, port };
   }
 
-  #app(port: number): AppSide {
-    let side = this.#apps.get(port);
+  #app(port: number, http2: boolean): AppSide {
+    const sides = http2 ? this.#http2Apps : this.#apps;
+    let side = sides.get(port);
     if (side === undefined) {
       const { timeouts, limits } = this.#config;
-      const { clock } = this.#deps;
-      side = new Http1AppSide(this.#appAddress(port), { cache: this.#cache, clock, timeouts, limits });
-      this.#apps.set(port, side);
+      const shared = { cache: this.#cache, clock: this.#deps.clock, timeouts, limits };
+      const address = this.#appAddress(port);
+      side = http2
+        ? new Http2AppSide(address, { ...shared, http2: this.#http2 })
+        : new Http1AppSide(address, shared);
+      sides.set(port, side);
     }
     return side;
+  }
+
+  #appSides(): readonly AppSide[] {
+    return [...this.#apps.values(), ...this.#http2Apps.values()];
   }
 
   /** Writes the lines of audit and access log that wait. */
@@ -442,7 +452,7 @@ export class DataPlane {
     this.upstreams.sweep(nowMs);
     this.#concurrency.sweep(nowMs);
     this.#healthChecks.sweep(nowMs);
-    for (const side of this.#apps.values()) side.sweep(nowMs);
+    for (const side of this.#appSides()) side.sweep(nowMs);
   }
 
   /** Accepts nothing more, lets open requests finish for `drainMs`, then ends everything and writes the last lines. */
@@ -470,7 +480,7 @@ export class DataPlane {
     this.#captured?.inbound.destroy();
     this.upstreams.destroy();
     this.#deadlines.close();
-    for (const side of this.#apps.values()) side.close();
+    for (const side of this.#appSides()) side.close();
     for (const file of this.#files) await file.close();
   }
 

@@ -24,6 +24,13 @@ export class SidecarMetrics {
     ...EDGE_LABELS,
     "decision",
   ]);
+  readonly grpc = new Counters("countersign_grpc_responses_total", "ends of gRPC calls by their status", [
+    "reporter",
+    "callee_kind",
+    "callee",
+    "op",
+    "grpc_status",
+  ]);
   readonly duration = new Histograms(
     "countersign_request_duration_seconds",
     "from the first byte of a request to the last of its answer",
@@ -154,6 +161,7 @@ export class SidecarMetrics {
   counters(): readonly Counters[] {
     return [
       this.requests,
+      this.grpc,
       this.decisions,
       this.dryRun,
       this.authnFailures,
@@ -190,6 +198,7 @@ export class EdgeCounters {
   readonly #metrics: SidecarMetrics;
   readonly #labels: readonly string[];
   readonly #indexes = new Map<number, EdgeIndex>();
+  readonly #grpc = new Map<number, number>();
   /** The one used last: nearly every call of an edge ends the same way. */
   #lastKey = Number.NaN;
   #last: EdgeIndex = { requests: 0, duration: 0 };
@@ -214,6 +223,17 @@ export class EdgeCounters {
     const index = key === this.#lastKey ? this.#last : this.#find(key, status, decision);
     this.#metrics.requests.add(index.requests);
     this.#metrics.duration.observe(index.duration, seconds);
+  }
+
+  /** @param status of a gRPC call, 0 to 16. */
+  countGrpc(status: number): void {
+    let index = this.#grpc.get(status);
+    if (index === undefined) {
+      const [reporter = "", , , kind = "", name = "", op = ""] = this.#labels;
+      index = this.#metrics.grpc.series(reporter, kind, name, op, String(status));
+      this.#grpc.set(status, index);
+    }
+    this.#metrics.grpc.add(index);
   }
 
   #find(key: number, status: number, decision: "allow" | "deny"): EdgeIndex {

@@ -144,6 +144,8 @@ export interface AuditCall {
   readonly userAgent: string | undefined;
   /** 0: no answer was sent. */
   readonly statusCode: number;
+  /** Of a gRPC call whose status was seen, 0 to 16. */
+  readonly grpcStatus?: number | undefined;
   readonly responseBytes: number;
   readonly durationMs: number;
   /** -1: the application was not asked. */
@@ -252,7 +254,7 @@ export function auditEvent(call: AuditCall, stamp: AuditStamp, texts: JsonTexts)
   const parts = partsOf(call, texts);
   return (
     `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":${trace}${parts.beforeRequestId}${requestId === undefined ? "null" : JSON.stringify(requestId)},"decisionId":"${call.decisionId}` +
-    `${parts.beforeBytes}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
+    `${parts.beforeBytes}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode}${call.grpcStatus === undefined ? "" : `,"grpcStatus":${call.grpcStatus}`},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
     `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},${call.model === undefined ? "" : modelText(call.model)}"payload":${call.payload ?? "null"},"integrity":{"proxySeq":${stamp.proxySeq}}}}`
   );
 }

@@ -41,8 +41,8 @@ export function admit(
   const port = portOf(facts, peer);
   if (typeof port === "string") return refusal("REQ_MALFORMED", port);
   facts.port = port;
-  if (port.protocol !== "http" && port.protocol !== "auto")
-    return refusal("UNSUPPORTED", `protocol \`${port.protocol}\` is not carried yet`);
+  if (!speaksHttp(port))
+    return refusal("UNSUPPORTED", `requests are not carried to a port of protocol \`${port.protocol}\``);
   const classified = classifyHead(facts, peer, port);
   if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);
   facts.classified = classified.value;
@@ -182,6 +182,16 @@ function checkProof(
     : undefined;
 }
 
+function speaksHttp({ protocol }: EnforcedPort): boolean {
+  return protocol !== "tcp" && protocol !== "tls";
+}
+
+/** Whether the application behind the port speaks HTTP/2 with prior knowledge. */
+export function speaksHttp2({ port, head }: CallFacts): boolean {
+  const protocol = port?.protocol;
+  return protocol === "h2c" || protocol === "grpc" || (protocol === "auto" && head.appProtocol === "h2c");
+}
+
 /** Whether the decision may depend on what stands in the body. */
 export function wantsBody({ classified, program, head }: CallFacts): boolean {
   const pending = classified?.pending;
@@ -204,7 +214,7 @@ export function catchUp(facts: CallFacts, peer: CallerSide, { state }: InboundSe
   const verified = facts.identified?.verified;
   if (verified !== undefined && enforcement.table.revocations.covers(verified.peer)) return revoked;
   const port = enforcement.ports.get(facts.port?.port ?? 0);
-  if (port?.protocol !== "http" && port?.protocol !== "auto")
+  if (port === undefined || !speaksHttp(port))
     return refusal("REQ_MALFORMED", "the port is not declared by this workload any more");
   const classified = classifyHead(facts, peer, port);
   if (!classified.ok) return refusal("REQ_MALFORMED", classified.error);

@@ -177,14 +177,20 @@ class Http1Place implements AppPlace, SocketHandler {
     const exchange = this.#exchange;
     if (exchange === undefined) return;
     this.#exchange = undefined;
-    if (this.#doomed !== undefined) exchange.onAppFailed(this.#doomed.kind, this.#doomed.detail, "nothing");
+    if (this.#doomed !== undefined)
+      exchange.onAppFailed(this.#doomed.kind, this.#doomed.detail, "nothing", 0);
     else if (!this.#connected)
-      exchange.onAppFailed("connect", error?.message ?? "the application refused the connection", "nothing");
+      exchange.onAppFailed(
+        "connect",
+        error?.message ?? "the application refused the connection",
+        "nothing",
+        0,
+      );
     else {
       // Closed just as we used it again: it has not looked at this request (RFC 9110 section 9.2.2).
       const isRace = this.#silent && this.#served > 0;
       const detail = error?.message ?? "the application closed the connection";
-      exchange.onAppFailed("closed", detail, isRace ? "idempotent" : "nothing");
+      exchange.onAppFailed("closed", detail, isRace ? "idempotent" : "nothing", 0);
     }
   }
 
@@ -206,7 +212,7 @@ class Http1Place implements AppPlace, SocketHandler {
     }
     this.#keepAlive = head.keepAlive && !head.untilClose;
     this.touch();
-    this.#exchange?.onAppHead(head);
+    this.#exchange?.onAppHead(head, undefined);
   }
 
   #switchProblem({ upgrade, fields }: ResponseHead): string | undefined {

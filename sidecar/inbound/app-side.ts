@@ -1,5 +1,5 @@
 // The application behind the sidecar, as an exchange sees it: something to take a place for one request from, over
-// HTTP/1.1 (app-http1.ts) or HTTP/2. Exchanges know neither version.
+// HTTP/1.1 (app-http1.ts) or HTTP/2 (app-http2.ts). Exchanges know neither version.
 import type { Field } from "../wire/field.ts";
 import type { CallFacts } from "./call-facts.ts";
 
@@ -14,7 +14,8 @@ export interface AnswerHead {
   readonly connectionNames: readonly string[];
 }
 
-export type AppFailure = "connect" | "closed" | "protocol" | "timeout";
+/** `reset`: the application ended this request alone, with a code of RFC 9113 section 7. */
+export type AppFailure = "connect" | "closed" | "protocol" | "timeout" | "reset";
 
 /**
  * What may be done again after a failure: everything when the application certainly did not look at the request,
@@ -31,14 +32,20 @@ export interface AppExchange {
   onAppReady(place: AppPlace): void;
   /** A 1xx answer; never 101. */
   onAppInformational(head: AnswerHead): void;
-  /** 101 only where it was asked for. */
-  onAppHead(head: AnswerHead): void;
+  /**
+   * 101 only where it was asked for.
+   *
+   * @param ended whether the answer ends with it, as HTTP/2 says; undefined: its length and status say so. `onAppEnd` comes
+   *   in any case.
+   */
+  onAppHead(head: AnswerHead, ended: boolean | undefined): void;
   /** @param chunk never empty. */
   onAppBody(chunk: Buffer): void;
   onAppEnd(trailers: readonly Field[]): void;
   /** The place is not congested any more. */
   onAppDrain(): void;
-  onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable): void;
+  /** @param code of a reset; 0 otherwise. */
+  onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable, code: number): void;
 }
 
 /** The place of one request. After `release`, `abandon` or `onAppFailed` it is not to be used again. */

@@ -41,6 +41,8 @@ export class CallFacts {
   responseBytes = 0;
   /** 0: no answer has begun. */
   status = 0;
+  /** Of a gRPC call, 0 to 16; -1: none was seen. */
+  grpcStatus = -1;
   /** Milliseconds the application took to begin its answer; -1: it was not asked. */
   upstreamMs = -1;
   error: string | undefined;
@@ -70,6 +72,7 @@ export class CallFacts {
     const outcome = enforcement.outcome(edge, decision);
     metrics.decisions.add(outcome.series);
     edge.counters.count(this.status, decision.allowed ? "allow" : "deny", durationMs / 1_000);
+    if (this.grpcStatus >= 0) edge.counters.countGrpc(this.grpcStatus);
     if (this.upstreamMs >= 0)
       metrics.overhead.observe(metrics.overheadInbound, Math.max(0, durationMs - this.upstreamMs) / 1_000);
     metrics.chainHops.observe(edge.chainSeries, (this.identified?.via.length ?? 0) + 1);
@@ -154,6 +157,7 @@ export class CallFacts {
       sourceIp: peer.remoteAddress,
       userAgent: this.head.header("user-agent"),
       statusCode: this.status,
+      grpcStatus: this.grpcStatus < 0 ? undefined : this.grpcStatus,
       responseBytes: this.responseBytes,
       durationMs,
       upstreamMs: this.upstreamMs,

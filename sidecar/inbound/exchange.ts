@@ -1,13 +1,18 @@
 // One request to our workload, from another one or (where plaintext is let in) from anybody: checked, identified, classified, decided, forwarded, recorded. One
 // object per stream; every way out ends in `#finish`, once.
+import type { Timed } from "../balance/deadline-wheel.ts";
+import { grpcStatusOf } from "../core/http/grpc.ts";
+import { GrpcMessages, type MessageSink } from "../core/http/grpc-messages.ts";
+import { grpcCodeOf } from "../core/http/grpc-status.ts";
 import { joinedField } from "../core/http/headers.ts";
 import { FrameBoundary, WEBSOCKET } from "../core/http/websocket.ts";
 import type { Decision } from "../core/policy/decide.ts";
 import { jsonRpcCodeOf, jsonRpcIdOf } from "../core/policy/mcp.ts";
+import { isGrpcProtobuf } from "../core/policy/protobuf-field.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { traceIdOf } from "../telemetry/trace.ts";
 import type { Field } from "../wire/field.ts";
-import { admit, catchUp, type Refusal, wantsBody } from "./admission.ts";
+import { admit, catchUp, type Refusal, speaksHttp2, wantsBody } from "./admission.ts";
 import type { AnswerHead, AppExchange, AppFailure, AppPlace, Repeatable } from "./app-side.ts";
 import { operationLabel, refusalDecision } from "./authorize.ts";
 import { BodyRate } from "./body-rate.ts";
@@ -18,7 +23,9 @@ import { decideCall } from "./decision.ts";
 import type { DeniedCall, DutyBearer } from "./duties.ts";
 
 import { writeAnswerHead, writeInformational, writeSwitched, writeTrailers } from "./forwarded-heads.ts";
+import { writeGrpcEnd } from "./grpc-answer.ts";
 import { writeLastWords } from "./last-words.ts";
+import { MessageCheck } from "./message-check.ts";
 import { type LimitedVerdict, writeProblem } from "./problem-answer.ts";
 import { decideAgain } from "./redecide.ts";
 import { RequestHead } from "./request-head.ts";
@@ -40,7 +47,7 @@ const MAX_REPLAY = 65_536;
 /** Each is an object, which costs many times the bytes of a tiny one. */
 const MAX_REPLAY_PIECES = 64;
 
-export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
+export class InboundExchange implements AppExchange, DutyBearer, InboundStream, MessageSink, Timed {
   readonly #services: InboundServices;
   readonly #peer: CallerSide;
   readonly #stream: CallerStream;
@@ -56,6 +63,11 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   // Progress.
   #body: WaitingBody | undefined;
   #rate: BodyRate | undefined;
+  /** Of a gRPC call whose messages name the resource: what each must pass before it goes on. */
+  #check: MessageCheck | undefined;
+  #messages: GrpcMessages | undefined;
+  /** Not all of them have been looked at: the request does not end before. */
+  #holdsEnd = false;
   /** The body as far as it was written to the application; undefined: nothing, or too much to be kept. */
   #sent: Buffer[] | undefined;
   #sentBytes = 0;
@@ -76,6 +88,10 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   #switched = false;
   /** Where frames of a WebSocket end, towards the caller. */
   #frames: FrameBoundary | undefined;
+  /** Of a gRPC call, monotonic milliseconds. */
+  deadlineMs = Number.POSITIVE_INFINITY;
+  wheelSlot = -1;
+  wheelIndex = -1;
 
   constructor(services: InboundServices, peer: CallerSide, stream: CallerStream, fields: readonly Field[]) {
     this.#services = services;
@@ -108,15 +124,25 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#refuseWith(refused);
       return;
     }
+    if (this.#head.grpcTimeoutMs >= 0) {
+      this.deadlineMs = facts.startedMs + this.#head.grpcTimeoutMs;
+      this.#services.deadlines.add(this);
+    }
     if (!wantsBody(facts)) {
       this.#decide();
       return;
     }
-    if (endStream) {
-      this.#withBody(false);
+    const isMessages = facts.classified?.pending?.kind === "protobuf";
+    if (endStream || (isMessages && !isGrpcProtobuf(joinedField(this.#head.fields, "content-type")))) {
+      // Nothing to read it from, or nothing that can be read.
+      this.#withBody(isMessages);
       return;
     }
-    this.#body = new WaitingBody(this.#services.waiting);
+    if (isMessages && facts.classified !== undefined) {
+      this.#check = new MessageCheck(facts.classified, facts.enforcement);
+      this.#messages = new GrpcMessages(this);
+      this.#holdsEnd = true;
+    } else this.#body = new WaitingBody(this.#services.waiting);
     // The client waits for this before it sends what the decision needs.
     if (this.#head.header("expect")?.toLowerCase() === "100-continue") this.#sendContinue();
   }
@@ -148,6 +174,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       });
     if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
     this.#answerEnded = true;
+    if (this.#head.isGrpc) this.#facts.grpcStatus = grpcCodeOf(lost.decision.reason);
     this.#finish();
   }
 
@@ -158,7 +185,9 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   sweep(nowMs: number): void {
     this.#facts.duties?.sweep(nowMs);
     if (this.#over || this.#requestEnded) return;
-    const isDeciding = this.#body !== undefined && this.#facts.decision === undefined;
+    // A stream may be silent before its first message; half of one is a body that does not come.
+    const isDeciding =
+      (this.#body !== undefined || this.#messages?.isWhole === false) && this.#facts.decision === undefined;
     if (isDeciding && nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
     else if ((isDeciding || this.#head.contentLength >= 0) && this.#isTooSlow(nowMs, isDeciding))
@@ -208,9 +237,46 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
 
   #decide(): void {
     const denied = decideCall(this.#facts, this.#peer, this.#services);
-    if (denied !== undefined) this.#deny(denied.decision, denied.limited);
-    else if (this.#facts.duties === undefined) this.#forward();
+    if (denied === undefined) this.#carryOut();
+    else this.#deny(denied.decision, denied.limited);
+  }
+
+  /** Of an allowed call. */
+  #carryOut(): void {
+    if (this.#facts.duties === undefined) this.#forward();
     else this.#facts.duties.begin(this, this.#body?.bytes);
+  }
+
+  /** A message of a call whose messages name the resource. @returns whether it may go on. */
+  onMessage(message: Buffer | undefined): boolean {
+    const isFirst = this.#facts.decision === undefined;
+    const verdict = this.#check?.look(message, this.#facts, this.#peer, this.#services);
+    if (verdict === undefined || this.#over) return false;
+    if (verdict.kind === "allowed") {
+      if (isFirst) this.#carryOut();
+      return !this.#over;
+    }
+    this.#app?.abandon();
+    this.#app = undefined;
+    if (verdict.kind === "refused") this.#refuseWith(verdict.refusal);
+    else this.#deny(verdict.decision, verdict.limited);
+    return false;
+  }
+
+  /** What the messages have released. */
+  onBytes(bytes: Buffer): void {
+    this.#facts.duties?.requestBody(bytes);
+    if (!this.#over) this.#passOn(bytes);
+  }
+
+  #passOn(bytes: Buffer): void {
+    if (this.#body !== undefined || this.#waiting || this.#app === undefined) {
+      this.#keepBody(bytes, false);
+      return;
+    }
+    this.#keepSent(bytes);
+    this.#app.sendBody(bytes);
+    this.#app.touch();
   }
 
   onDutiesMet(): void {
@@ -252,7 +318,9 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   #take(fresh: boolean): void {
     this.#waiting = true;
     // INVARIANT: what is forwarded has passed `admit`, which found its port.
-    this.#app = this.#services.app(this.#facts.port?.port ?? 0).take(this, fresh);
+    // An upgrade is a thing of HTTP/1.1, whatever else the port speaks.
+    const http2 = this.#head.upgrade === "" && speaksHttp2(this.#facts);
+    this.#app = this.#services.app(this.#facts.port?.port ?? 0, http2).take(this, fresh);
     if (this.#app === undefined) this.#fail("OVERLOADED", "too many connections to the application");
   }
 
@@ -279,7 +347,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     if (!this.#over && !this.#answerHead) writeInformational(this.#peer.answers, this.#stream, head);
   }
 
-  onAppHead(head: AnswerHead): void {
+  onAppHead(head: AnswerHead, ended: boolean | undefined): void {
     if (this.#over) return;
     this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
     this.#facts.status = head.status;
@@ -291,11 +359,14 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#switch(head);
       return;
     }
-    this.#responseLength = head.contentLength;
+    // HTTP/2 says itself where the answer ends: trailers may follow a body of any length.
+    this.#responseLength = ended === undefined ? head.contentLength : -1;
+    if (ended === true && this.#head.isGrpc) this.#facts.grpcStatus = grpcStatusOf(head.fields);
     const { duties } = this.#facts;
     duties?.answerHead(head.status, head.fields);
     this.#answerEnded = writeAnswerHead(this.#peer.answers, this.#stream, head, {
       method: this.#head.method,
+      ended,
       duties,
     });
   }
@@ -338,6 +409,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     if (this.#over) return;
     if (!this.#answerEnded) {
       this.#answerEnded = true;
+      if (this.#head.isGrpc) this.#facts.grpcStatus = grpcStatusOf(trailers);
       const { answers } = this.#peer;
       if (!writeTrailers(answers, this.#stream, trailers)) answers.sendData(this.#stream, EMPTY, true);
     }
@@ -350,7 +422,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     if (!this.#over) this.#giveCredit();
   }
 
-  onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable): void {
+  onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable, code: number): void {
     this.#app = undefined;
     if (this.#over) return;
     if (!this.#retried && !this.#answerHead && this.#sentBytes <= MAX_REPLAY && this.#mayRepeat(repeatable)) {
@@ -358,6 +430,13 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#requestSent = false;
       if (this.#keepAgain()) this.#take(true);
       else this.#fail("OVERLOADED", "too many bodies wait for the application");
+      return;
+    }
+    // gRPC clients know what a code of a reset means to them, and it is the application that speaks.
+    if (kind === "reset" && this.#head.isGrpc && code !== NO_ERROR) {
+      this.#facts.error = detail;
+      this.#peer.answers.resetStream(this.#stream, code);
+      this.#finish();
       return;
     }
     this.#fail(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
@@ -395,7 +474,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
 
   onRequestBody(chunk: Buffer, endStream: boolean): void {
     this.#facts.requestBytes += chunk.length;
-    this.#facts.duties?.requestBody(chunk);
+    if (this.#messages === undefined) this.#facts.duties?.requestBody(chunk);
     this.#held += chunk.length;
     if (endStream) this.#requestEnded = true;
     if (this.#over || this.#answerEnded) {
@@ -410,7 +489,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#breakOff("the body does not have the announced length");
       return;
     }
-    if (this.#head.upgrade !== "" && !this.#switched) this.#keepEarly(chunk, endStream);
+    if (this.#messages !== undefined) this.#passMessages(this.#messages, chunk, endStream);
+    else if (this.#head.upgrade !== "" && !this.#switched) this.#keepEarly(chunk, endStream);
     else if (this.#body !== undefined || this.#waiting || this.#app === undefined)
       this.#keepBody(chunk, endStream);
     else {
@@ -420,6 +500,26 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#giveCredit();
       if (endStream) this.#endRequest();
     }
+  }
+
+  /** The decision needs its messages. */
+  #passMessages(messages: GrpcMessages, chunk: Buffer, endStream: boolean): void {
+    if (!messages.push(chunk) || this.#over) return;
+    if (endStream) this.#endMessages(messages);
+    // Credit at once, or a message as long as the window would never be whole.
+    else if (this.#facts.decision === undefined) this.#creditAll();
+    if (!this.#over && !this.#waiting && this.#app !== undefined) this.#giveCredit();
+  }
+
+  #endMessages(messages: GrpcMessages): void {
+    if (!messages.isWhole) {
+      this.#breakOff("the body ends within a message");
+      return;
+    }
+    // A call without a message names nothing.
+    if (this.#facts.decision === undefined && !this.onMessage(undefined)) return;
+    this.#holdsEnd = false;
+    if (!this.#waiting && this.#app !== undefined) this.#endRequest();
   }
 
   /** Body that cannot go on yet: the decision needs it, or the application's connection does not stand. */
@@ -462,7 +562,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
       this.#breakOff("the body does not have the announced length");
       return;
     }
-    if (this.#body !== undefined && this.#facts.decision === undefined) this.#withBody(false);
+    if (this.#messages !== undefined) this.#endMessages(this.#messages);
+    else if (this.#body !== undefined && this.#facts.decision === undefined) this.#withBody(false);
     else if (!this.#waiting && this.#app !== undefined) this.#endRequest();
   }
 
@@ -497,17 +598,28 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
   }
 
   #endRequest(): void {
-    if (this.#requestSent) return;
+    if (this.#requestSent || this.#holdsEnd) return;
     this.#requestSent = true;
     this.#app?.sendEnd(this.#trailers ?? []);
   }
 
   /** Lets the caller send more, unless the application does not keep up. */
   #giveCredit(): void {
+    if (this.#over || this.#app?.congested !== true) this.#creditAll();
+  }
+
+  #creditAll(): void {
     if (this.#held === 0) return;
-    if (!this.#over && this.#app?.congested === true) return;
     this.#peer.answers.consumed(this.#stream, this.#held);
     this.#held = 0;
+  }
+
+  /** The deadline of a gRPC call has passed. */
+  timeOut(): void {
+    if (this.#over) return;
+    this.#app?.abandon();
+    this.#app = undefined;
+    this.#fail("UPSTREAM_TIMEOUT", "the deadline of the call has passed");
   }
 
   #sendContinue(): void {
@@ -551,20 +663,19 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#answer(decision.reason, limited);
   }
 
-  /** Something behind the decision failed: answer if none has begun, else break the stream. */
+  /** Something behind the decision failed. */
   #fail(reason: Reason, detail: string): void {
     this.#facts.error = detail;
-    if (!this.#answerHead) {
-      this.#answer(reason, undefined);
-      return;
-    }
-    this.#peer.answers.resetStream(this.#stream, INTERNAL_ERROR);
-    this.#finish();
+    this.#answer(reason, undefined);
   }
 
   #answer(reason: Reason, limited: LimitedVerdict | undefined): void {
     const facts = this.#facts;
     facts.decisionId = this.#services.trail.decisionId();
+    if (this.#answerHead) {
+      this.#breakAnswer(reason);
+      return;
+    }
     const rpc = this.#isMcp ? { code: this.#rpcCode, id: jsonRpcIdOf(this.#rpcBody) } : undefined;
     this.#answerHead = true;
     this.#answerEnded = true;
@@ -581,9 +692,21 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream {
     this.#finish();
   }
 
+  /** The answer has begun: gRPC can still say how it ends, everything else is broken off. */
+  #breakAnswer(reason: Reason): void {
+    const { answers } = this.#peer;
+    if (this.#head.isGrpc && !this.#answerEnded) {
+      this.#answerEnded = true;
+      writeGrpcEnd({ peer: this.#peer, stream: this.#stream, facts: this.#facts, reason });
+      if (!this.#requestEnded) answers.resetStream(this.#stream, NO_ERROR);
+    } else answers.resetStream(this.#stream, INTERNAL_ERROR);
+    this.#finish();
+  }
+
   #finish(): void {
     if (this.#over) return;
     this.#over = true;
+    if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
     this.#giveCredit();
     this.#takeBody();
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);

@@ -26,19 +26,33 @@ export function requestHead(facts: CallFacts, more = ""): string {
   return `${text}${identityLines(facts)}\r\n`;
 }
 
-function identityLines({ decision, identified, enforcement }: CallFacts): string {
-  const caller = identified?.caller;
-  if (decision === undefined || !caller?.authenticated || decision.identityHeaders.length === 0) return "";
+function identityLines(facts: CallFacts): string {
   let lines = "";
+  for (const [name, value] of identityFields(facts)) lines += `${name}: ${value}\r\n`;
+  return lines;
+}
+
+const NO_FIELDS: readonly (readonly [string, string])[] = [];
+
+/** What the application is told of the caller, where a rule says so: names and values. */
+export function identityFields({
+  decision,
+  identified,
+  enforcement,
+}: CallFacts): readonly (readonly [string, string])[] {
+  const caller = identified?.caller;
+  if (decision === undefined || !caller?.authenticated || decision.identityHeaders.length === 0)
+    return NO_FIELDS;
+  const fields: [string, string][] = [];
   for (const header of decision.identityHeaders) {
-    if (header === "caller") lines += `x-mesh-caller: ${caller.kind}/${caller.name}\r\n`;
+    if (header === "caller") fields.push(["x-mesh-caller", `${caller.kind}/${caller.name}`]);
     else if (header === "xfcc") {
       const hash = Buffer.from(identified?.verified?.leafThumbprint ?? "", "base64url").toString("hex");
       const own = enforcement?.table.program.spiffeId ?? "";
-      lines += `x-forwarded-client-cert: By=${own};Hash=${hash};Subject="";URI=${caller.spiffeId}\r\n`;
+      fields.push(["x-forwarded-client-cert", `By=${own};Hash=${hash};Subject="";URI=${caller.spiffeId}`]);
     }
   }
-  return lines;
+  return fields;
 }
 
 /** A 1xx answer. */
@@ -76,14 +90,15 @@ export function writeSwitched(
 /**
  * The head of the answer.
  *
- * @param call method of the request, and what adds fields of its own.
+ * @param call method of the request, whether the answer ends with the head (undefined: its length and status say so), and
+ *   what adds fields of its own.
  * @returns whether the answer ends with it.
  */
 export function writeAnswerHead(
   answers: AnswerWriter<CallerStream>,
   stream: CallerStream,
   head: AnswerHead,
-  { method, duties }: { readonly method: string; readonly duties: Duties | undefined },
+  call: { readonly method: string; readonly ended: boolean | undefined; readonly duties: Duties | undefined },
 ): boolean {
   answers.beginHeaders(stream);
   answers.putStatus(head.status);
@@ -95,8 +110,9 @@ export function writeAnswerHead(
       if (contentLength >= 0 && field.name === "content-length") answers.putField(field);
     } else if (connectionNames.length === 0 || !connectionNames.includes(field.name)) answers.putField(field);
   }
-  duties?.writeFields(answers);
-  const empty = method === "HEAD" || status === 204 || status === 304 || contentLength === 0;
+  call.duties?.writeFields(answers);
+  const empty =
+    call.ended ?? (call.method === "HEAD" || status === 204 || status === 304 || contentLength === 0);
   answers.endHeaders(empty);
   return empty;
 }

@@ -118,12 +118,12 @@ export class PlaintextListener {
       this.#reset(socket, "reset");
       return;
     }
-    if (protocol === "http" || protocol === "auto") {
-      this.#count("plaintext");
-      this.#converse(socket, original.value);
-    } else if (protocol === "tcp" || protocol === "tls") {
+    if (protocol === "tcp" || protocol === "tls") {
       socket.setKeepAlive(true, KEEP_ALIVE_MS);
       this.#count(this.#streams.take(socket, port) ? "passed" : "reset");
+    } else if (protocol !== undefined) {
+      this.#count("plaintext");
+      this.#converse(socket, original.value);
     } else this.#refuse(socket, original.value, enforcement?.plaintext !== undefined);
   }
 

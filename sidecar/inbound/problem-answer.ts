@@ -1,13 +1,14 @@
 // The answer of the sidecar itself: a problem document (RFC 9457) or, where MCP is spoken, a JSON-RPC error, with
 // Proxy-Status (RFC 9209) and the fields of the RateLimit draft.
 import type { LimitVerdict } from "../balance/limits.ts";
-import { jsonRpcProblem, type ProblemInput, problemJson, proxyStatus } from "../core/http/problem.ts";
+import { jsonRpcProblem, problemJson, proxyStatus } from "../core/http/problem.ts";
 import type { jsonRpcIdOf } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
-import { nameOf, operationLabel } from "./authorize.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerSide, CallerStream } from "./caller-side.ts";
+import { writeGrpcProblem } from "./grpc-answer.ts";
+import { problemInput } from "./problem-input.ts";
 import { limitPolicy, limitState } from "./rate-limit-fields.ts";
 
 export type LimitedVerdict = Extract<LimitVerdict, { allowed: false }>;
@@ -27,20 +28,12 @@ interface ProblemAnswer {
 /** Writes the whole answer and ends the stream's sending side. */
 export function writeProblem(answer: ProblemAnswer): void {
   const { peer, stream, facts, reason, limited, rpc } = answer;
+  if (rpc === undefined && facts.head.isGrpc) {
+    writeGrpcProblem({ ...answer, retryAfterMs: limited?.retryAfterMs });
+    return;
+  }
   const { decisionId, error } = facts;
-  const table = facts.enforcement?.table;
-  const explains = table?.settings.explainDenials === true;
-  const caller = facts.identified?.caller ?? peer.byConnection(facts.nowMs)?.caller;
-  const input: ProblemInput = {
-    reason,
-    operation: facts.classified === undefined ? undefined : operationLabel(facts.classified),
-    target: facts.enforcement?.target,
-    caller: caller === undefined ? undefined : nameOf(caller),
-    decisionId,
-    detail: error,
-    policy: explains ? facts.decision?.policy : undefined,
-    rule: explains ? facts.decision?.rule : undefined,
-  };
+  const input = problemInput(facts, peer, reason);
   const problem = rpc === undefined ? problemJson(input) : jsonRpcProblem(input, rpc.code, rpc.id);
   const body = Buffer.from(problem.body);
   facts.status = problem.status;

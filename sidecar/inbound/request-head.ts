@@ -1,6 +1,9 @@
 // The head of one request on the mesh port, taken apart in one pass: what identifies, what frames, and what goes on to
 // the application. Checks syntax only; who asks and for what is decided behind it.
+
 import type { HeadLimits } from "../config.ts";
+import { isGrpc, parseGrpcTimeout } from "../core/http/grpc.ts";
+import { joinedField } from "../core/http/headers.ts";
 import { WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import {
   COUNTERSIGN_MIRROR,
@@ -28,12 +31,16 @@ export class RequestHead implements ShownTokens {
   method = "";
   target = "";
   authority = "";
-  /** Fields that go on to the application, as HTTP/1.1 lines. */
-  lines = "";
   /** -1: not announced. */
   contentLength = -1;
   /** Of the request, or a new one when that cannot be read. */
   traceparent = "";
+  /** `traceparent` is ours: the request's could not be read. */
+  readonly ownTrace: boolean;
+  /** The caller takes trailers (`TE: trailers`). */
+  takesTrailers = false;
+  /** Deadline of a gRPC call, milliseconds from its head on; -1: none. */
+  readonly grpcTimeoutMs: number;
   /** Value of `countersign-port`. */
   portText: string | undefined;
   /** `:protocol` of an extended CONNECT (RFC 8441); empty: none. */
@@ -53,6 +60,9 @@ export class RequestHead implements ShownTokens {
   /** What is wrong with the head, in words; empty: nothing. */
   readonly malformed: string;
   #scheme = "";
+  #lines = "";
+  #isChanged = false;
+  #isGrpc: boolean | undefined;
 
   /** @param ids for a request without a readable trace. */
   constructor(fields: readonly Field[], ids: RandomIds, limits: HeadLimits) {
@@ -63,6 +73,7 @@ export class RequestHead implements ShownTokens {
     let traceState = "";
     let lines = "";
     let malformed = "";
+    let timeout: string | undefined;
     for (let i = 0; i < fields.length; i++) {
       const field = fields[i];
       if (field === undefined) continue;
@@ -107,6 +118,7 @@ export class RequestHead implements ShownTokens {
         }
       } else if ((flags & STRIPPED) !== 0) {
         // Hop by hop, or an attempt to override the method: ends here.
+        if (name === "te" && value === "trailers") this.takesTrailers = true;
       } else if (name === "authorization") {
         if (this.authorization !== undefined) malformed = "there is more than one Authorization field";
         this.authorization = value;
@@ -117,17 +129,23 @@ export class RequestHead implements ShownTokens {
         this.traceparent = traceLine === "" && isTraceparent(value) ? value : "";
         traceLine = field.line;
       } else if (name === "tracestate") traceState += field.line;
-      else lines += field.line;
+      else {
+        lines += field.line;
+        if (name === "grpc-timeout") timeout = timeout === undefined ? value : "";
+      }
     }
     // The tokens ended here; what is left must be no more than another sidecar takes from an application.
     if (lines.length + cookies.length > limits.headBytes) malformed = "the head is too large";
     if (cookies !== "") lines += `cookie: ${cookies}\r\n`;
-    this.lines = lines;
-    if (this.traceparent === "") {
+    this.ownTrace = this.traceparent === "";
+    if (this.ownTrace) {
       // The state belongs to the trace that could not be read: it ends with it.
       this.traceparent = createTraceparent(ids);
-      this.lines += `traceparent: ${this.traceparent}\r\n`;
-    } else this.lines += traceLine + traceState;
+      lines += `traceparent: ${this.traceparent}\r\n`;
+    } else lines += traceLine + traceState;
+    this.#lines = lines;
+    this.grpcTimeoutMs = timeout === undefined || !this.isGrpc ? -1 : (parseGrpcTimeout(timeout) ?? -2);
+    if (this.grpcTimeoutMs === -2) malformed = "the grpc-timeout is malformed";
     if (host !== undefined) {
       if (this.authority === "") this.authority = host;
       else if (!sameAuthority(host, this.authority)) malformed = "the Host field differs from :authority";
@@ -135,6 +153,29 @@ export class RequestHead implements ShownTokens {
     // As it goes to the application (RFC 8441 section 5): what is decided on, classified as `WS`, and written down.
     if (this.method === "CONNECT" && this.upgrade !== "") this.method = "GET";
     this.malformed = malformed === "" ? this.#problem(limits.targetBytes) : malformed;
+  }
+
+  /** Fields that go on to the application, as HTTP/1.1 lines. */
+  get lines(): string {
+    return this.#lines;
+  }
+
+  /** What policies made of them. */
+  set lines(lines: string) {
+    if (lines === this.#lines) return;
+    this.#lines = lines;
+    this.#isChanged = true;
+  }
+
+  /** Whether `lines` says something else than the fields. */
+  get isChanged(): boolean {
+    return this.#isChanged;
+  }
+
+  /** Whether it is a gRPC call, which gets its answers in gRPC's form. */
+  get isGrpc(): boolean {
+    this.#isGrpc ??= this.method === "POST" && isGrpc(joinedField(this.fields, "content-type"));
+    return this.#isGrpc;
   }
 
   /** A CONNECT without a protocol: bytes that are passed on unseen (RFC 9113 section 8.5). */

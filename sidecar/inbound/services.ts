@@ -2,6 +2,7 @@
 
 import type { AuditTrail } from "../audit/trail.ts";
 import type { ConcurrencyLimiter } from "../balance/concurrency.ts";
+import type { Deadlines } from "../balance/deadlines.ts";
 import type { RateLimiter } from "../balance/limits.ts";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
 import type { Clock } from "../core/runtime/clock.ts";
@@ -48,8 +49,10 @@ export interface InboundServices {
   readonly limits: Limits;
   /** Of bodies that wait for a decision or for the application. */
   readonly waiting: WaitingBytes;
-  /** The application behind a declared port. */
-  readonly app: (port: number) => AppSide;
+  /** The application behind a declared port. @param http2 whether it speaks HTTP/2. */
+  readonly app: (port: number, http2: boolean) => AppSide;
+  /** Tells gRPC calls when their time is over. */
+  readonly deadlines: Deadlines;
   /** Connections to the application that are passed on unseen; they have a limit of their own, as large as the pools'. */
   readonly openTunnels: { count: number };
   readonly leaves: PeerLeaves;

@@ -1,5 +1,5 @@
 // The application in front of the sidecar, as an exchange sees it: the connection that its request came on, over HTTP/1.1
-// (app-side-connection.ts) or HTTP/2. Exchanges know neither version.
+// (app-side-connection.ts) or HTTP/2 (app-http2-connection.ts). Exchanges know neither version.
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
@@ -26,6 +26,8 @@ export interface AppStream {
 }
 
 export interface AppSide {
+  /** Tells the callee what its application is expected to speak on a port that declares nothing. */
+  readonly protocol: "http" | "h2c";
   readonly answers: AnswerWriter<AppStream>;
   /** Looks fields up by name until it is called again. */
   lookup(fields: readonly Field[]): HeaderLookup;

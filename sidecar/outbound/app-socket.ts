@@ -3,7 +3,7 @@
 import type { Socket } from "node:net";
 import { type Spoken, type SpokenProtocol, sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
-import { AppSideConnection, type AppSideDeps } from "./app-side-connection.ts";
+import { AppConnection, type AppConnectionDeps } from "./app-connection.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import { OutboundTunnel } from "./tunnel.ts";
@@ -70,30 +70,25 @@ const DECLARED = { http: declared("http"), h2c: declared("h2c"), tcp: declared("
  * Gives a connection to what carries its protocol.
  *
  * @param socket paused, made with `allowHalfOpen`.
- * @returns undefined: it was reset, since this build does not carry it.
  */
 export function converse(
   socket: Socket,
   spoken: Spoken,
   destination: Destination,
   deps: ConversationDeps,
-): AppConversation | undefined {
-  if (spoken.protocol === "h2c") {
-    socket.resetAndDestroy();
-    return undefined;
-  }
-  if (spoken.protocol === "http") return converseHttp(socket, deps);
+): AppConversation {
+  if (spoken.protocol === "http" || spoken.protocol === "h2c") return converseHttp(socket, deps);
   const tunnel = new OutboundTunnel(new MeshSocket(socket), { ...deps, spoken });
   tunnel.start(destination);
   return tunnel;
 }
 
-/** HTTP/1.1 requests, each of which is looked up and answered on its own. */
+/** Requests over HTTP/1.1 or HTTP/2, each of which is looked up and answered on its own. */
 export function converseHttp(
   socket: Socket,
-  deps: Omit<AppSideDeps, "onClosed"> & Pick<ConversationDeps, "onClosed">,
+  deps: Omit<AppConnectionDeps, "onClosed"> & Pick<ConversationDeps, "onClosed">,
 ): AppConversation {
-  const connection = new AppSideConnection(new MeshSocket(socket), deps);
+  const connection = new AppConnection(new MeshSocket(socket), deps);
   socket.resume();
   return connection;
 }

@@ -1,6 +1,8 @@
 // What became known of one call of the application, and what is written down of it when it is over. The callee records
 // what it decides; what never got there is audited here.
 import type { AuditTrail } from "../audit/trail.ts";
+import { isGrpc } from "../core/http/grpc.ts";
+import { joinedField } from "../core/http/headers.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { OutboundHead } from "./app-side.ts";
@@ -32,6 +34,9 @@ export class CallFacts {
   responseBytes = 0;
   /** 0: no answer has begun. */
   status = 0;
+  /** Of a gRPC call, 0 to 16; -1: none was seen. */
+  grpcStatus = -1;
+  #isGrpc: boolean | undefined;
   /** Milliseconds the callee took to begin its answer; -1: it was not asked. */
   upstreamMs = -1;
   reason: Reason = "ALLOWED";
@@ -43,6 +48,12 @@ export class CallFacts {
     this.head = head;
     this.startedMs = startedMs;
     this.nowMs = nowMs;
+  }
+
+  /** Whether it is a gRPC call, which gets its answers in gRPC's form. */
+  get isGrpc(): boolean {
+    this.#isGrpc ??= this.head.method === "POST" && isGrpc(joinedField(this.head.fields, "content-type"));
+    return this.#isGrpc;
   }
 
   /** Value of a request field. */
@@ -77,6 +88,7 @@ export class CallFacts {
         REASONS[this.reason].http === 403 ? "deny" : "allow",
         durationMs / 1_000,
       );
+      if (this.grpcStatus >= 0) edge.counters.countGrpc(this.grpcStatus);
       if (this.upstreamMs >= 0)
         metrics.overhead.observe(metrics.overheadOutbound, Math.max(0, durationMs - this.upstreamMs) / 1_000);
       // The callee records what it decided; what never got there is recorded here.
@@ -140,6 +152,7 @@ export class CallFacts {
         sourceIp: undefined,
         userAgent: this.header("user-agent"),
         statusCode: this.status,
+        grpcStatus: this.grpcStatus < 0 ? undefined : this.grpcStatus,
         responseBytes: this.responseBytes,
         durationMs,
         upstreamMs: this.upstreamMs,

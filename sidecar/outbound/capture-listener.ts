@@ -184,7 +184,7 @@ export class CaptureListener {
       const isOpaque = this.#deps.opaquePorts.has(original.port);
       const spoken = isOpaque ? undefined : await sniffSocket(socket, SNIFF_MS);
       if (socket.destroyed) return;
-      if (spoken?.protocol === "http") {
+      if (spoken?.protocol === "http" || spoken?.protocol === "h2c") {
         this.#count("refused");
         this.#connections.add(converseHttp(socket, this.#conversation(original)));
       } else {
@@ -208,8 +208,7 @@ export class CaptureListener {
       return;
     }
     this.#count("mesh");
-    const conversation = converse(socket, spoken, destination, this.#conversation(original));
-    if (conversation !== undefined) this.#connections.add(conversation);
+    this.#connections.add(converse(socket, spoken, destination, this.#conversation(original)));
   }
 
   /** Requests on it are looked up again each, and answered with the reason where they are refused. */

@@ -2,6 +2,7 @@
 // One object per request; every way out ends in `#finish`, once.
 
 import type { Timed } from "../balance/deadline-wheel.ts";
+import { grpcStatusOf, parseGrpcTimeout } from "../core/http/grpc.ts";
 import { joinedField } from "../core/http/headers.ts";
 import { isWebSocketKey, upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import type { Classified } from "../core/policy/classified.ts";
@@ -26,7 +27,7 @@ import { copiesOf, type RequestCopies } from "./mirror.ts";
 
 import { labelOf } from "./operation-label.ts";
 
-import { writeProblem } from "./problem-answer.ts";
+import { writeGrpcEnd, writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import {
   causeOfAnswer,
@@ -59,6 +60,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   #copies: RequestCopies | undefined;
   #authorization: string | undefined;
   #authorizations = 0;
+  #hasBadTimeout = false;
   #member: Member | undefined;
   #attempts: Attempts | undefined;
   #connection: UpstreamConnection | undefined;
@@ -149,12 +151,19 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       } else if (field.name === "traceparent") {
         traces++;
         this.#facts.traceparent = traces === 1 && isTraceparent(field.value) ? field.value : undefined;
-      }
+      } else if (field.name === "grpc-timeout" && this.#facts.isGrpc) this.#readTimeout(field.value);
     }
     if (this.#facts.traceparent !== undefined) return;
     // None, a broken one, or two of them: a new trace begins here (W3C Trace Context section 3.2).
     this.#facts.traceparent = createTraceparent(this.#services.ids);
     this.#facts.ownTrace = true;
+  }
+
+  #readTimeout(text: string): void {
+    const timeoutMs = parseGrpcTimeout(text);
+    if (timeoutMs === undefined || this.#facts.timeoutMs !== Number.POSITIVE_INFINITY)
+      this.#hasBadTimeout = true;
+    else this.#facts.timeoutMs = timeoutMs;
   }
 
   #classify(destination: Destination): void {
@@ -163,10 +172,15 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#refuse("REQ_MALFORMED", "there is more than one Authorization field");
       return;
     }
+    if (this.#hasBadTimeout) {
+      this.#refuse("REQ_MALFORMED", "the grpc-timeout is malformed");
+      return;
+    }
     if (this.#services.state.carriesTrace && !this.#facts.ownTrace && this.#facts.traceparent !== undefined)
       this.#chain = this.#services.correlation?.find(traceIdOf(this.#facts.traceparent), this.#facts.nowMs);
-    if (destination.port.protocol !== "http" && destination.port.protocol !== "auto") {
-      this.#refuse("UNSUPPORTED", `protocol \`${destination.port.protocol}\` is not carried yet`);
+    const { protocol } = destination.port;
+    if (protocol === "tcp" || protocol === "tls") {
+      this.#refuse("UNSUPPORTED", `requests are not carried to a port of protocol \`${protocol}\``);
       return;
     }
     if (
@@ -236,7 +250,8 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     const { timing } = group.traffic;
     const { startedMs, timeoutMs, route } = this.#facts;
     const requestMs = route?.requestTimeoutMs ?? timing.requestMs;
-    this.#idleMs = timing.idleMs;
+    // A gRPC call may be silent as long as its deadline lets it, and for ever without one.
+    this.#idleMs = this.#facts.isGrpc ? timing.grpcIdleMs : timing.idleMs;
     this.#endMs = startedMs + Math.min(requestMs, timeoutMs);
     this.#limitMs = this.#endMs;
     group.called(startedMs);
@@ -322,7 +337,9 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       ? countersigner.freshFields(operation, destination.packsDigest, this.#chain, this.#authorization, nowMs)
       : countersigner.fields(operation, destination.packsDigest, this.#chain, this.#authorization, nowMs);
     h2.beginHeaders(stream);
-    writeMeshHead(h2, this.#facts, proof, this.#services.cache);
+    const { cache } = this.#services;
+    const { protocol } = this.#app;
+    writeMeshHead(h2, this.#facts, { proof, cache, protocol, leftMs: this.#endMs - this.#sentAtMs });
     h2.endHeaders(this.#bodyless);
   }
 
@@ -353,6 +370,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#requestEnded = true;
       if (this.#stream !== undefined) this.#connection?.h2.sendData(this.#stream, EMPTY, true);
     }
+    if (endStream && this.#facts.isGrpc) this.#facts.grpcStatus = grpcStatusOf(fields);
     this.#facts.status = writeAnswerFields(
       this.#app.answers,
       this.#appStream,
@@ -391,6 +409,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     const group = this.#facts.destination?.group;
     if (group?.traffic.outlier !== undefined && this.#member !== undefined)
       group.ended(this.#member, grpcVerdict(fields));
+    if (this.#facts.isGrpc) this.#facts.grpcStatus = grpcStatusOf(fields);
     writeTrailers(this.#app.answers, this.#appStream, fields);
     this.#endAnswer();
   }
@@ -412,7 +431,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     if (this.#answerHead) {
       // RST_STREAM(NO_ERROR) after a whole answer only says that the rest of the request is not wanted.
       if (this.#answerEnded && code === NO_ERROR) return;
-      this.#breakAnswer(detail);
+      this.#breakAnswer(detail, kind === "reset" ? code : -1);
       return;
     }
     const cause = code === REFUSED_STREAM ? "refused" : untouched ? "connect-failure" : "reset";
@@ -420,6 +439,8 @@ export class OutboundExchange implements UpstreamExchange, Timed {
       this.#facts.destination?.group.failed(this.#member);
     const delayMs = this.#planRetry(cause, false);
     if (delayMs !== undefined) this.#retryAfter(delayMs);
+    // gRPC clients know what a code of a reset means to them: the callee's application speaks.
+    else if (kind === "reset" && this.#facts.isGrpc && code !== NO_ERROR) this.#breakAnswer(detail, code);
     else this.#refuse(kind === "timeout" ? "UPSTREAM_TIMEOUT" : "UPSTREAM_FAILED", detail);
   }
 
@@ -577,7 +598,7 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     }
     this.#facts.upstream?.cancel(this);
     if (this.#answerHead) {
-      this.#breakAnswer("the answer stopped");
+      this.#breakAnswer("the answer stopped", -1, "UPSTREAM_TIMEOUT");
       return;
     }
     // A time that the application chose says nothing about the endpoint.
@@ -614,12 +635,22 @@ export class OutboundExchange implements UpstreamExchange, Timed {
     this.#finish(false);
   }
 
-  /** The answer cannot be completed, which only a broken connection or stream says. */
-  #breakAnswer(detail: string): void {
+  /**
+   * The answer cannot be completed: gRPC can still say how it ends, otherwise only a broken connection or stream does.
+   *
+   * @param code of the callee's reset, which gRPC clients get as it is; -1: none.
+   */
+  #breakAnswer(detail: string, code: number, reason: Reason = "UPSTREAM_FAILED"): void {
+    const { answers } = this.#app;
     this.#facts.error = detail;
-    this.#facts.reason = "UPSTREAM_FAILED";
+    this.#facts.reason = reason;
     if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
-    this.#app.answers.resetStream(this.#appStream, INTERNAL_ERROR);
+    if (!this.#facts.isGrpc || this.#answerEnded) answers.resetStream(this.#appStream, INTERNAL_ERROR);
+    else if (code >= 0) answers.resetStream(this.#appStream, code);
+    else {
+      writeGrpcEnd(this.#app, this.#appStream, this.#facts, this.#services);
+      if (!this.#requestEnded) answers.resetStream(this.#appStream, NO_ERROR);
+    }
     this.#finish(true);
   }
 

@@ -112,7 +112,8 @@ export class OutboundListener {
     let conversation: AppConversation | undefined;
     if (spoken !== undefined && !this.#draining) {
       if (destination !== undefined) conversation = converse(socket, spoken, destination, deps);
-      else if (spoken.protocol === "http") conversation = converseHttp(socket, deps);
+      else if (spoken.protocol === "http" || spoken.protocol === "h2c")
+        conversation = converseHttp(socket, deps);
     }
     if (conversation !== undefined) this.#connections.add(conversation);
     else if (!socket.destroyed) {

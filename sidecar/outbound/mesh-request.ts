@@ -1,6 +1,8 @@
 // The head of a request as it crosses to the callee's sidecar: the application's fields without what belongs to its hop,
 // with the proof of who asks for what.
+import { formatGrpcTimeout } from "../core/http/grpc.ts";
 import { upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
+import { COUNTERSIGN_PROTOCOL } from "../core/identity/claims.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Connection } from "../wire/http2/connection.ts";
@@ -19,15 +21,28 @@ const METHOD_FIELDS: ReadonlyMap<string, Field> = new Map(
 );
 const CONNECT: Field = createField(":method", "CONNECT");
 const SCHEME: Field = createField(":scheme", "http");
+const TE: Field = createField("te", "trailers");
+const SPEAKS_HTTP2: Field = createField(COUNTERSIGN_PROTOCOL, "h2c");
 
 type Writer = Pick<Http2Connection<UpstreamExchange | undefined>, "putField" | "putPair">;
+
+/** What of a head depends on more than the call. */
+interface HeadContext {
+  readonly proof: ProofFields;
+  readonly cache: FieldCache;
+  /** What the application speaks. */
+  readonly protocol: "http" | "h2c";
+  /** What is left of the call's time, milliseconds; infinite: it has no end. */
+  readonly leftMs: number;
+}
 
 /**
  * Writes every field of the head.
  *
  * @param facts of a call that has its destination.
  */
-export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, cache: FieldCache): void {
+export function writeMeshHead(h2: Writer, facts: CallFacts, context: HeadContext): void {
+  const { proof, cache, protocol, leftMs } = context;
   const { destination, ownTrace, traceparent } = facts;
   const edit = facts.route?.requestEdit;
   if (destination === undefined) return;
@@ -56,14 +71,19 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, proof: ProofFields, 
         (field.name === "traceparent" || field.name === "tracestate")
       )
         continue;
+      if (field.name === "grpc-timeout" && facts.isGrpc) continue;
       if (edit?.dropped.has(field.name) === true) continue;
       if (connectionNames.length === 0 || !connectionNames.includes(field.name)) h2.putField(field);
     } else if (field.name === "content-length" && upgrade === "") h2.putField(field);
+    else if (field.name === "te" && field.value === "trailers") h2.putField(TE);
   }
   if (edit !== undefined) for (const field of edit.put) h2.putField(field);
   h2.putField(proof.wit);
   h2.putField(proof.wpt);
   h2.putField(destination.portField);
+  if (protocol === "h2c" && destination.port.protocol === "auto") h2.putField(SPEAKS_HTTP2);
+  if (leftMs !== Number.POSITIVE_INFINITY && facts.isGrpc)
+    h2.putPair("grpc-timeout", formatGrpcTimeout(leftMs));
   if (ownTrace && traceparent !== undefined) h2.putPair("traceparent", traceparent);
 }
 

@@ -190,7 +190,9 @@ class MirrorExchange implements UpstreamExchange, Timed {
       nowMs,
     );
     h2.beginHeaders(stream);
-    writeMeshHead(h2, this.#facts, proof, this.#call.services.cache);
+    const { cache } = this.#call.services;
+    const protocol = this.#facts.isGrpc ? "h2c" : "http";
+    writeMeshHead(h2, this.#facts, { proof, cache, protocol, leftMs: Number.POSITIVE_INFINITY });
     h2.putField(this.#call.services.cache.get(COUNTERSIGN_MIRROR, "1"));
     h2.endHeaders(this.#body.length === 0);
     if (this.#body.length > 0) h2.sendData(stream, this.#body, true);

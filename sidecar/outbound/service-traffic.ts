@@ -21,6 +21,8 @@ export interface EndpointBounds {
 export interface RequestTiming {
   readonly requestMs: number;
   readonly idleMs: number;
+  /** Of gRPC calls, which may be silent for long: only what a policy says. */
+  readonly grpcIdleMs: number;
   /** Of tunnels and upgraded streams. */
   readonly streamMs: number;
   readonly perTryMs: number;
@@ -73,6 +75,7 @@ export function resolveTraffic(
     timing: {
       requestMs: timeouts?.requestMs ?? Number.POSITIVE_INFINITY,
       idleMs: timeouts?.idleMs ?? defaults.idleMs,
+      grpcIdleMs: timeouts?.idleMs ?? Number.POSITIVE_INFINITY,
       streamMs: timeouts?.streamMs ?? Number.POSITIVE_INFINITY,
       perTryMs: retries?.perTryTimeoutMs ?? Number.POSITIVE_INFINITY,
       isPrecise:

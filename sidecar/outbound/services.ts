@@ -1,5 +1,6 @@
 // What every request of the application to the mesh shares: the state in force and the parts of the process it uses.
 import type { AuditTrail } from "../audit/trail.ts";
+import type { Deadlines } from "../balance/deadlines.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Resolution } from "../discovery/resolver.ts";
@@ -9,7 +10,6 @@ import type { Correlation } from "../telemetry/correlation.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
-import type { Deadlines } from "./deadlines.ts";
 import type { MirrorBudget } from "./mirror.ts";
 import type { Directory } from "./resolve.ts";
 

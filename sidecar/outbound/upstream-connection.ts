@@ -2,6 +2,7 @@
 import type { X509Certificate } from "node:crypto";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import type { Timed } from "../balance/deadline-wheel.ts";
+import type { Deadlines } from "../balance/deadlines.ts";
 import type { Limits, Timeouts } from "../config.ts";
 import { type Anchors, isAnchored } from "../core/identity/anchors.ts";
 import type { ProofSigner } from "../core/identity/proofs.ts";
@@ -18,8 +19,6 @@ import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList, type Slotted } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { Countersigner } from "./attach.ts";
-
-import type { Deadlines } from "./deadlines.ts";
 import type { Upstream } from "./upstream.ts";
 
 /** A request on its way; exactly one of the last two ends its time on a connection. */

@@ -21,6 +21,7 @@ const ALWAYS_DIFFERENT = new Set([
   "x-b3-spanid",
   "x-amzn-trace-id",
   "idempotency-key",
+  "grpc-timeout",
   "set-cookie",
 ]);
 

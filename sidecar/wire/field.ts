@@ -59,6 +59,7 @@ const NEVER_INDEX = [
   "tracestate",
   "x-request-id",
   "baggage",
+  "grpc-timeout",
 ];
 const IDENTITY = [
   "workload-identity-token",

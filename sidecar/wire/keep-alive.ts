@@ -6,9 +6,15 @@ export const PING_AFTER_MS = 10_000;
 const ANSWER_WITHIN_MS = 10_000;
 
 export class KeepAlive {
+  readonly #pingAfterMs: number;
   #heard = true;
   #heardAtMs = 0;
   #pingedAtMs = -1;
+
+  /** @param pingAfterMs silence after which to ask. */
+  constructor(pingAfterMs: number = PING_AFTER_MS) {
+    this.#pingAfterMs = pingAfterMs;
+  }
 
   /** Bytes arrived, whatever they are. */
   heard(): void {
@@ -24,7 +30,7 @@ export class KeepAlive {
       return "fine";
     }
     if (this.#pingedAtMs >= 0) return nowMs - this.#pingedAtMs >= ANSWER_WITHIN_MS ? "dead" : "fine";
-    if (nowMs - this.#heardAtMs < PING_AFTER_MS) return "fine";
+    if (nowMs - this.#heardAtMs < this.#pingAfterMs) return "fine";
     this.#pingedAtMs = nowMs;
     return "ping";
   }

@@ -15,7 +15,7 @@ export type ResourceSource =
   | { readonly kind: "path"; readonly name: string }
   | { readonly kind: "query"; readonly key: string }
   | { readonly kind: "body"; readonly key: string }
-  /** `each`: every message of a stream names one, so the resource of the call is unknown. */
+  /** `each`: the messages of a stream may name different ones. */
   | { readonly kind: "protobuf"; readonly field: number; readonly each: boolean }
   | { readonly kind: "header"; readonly name: string }
   | { readonly kind: "self" };

@@ -8,6 +8,7 @@ import type { Leaf } from "./template-trie.ts";
 export type Pending =
   /** `from: "query"`: the query named it, and the body must not name it again. */
   | { readonly kind: "body"; readonly key: string; readonly type: string; readonly from: "body" | "query" }
+  /** Every message of the call names one. */
   | { readonly kind: "protobuf"; readonly field: number; readonly type: string }
   | { readonly kind: "mcp" };
 
@@ -121,7 +122,7 @@ export function knownRequest(leaf: Leaf, facts: KnownFacts): Classified {
 function pendingOf(spec: ResourceSpec | undefined): Pending | undefined {
   if (spec?.source.kind === "body")
     return { kind: "body", key: spec.source.key, type: spec.type, from: "body" };
-  if (spec?.source.kind === "protobuf" && !spec.source.each)
+  if (spec?.source.kind === "protobuf")
     return { kind: "protobuf", field: spec.source.field, type: spec.type };
   return undefined;
 }

@@ -58,6 +58,13 @@ export function scanField(message: Buffer, field: number): Buffer | undefined | 
   return groups.length === 0 ? found : "malformed";
 }
 
+/** A string field of one message; undefined when it cannot be told: malformed, absent, not UTF-8. */
+export function stringField(message: Buffer, field: number): string | undefined {
+  const found = scanField(message, field);
+  if (found === undefined || found === "malformed" || !isUtf8(found)) return undefined;
+  return found.toString("utf8");
+}
+
 /**
  * The string field of the only message in a gRPC body.
  *
@@ -66,9 +73,7 @@ export function scanField(message: Buffer, field: number): Buffer | undefined | 
  */
 export function grpcStringField(body: Buffer, field: number): string | undefined {
   if (body.length < 5 || body[0] !== 0 || body.readUInt32BE(1) !== body.length - 5) return undefined;
-  const found = scanField(body.subarray(5), field);
-  if (found === undefined || found === "malformed" || !isUtf8(found)) return undefined;
-  return found.toString("utf8");
+  return stringField(body.subarray(5), field);
 }
 
 /** True for `application/grpc` and `application/grpc+proto`: messages are protobuf in plain gRPC framing. */

@@ -490,7 +490,6 @@ describe("hostile bytes", () => {
     `GET http://things.ml:8080/things/x HTTP/3.0\r\n${host}\r\n`,
     `GET http://things.ml:8080/things/x HTTP/1.1\r\n${host}x: ${"a".repeat(20_000)}\r\n\r\n`,
     "\x16\x03\x01\x02\x00\x01\x00",
-    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
   ])("on the proxy port end in an error and zero bytes at the application: case %#", async (bytes) => {
     const before = app.received.length;
     const socket = connect(caller.proxyPort, "127.0.0.1");

@@ -265,12 +265,6 @@ describe("HTTP/1.1 from outside", () => {
     },
     { name: "CONNECT", bytes: "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n", status: 501 },
     { name: "an undeclared port", bytes: "GET / HTTP/1.1\r\nhost: a\r\n\r\n", status: 400, port: 9999 },
-    {
-      name: "a protocol that is not carried",
-      bytes: "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-      status: 501,
-      port: 9000,
-    },
   ])("refuses $name", async (row) => {
     port = row.port ?? 8080;
     const bytes = app.received.length;

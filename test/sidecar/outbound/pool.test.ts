@@ -1,10 +1,10 @@
 import { expect, test } from "@jest/globals";
+import { Deadlines } from "../../../sidecar/balance/deadlines.ts";
 import type { SidecarConfig } from "../../../sidecar/config.ts";
 import { DEFAULT_LIMITS, DEFAULT_TIMEOUTS } from "../../../sidecar/config.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import type { MeshEndpoint, SidecarTable } from "../../../sidecar/discovery/table.ts";
 import { SidecarMetrics } from "../../../sidecar/metrics.ts";
-import { Deadlines } from "../../../sidecar/outbound/deadlines.ts";
 import { UpstreamPool } from "../../../sidecar/outbound/pool.ts";
 import { FieldCache } from "../../../sidecar/wire/field-cache.ts";
 import { createHttp2Shared } from "../../../sidecar/wire/http2/shared.ts";

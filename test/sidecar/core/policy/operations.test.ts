@@ -97,7 +97,7 @@ describe("every row of every built-in pack", () => {
       );
       expect(done.ok).toBe(true);
       if (done.ok) found = done.value;
-    } else if (source?.kind === "protobuf" && !source.each) {
+    } else if (source?.kind === "protobuf") {
       const message = Buffer.concat([Buffer.from([(source.field << 3) | 2, 2]), Buffer.from("r1")]);
       const done = classifier.withBody(found, grpcBody(message), {
         ...json,
@@ -114,11 +114,9 @@ describe("every row of every built-in pack", () => {
             ? `x-${source.name}`
             : "r1";
     expect(found.pending).toBeUndefined();
-    if (source?.kind === "protobuf" && source.each) expect(found.resource.kind).toBe("unknown");
-    else
-      expect(resourceName(found)).toMatch(
-        source === undefined ? /^none$/ : new RegExp(`^${row.resource?.type}:(dir/)?${expected}$`),
-      );
+    expect(resourceName(found)).toMatch(
+      source === undefined ? /^none$/ : new RegExp(`^${row.resource?.type}:(dir/)?${expected}$`),
+    );
   });
 
   test.each(packs.get("mcp")!.rows.map((row) => [row.template, row] as const))("mcp %s", (method, row) => {

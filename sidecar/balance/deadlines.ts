@@ -1,6 +1,6 @@
 // Runs a deadline wheel while there is something in it: the one timer of all requests that have short limits.
-import { DeadlineWheel, type Timed } from "../balance/deadline-wheel.ts";
 import type { Clock } from "../core/runtime/clock.ts";
+import { DeadlineWheel, type Timed } from "./deadline-wheel.ts";
 
 /** How late a request may be told that its time is over. */
 const TICK_MS = 16;

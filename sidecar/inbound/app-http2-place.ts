@@ -1,0 +1,222 @@
+// One request at an application that speaks HTTP/2: first a place in the queue, then a stream.
+
+import type { Timeouts } from "../config.ts";
+import type { Clock } from "../core/runtime/clock.ts";
+import type { Field } from "../wire/field.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
+import type { Http2Stream } from "../wire/http2/connection.ts";
+import type { Slotted } from "../wire/slot-list.ts";
+import type { Http2AppSide } from "./app-http2.ts";
+import type { Http2AppConnection } from "./app-http2-connection.ts";
+import { writeAppHead } from "./app-http2-head.ts";
+import type { AppExchange, AppFailure, AppPlace, Repeatable } from "./app-side.ts";
+import type { CallFacts } from "./call-facts.ts";
+import { STRIPPED } from "./request-head.ts";
+
+const NO_ERROR = 0x0;
+const CANCEL = 0x8;
+const EMPTY = Buffer.alloc(0);
+
+interface PlaceDeps {
+  readonly cache: FieldCache;
+  readonly clock: Clock;
+  readonly timeouts: Timeouts;
+}
+
+export class Http2Place implements AppPlace, Slotted {
+  slot = -1;
+  readonly #side: Http2AppSide;
+  readonly #exchange: AppExchange;
+  readonly #deps: PlaceDeps;
+  #connection: Http2AppConnection | undefined;
+  #stream: Http2Stream<Http2Place | undefined> | undefined;
+  #congested = false;
+  #paused = false;
+  /** Bytes of the answer that the application has no credit for yet. */
+  #held = 0;
+  #hasAnswered = false;
+  #over = false;
+  #isPatient = false;
+  #bodyless = false;
+  /** Monotonic milliseconds after which something took too long. */
+  deadlineMs: number;
+
+  constructor(side: Http2AppSide, exchange: AppExchange, deps: PlaceDeps, deadlineMs: number) {
+    this.#side = side;
+    this.#exchange = exchange;
+    this.#deps = deps;
+    this.deadlineMs = deadlineMs;
+  }
+
+  get over(): boolean {
+    return this.#over;
+  }
+
+  get congested(): boolean {
+    return this.#congested;
+  }
+
+  /** Takes a stream and has the request written on it; false when there is none. */
+  begin(connection: Http2AppConnection): boolean {
+    const stream = connection.open(this);
+    if (stream === undefined) return false;
+    this.#connection = connection;
+    this.#stream = stream;
+    this.touch();
+    this.#exchange.onAppReady(this);
+    return true;
+  }
+
+  // --- from the exchange -----------------------------------------------------------------------------------------
+
+  sendHead(facts: CallFacts): void {
+    const { h2 } = this.#at();
+    const { cache, clock } = this.#deps;
+    // A gRPC call may be silent as long as its deadline lets it, and for ever without one.
+    this.#isPatient = facts.head.isGrpc;
+    this.#bodyless = facts.bodyless;
+    this.touch();
+    h2.beginHeaders(this.#at().stream);
+    writeAppHead(h2, facts, cache, clock.monotonicMs());
+    h2.endHeaders(facts.bodyless);
+  }
+
+  sendBody(chunk: Buffer): void {
+    const { h2, stream } = this.#at();
+    if (!h2.sendData(stream, chunk, false)) this.#congested = true;
+  }
+
+  sendEnd(trailers: readonly Field[]): void {
+    if (this.#bodyless) return;
+    const { h2, stream } = this.#at();
+    const kept = trailers.filter((field) => (field.flags & STRIPPED) === 0);
+    if (kept.length === 0) {
+      h2.sendData(stream, EMPTY, true);
+      return;
+    }
+    h2.beginHeaders(stream);
+    for (const field of kept) h2.putField(field);
+    h2.endHeaders(true);
+  }
+
+  touch(): void {
+    this.deadlineMs = this.#isPatient
+      ? Number.POSITIVE_INFINITY
+      : this.#deps.clock.monotonicMs() + this.#deps.timeouts.responseMs;
+  }
+
+  pauseResponse(): void {
+    this.#paused = true;
+  }
+
+  resumeResponse(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.touch();
+    this.#giveCredit();
+  }
+
+  abandon(): void {
+    this.#leave(CANCEL);
+  }
+
+  release(requestSent: boolean): void {
+    this.#leave(requestSent ? -1 : NO_ERROR);
+  }
+
+  // --- from the connection ---------------------------------------------------------------------------------------
+
+  onHead(fields: readonly Field[], ended: boolean): void {
+    this.#hasAnswered = true;
+    this.touch();
+    this.#exchange.onAppHead(answerHead(fields), ended);
+    if (ended) this.#exchange.onAppEnd([]);
+  }
+
+  onInformational(fields: readonly Field[]): void {
+    this.#hasAnswered = true;
+    this.touch();
+    this.#exchange.onAppInformational(answerHead(fields));
+  }
+
+  onData(chunk: Buffer, ended: boolean): void {
+    this.#held += chunk.length;
+    if (chunk.length > 0) this.#exchange.onAppBody(chunk);
+    if (!this.#paused) {
+      this.touch();
+      this.#giveCredit();
+    }
+    if (ended) this.#exchange.onAppEnd([]);
+  }
+
+  onTrailers(fields: readonly Field[]): void {
+    this.#exchange.onAppEnd(fields);
+  }
+
+  onWritable(): void {
+    this.#congested = false;
+    this.#exchange.onAppDrain();
+  }
+
+  /** @param untouched the application certainly did not process the request. */
+  onReset(code: number, untouched: boolean): void {
+    this.fail(
+      "reset",
+      `the application reset the stream (code ${code})`,
+      untouched ? "all" : "nothing",
+      code,
+    );
+  }
+
+  /** The connection is gone. */
+  onLost(detail: string): void {
+    this.fail("closed", detail, this.#hasAnswered ? "nothing" : "idempotent", 0);
+  }
+
+  /** Ends the place; its exchange is told why. */
+  fail(kind: AppFailure, detail: string, repeatable: Repeatable, code: number): void {
+    if (this.#over) return;
+    this.#leave(CANCEL);
+    this.#exchange.onAppFailed(kind, detail, repeatable, code);
+  }
+
+  #giveCredit(): void {
+    const connection = this.#connection;
+    const stream = this.#stream;
+    if (this.#held === 0 || connection === undefined || stream === undefined) return;
+    connection.h2.consumed(stream, this.#held);
+    this.#held = 0;
+  }
+
+  /** @param code the stream is reset with, unless it is over; -1: it is. */
+  #leave(code: number): void {
+    if (this.#over) return;
+    this.#over = true;
+    const connection = this.#connection;
+    const stream = this.#stream;
+    if (connection === undefined || stream === undefined) {
+      this.#side.forget(this);
+      return;
+    }
+    this.#giveCredit();
+    if (code >= 0) connection.h2.resetStream(stream, code);
+    connection.finished(this, stream);
+  }
+
+  /** INVARIANT: exchanges write between `onAppReady` and the end of their place only. */
+  #at(): { h2: Http2AppConnection["h2"]; stream: Http2Stream<Http2Place | undefined> } {
+    if (this.#connection === undefined || this.#stream === undefined)
+      throw new Error("a request cannot be written before its place is ready");
+    return { h2: this.#connection.h2, stream: this.#stream };
+  }
+}
+
+/** INVARIANT: the codec refuses a response whose first field is not a `:status` of three digits. */
+function answerHead(fields: readonly Field[]): Parameters<AppExchange["onAppHead"]>[0] {
+  let contentLength = -1;
+  for (let i = 1; i < fields.length; i++)
+    if (fields[i]?.name === "content-length") contentLength = Number(fields[i]?.value);
+  return { status: Number(fields[0]?.value), fields, contentLength, connectionNames: NO_NAMES };
+}
+
+const NO_NAMES: readonly string[] = [];

@@ -1,0 +1,86 @@
+// A connection of the application, whatever is spoken on it: HTTP/1.1, or HTTP/2 when it begins with that preface.
+import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
+import { AppHttp2Connection } from "./app-http2-connection.ts";
+import { AppSideConnection } from "./app-side-connection.ts";
+import type { FixedDestination } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+
+/** Of HTTP/2's preface (RFC 9113 section 3.4): no HTTP/1.1 request begins like that. */
+const PREFACE_START = Buffer.from("PRI ", "latin1");
+const EMPTY = Buffer.alloc(0);
+
+export interface AppConnectionDeps {
+  readonly services: OutboundServices;
+  /** What a local listener or the captured connection means; undefined on the proxy port. */
+  readonly fixed: FixedDestination | undefined;
+  readonly isDraining: () => boolean;
+  readonly onClosed: (connection: AppConnection) => void;
+}
+
+export class AppConnection implements SocketHandler {
+  readonly #socket: MeshSocket;
+  readonly #deps: AppConnectionDeps;
+  #inner: AppSideConnection | AppHttp2Connection | undefined;
+  /** Less than tells. */
+  #held: Buffer = EMPTY;
+  /** Monotonic milliseconds. */
+  #deadlineMs: number;
+
+  constructor(socket: MeshSocket, deps: AppConnectionDeps) {
+    this.#socket = socket;
+    this.#deps = deps;
+    const { clock, timeouts } = deps.services;
+    this.#deadlineMs = clock.monotonicMs() + timeouts.idleMs;
+    socket.attach(this);
+  }
+
+  get busy(): boolean {
+    return this.#inner?.busy === true;
+  }
+
+  onData(chunk: Buffer): void {
+    const bytes = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
+    const compared = Math.min(bytes.length, PREFACE_START.length);
+    const isHttp2 = bytes.compare(PREFACE_START, 0, compared, 0, compared) === 0;
+    if (isHttp2 && compared < PREFACE_START.length) {
+      const { clock, timeouts } = this.#deps.services;
+      if (this.#held.length === 0) this.#deadlineMs = clock.monotonicMs() + timeouts.headerMs;
+      this.#held = Buffer.from(bytes);
+      return;
+    }
+    this.#held = EMPTY;
+    const deps = { ...this.#deps, onClosed: () => this.#deps.onClosed(this) };
+    if (isHttp2) {
+      this.#inner = new AppHttp2Connection(this.#socket, deps);
+      this.#inner.begin(bytes);
+    } else {
+      this.#inner = new AppSideConnection(this.#socket, deps);
+      this.#inner.onData(bytes);
+    }
+  }
+
+  onEnd(): void {
+    this.#socket.end();
+  }
+
+  onDrain(): void {}
+
+  onClose(): void {
+    this.#deps.onClosed(this);
+  }
+
+  sweep(nowMs: number): void {
+    if (this.#inner !== undefined) this.#inner.sweep(nowMs);
+    else if (nowMs >= this.#deadlineMs) this.destroy();
+  }
+
+  drain(): void {
+    if (this.#inner === undefined) this.#socket.end();
+    else this.#inner.drain();
+  }
+
+  destroy(): void {
+    if (this.#inner === undefined) this.#socket.destroy();
+    else this.#inner.destroy();
+  }
+}

@@ -1,0 +1,230 @@
+// One HTTP/2 connection from the application (prior knowledge, RFC 9113 section 3.3): a request per stream, each decided on
+// its own by an exchange.
+import { lookupField } from "../core/http/headers.ts";
+import type { HeaderLookup } from "../core/policy/mcp.ts";
+import type { AnswerWriter } from "../wire/answers.ts";
+import type { Field } from "../wire/field.ts";
+import {
+  Http2Connection,
+  type Http2Error,
+  type Http2Handler,
+  type Http2Stream,
+} from "../wire/http2/connection.ts";
+import { KeepAlive } from "../wire/keep-alive.ts";
+import { SlotList } from "../wire/slot-list.ts";
+import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import { readHttp2Head } from "./app-http2-head.ts";
+import type { AppSide, AppStream } from "./app-side.ts";
+import type { AppConversation } from "./app-socket.ts";
+import { OutboundExchange } from "./exchange.ts";
+import type { FixedDestination } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+
+const NO_ERROR = 0x0;
+const PROTOCOL_ERROR = 0x1;
+/** Answers without body are not under flow control: with this much unread nothing more is taken from the application. */
+const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+/** How long the application may take to close a connection that has ended, milliseconds. */
+const CLOSE_WITHIN_MS = 10_000;
+
+export interface AppHttp2Deps {
+  readonly services: OutboundServices;
+  /** What a local listener or the captured connection means; undefined on the proxy port. */
+  readonly fixed: FixedDestination | undefined;
+  readonly onClosed: (connection: AppHttp2Connection) => void;
+}
+
+type Stream = Http2Stream<OutboundExchange | undefined>;
+
+export class AppHttp2Connection
+  implements AppSide, AppConversation, Http2Handler<OutboundExchange | undefined>
+{
+  readonly protocol = "h2c";
+  readonly h2: Http2Connection<OutboundExchange | undefined>;
+  /** The same object; an exchange gives back the stream it got, which is its own. */
+  readonly answers: AnswerWriter<AppStream>;
+  readonly #socket: MeshSocket;
+  readonly #deps: AppHttp2Deps;
+  readonly #exchanges = new SlotList<OutboundExchange>();
+  readonly #keepAlive = new KeepAlive();
+  #fields: readonly Field[] = [];
+  readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
+  #isEnding = false;
+  #dataPaused = false;
+  #readPaused = false;
+  /** Bytes that waited for the application at the last sweep. */
+  #unreadBytes = 0;
+  /** Monotonic milliseconds: of the time without a request, then of the end. */
+  #deadlineMs: number;
+  readonly #flush = (): void => {
+    this.h2.flush();
+    this.#socket.flush();
+    if (this.#isEnding && this.#exchanges.size === 0) this.#socket.end();
+    else if (this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
+      if (!this.#dataPaused) {
+        this.#dataPaused = true;
+        this.h2.pauseData();
+      }
+      if (!this.#readPaused && this.#socket.bufferedBytes >= MAX_UNREAD_BYTES) {
+        this.#readPaused = true;
+        this.#socket.pause();
+      }
+    }
+  };
+
+  constructor(socket: MeshSocket, deps: AppHttp2Deps) {
+    this.#socket = socket;
+    this.#deps = deps;
+    const { clock, timeouts, cache } = deps.services;
+    this.#deadlineMs = clock.monotonicMs() + timeouts.headerMs;
+    this.h2 = new Http2Connection({
+      role: "server",
+      shared: deps.services.http2,
+      handler: this,
+      cache,
+      write: (bytes) => this.#socket.write(bytes),
+      requestFlush: () => setImmediate(this.#flush),
+      nowMs: () => clock.monotonicMs(),
+    });
+    this.answers = this.h2;
+    socket.attach({
+      onData: (chunk) => this.begin(chunk),
+      onEnd: () => {
+        this.h2.eof();
+        socket.end();
+      },
+      onDrain: () => this.#onDrain(),
+      onClose: () => {
+        this.#goneAll();
+        deps.onClosed(this);
+      },
+    });
+  }
+
+  get busy(): boolean {
+    return this.#exchanges.size > 0;
+  }
+
+  // --- for the exchanges -----------------------------------------------------------------------------------------
+
+  lookup(fields: readonly Field[]): HeaderLookup {
+    this.#fields = fields;
+    return this.#lookup;
+  }
+
+  /** Every stream ends on its own. */
+  closeAfterAnswer(): void {}
+
+  /** Upgrades are a thing of HTTP/1.1: no head of this connection asks for one. */
+  switchTo(): void {}
+
+  finished(exchange: OutboundExchange): void {
+    this.#exchanges.delete(exchange);
+    if (this.#exchanges.size > 0) return;
+    const { clock, timeouts } = this.#deps.services;
+    this.#deadlineMs = clock.monotonicMs() + timeouts.idleMs;
+    if (this.#isEnding) setImmediate(this.#flush);
+  }
+
+  // --- from the codec --------------------------------------------------------------------------------------------
+
+  onHeaders(stream: Stream, fields: readonly Field[], endStream: boolean): void {
+    const { head, malformed } = readHttp2Head(fields);
+    const exchange = new OutboundExchange(this.#deps.services, this, stream, head);
+    stream.context = exchange;
+    this.#exchanges.add(exchange);
+    if (malformed === "") exchange.start(this.#deps.fixed, endStream);
+    else exchange.onRequestMalformed(malformed);
+  }
+
+  onInformational(stream: Stream): void {
+    this.h2.resetStream(stream, PROTOCOL_ERROR);
+  }
+
+  onData(stream: Stream, chunk: Buffer, endStream: boolean): void {
+    if (stream.context === undefined) this.h2.consumed(stream, chunk.length);
+    else stream.context.onRequestBody(chunk, endStream);
+  }
+
+  onTrailers(stream: Stream, fields: readonly Field[]): void {
+    stream.context?.onRequestTrailers(fields);
+  }
+
+  onReset(stream: Stream): void {
+    stream.context?.onAppGone("the application reset the stream");
+  }
+
+  onWritable(stream: Stream): void {
+    stream.context?.onAppDrain();
+  }
+
+  onGoaway(): void {
+    // The application opens no more streams; it closes when it has its answers.
+  }
+
+  onClosed(error: Http2Error | undefined): void {
+    if (error !== undefined) {
+      const { metrics } = this.#deps.services;
+      metrics.problems.add(metrics.problems.series("application", "http2"));
+    }
+    this.#isEnding = true;
+    this.h2.flush();
+    this.#socket.end();
+    this.#goneAll();
+    this.#deadlineMs = this.#deps.services.clock.monotonicMs() + CLOSE_WITHIN_MS;
+  }
+
+  // --- for the listener ------------------------------------------------------------------------------------------
+
+  begin(bytes: Buffer): void {
+    this.#keepAlive.heard();
+    this.h2.receive(bytes);
+  }
+
+  /** Ends what took too long, and notices an application that is gone or stays without reading. */
+  sweep(nowMs: number): void {
+    for (const exchange of this.#exchanges.all()) if (nowMs >= exchange.deadlineMs) exchange.timeOut();
+    if (this.#readPaused) {
+      const { bufferedBytes } = this.#socket;
+      if (bufferedBytes < this.#unreadBytes) this.#keepAlive.heard();
+      this.#unreadBytes = bufferedBytes;
+    } else if (this.#exchanges.size === 0) {
+      this.#keepAlive.heard();
+      if (nowMs < this.#deadlineMs) return;
+      if (this.#isEnding) this.destroy();
+      else this.drain();
+      return;
+    }
+    const state = this.#keepAlive.check(nowMs);
+    if (state === "ping") this.h2.ping();
+    else if (state === "dead") this.destroy();
+  }
+
+  /** Takes no new requests, finishes those that are open, closes. */
+  drain(): void {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    this.#deadlineMs = this.#deps.services.clock.monotonicMs() + CLOSE_WITHIN_MS;
+    this.h2.goaway(NO_ERROR);
+    setImmediate(this.#flush);
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  #onDrain(): void {
+    if (!this.#dataPaused) return;
+    this.#dataPaused = false;
+    if (this.#readPaused) {
+      this.#readPaused = false;
+      this.#socket.resume();
+    }
+    this.h2.resumeData();
+  }
+
+  #goneAll(): void {
+    for (const exchange of this.#exchanges.take())
+      exchange.onAppGone("the application closed the connection");
+  }
+}
