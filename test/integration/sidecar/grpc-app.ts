@@ -56,8 +56,6 @@ export const METHODS = {
   chat: method("Chat", true, true),
 } as const;
 
-export const SERVICE: ServiceDefinition = METHODS;
-
 export const PACK = `
 # operation         method  template                       resource            access  level
 store.get           GRPC    /things.Store/Get              item<pb:1           read    -
@@ -77,7 +75,8 @@ export interface GrpcApp {
 /** Serves on loopback. */
 export async function startGrpcApp(handlers: UntypedServiceImplementation, port = 0): Promise<GrpcApp> {
   const server = new Server();
-  server.addService(SERVICE, handlers);
+  const service: ServiceDefinition = METHODS;
+  server.addService(service, handlers);
   const bound = await new Promise<number>((resolve, reject) =>
     server.bindAsync(`127.0.0.1:${port}`, ServerCredentials.createInsecure(), (error, at) =>
       error === null ? resolve(at) : reject(error),
