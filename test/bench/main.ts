@@ -72,7 +72,13 @@ const say = (text: string) => void process.stderr.write(`${text}\n`);
 const rows: BenchRow[] = [];
 for (const name of chosen) {
   const run = await BENCHES[name]?.();
-  if (run !== undefined) rows.push(...(await run({ rounds, seconds, say })));
+  try {
+    if (run !== undefined) rows.push(...(await run({ rounds, seconds, say })));
+  } catch (error) {
+    // What the others found is still worth reading.
+    say(`FAILED: ${name}: ${error instanceof Error ? error.message : String(error)}`);
+    process.exitCode = 1;
+  }
 }
 if (values.json === true) for (const one of rows) process.stdout.write(`${JSON.stringify(one)}\n`);
 else

@@ -10,7 +10,9 @@ import { type StreamBenchOptions, withLineup } from "./lineup.ts";
 const CONNECTIONS = 16;
 const MESSAGE_BYTES = 100;
 const KEY = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT = createHash("sha1").update(`${KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest("base64");
+/** RFC 6455 section 4.2.2; the key that arrives is the last proxy's, since HTTP/2 carries none. */
+const acceptOf = (key: string) =>
+  createHash("sha1").update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest("base64");
 const WARM_UP_SECONDS = 3;
 
 /** A text message as a client sends it (RFC 6455 section 5.2), masked with zeros, so it reads as it stands. */
@@ -45,8 +47,9 @@ async function startEcho(): Promise<Application> {
         if (end < 0) return;
         open = true;
         bytes = head.length - end - 4;
+        const key = /\r\nsec-websocket-key: *(\S+)/i.exec(head)?.[1] ?? "";
         socket.write(
-          `HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: ${ACCEPT}\r\n\r\n`,
+          `HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: ${acceptOf(key)}\r\n\r\n`,
         );
       }
       for (; bytes >= size; bytes -= size) socket.write(echo);
