@@ -22,7 +22,7 @@ interface Calls {
   readonly perSecond: number;
 }
 
-/** @throws Error when h2load is missing (Debian's nghttp2-client) or a call was not answered with 200. */
+/** @throws Error when h2load is missing (Debian's nghttp2-client) or a call was not answered with its echo. */
 function runH2load(
   port: number,
   { connections, streams }: (typeof LOADS)[number],
@@ -53,9 +53,13 @@ function runH2load(
     child.on("exit", () => {
       const requests = /requests: (\d+) total, .*?(\d+) succeeded, (\d+) failed, (\d+) errored/.exec(text);
       const codes = /status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx/.exec(text);
+      // A denial is a 200 too, but echoes nothing.
+      const echoed = /\((\d+)\) data/.exec(text);
       const [count, failed, errored] = [requests?.[2], requests?.[3], requests?.[4]].map(Number);
       if (!count || failed || errored || Number(codes?.[1]) < count)
         reject(new Error(`h2load said:\n${text}`));
+      else if (Number(echoed?.[1]) < count * (5 + MESSAGE_BYTES))
+        reject(new Error(`not every call was answered with its echo:\n${text}`));
       else resolve({ count, perSecond: count / seconds });
     });
   });
