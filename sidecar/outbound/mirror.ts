@@ -44,8 +44,6 @@ export class MirrorBudget {
 
 /** Whether the rule lets this request be copied: what is done twice must not matter, unless it says that it does not. */
 function mayBeCopied({ allMethods }: MirrorTarget, { head, classified }: CallFacts): boolean {
-  // What comes after an upgrade is no request.
-  if (head.upgrade !== undefined) return false;
   return allMethods || IDEMPOTENT.has(head.method) || classified?.access === "read";
 }
 
