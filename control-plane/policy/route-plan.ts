@@ -12,7 +12,7 @@ import type { PolicyProblem } from "./conditions.ts";
 import { NameFinder } from "./name-finder.ts";
 import type { Callers } from "./policy-entry.ts";
 import type { PolicyReport } from "./policy-report.ts";
-import { gatewayRouteKey, routePolicyKey, rulesOfService } from "./route-rules.ts";
+import { gatewayRouteKey, missingService, routePolicyKey, rulesOfService } from "./route-rules.ts";
 import type { WorkloadIndex } from "./select.ts";
 import { type Cover, coverOf, mergeTraffic } from "./traffic-cover.ts";
 
@@ -306,10 +306,8 @@ function reportsOfRoutes(state: ClusterState, input: ReportInput): ReadonlyMap<s
     reports.set(key, { targets, problems });
   };
   for (const policy of state.routePolicies.values()) {
-    const { service, namespace } = policy;
-    const own = state.services.has(service)
-      ? []
-      : [missingService(service, "spec.service", namedIn(state.services.keys(), namespace))];
+    const { service } = policy;
+    const own = state.services.has(service) ? [] : [notThere(service, "spec.service", state.services.keys())];
     const uncallable = uncalledBackends(policy.rules, state, input);
     report(routePolicyKey(policy), new Set(own.length > 0 ? [] : [service]), [...own, ...uncallable]);
   }
@@ -319,7 +317,7 @@ function reportsOfRoutes(state: ClusterState, input: ReportInput): ReadonlyMap<s
     );
     const own = route.parents
       .filter(({ service }) => !state.services.has(service))
-      .map(({ service }) => missingService(service, "spec.parentRefs", []));
+      .map(({ service }) => notThere(service, "spec.parentRefs", state.services.keys()));
     report(gatewayRouteKey(route), services, own);
   }
   for (const policy of state.trafficPolicies.values()) {
@@ -346,19 +344,9 @@ function reportsOfRoutes(state: ClusterState, input: ReportInput): ReadonlyMap<s
   return reports;
 }
 
-function* namedIn(services: Iterable<string>, namespace: string): Generator<string> {
-  for (const id of services) if (id.startsWith(`${namespace}/`)) yield id.slice(namespace.length + 1);
-}
-
-function missingService(service: string, path: string, names: Iterable<string>): PolicyProblem {
-  const hint = new NameFinder().hint(service.slice(service.indexOf("/") + 1), names);
-  return {
-    severity: "error",
-    type: "ResolvedRefs",
-    reason: "ServiceNotFound",
-    path,
-    message: `there is no service \`${service}\` with workloads of the mesh${hint}`,
-  };
+function notThere(service: string, path: string, services: Iterable<string>): PolicyProblem {
+  const message = missingService(service, services, new NameFinder());
+  return { severity: "error", type: "ResolvedRefs", reason: "ServiceNotFound", path, message };
 }
 
 /** Backends that no policy lets anybody call: their share of the calls is denied. */

@@ -2,6 +2,7 @@
 import type { RouteMatch, RouteRule } from "../../sidecar/core/traffic/route.ts";
 import type { ClusterState, GatewayRoute, MeshService, RoutePolicy } from "../sources/store.ts";
 import type { PolicyProblem } from "./conditions.ts";
+import { NameFinder } from "./name-finder.ts";
 
 /** What is written for one service. */
 export interface RouteSources {
@@ -37,21 +38,27 @@ function refProblem(reason: string, path: string, message: string): PolicyProble
   return { severity: "error", type: "ResolvedRefs", reason, path, message };
 }
 
+/** Says that a service is not there, with the closest name of its namespace. */
+export function missingService(id: string, services: Iterable<string>, finder: NameFinder): string {
+  const namespace = id.slice(0, id.indexOf("/") + 1);
+  const names: string[] = [];
+  for (const one of services) if (one.startsWith(namespace)) names.push(one.slice(namespace.length));
+  return `there is no service \`${id}\` with workloads of the mesh${finder.hint(id.slice(namespace.length), names)}`;
+}
+
 /** One rule with its backends checked: those that lead nowhere keep their share of the calls and refuse it. */
 function resolveRule(
   rule: RouteRule,
   services: ClusterState["services"],
   called: readonly number[],
-  problem: (problem: PolicyProblem) => void,
+  { problem, finder }: { readonly problem: (problem: PolicyProblem) => void; readonly finder: NameFinder },
 ): RouteRule {
   const path = `spec.${rule.name.slice(rule.name.indexOf("rules["))}`;
   const usable = (name: string | undefined, port: number | undefined, field: string): boolean => {
     const service = name === undefined ? undefined : services.get(name);
     if (service === undefined) {
       if (name !== undefined)
-        problem(
-          refProblem("BackendNotFound", field, `there is no service \`${name}\` with workloads of the mesh`),
-        );
+        problem(refProblem("BackendNotFound", field, missingService(name, services.keys(), finder)));
       return false;
     }
     const ports = port === undefined ? called : [port];
@@ -164,8 +171,12 @@ export function rulesOfService(
   const ports = service.ports.map(({ port }) => port);
   const id = `${service.namespace}/${service.name}`;
   const rules: RouteRule[] = [];
+  const finder = new NameFinder();
   const take = (key: string, rule: RouteRule): void => {
-    const resolved = resolveRule(rule, services, rule.ports ?? ports, (one) => problem(key, one));
+    const resolved = resolveRule(rule, services, rule.ports ?? ports, {
+      problem: (one) => problem(key, one),
+      finder,
+    });
     if (rules.push(resolved) === MAX_RULES + 1) problem(key, tooMany(id));
   };
   for (const policy of policies) {
