@@ -283,7 +283,8 @@ describe("a limit in time", () => {
     const startedMs = performance.now();
     const answer = await send(caller.proxyPort, GET);
     expect([answer.status, reasonOf(answer)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
-    expect(performance.now() - startedMs).toBeGreaterThan(140);
+    // A last attempt for which the time is too short is not begun.
+    expect(performance.now() - startedMs).toBeGreaterThan(90);
     expect(performance.now() - startedMs).toBeLessThan(1_500);
   });
 
