@@ -28,7 +28,8 @@ export function decideCall(
     user: undefined,
     via: identified.via,
     port: port.port,
-    request: { ...classified.request, host: head.authority },
+    // Of bytes the name in the ClientHello, which is looked at before the application gets one of them.
+    request: { ...classified.request, host: head.isOpaque ? (head.serverName ?? "") : head.authority },
     operation: classified.operation,
     resource: classified.resource,
     folded: classified.folded,

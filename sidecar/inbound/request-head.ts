@@ -45,6 +45,8 @@ export class RequestHead implements ShownTokens {
   portText: string | undefined;
   /** `:protocol` of an extended CONNECT (RFC 8441); empty: none. */
   upgrade = "";
+  /** A CONNECT without a protocol: bytes that are passed on unseen (RFC 9113 section 8.5). */
+  readonly isOpaque: boolean;
   /** Value of `countersign-protocol`: what the caller's application speaks, as its sidecar says. */
   appProtocol: string | undefined;
   /** Value of `countersign-sni`, lower case. */
@@ -150,6 +152,7 @@ export class RequestHead implements ShownTokens {
       if (this.authority === "") this.authority = host;
       else if (!sameAuthority(host, this.authority)) malformed = "the Host field differs from :authority";
     }
+    this.isOpaque = this.method === "CONNECT" && this.upgrade === "";
     // As it goes to the application (RFC 8441 section 5): what is decided on, classified as `WS`, and written down.
     if (this.method === "CONNECT" && this.upgrade !== "") this.method = "GET";
     this.malformed = malformed === "" ? this.#problem(limits.targetBytes) : malformed;
@@ -176,11 +179,6 @@ export class RequestHead implements ShownTokens {
   get isGrpc(): boolean {
     this.#isGrpc ??= this.method === "POST" && isGrpc(joinedField(this.fields, "content-type"));
     return this.#isGrpc;
-  }
-
-  /** A CONNECT without a protocol: bytes that are passed on unseen (RFC 9113 section 8.5). */
-  get isOpaque(): boolean {
-    return this.method === "CONNECT" && this.upgrade === "";
   }
 
   #problem(targetBytes: number): string {

@@ -155,7 +155,7 @@ export class InboundTunnel implements InboundStream, DutyBearer {
       },
     );
     this.#tunnel.start();
-    if (this.#facts.head.serverName !== undefined) {
+    if (this.#facts.head.serverName !== undefined || this.#facts.port?.protocol === "tls") {
       this.#deadlineMs = clock.monotonicMs() + HELLO_WITHIN_MS;
       this.#held ??= EMPTY;
     } else {

@@ -243,6 +243,13 @@ describe("a stream is decided on again when", () => {
     expect(await reasonOf(it)).toBe("DENIED_BY_POLICY");
   });
 
+  test("its port gets other packs, which say nothing of bytes, and lives on", async () => {
+    const it = await open();
+    it.enforce([rule()], { packs: "other.read GET /other - read -\n" });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(it.callee.plane.inbound.openExchanges).toBe(1);
+  });
+
   test("its port is declared no more", async () => {
     const it = await open();
     it.enforce([rule()], { ports: [9_090] });

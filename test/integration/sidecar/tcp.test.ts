@@ -2,6 +2,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { connect as connectTls, createServer as createTlsServer } from "node:tls";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import type { PortProtocol, ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
@@ -381,6 +382,84 @@ describe("an undeclared port", () => {
     const near = await open(port);
     const [banner] = (await once(near, "data")) as [Buffer];
     expect(banner.toString()).toBe("ready");
+  });
+});
+
+describe("TLS of the application", () => {
+  const named = (name: string): ProgramPolicy => ({
+    ...ANY,
+    rules: [
+      {
+        name: "named",
+        from: [{ workload: { kinds: ["notebook"] } }],
+        operations: [{ any: true }],
+        when: { cel: `request.host == "${name}"` },
+      },
+    ],
+  });
+
+  /** A server of TLS that greets, with any certificate. */
+  async function tlsBackend(): Promise<number> {
+    const { tlsKey, certificateChainPem: cert } = world.identity(DB);
+    const key = tlsKey.export({ type: "pkcs8", format: "pem" });
+    const server = createTlsServer({ key, cert }, (socket) => {
+      sockets.push(socket);
+      socket.on("error", () => {});
+      socket.write("hello");
+    });
+    servers.push(server);
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    return (server.address() as AddressInfo).port;
+  }
+
+  const dial = (port: number, servername: string | undefined): Promise<string> =>
+    new Promise((resolve) => {
+      const socket = connectTls({
+        port,
+        host: "127.0.0.1",
+        rejectUnauthorized: false,
+        ...(servername === undefined ? {} : { servername }),
+      });
+      sockets.push(socket);
+      socket.once("data", (chunk: Buffer) => resolve(chunk.toString()));
+      socket.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? "error"));
+      socket.once("close", () => resolve("closed"));
+    });
+
+  test.each([
+    { name: "a rule on its name", protocol: "tls", servername: "db.data", policy: "db.data", is: "hello" },
+    { name: "the same, undeclared", protocol: "auto", servername: "db.data", policy: "db.data", is: "hello" },
+    { name: "another name", protocol: "tls", servername: "other.data", policy: "db.data", is: "ECONNRESET" },
+    { name: "no name", protocol: "tls", servername: undefined, policy: "db.data", is: "ECONNRESET" },
+    { name: "no rule on names", protocol: "tls", servername: undefined, policy: undefined, is: "hello" },
+  ] as const)("with $name: $is", async ({ protocol, servername, policy, is }) => {
+    const appPort = await tlsBackend();
+    const policies = [policy === undefined ? ANY : named(policy)];
+    const { port } = await pair(appPort, { protocol, policies });
+    expect(await dial(port, servername)).toBe(is);
+  });
+
+  test("a tls port takes nothing else", async () => {
+    let connections = 0;
+    const appPort = await backend(() => connections++);
+    const { port } = await pair(appPort, { protocol: "tls" });
+    const near = await open(port);
+    near.resume();
+    near.write("GET / HTTP/1.1\r\n\r\n");
+    await turns(() => near.destroyed);
+    expect(connections).toBe(0);
+  });
+
+  test("a name that was announced and is not in the hello ends the connection before a byte of it", async () => {
+    const got: Buffer[] = [];
+    const appPort = await backend((socket) => socket.on("data", (chunk) => got.push(chunk)));
+    // The caller's side takes it for bytes and announces no name; the callee's port says tls.
+    const { port, callee } = await pair(appPort, { protocol: "tcp", calleeProtocol: "tls" });
+    const closed = await dial(port, "db.data");
+    expect(["ECONNRESET", "closed"]).toContain(closed);
+    expect(got).toEqual([]);
+    const [event] = await events(callee, 1);
+    expect(JSON.stringify(event)).toContain("REQ_MALFORMED");
   });
 });
 
