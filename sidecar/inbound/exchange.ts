@@ -3,7 +3,6 @@
 import type { Timed } from "../balance/deadline-wheel.ts";
 import { grpcStatusOf } from "../core/http/grpc.ts";
 import { GrpcMessages, type MessageSink } from "../core/http/grpc-messages.ts";
-import { grpcCodeOf } from "../core/http/grpc-status.ts";
 import { joinedField } from "../core/http/headers.ts";
 import { FrameBoundary, WEBSOCKET } from "../core/http/websocket.ts";
 import type { Decision } from "../core/policy/decide.ts";
@@ -160,7 +159,16 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     }
     this.#facts.decision = lost.decision;
     this.#facts.decisionId = this.#services.trail.decisionId();
-    if (!this.#answerEnded)
+    if (this.#answerEnded) {
+      // The rest of the request alone is left.
+    } else if (this.#head.isGrpc)
+      writeGrpcEnd({
+        peer: this.#peer,
+        stream: this.#stream,
+        facts: this.#facts,
+        reason: lost.decision.reason,
+      });
+    else
       writeLastWords({
         answers: this.#peer.answers,
         stream: this.#stream,
@@ -174,7 +182,6 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
       });
     if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
     this.#answerEnded = true;
-    if (this.#head.isGrpc) this.#facts.grpcStatus = grpcCodeOf(lost.decision.reason);
     this.#finish();
   }
 

@@ -8,11 +8,20 @@ import type { OutboundServices } from "./services.ts";
 /** Of HTTP/2's preface (RFC 9113 section 3.4): no HTTP/1.1 request begins like that. */
 const PREFACE_START = Buffer.from("PRI ", "latin1");
 const EMPTY = Buffer.alloc(0);
+const HTTP1_LINE = /^[^\r\n]* HTTP\/1\.[01]$/;
+
+/** Whether the first line, as far as it is there, is one of HTTP/1.x. */
+function mayBeHttp1(bytes: Buffer): boolean {
+  const end = bytes.indexOf("\r\n");
+  return end < 0 || HTTP1_LINE.test(bytes.toString("latin1", 0, end));
+}
 
 export interface AppConnectionDeps {
   readonly services: OutboundServices;
   /** What a local listener or the captured connection means; undefined on the proxy port. */
   readonly fixed: FixedDestination | undefined;
+  /** The port is declared to speak HTTP/2: HTTP/1.x is taken too, anything else ends the connection without a word. */
+  readonly isHttp2?: boolean | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppConnection) => void;
 }
@@ -49,6 +58,10 @@ export class AppConnection implements SocketHandler {
       return;
     }
     this.#held = EMPTY;
+    if (this.#deps.isHttp2 === true && !isHttp2 && !mayBeHttp1(bytes)) {
+      this.#socket.destroy();
+      return;
+    }
     const deps = { ...this.#deps, onClosed: () => this.#deps.onClosed(this) };
     if (isHttp2) {
       this.#inner = new AppHttp2Connection(this.#socket, deps);

@@ -77,7 +77,8 @@ export function converse(
   destination: Destination,
   deps: ConversationDeps,
 ): AppConversation {
-  if (spoken.protocol === "http" || spoken.protocol === "h2c") return converseHttp(socket, deps);
+  if (spoken.protocol === "http" || spoken.protocol === "h2c")
+    return converseHttp(socket, { ...deps, isHttp2: spoken.protocol === "h2c" });
   const tunnel = new OutboundTunnel(new MeshSocket(socket), { ...deps, spoken });
   tunnel.start(destination);
   return tunnel;

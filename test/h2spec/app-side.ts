@@ -38,7 +38,7 @@ export async function startAppSide(): Promise<AppSidePort> {
   });
   const bundle = world.authority.bundle.json;
   callee.plane.setTable(table({ self: CALLEE, policies: [EVERYTHING], bundle }));
-  const services = [{ service: CALLEE, meshPort: callee.meshPort }];
+  const services = [{ service: { ...CALLEE, protocol: "h2c" as const }, meshPort: callee.meshPort }];
   caller.plane.setTable(table({ self: CALLER, services, bundle }));
   return { port: caller.localPorts[0] ?? 0, close: () => world.close() };
 }
