@@ -70,6 +70,10 @@ if (import.meta.main) {
     directory: world.dir,
   };
   process.stdout.write(`${JSON.stringify(line)}\n`);
-  process.stdin.resume();
+  // What is garbage is not held: a line on standard input has it collected, and is answered with one.
+  process.stdin.on("data", () => {
+    globalThis.gc?.();
+    process.stdout.write("collected\n");
+  });
   process.stdin.on("end", () => void world.close().then(() => process.exit(0)));
 }

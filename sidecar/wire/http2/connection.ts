@@ -275,7 +275,7 @@ export class Http2Connection<T> {
     if (taken <= 0 || this.#core.closed) return;
     own.unconsumed -= taken;
     this.#core.releaseStream(own, taken);
-    this.#core.release(taken);
+    if (!this.#core.releasesAtOnce) this.#core.release(taken);
   }
 
   /**

@@ -69,6 +69,15 @@ export class Core<T> {
     this.#greet(window);
   }
 
+  /**
+   * Whether the connection's window is given back when DATA arrives instead of when it is passed on, so that only the
+   * streams' windows hold a peer back. A client's: answers that a few slow readers do not take must not stop those of all
+   * others on the connection. A server's connection window bounds what one caller can make it hold.
+   */
+  get releasesAtOnce(): boolean {
+    return this.role === "client";
+  }
+
   /** The connection window: DATA of `bytes` arrived; false: more than we allowed. */
   receiveBytes(bytes: number): boolean {
     this.#window.available -= bytes;
@@ -178,7 +187,7 @@ export class Core<T> {
     stream.unconsumed = 0;
     stream.remoteClosed = true;
     this.retire(stream);
-    this.release(unconsumed);
+    if (!this.releasesAtOnce) this.release(unconsumed);
   }
 
   /** The peer broke a rule of a stream (RFC 9113 section 5.4.2): it is reset and the owner told. */

@@ -122,6 +122,7 @@ export class MessageReceiver<T> {
     }
     const padding = bytes - (to - from);
     stream.unconsumed += to - from;
+    if (core.releasesAtOnce) core.release(to - from);
     if (padding > 0) {
       core.release(padding);
       core.releaseStream(stream, padding);

@@ -3,7 +3,7 @@
 import { connect, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { startNode } from "../../demo/process.ts";
+import { type RunningProcess, startNode } from "../../demo/process.ts";
 import type { EdgeCallee } from "../../interop/edge-callee.ts";
 import { atMost, type BenchRow, cpuMicroseconds, privateBytes, row } from "../measure.ts";
 
@@ -123,20 +123,27 @@ interface Cost {
   readonly cpuPerByte: number;
 }
 
-async function cost(callee: EdgeCallee, attack: Attack): Promise<Cost> {
+/** Bytes that are held: garbage is collected first. */
+async function heldBytes({ pid }: EdgeCallee, sidecar: RunningProcess): Promise<number> {
+  sidecar.writeLine("");
+  await sidecar.nextLine();
+  return privateBytes(pid);
+}
+
+async function cost(callee: EdgeCallee, sidecar: RunningProcess, attack: Attack): Promise<Cost> {
   let cpu = 0;
   let bytes = 0;
   let held = 0;
   let perConnection = 0;
   for (let round = 0; round < 20 && cpu < LEAST_CPU_US; round++) {
-    const before = { cpu: cpuMicroseconds(callee.pid), memory: privateBytes(callee.pid) };
+    const before = await heldBytes(callee, sidecar);
     const sockets = await openAll(callee.plaintextPort);
     const opened = cpuMicroseconds(callee.pid);
     const sent = await sendAll(sockets, attack);
     await delay(300);
     cpu += cpuMicroseconds(callee.pid) - opened;
     bytes += sent;
-    held = Math.max(held, (privateBytes(callee.pid) - before.memory) / CONNECTIONS);
+    held = Math.max(held, ((await heldBytes(callee, sidecar)) - before) / CONNECTIONS);
     perConnection = sent / CONNECTIONS;
     for (const socket of sockets) socket.destroy();
     await delay(300);
@@ -146,17 +153,21 @@ async function cost(callee: EdgeCallee, attack: Attack): Promise<Cost> {
 
 export async function benchHostileInput(say: (text: string) => void): Promise<BenchRow[]> {
   const script = fileURLToPath(new URL("../../interop/edge-callee.ts", import.meta.url));
-  const sidecar = startNode("callee", [script]);
+  const sidecar = startNode("callee", ["--expose-gc", script]);
   try {
     const callee = JSON.parse(await sidecar.nextLine()) as EdgeCallee;
     const rows: BenchRow[] = [];
     const valid = { name: "valid", pieces: [VALID], times: 20 };
-    await cost(callee, valid);
-    const whole = await cost(callee, valid);
+    await cost(callee, sidecar, valid);
+    const whole = await cost(callee, sidecar, valid);
     // Byte by byte each costs a system call of both ends, whoever sends it: compared with valid requests sent like that.
-    const dripped = await cost(callee, { name: "valid, byte by byte", pieces: drip(VALID), times: 2 });
+    const dripped = await cost(callee, sidecar, {
+      name: "valid, byte by byte",
+      pieces: drip(VALID),
+      times: 2,
+    });
     for (const attack of ATTACKS) {
-      const one = await cost(callee, attack);
+      const one = await cost(callee, sidecar, attack);
       const isDripped = attack.pieces.filter((piece) => piece.length === 1).length > 10;
       const base = isDripped ? dripped : whole;
       const allowed = 10 * one.perConnectionSent + 65_536;
