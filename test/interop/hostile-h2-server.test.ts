@@ -86,8 +86,9 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
   ])(
     "%s: the application is told",
     async (what) => {
-      const answer = await ask(what);
-      expect([answer.status, answer.raw.includes("smuggled")]).toEqual([502, false]);
+      const { raw } = await ask(what);
+      const final = raw.match(/HTTP\/1\.1 [2-5][0-9]{2}/g);
+      expect([final, raw.includes("smuggled")]).toEqual([["HTTP/1.1 502"], false]);
       await servesAgain();
     },
     30_000,
@@ -98,7 +99,6 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
     "long_body",
     "body_with_204",
     "pseudo_trailers",
-    "over_the_window",
     "empty_data",
     "cut",
     "cut_without_a_length",

@@ -17,7 +17,6 @@ from hyperframe.frame import (
     PingFrame,
     RstStreamFrame,
     SettingsFrame,
-    WindowUpdateFrame,
 )
 
 SMUGGLED = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nsmuggled"
@@ -124,9 +123,6 @@ class Connection:
         elif what == "continuations":
             send(HeadersFrame(s, self.encoder.encode(ok)).serialize())
             self.flood(lambda _: ContinuationFrame(s, b"\x00\x01a\x01b" * 1_000).serialize(), 1_000)
-        elif what == "over_the_window":
-            send(self.head(s, ok))
-            self.flood(lambda _: self.body(s, b"x" * 16_384, False), 2_000)
         elif what == "empty_data":
             send(self.head(s, ok))
             self.flood(lambda _: self.body(s, b"", False), 20_000)
