@@ -89,7 +89,7 @@ export class MeshSocket {
    */
   write(data: string | Buffer): void {
     if (data.length === 0 || this.#ended || this.#destroyed) return;
-    this.#parts.push(data);
+    this.#parts.push(this.#socket.writableLength >= HIGH_WATER_BYTES / 2 ? unpinned(data) : data);
     this.#gatheredBytes += data.length;
     if (this.bufferedBytes >= HIGH_WATER_BYTES) this.#owesDrain = true;
     if (!this.#scheduled) {
@@ -230,6 +230,11 @@ export class MeshSocket {
     }
     this.#socket.write(merged);
   }
+}
+
+/** What has to wait must not keep the rest of a received buffer alive, of which it may be a small part. */
+function unpinned(data: string | Buffer): string | Buffer {
+  return typeof data === "string" || data.length * 2 > data.buffer.byteLength ? data : Buffer.from(data);
 }
 
 /** End of the run that begins at `from`: one large part, or the small ones that fit into one buffer. */

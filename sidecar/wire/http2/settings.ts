@@ -51,7 +51,7 @@ export function completeSettings(
     maxConnectionWindow: 4_194_304,
     maxHeaderListSize: role === "server" ? 16_384 : 65_536,
     maxFields: 100,
-    streamQueueBytes: 65_536,
+    streamQueueBytes: 32_768,
     ...settings,
   };
 }
