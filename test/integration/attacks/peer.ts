@@ -43,12 +43,12 @@ export class HostilePeer {
   readonly h2: Http2Connection<Exchange | undefined>;
   readonly socket: TLSSocket;
   readonly #open = new Set<Exchange>();
-  /** Gives no window back, of no stream and not of the connection. */
+  /** Gives no stream's window back. */
   stopsReading = false;
   code: number | undefined;
   goawayCode: number | undefined;
 
-  private constructor(socket: TLSSocket) {
+  private constructor(socket: TLSSocket, windowBytes: number) {
     this.socket = socket;
     this.h2 = new Http2Connection<Exchange | undefined>({
       role: "client",
@@ -56,7 +56,7 @@ export class HostilePeer {
       nowMs: () => performance.now(),
       write: (bytes) => void (socket.writable && socket.write(bytes)),
       requestFlush: () => setImmediate(() => this.h2.flush()),
-      settings: { maxHeaderListSize: 1_000_000 },
+      settings: { maxHeaderListSize: 1_000_000, initialWindowSize: windowBytes },
       handler: {
         onHeaders: (stream, fields, end) => {
           const exchange = stream.context;
@@ -101,6 +101,7 @@ export class HostilePeer {
     port: number,
     identity: WorkloadIdentity,
     callee = idOf("ml", "serving", "things"),
+    windowBytes = 65_536,
   ): Promise<HostilePeer> {
     const socket = connect({
       ...clientTlsOptions(identity, callee, () => Date.now(), ["h2"]),
@@ -108,7 +109,7 @@ export class HostilePeer {
       port,
     });
     await once(socket, "secureConnect");
-    return new HostilePeer(socket);
+    return new HostilePeer(socket, windowBytes);
   }
 
   /** Opens a stream with exactly these fields, pseudo-headers included. */
