@@ -122,7 +122,7 @@ export class Duties implements Waiting {
     const { facts, services, program, call, decision, payload } = this.#parts;
     this.#bearer = bearer;
     if (body !== undefined) payload?.requestBody(body);
-    if (!this.#useProof()) return;
+    if (!this.#isMeasurable() || !this.#useProof()) return;
     const rules: ConcurrencyRule[] = [];
     for (const { policy, rule, with: demands } of decision.winners)
       if (demands?.concurrency !== undefined) rules.push({ policy, rule, limit: demands.concurrency });
@@ -210,6 +210,21 @@ export class Duties implements Waiting {
     const nowMs = this.#parts.services.clock.monotonicMs();
     this.#ticket?.leave(nowMs);
     if (this.#metMs >= 0) this.#payTokens(nowMs);
+  }
+
+  /** Nobody can tell how many tokens the bytes of an upgrade or of TCP are worth. @returns false: it failed. */
+  #isMeasurable(): boolean {
+    const { facts, decision } = this.#parts;
+    if (!facts.head.isOpaque && facts.head.upgrade === "") return true;
+    const paid = decision.winners.find((winner) => winner.with?.tokenLimit !== undefined);
+    if (paid === undefined) return true;
+    const detail = "a rule with a token limit allows no bytes that cannot be counted";
+    this.#fail({
+      decision: refusalDecision("UNSUPPORTED", paid.policy, paid.rule),
+      limited: undefined,
+      detail,
+    });
+    return false;
   }
 
   /** `replay: Strict`. @returns false: it failed. */

@@ -70,11 +70,7 @@ export class InboundTunnel implements InboundStream, DutyBearer {
       return;
     }
     this.#heldEnd = endStream;
-    const paid = facts.decision?.winners.find((winner) => winner.with?.tokenLimit !== undefined);
-    if (paid !== undefined) {
-      facts.error = "nobody can tell how many model tokens these bytes are worth";
-      this.#deny(refusalDecision("UNSUPPORTED", paid.policy, paid.rule), undefined);
-    } else if (facts.duties === undefined) this.#connect();
+    if (facts.duties === undefined) this.#connect();
     else facts.duties.begin(this, undefined);
   }
 

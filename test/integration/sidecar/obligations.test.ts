@@ -165,6 +165,17 @@ describe("token limits", () => {
     );
   });
 
+  test("allow no bytes that cannot be counted", async () => {
+    const mesh = await pair({ tokenLimit: limit });
+    const answer = await send(
+      mesh.caller.proxyPort,
+      "GET http://things.ml:8080/things/a HTTP/1.1\r\nhost: things.ml:8080\r\nconnection: Upgrade\r\nupgrade: websocket\r\n" +
+        "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    expect([answer.status, answer.body]).toEqual([501, expect.stringContaining("cannot be counted")]);
+    expect(mesh.heads).toHaveLength(0);
+  });
+
   test("charge who leaves before the answer", async () => {
     const asked = Promise.withResolvers<void>();
     const mesh = await pair({ tokenLimit: limit }, () => asked.resolve());
@@ -223,19 +234,33 @@ describe("concurrency", () => {
     expect(running(mesh)).toBe(0);
   });
 
-  test("decides again when the policies changed while a call waited", async () => {
-    const open: Socket[] = [];
-    const mesh = await pair({ concurrency: 1 }, (_head, socket) => open.push(socket));
-    const first = get(mesh, "1");
-    await until(() => open.length === 1);
-    const second = get(mesh, "2");
-    await until(() => waiting(mesh) === 1);
-    mesh.callee.plane.setTable(table({ self: THINGS, bundle: world.authority.bundle.json, pack: PACK }));
-    // The call that goes on is decided again, too; its end lets the next one in, to be refused.
-    expect((await first).status).toBe(403);
-    expect((await second).status).toBe(403);
-    expect(mesh.heads).toHaveLength(1);
-  });
+  test.each([
+    { name: "still allow it", policies: [demanding({ concurrency: 1 })], want: [200, 200], reached: 2 },
+    { name: "allow it no more", policies: [], want: [403, 403], reached: 1 },
+  ])(
+    "decides again when the policies changed while a call waited, and $name",
+    async ({ policies, want, reached }) => {
+      const open: Socket[] = [];
+      const mesh = await pair({ concurrency: 1 }, (_head, socket) => open.push(socket));
+      const answer = (): void => {
+        open.shift()?.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+      };
+      const first = get(mesh, "1");
+      await until(() => open.length === 1);
+      const second = get(mesh, "2");
+      await until(() => waiting(mesh) === 1);
+      const bundle = world.authority.bundle.json;
+      mesh.callee.plane.setTable(table({ self: THINGS, policies, bundle, pack: PACK, revision: 2 }));
+      answer();
+      expect((await first).status).toBe(want[0]);
+      if (reached === 2) {
+        await until(() => open.length === 1);
+        answer();
+      }
+      expect((await second).status).toBe(want[1]);
+      expect(mesh.heads).toHaveLength(reached);
+    },
+  );
 });
 
 describe("audit", () => {
