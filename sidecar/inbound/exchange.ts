@@ -32,6 +32,7 @@ import type { InboundServices } from "./services.ts";
 import { WaitingBody } from "./waiting-body.ts";
 
 const NO_ERROR = 0x0;
+const PROTOCOL_ERROR = 0x1;
 const INTERNAL_ERROR = 0x2;
 const MCP_DENIED = -32001;
 const CANCEL = 0x8;
@@ -439,10 +440,11 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
       else this.#fail("OVERLOADED", "too many bodies wait for the application");
       return;
     }
-    // gRPC clients know what a code of a reset means to them, and it is the application that speaks.
+    // gRPC clients know what a code of a reset means to them, and it is the application that speaks. But they need not
+    // take its breach of the protocol for ours: Go's client would send the request again, without end.
     if (kind === "reset" && this.#head.isGrpc && code !== NO_ERROR) {
       this.#facts.error = detail;
-      this.#peer.answers.resetStream(this.#stream, code);
+      this.#peer.answers.resetStream(this.#stream, code === PROTOCOL_ERROR ? INTERNAL_ERROR : code);
       this.#finish();
       return;
     }

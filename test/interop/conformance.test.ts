@@ -57,6 +57,10 @@ interface Outcome {
 const RUNS = [
   { mode: "server", program: "referenceserver", version: 1, protocols: ["CONNECT", "GRPC_WEB"] },
   { mode: "client", program: "referenceclient", version: 1, protocols: ["CONNECT", "GRPC_WEB"] },
+  { mode: "server", program: "referenceserver", version: 2, protocols: ["CONNECT", "GRPC", "GRPC_WEB"] },
+  { mode: "client", program: "referenceclient", version: 2, protocols: ["CONNECT", "GRPC", "GRPC_WEB"] },
+  { mode: "server", program: "grpcserver", version: 2, protocols: ["GRPC"] },
+  { mode: "client", program: "grpcclient", version: 2, protocols: ["GRPC"] },
 ] as const;
 type Run = (typeof RUNS)[number];
 
@@ -71,7 +75,10 @@ type Run = (typeof RUNS)[number];
     appPorts = { 1: one, 2: two };
     mesh = await startMesh({
       kind: "service",
-      ports: [{ port: HTTP1_PORT, protocol: "http", app: one }],
+      ports: [
+        { port: HTTP1_PORT, protocol: "http", app: one },
+        { port: HTTP2_PORT, protocol: "h2c", app: two },
+      ],
       rules: RULES,
     });
   }, 60_000);

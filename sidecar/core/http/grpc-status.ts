@@ -5,6 +5,7 @@ import { encodeGrpcMessage } from "./grpc.ts";
 import type { ProblemInput } from "./problem.ts";
 
 const DOMAIN = "countersign.dev";
+const DEADLINE_EXCEEDED = 4;
 const MAX_TEXT_CHARS = 256;
 const ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo";
 const RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo";
@@ -19,7 +20,7 @@ export function grpcCodeOf(reason: Reason): number {
 }
 
 /**
- * `grpc-status`, `grpc-message` and `grpc-status-details-bin`, to be sent as a trailers-only answer or as trailers.
+ * `grpc-status`, `grpc-message` and, but for DEADLINE_EXCEEDED, `grpc-status-details-bin`, to be sent as a trailers-only answer or as trailers.
  *
  * @param input of the same problem over HTTP; `detail` goes into the message.
  * @param retryAfterMs of a call that was refused by a limit.
@@ -48,12 +49,14 @@ export function grpcStatusFields(input: ProblemInput, retryAfterMs?: number): Gr
   const status = [varintField(1, code), textField(2, message), bytesField(3, any(ERROR_INFO, info))];
   if (retryAfterMs !== undefined)
     status.push(bytesField(3, any(RETRY_INFO, bytesField(1, duration(retryAfterMs)))));
-  const details = Buffer.concat(status).toString("base64").replace(/=+$/, "");
-  return [
+  const fields: [string, string][] = [
     ["grpc-status", String(code)],
     ["grpc-message", encodeGrpcMessage(message)],
-    ["grpc-status-details-bin", details],
   ];
+  // A client whose own deadline ends at the same moment makes this status itself, without details: both look alike.
+  if (code === DEADLINE_EXCEEDED) return fields;
+  fields.push(["grpc-status-details-bin", Buffer.concat(status).toString("base64").replace(/=+$/, "")]);
+  return fields;
 }
 
 function bounded(text: string): string {

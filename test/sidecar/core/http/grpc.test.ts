@@ -113,6 +113,11 @@ describe("the status of a refusal", () => {
     }
   });
 
+  test("an ended deadline has no details, as where the client ends it itself", () => {
+    const fields = grpcStatusFields({ reason: "UPSTREAM_TIMEOUT", decisionId: "d-1" });
+    expect(fields.map(([name]) => name)).toEqual(["grpc-status", "grpc-message"]);
+  });
+
   test("the details are a google.rpc.Status with ErrorInfo and RetryInfo", () => {
     const fields = new Map(
       grpcStatusFields({ reason: "RATE_LIMITED", decisionId: "d-9", operation: "x.y" }, 1_500),
