@@ -26,11 +26,11 @@ const failing =
     socket.write(`HTTP/1.1 ${status}\r\n${fields}content-length: 0\r\n\r\n`);
   };
 
-const workload = (name: string, meshPort: number): string => `
+const workload = (name: string, meshPort: number, zone: string): string => `
 apiVersion: countersign.dev/v1alpha1
 kind: Workload
 metadata: {name: ${name}, namespace: serving}
-spec: {kind: serving, serviceAccount: scorer, addresses: [127.0.0.1], meshPort: ${meshPort}, service: scorer, ports: [{port: 8080, packs: [mlflow-scoring]}]}
+spec: {kind: serving, zone: ${zone}, serviceAccount: scorer, addresses: [127.0.0.1], meshPort: ${meshPort}, service: scorer, ports: [{port: 8080, packs: [mlflow-scoring]}]}
 ---`;
 
 beforeAll(async () => {
@@ -50,10 +50,10 @@ spec: {trustDomain: test.example}
 apiVersion: countersign.dev/v1alpha1
 kind: Workload
 metadata: {name: notebook, namespace: lab}
-spec: {kind: notebook, serviceAccount: notebook}
+spec: {kind: notebook, zone: east, serviceAccount: notebook}
 ---
-${workload("scorer-a", a)}
-${workload("scorer-b", b)}
+${workload("scorer-a", a, "west")}
+${workload("scorer-b", b, "east")}
 apiVersion: countersign.dev/v1alpha1
 kind: AccessPolicy
 metadata: {name: notebooks, namespace: serving}
@@ -210,4 +210,15 @@ test("health checks: an endpoint that says it is not well is left alone", async 
   const before = apps[1]?.heads.filter((head) => head.startsWith("POST")).length ?? 0;
   expect(await statuses(10)).toEqual({ 200: 10 });
   expect((apps[1]?.heads.filter((head) => head.startsWith("POST")).length ?? 0) - before).toBe(10);
+}, 60_000);
+
+test("zones: calls stay in the caller's zone while its endpoints can take them", async () => {
+  answers[0] = answers[1] = hello;
+  await traffic("preferZone: true, outlier: {consecutive5xx: 3, ejectFor: 60s, maxEjectPercent: 100}");
+  const before = reached();
+  expect(await statuses(20)).toEqual({ 200: 20 });
+  expect(reached()).toEqual([before[0], (before[1] ?? 0) + 20]);
+  answers[1] = failing("500 Internal Server Error");
+  const failed = await statuses(20);
+  expect(failed).toEqual({ 200: 17, 500: 3 });
 }, 60_000);
