@@ -51,7 +51,7 @@ const RULES = `  - name: models
     expect((result as { streamOfSecret: { answers: number } }).streamOfSecret.answers).toBeLessThanOrEqual(1);
     await mesh.untilRecorded({ operation: "serving.invoke.predict", resource: "fraud-v1", effect: "Allow" });
     await mesh.untilRecorded({ operation: "serving.invoke.predict", resource: "secret", effect: "Deny" });
-    await mesh.untilRecorded({ operation: "serving.admin", resource: "fraud-v1", effect: "Deny" });
+    await mesh.untilRecorded({ operation: "serving.admin", effect: "Deny" });
     await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", reason: "NO_MATCHING_ALLOW" });
   }, 70_000);
 
