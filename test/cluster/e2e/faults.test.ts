@@ -173,8 +173,15 @@ describeOnCluster("faults", { testMs: 300_000, suiteMs: 1_200_000 }, () => {
     await kubectl(["delete", "acp", "no-notebooks", "-n", "ml-serving", "--ignore-not-found"]);
     await scale(2);
     await controlPlaneIsReady();
+    // After an outage Kubernetes itself takes every pod for unready until the kubelet has reported again.
+    await kubectl(["wait", "node", "--all", "--for=condition=Ready", "--timeout=90s"], {
+      timeoutMs: 100_000,
+    });
+    await kubectl(["rollout", "status", "deployment/fraud-scorer", "-n", "ml-serving", "--timeout=90s"], {
+      timeoutMs: 100_000,
+    });
     await waitForStatus(200, 60_000, `${SCORER}/ping`);
-  }, 260_000);
+  }, 400_000);
 
   afterAll(async () => {
     restartPart("kube-apiserver");
