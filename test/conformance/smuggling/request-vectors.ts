@@ -290,7 +290,6 @@ const HEADS: readonly RequestVector[] = [
   ["too large a head", get(`${HOST}X: ${"y".repeat(33_000)}\r\n`)],
   ["a target of 9 KiB", get(HOST, `/things/${"v".repeat(9_000)}`)],
   ["TLS on a plaintext port", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"],
-  ["the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
   ["the PROXY protocol", `PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n${get(HOST)}`],
 ].map(([name, bytes]) => refused(`head: ${name}`, bytes ?? ""));
 
