@@ -42,6 +42,10 @@ export function writePem(directory: string, identity: WorkloadIdentity): void {
 if (import.meta.main) {
   const world = await World.create();
   const app = await world.app((head, socket) => {
+    if (head.includes("/things/stalled ")) {
+      socket.pause();
+      return;
+    }
     const body = head.includes("/things/big ") ? BIG : "hello";
     const shown = head.startsWith("HEAD ") ? "" : body;
     socket.write(`HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\n\r\n${shown}`);

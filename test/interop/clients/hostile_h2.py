@@ -322,8 +322,11 @@ def window_of_zero(peer):
 
 
 def over_the_window(peer):
-    stream = peer.open(end=False, method="POST")
-    for _ in range(200):
+    """To an application that reads nothing: one that reads has the window opened in time."""
+    stream = peer.open(end=False, method="POST", path="/things/stalled")
+    for _ in range(4_000):
+        if peer.goaway is not None or len(peer.resets) > 0:
+            return
         peer.send(DataFrame(stream, b"x" * 16_384).serialize())
     peer.wait(lambda: peer.goaway is not None or len(peer.resets) > 0)
 
