@@ -1,12 +1,18 @@
 // What an authority's files say, read into keys and certificates that fit together, and written back. PURE but for the
 // keys it reads; where the files lie is authority-store.ts's business.
-import { createHash, createPrivateKey, createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
+import { createPrivateKey, createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
 import { TOKEN_ALGORITHM, type TokenJwk } from "../../sidecar/core/identity/claims.ts";
 import { DerReader, DerTag, Oid } from "../../sidecar/core/identity/der.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 import { MANIFEST_FILE } from "./authority-store.ts";
-import type { CertifiedKey } from "./certificates.ts";
+import { type CertifiedKey, keyName } from "./certificates.ts";
 import { isRotationRecord, type RotationRecord } from "./rotation.ts";
+import {
+  encodeTokenServiceKeys,
+  readTokenServiceKeys,
+  type TokenServiceKeys,
+  tokenServiceManifest,
+} from "./token-service-keys.ts";
 
 /** Names of an authority that never rotated its root; those made later are named for their key. */
 export const ROOT_FILE = "root.pem";
@@ -62,6 +68,7 @@ export interface AuthorityContent {
   readonly mountedRoots: string | undefined;
   /** In order of `signsFromMs`. */
   readonly witSigners: readonly WitSigner[];
+  readonly tokenService: TokenServiceKeys;
   readonly rotation: RotationContent | undefined;
 }
 
@@ -90,7 +97,7 @@ function encodePair(pair: CertifiedKey): string {
 
 /** The files of an authority; every one of them is named in the manifest. */
 export function encodeAuthority(content: AuthorityContent): ReadonlyMap<string, string> {
-  const { trustDomain, sequence, own, mountedRoots, witSigners, rotation } = content;
+  const { trustDomain, sequence, own, mountedRoots, witSigners, tokenService, rotation } = content;
   const files = new Map<string, string>();
   for (const one of [own, rotation?.to]) {
     if (one === undefined) continue;
@@ -98,6 +105,7 @@ export function encodeAuthority(content: AuthorityContent): ReadonlyMap<string, 
     files.set(one.issuingFile, encodePair(one.issuingPair));
   }
   for (const { file, key } of witSigners) files.set(file, encodeKey(key));
+  for (const [file, text] of encodeTokenServiceKeys(tokenService)) files.set(file, text);
   const names = (one: RootAuthority): object => ({ root: one.rootFile, issuing: one.issuingFile });
   const manifest = {
     version: 1,
@@ -105,6 +113,7 @@ export function encodeAuthority(content: AuthorityContent): ReadonlyMap<string, 
     sequence,
     ...(own === undefined ? { mountedRoots } : names(own)),
     witKeys: witSigners.map(({ file, signsFromMs }) => ({ file, signsFromMs })),
+    tokenService: tokenServiceManifest(tokenService),
     ...(rotation === undefined
       ? {}
       : { rotation: { ...rotation.record, ...names(rotation.to), issuerIds: rotation.issuerIds } }),
@@ -228,6 +237,11 @@ export function decodeAuthority(
     own,
     mountedRoots: isMounted ? mountedRoots : undefined,
     witSigners,
+    tokenService: readTokenServiceKeys(manifest["tokenService"], {
+      text: (name) => reader.text(name),
+      key: (name) => reader.key(name),
+      broken: (what) => unusable(place, `\`${MANIFEST_FILE}\`: ${what}`),
+    }),
     rotation:
       rotation === undefined ? undefined : readRotation(reader, rotation, { place, trustDomain, nowMs }),
   };
@@ -298,10 +312,4 @@ export function witSigner(key: KeyObject, about: Pick<WitSigner, "file" | "signs
   const kid = `wit-${keyName(key)}`;
   const { file, signsFromMs } = about;
   return { kid, key, jwk: { alg: TOKEN_ALGORITHM, kty: "EC", crv: "P-256", x, y }, file, signsFromMs };
-}
-
-/** A short name for a key, by its public part. */
-export function keyName(key: KeyObject): string {
-  const digest = createHash("sha256").update(createPublicKey(key).export({ type: "spki", format: "der" }));
-  return digest.digest("hex").slice(0, 16);
 }

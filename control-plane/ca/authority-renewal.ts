@@ -3,7 +3,6 @@
 import {
   type AuthorityContent,
   ISSUING_FILE,
-  keyName,
   ROOT_FILE,
   type RootAuthority,
   rootAuthority,
@@ -14,8 +13,10 @@ import {
   type CertifiedKey,
   createAuthorityCertificate,
   generateKey,
+  keyName,
   MAX_IDENTITY_TTL_MS,
 } from "./certificates.ts";
+import { renewTokenServiceKeys } from "./token-service-keys.ts";
 
 const DAY_MS = 86_400_000;
 const ROOT_LIFETIME_MS = 3650 * DAY_MS;
@@ -95,9 +96,8 @@ export async function renewIssuers(content: AuthorityContent, nowMs: number): Pr
   return next;
 }
 
-/** Adds the next token key a day before it signs, and drops what no token rests on. @returns the same object when none is due. */
-export function renewWitKeys(content: AuthorityContent, nowMs: number): AuthorityContent {
-  const before = content.witSigners;
+/** Adds the next WIT key a day before it signs, and drops what no token rests on. @returns the same list when none is due. */
+function renewWitKeys(before: readonly WitSigner[], nowMs: number): readonly WitSigner[] {
   const signers = before.filter((_, i) => {
     const successor = before[i + 1];
     return successor === undefined || nowMs < successor.signsFromMs + MAX_IDENTITY_TTL_MS + WIT_SKEW_MS;
@@ -105,6 +105,16 @@ export function renewWitKeys(content: AuthorityContent, nowMs: number): Authorit
   const newest = signers.at(-1);
   if (newest !== undefined && nowMs >= newest.signsFromMs + WIT_SIGN_MS - WIT_AHEAD_MS)
     signers.push(createWitSigner(Math.max(nowMs + WIT_AHEAD_MS, newest.signsFromMs + WIT_SIGN_MS)));
-  else if (signers.length === before.length) return content;
-  return { ...content, witSigners: signers, sequence: content.sequence + 1 };
+  else if (signers.length === before.length) return before;
+  return signers;
+}
+
+/** Renews the keys of WITs and of the token service; those that sign are in the bundle. @returns the same object when none is due. */
+export function renewTokenKeys(content: AuthorityContent, nowMs: number): AuthorityContent {
+  const witSigners = renewWitKeys(content.witSigners, nowMs);
+  const tokenService = renewTokenServiceKeys(content.tokenService, nowMs);
+  const isPublished =
+    witSigners !== content.witSigners || tokenService.signers !== content.tokenService.signers;
+  if (!isPublished && tokenService === content.tokenService) return content;
+  return { ...content, witSigners, tokenService, sequence: content.sequence + (isPublished ? 1 : 0) };
 }

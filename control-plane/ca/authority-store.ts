@@ -9,7 +9,7 @@ import { readPrivateFile, writePrivateFile } from "./files.ts";
 /** The file that names all others: written after them, so that it never names one that is not there. */
 export const MANIFEST_FILE = "authority.json";
 /** Names that are an authority's; whatever else lies in its place is not read and not removed. */
-const OWN_FILE = /^(?:authority\.json|(?:root|issuing|wit)[a-z0-9-]*\.pem)$/;
+const OWN_FILE = /^(?:authority\.json|(?:root|issuing|wit|tts)[a-z0-9-]*\.pem|session-[0-9a-f]+\.key)$/;
 
 export interface StoredFiles {
   /** Text by file name; empty when there is no authority yet. */

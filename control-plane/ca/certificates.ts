@@ -1,6 +1,7 @@
 // Makes the two kinds of CA certificates (rare, so by library): the root and the issuing certificate below it, both
 // name-constrained to the trust domain. Loaded only when one has to be made.
 import {
+  createHash,
   createPublicKey,
   generateKeyPairSync,
   type KeyObject,
@@ -30,6 +31,12 @@ export function randomSerial(): Buffer {
 
 export function generateKey(): KeyObject {
   return generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+}
+
+/** A short name for a key, by its public part. */
+export function keyName(key: KeyObject): string {
+  const digest = createHash("sha256").update(createPublicKey(key).export({ type: "spki", format: "der" }));
+  return digest.digest("hex").slice(0, 16);
 }
 
 /** Name constraints: permitted subtree, URI host equal to the trust domain (RFC 5280 section 4.2.1.10). */

@@ -6,7 +6,7 @@ const REFRESH_HINT_SECONDS = 300;
 
 /** The bundle as JSON text; the same authority gives the same text. */
 export function trustBundleJson(
-  ca: Pick<CertificateAuthority, "roots" | "retiringRoots" | "witSigners" | "sequence">,
+  ca: Pick<CertificateAuthority, "roots" | "retiringRoots" | "witSigners" | "txnSigners" | "sequence">,
 ): string {
   const retiring = new Set(ca.retiringRoots.map(({ fingerprint256 }) => fingerprint256));
   const roots = ca.roots.map((root) => {
@@ -16,8 +16,9 @@ export function trustBundleJson(
     return { use: "x509-svid", kty, crv, x, y, n, e, x5c: [root.raw.toString("base64")], ...mark };
   });
   const wits = ca.witSigners.map(({ kid, jwk }) => ({ use: "wit-svid", kid, ...jwk }));
+  const txns = ca.txnSigners.map(({ kid, jwk }) => ({ use: "txn-token", kid, ...jwk }));
   return JSON.stringify({
-    keys: [...roots, ...wits],
+    keys: [...roots, ...wits, ...txns],
     spiffe_sequence: ca.sequence,
     spiffe_refresh_hint: REFRESH_HINT_SECONDS,
   });

@@ -1,5 +1,5 @@
 // The certificate authority of one trust domain: a name-constrained root, an issuing certificate of 90 days below it, and
-// the keys that sign WITs. Its files lie in a store (a directory, or a Secret that replicas share); `maintain` renews what
+// the keys that sign WITs and Txn-Tokens. Its files lie in a store (a directory, or a Secret that replicas share); `maintain` renews what
 // is due, `refresh` takes up what another replica wrote, and the root changes by the stages of rotation.ts.
 import { createHash, type X509Certificate } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
@@ -19,7 +19,7 @@ import {
   type WitSigner,
   witSigner,
 } from "./authority-content.ts";
-import { createRootAuthority, issuerId, renewIssuers, renewWitKeys } from "./authority-renewal.ts";
+import { createRootAuthority, issuerId, renewIssuers, renewTokenKeys } from "./authority-renewal.ts";
 import {
   type AuthorityStore,
   FileAuthorityStore,
@@ -29,6 +29,13 @@ import {
 import { generateKey } from "./certificates.ts";
 import { MountedSource } from "./mounted-issuer.ts";
 import type { RotationRecord } from "./rotation.ts";
+import {
+  type HandleKey,
+  inUse,
+  NO_TOKEN_SERVICE_KEYS,
+  renewTokenServiceKeys,
+  type TxnSigner,
+} from "./token-service-keys.ts";
 
 export interface AuthorityDeps {
   readonly trustDomain: string;
@@ -68,6 +75,8 @@ export class CertificateAuthority {
   readonly #listeners = new Set<(change: AuthorityChange) => void>();
   #content: AuthorityContent;
   #version: string | undefined;
+  /** The stored authority lacks keys that are in use here: an earlier build wrote it. */
+  #lacksKeys = false;
   #turn: Promise<unknown> = Promise.resolve();
 
   /** Made by `openCertificateAuthority` only. */
@@ -139,10 +148,28 @@ export class CertificateAuthority {
   /** The key that signs now. */
   get wit(): WitSigner {
     const nowMs = this.#clock.nowMs();
-    const { witSigners } = this.#content;
-    const signer = witSigners.findLast((one) => one.signsFromMs <= nowMs) ?? witSigners[0];
+    const signer = inUse(this.#content.witSigners, nowMs);
     if (signer === undefined) throw new MeshError("bad_config", "the certificate authority has no token key");
     return signer;
+  }
+
+  /** Published keys of the token service, as `witSigners`; none until the leader has made them. */
+  get txnSigners(): readonly TxnSigner[] {
+    return this.#content.tokenService.signers;
+  }
+
+  /** The key that signs Txn-Tokens now. @throws MeshError `not_ready` until the leader has made one. */
+  get txn(): TxnSigner {
+    const signer = inUse(this.txnSigners, this.#clock.nowMs());
+    if (signer === undefined) throw new MeshError("not_ready", "the token service has no key yet");
+    return signer;
+  }
+
+  /** Secrets that open session handles; the first is the one that seals them. */
+  get handleKeys(): readonly HandleKey[] {
+    const { handleKeys } = this.#content.tokenService;
+    const sealing = inUse(handleKeys, this.#clock.nowMs());
+    return sealing === undefined ? [] : [sealing, ...handleKeys.filter((one) => one !== sealing)];
   }
 
   /** Signs the leaves of workloads. */
@@ -175,7 +202,8 @@ export class CertificateAuthority {
 
   /**
    * To be called now and then (hourly) by the one replica that leads: renews the issuing certificate when less than 30 days
-   * are left; publishes the next WIT key a day before it signs, and drops a key when the longest token of it has expired.
+   * are left; publishes the next key of WITs and of the token service a day before it signs, and drops a key when the
+   * longest token of it has expired.
    *
    * @returns whether anything changed; the bundle did when `sequence` grew.
    * @throws MeshError `io_failed`, `conflict`; what was in use stays in use.
@@ -184,8 +212,8 @@ export class CertificateAuthority {
     return this.#inTurn(async () => {
       const before = this.#content;
       const nowMs = this.#clock.nowMs();
-      const next = this.#withMountedRoots(renewWitKeys(await renewIssuers(before, nowMs), nowMs));
-      if (next === before) return false;
+      const next = this.#withMountedRoots(renewTokenKeys(await renewIssuers(before, nowMs), nowMs));
+      if (next === before && !this.#lacksKeys) return false;
       await this.#write(next);
       return true;
     });
@@ -292,6 +320,7 @@ export class CertificateAuthority {
     try {
       this.#version = await this.#store.save(encodeAuthority(next), this.#version);
       this.#content = next;
+      this.#lacksKeys = false;
     } catch (error) {
       // What the other one wrote counts; the caller decides again on that.
       if (error instanceof MeshError && error.code === "conflict") await this.#reload();
@@ -314,7 +343,10 @@ export class CertificateAuthority {
         "bad_config",
         `${origin.place} holds another certificate authority now, which no workload knows; put back the one before, or start every control plane and sidecar again to begin with it`,
       );
-    this.#content = read;
+    // A replica of an earlier build leaves out what it does not know: tokens and sessions must not end with it.
+    const { tokenService } = this.#content;
+    this.#lacksKeys = read.tokenService.signers.length === 0 && tokenService.signers.length > 0;
+    this.#content = this.#lacksKeys ? { ...read, tokenService } : read;
     this.#version = version;
   }
 
@@ -329,7 +361,7 @@ export class CertificateAuthority {
   /** Bundle and signers, as texts to compare. */
   #inUse(): readonly [string, string] {
     const prints = (list: readonly X509Certificate[]): string => list.map((one) => one.fingerprint256).join();
-    const kids = this.witSigners.map(({ kid }) => kid).join();
+    const kids = [...this.witSigners, ...this.txnSigners].map(({ kid }) => kid).join();
     return [
       [this.sequence, prints(this.roots), prints(this.retiringRoots), kids].join(" "),
       this.issuing.certificatePem + this.serverIssuing.certificatePem,
@@ -396,6 +428,7 @@ async function createStored(
     own: mounted === undefined ? await createRootAuthority(trustDomain, nowMs, false) : undefined,
     mountedRoots: mounted === undefined ? undefined : fingerprintsOf(mounted.roots),
     witSigners: [witSigner(generateKey(), { file: WIT_FILE, signsFromMs: nowMs })],
+    tokenService: renewTokenServiceKeys(NO_TOKEN_SERVICE_KEYS, nowMs),
     rotation: undefined,
   };
   const files = encodeAuthority(content);

@@ -120,7 +120,11 @@ describeOnCluster("certificate authority in a Secret", { testMs: 90_000, suiteMs
     const three = start(at, "leader", "follower", "follower");
     for (const one of three) await one.until(({ roots }) => roots?.length === 1, "an authority");
     expect(new Set(three.map(({ last }) => JSON.stringify(last))).size).toBe(1);
-    expect(await filesIn(at.namespace)).toEqual(["authority.json", "issuing.pem", "root.pem", "wit.pem"]);
+    expect(await filesIn(at.namespace)).toEqual([
+      ...["authority.json", "issuing.pem", "root.pem"],
+      ...[expect.stringMatching(/^session-/), expect.stringMatching(/^tts-/)],
+      "wit.pem",
+    ]);
     const may = await tryKubectl([
       "auth",
       "can-i",

@@ -73,7 +73,12 @@ describeOnCluster("a mounted issuer", { testMs: 300_000, suiteMs: 480_000 }, () 
     expect(new X509Certificate(pem).fingerprint256).toBe(root.certificate.fingerprint256);
     const secret = JSON.parse(await kubectl(["get", "secret", "countersign-ca", "-n", SYSTEM, "-o", "json"]));
     // No key that certificates are signed with: those of tokens only.
-    expect(Object.keys(secret.data).sort()).toEqual(["authority.json", "wit.pem"]);
+    expect(Object.keys(secret.data).sort()).toEqual([
+      "authority.json",
+      expect.stringMatching(/^session-/),
+      expect.stringMatching(/^tts-/),
+      "wit.pem",
+    ]);
     expect(await ca("rotate")).toMatchObject({
       status: 1,
       text: expect.stringMatching(/the root comes from mounted files; rotate it where it is made/),

@@ -61,7 +61,8 @@ test("a year of maintenance: every token verifies under every bundle of its life
   expect(failures).toBe(0);
   expect(used.size).toBe(13);
   expect(bundles).toBe(ca.sequence - 1);
-  expect(bundles).toBe(23); // twelve published, eleven dropped
+  // Twelve keys published and eleven dropped; those of the token service come with them, and twelve leave.
+  expect(bundles).toBe(23 + 12);
 });
 
 test("survives a restart in every stage, with the old and the next key", async () => {
@@ -84,10 +85,6 @@ test("survives a restart in every stage, with the old and the next key", async (
   await ca.maintain();
   expect([...bundle().witKeys.keys()]).toEqual([kidOf(second.wit)]);
   expect(bundle().sequence).toBe(3);
-  expect((await readdir(join(stateDir, "ca"))).sort()).toEqual([
-    "authority.json",
-    "issuing.pem",
-    "root.pem",
-    `${kidOf(second.wit)}.pem`,
-  ]);
+  const files = (await readdir(join(stateDir, "ca"))).filter((name) => !/^(tts|session)-/.test(name));
+  expect(files.sort()).toEqual(["authority.json", "issuing.pem", "root.pem", `${kidOf(second.wit)}.pem`]);
 });

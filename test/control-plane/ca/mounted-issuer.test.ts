@@ -204,7 +204,12 @@ describe("an authority with a mounted issuer", () => {
     const ca = await open();
     const identity = issueTestIdentity({ ca, bundle: bundle(ca) }, testId("a"), NOW);
     expect(await verified(identity.certificateChainPem)).toContain("OK");
-    expect([...store.current.files.keys()].sort()).toEqual(["authority.json", "wit.pem"]);
+    expect([...store.current.files.keys()].sort()).toEqual([
+      "authority.json",
+      expect.stringMatching(/^session-/),
+      expect.stringMatching(/^tts-/),
+      "wit.pem",
+    ]);
   });
 
   test("leaves carry what stands between them and the root", async () => {

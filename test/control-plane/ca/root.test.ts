@@ -36,7 +36,12 @@ describe("openCertificateAuthority", () => {
     expect((await stat(join(stateDir, "ca"))).mode & 0o777).toBe(0o700);
     expect(await readdir(stateDir)).toEqual(["ca"]);
     const files = await readdir(join(stateDir, "ca"));
-    expect(files.sort()).toEqual(["authority.json", "issuing.pem", "root.pem", "wit.pem"]);
+    expect(files.sort()).toEqual([
+      ...["authority.json", "issuing.pem", "root.pem"],
+      expect.stringMatching(/^session-[0-9a-f]{16}\.key$/),
+      expect.stringMatching(/^tts-[0-9a-f]{16}\.pem$/),
+      "wit.pem",
+    ]);
     for (const file of files) expect((await stat(join(stateDir, "ca", file))).mode & 0o777).toBe(0o600);
   });
 
