@@ -96,6 +96,7 @@ class Sidecar {
   #mustJoin = false;
   /** The last renewal found no stream. */
   #isCutOff = false;
+  #store: ResourceStore | undefined;
   #rejoining: Promise<void> = Promise.resolve();
   #rejoins = 0;
   /** Whose root was looked at last. */
@@ -141,6 +142,7 @@ class Sidecar {
       loadIdentity(stateDir, this.#clock.nowMs()),
       openResourceStore({ stateDir, features: FEATURES, log: this.#log }),
     ]);
+    this.#store = store;
     if (!kept.ok) this.#log.warn("kept identity not used", { reason: kept.error.message });
     const ports = await this.#plane.start();
     const metrics = await this.#serveStatus();
@@ -332,6 +334,8 @@ class Sidecar {
     await this.#plane.close(drainMs);
     this.#stop.abort();
     await Promise.allSettled([...this.#background, this.#rejoining]);
+    // A table that came a moment ago may not be on disk yet, and the next start may find no control plane.
+    await this.#store?.flush();
     await Promise.allSettled(this.#servers.map((server) => server.close()));
     await this.#unlock?.();
   }

@@ -3,7 +3,7 @@
 // stays dead after an error.
 import { type Agent, type IncomingMessage, request as requestPlain } from "node:http";
 import { request as requestTls } from "node:https";
-import { MeshError } from "../../sidecar/core/runtime/errors.ts";
+import { MeshError, messageOf, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
 
 /** What `KubeConfig` has and this file needs. */
 export interface ApiCredentials {
@@ -64,8 +64,15 @@ export function createKubernetesRest(credentials: ApiCredentials): KubernetesRes
   return {
     async get(path, query, signal) {
       const limit = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_WITHIN_MS)]);
-      const response = await open(path, query, limit);
-      const body = await readAll(response, MAX_DOCUMENT_BYTES);
+      const read = async (): Promise<Buffer> => readAll(await open(path, query, limit), MAX_DOCUMENT_BYTES);
+      const body = await read()
+        // A connection that breaks says nothing of the request, and what only reads may be sent again.
+        .catch((error: unknown) => (isBroken(error) && !limit.aborted ? read() : Promise.reject(error)))
+        .catch((cause: unknown) => {
+          throw cause instanceof MeshError || cause instanceof ApiError
+            ? cause
+            : brokenOff(path, limit, cause);
+        });
       try {
         return JSON.parse(body.toString("utf8")) as unknown;
       } catch (cause) {
@@ -95,6 +102,21 @@ export function createKubernetesRest(credentials: ApiCredentials): KubernetesRes
       }
     },
   };
+}
+
+/** Whether the connection ended before the answer did. */
+function isBroken(error: unknown): boolean {
+  const cause = error instanceof MeshError ? error.cause : error;
+  const code = systemCodeOf(cause);
+  return code === "ECONNRESET" || code === "EPIPE";
+}
+
+function brokenOff(path: string, signal: AbortSignal, cause: unknown): MeshError {
+  return signal.aborted
+    ? new MeshError("timeout", `the API server did not finish its answer to \`${path}\` in time`, { cause })
+    : new MeshError("io_failed", `the API server broke off its answer to \`${path}\`: ${messageOf(cause)}`, {
+        cause,
+      });
 }
 
 /** Cuts a stream of bytes at line ends; empty lines are skipped, a last line without end is dropped. */

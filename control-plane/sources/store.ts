@@ -70,6 +70,8 @@ export interface MeshPod {
   readonly zone?: string | undefined;
   readonly addresses: readonly string[];
   readonly ready: boolean;
+  /** Its kubelet's last word is that it can serve: counts where no pod of a Service is ready. Absent: no. */
+  readonly serving?: boolean | undefined;
   /** Whether it has the sidecar's container. */
   readonly injected: boolean;
   /** Its own label `countersign.dev/inject`, which beats its namespace's. */

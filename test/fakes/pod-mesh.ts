@@ -148,7 +148,8 @@ export class PodMesh {
       credentials: new LiveCredentials(material, true),
       trustDomain: TRUST_DOMAIN,
       softwareVersion: "0",
-      heartbeatMs: 1_000,
+      // Three missed ones end a stream: far more than a busy machine ever keeps a process waiting.
+      heartbeatMs: 10_000,
       tables: {
         revision: () => this.state.revision,
         isCurrent: () => true,

@@ -17,6 +17,7 @@ export function podFactsOf(
     owner: undefined,
     addresses: ["10.0.0.1"],
     ready: true,
+    serving: false,
     injected: true,
     ports: [],
     createdAt: "2026-11-21T08:00:00Z",

@@ -20,6 +20,8 @@ export interface PodFacts {
   readonly owner: { readonly kind: string; readonly name: string } | undefined;
   readonly addresses: readonly string[];
   readonly ready: boolean;
+  /** What its kubelet said last is that it can serve, whatever others have made of its readiness since. */
+  readonly serving: boolean;
   /** Has the sidecar's container. */
   readonly injected: boolean;
   /** TCP ports that its application declares. */
@@ -101,7 +103,13 @@ export function podFacts(object: ApiObject): PodFacts | undefined {
     annotations: textMap(meta["annotations"], (key) => key.startsWith(OWN_PREFIX)),
     owner: controller && { kind: text(controller["kind"]), name: text(controller["name"]) },
     addresses: addressesOf(status),
-    ready: list(status["conditions"]).some((one) => one["type"] === "Ready" && one["status"] === "True"),
+    ready: isTrue(status, "Ready"),
+    // Only the kubelet writes `ContainersReady`. The node controller, which has not heard of a node for a while (as after
+    // an outage of the API server), writes `Ready` alone; so do readiness gates, but those are the application's word.
+    serving:
+      isTrue(status, "ContainersReady") &&
+      meta["deletionTimestamp"] === undefined &&
+      list(spec["readinessGates"]).length === 0,
     injected: initContainers.some((container) => container["name"] === PROXY_CONTAINER),
     ports: [...containers, ...initContainers.filter((one) => one["restartPolicy"] === "Always")]
       .filter((container) => container["name"] !== PROXY_CONTAINER)
@@ -109,6 +117,10 @@ export function podFacts(object: ApiObject): PodFacts | undefined {
       .map((port) => ({ name: text(port["name"]), port: Number(port["containerPort"]) })),
     createdAt: text(meta["creationTimestamp"]),
   };
+}
+
+function isTrue(status: Fields, type: string): boolean {
+  return list(status["conditions"]).some((one) => one["type"] === type && one["status"] === "True");
 }
 
 function addressesOf(status: Fields): string[] {

@@ -136,12 +136,13 @@ function readPod(pod: PodFacts, input: PodInput): ReadPod {
 function meshPod(pod: PodFacts, workload: string | undefined, { previous, zones }: PodInput): MeshPod {
   const before = previous.pods.get(pod.uid);
   const zone = zones?.get(pod.node);
-  const { uid, namespace, name, serviceAccount, node, addresses, ready, injected } = pod;
+  const { uid, namespace, name, serviceAccount, node, addresses, ready, serving, injected } = pod;
   const inject = pod.labels.get("countersign.dev/inject");
   const isSame =
     before !== undefined &&
     before.workload === workload &&
     before.ready === ready &&
+    before.serving === serving &&
     before.injected === injected &&
     before.inject === inject &&
     before.node === node &&
@@ -150,7 +151,20 @@ function meshPod(pod: PodFacts, workload: string | undefined, { previous, zones 
     before.addresses.every((address, at) => address === addresses[at]);
   // Of one UID the rest cannot change.
   if (isSame) return before;
-  return { uid, namespace, name, serviceAccount, node, zone, addresses, ready, injected, inject, workload };
+  return {
+    uid,
+    namespace,
+    name,
+    serviceAccount,
+    node,
+    zone,
+    addresses,
+    ready,
+    serving,
+    injected,
+    inject,
+    workload,
+  };
 }
 
 function workloadOf(

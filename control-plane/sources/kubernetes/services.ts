@@ -107,7 +107,6 @@ function meshService(
   const [address] = facts.addresses;
   // Of a Service with two families the first is what its address goes to; a headless one is reached by both.
   const used = slices.filter((slice) => address === undefined || slice.isIPv6 === address.includes(":"));
-  const endpoints = new Map<string, ServiceEndpoint>();
   const members = new Set<string>();
   for (const slice of slices)
     for (const { podUid } of slice.endpoints) {
@@ -116,17 +115,10 @@ function meshService(
       if (workload !== undefined) members.add(workload);
     }
   if (members.size === 0) return undefined;
-  for (const slice of used)
-    for (const { address: at, podUid, ready, zone } of slice.endpoints) {
-      const pod = pods.get(podUid);
-      if (ready && pod?.workload !== undefined)
-        endpoints.set(at, {
-          address: at,
-          meshPort: POD_MESH_PORT,
-          workload: pod.workload,
-          zone: zone === "" ? pod.zone : zone,
-        });
-    }
+  // Kubernetes itself takes every pod for unready after an outage of its API server, until each kubelet has reported
+  // again. With no other endpoint left, those count that nobody but the controllers speaks against.
+  const isReady = endpointsOf(used, pods, ({ ready }) => ready);
+  const endpoints = isReady.size > 0 ? isReady : endpointsOf(used, pods, (_, pod) => pod.serving === true);
   const [first = ""] = [...members].sort();
   const packsOf = (port: number): readonly string[] =>
     workloads.get(first)?.ports.find((one) => one.port === port)?.packs ?? [];
@@ -142,6 +134,27 @@ function meshService(
     members: [...members].sort(),
     endpoints: [...endpoints.values()].sort(byAddress),
   };
+}
+
+function endpointsOf(
+  slices: readonly SliceFacts[],
+  pods: ReadonlyMap<string, MeshPod>,
+  isUsed: (endpoint: SliceFacts["endpoints"][number], pod: MeshPod) => boolean,
+): Map<string, ServiceEndpoint> {
+  const endpoints = new Map<string, ServiceEndpoint>();
+  for (const slice of slices)
+    for (const endpoint of slice.endpoints) {
+      const { address, podUid, zone } = endpoint;
+      const pod = pods.get(podUid);
+      if (pod?.workload === undefined || !isUsed(endpoint, pod)) continue;
+      endpoints.set(address, {
+        address,
+        meshPort: POD_MESH_PORT,
+        workload: pod.workload,
+        zone: zone === "" ? pod.zone : zone,
+      });
+    }
+  return endpoints;
 }
 
 const byAddress = (a: ServiceEndpoint, b: ServiceEndpoint): number => (a.address < b.address ? -1 : 1);

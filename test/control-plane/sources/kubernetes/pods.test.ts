@@ -151,6 +151,37 @@ describe("services of pods", () => {
     });
   });
 
+  test.each([
+    {
+      name: "none is ready: all whose kubelet speaks for them",
+      ready: [false, false],
+      expected: ["10.0.0.1"],
+    },
+    { name: "one is ready: that one alone", ready: [false, true], expected: ["10.0.0.2"] },
+  ])("of pods that only controllers take for unready, where $name", ({ ready, expected }) => {
+    const slices = [
+      slice({
+        endpoints: ["p", "q", "r"].map((name, at) => ({
+          address: `10.0.0.${at + 1}`,
+          podUid: `uid-${name}`,
+          ready: ready[at] ?? false,
+          node: "",
+          zone: "",
+        })),
+      }),
+    ];
+    const pods = [
+      podFactsOf({ ready: false, serving: true }),
+      podFactsOf({ name: "q", ready: ready[1] ?? false }),
+      podFactsOf({ name: "r", ready: false, serving: true, injected: false }),
+    ];
+    expect(
+      read([service()], slices, pods)
+        .get("ns/web")
+        ?.endpoints.map(({ address }) => address),
+    ).toEqual(expected);
+  });
+
   test("a pod may be behind several Services; one behind none is reached by its address", () => {
     const services = read(
       [service(), service({ name: "all", addresses: [] })],
