@@ -11,10 +11,10 @@ import {
   type Http2Stream,
 } from "../wire/http2/connection.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
-import { SlotList } from "../wire/slot-list.ts";
 import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import { AppExchanges } from "./app-exchanges.ts";
 import { readHttp2Head } from "./app-http2-head.ts";
-import type { AppSide, AppStream } from "./app-side.ts";
+import type { AppExchange, AppSide, AppStream, CreateExchange } from "./app-side.ts";
 import type { AppConversation } from "./app-socket.ts";
 import { OutboundExchange } from "./exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
@@ -31,21 +31,21 @@ export interface AppHttp2Deps {
   readonly services: OutboundServices;
   /** What a local listener or the captured connection means; undefined on the proxy port. */
   readonly fixed: FixedDestination | undefined;
+  /** What answers a request; undefined: an exchange with the mesh. */
+  readonly createExchange?: CreateExchange | undefined;
   readonly onClosed: (connection: AppHttp2Connection) => void;
 }
 
-type Stream = Http2Stream<OutboundExchange | undefined>;
+type Stream = Http2Stream<AppExchange | undefined>;
 
-export class AppHttp2Connection
-  implements AppSide, AppConversation, Http2Handler<OutboundExchange | undefined>
-{
+export class AppHttp2Connection implements AppSide, AppConversation, Http2Handler<AppExchange | undefined> {
   readonly protocol = "h2c";
-  readonly h2: Http2Connection<OutboundExchange | undefined>;
+  readonly h2: Http2Connection<AppExchange | undefined>;
   /** The same object; an exchange gives back the stream it got, which is its own. */
   readonly answers: AnswerWriter<AppStream>;
   readonly #socket: MeshSocket;
   readonly #deps: AppHttp2Deps;
-  readonly #exchanges = new SlotList<OutboundExchange>();
+  readonly #exchanges = new AppExchanges<AppExchange>();
   readonly #keepAlive = new KeepAlive();
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
@@ -118,7 +118,7 @@ export class AppHttp2Connection
   /** Upgrades are a thing of HTTP/1.1: no head of this connection asks for one. */
   switchTo(): void {}
 
-  finished(exchange: OutboundExchange): void {
+  finished(exchange: AppExchange): void {
     this.#exchanges.delete(exchange);
     if (this.#exchanges.size > 0) return;
     const { clock, timeouts } = this.#deps.services;
@@ -130,7 +130,11 @@ export class AppHttp2Connection
 
   onHeaders(stream: Stream, fields: readonly Field[], endStream: boolean): void {
     const { head, malformed } = readHttp2Head(fields);
-    const exchange = new OutboundExchange(this.#deps.services, this, stream, head);
+    const { services, createExchange } = this.#deps;
+    const exchange =
+      createExchange === undefined
+        ? new OutboundExchange(services, this, stream, head)
+        : createExchange(this, stream, head);
     stream.context = exchange;
     this.#exchanges.add(exchange);
     if (malformed === "") exchange.start(this.#deps.fixed, endStream);

@@ -9,7 +9,7 @@ import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
-import type { AppSide, AppStream } from "./app-side.ts";
+import type { AppExchange, AppSide, AppStream, CreateExchange } from "./app-side.ts";
 import { OutboundExchange } from "./exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -21,6 +21,8 @@ export interface AppSideDeps {
   readonly services: OutboundServices;
   /** What a local listener or the captured connection means; undefined on the proxy port. */
   readonly fixed: FixedDestination | undefined;
+  /** What answers a request; undefined: an exchange with the mesh. */
+  readonly createExchange?: CreateExchange | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppSideConnection) => void;
 }
@@ -35,7 +37,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   readonly #stream: AppStream = { context: undefined };
-  #exchange: OutboundExchange | undefined;
+  #exchange: AppExchange | undefined;
   #requestEnded = true;
   /** The exchange knows that the request has ended. */
   #told = true;
@@ -128,7 +130,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
     this.socket.destroy();
   }
 
-  finished(exchange: OutboundExchange, requestEnded: boolean): void {
+  finished(exchange: AppExchange, requestEnded: boolean): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
     this.#unconsumed = 0;
@@ -195,7 +197,11 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
     this.#bodyLeft = head.contentLength;
     this.#keepAlive = head.keepAlive;
     this.answers.expect(head.method, head.minor);
-    const exchange = new OutboundExchange(this.#deps.services, this, this.#stream, head);
+    const { services, createExchange } = this.#deps;
+    const exchange =
+      createExchange === undefined
+        ? new OutboundExchange(services, this, this.#stream, head)
+        : createExchange(this, this.#stream, head);
     this.#exchange = exchange;
     exchange.start(this.#deps.fixed, isBodyless);
   }

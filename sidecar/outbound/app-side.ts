@@ -3,7 +3,8 @@
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
-import type { OutboundExchange } from "./exchange.ts";
+import type { AppSlotted } from "./app-exchanges.ts";
+import type { FixedDestination } from "./resolve.ts";
 
 /** The head of a request. */
 export interface OutboundHead {
@@ -20,9 +21,38 @@ export interface OutboundHead {
   readonly connectionNames: readonly string[];
 }
 
+/** One request, as the connection that it came on sees it: by itself an exchange with the mesh (exchange.ts). */
+export interface AppExchange extends AppSlotted {
+  readonly head: OutboundHead;
+  /** Monotonic milliseconds after which `timeOut` is due. */
+  readonly deadlineMs: number;
+  /**
+   * @param fixed what a local listener or a captured connection means; undefined on the proxy port.
+   * @param bodyless known with the head: no body follows.
+   */
+  start(fixed: FixedDestination | undefined, bodyless: boolean): void;
+  onRequestBody(chunk: Buffer, endStream: boolean): void;
+  /** The request is complete. */
+  onRequestTrailers(trailers: readonly Field[]): void;
+  /**
+   * The rest of the request cannot be read.
+   *
+   * @returns whether the application was told; false: an answer had begun, only the end of the connection says it.
+   */
+  onRequestMalformed(detail: string): boolean;
+  /** The application went away. */
+  onAppGone(detail: string): void;
+  /** The application takes bytes again. */
+  onAppDrain(): void;
+  timeOut(): void;
+}
+
+/** Makes what answers a request; the connection starts it. */
+export type CreateExchange = (app: AppSide, stream: AppStream, head: OutboundHead) => AppExchange;
+
 /** The place of one request on its connection. */
 export interface AppStream {
-  context: OutboundExchange | undefined;
+  context: AppExchange | undefined;
 }
 
 export interface AppSide {
@@ -40,5 +70,5 @@ export interface AppSide {
    */
   switchTo(upgrade: string, fields: readonly Field[]): void;
   /** The exchange is over. @param requestEnded whether all of the request had arrived. */
-  finished(exchange: OutboundExchange, requestEnded: boolean): void;
+  finished(exchange: AppExchange, requestEnded: boolean): void;
 }

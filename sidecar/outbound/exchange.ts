@@ -13,7 +13,7 @@ import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
-import type { AppSide, AppStream, OutboundHead } from "./app-side.ts";
+import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { Attempts } from "./attempts.ts";
 import { CallFacts } from "./call-facts.ts";
 import { followRoute, isRouteRefusal } from "./follow-route.ts";
@@ -47,9 +47,10 @@ const CANCEL = 0x8;
 const REFUSED_STREAM = 0x7;
 const EMPTY = Buffer.alloc(0);
 
-export class OutboundExchange implements UpstreamExchange, Timed {
+export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
   readonly head: OutboundHead;
-  /** Place in the connection's list. */
+  appSlot = -1;
+  /** Place in the list of the connection that carries it. */
   slot = -1;
   readonly #services: OutboundServices;
   readonly #app: AppSide;
@@ -114,9 +115,11 @@ export class OutboundExchange implements UpstreamExchange, Timed {
   /**
    * @param fixed what a local listener or a captured connection means; undefined on the proxy port.
    * @param bodyless known with the head: no body follows.
+   * @param chain that the call continues; undefined: what its trace selects.
    */
-  start(fixed: FixedDestination | undefined, bodyless: boolean): void {
+  start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
     this.#facts.fixed = fixed;
+    this.#chain = chain;
     this.#readFields();
     this.#upgrade = upgradeOf(this.head.upgrade) ?? "";
     if (this.#upgrade !== "" && !bodyless) {

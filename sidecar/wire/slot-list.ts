@@ -14,20 +14,20 @@ export class SlotList<T extends Slotted> {
   }
 
   add(member: T): void {
-    member.slot = this.#members.length;
+    this.place(member, this.#members.length);
     this.#members.push(member);
   }
 
   /** Whether it was a member. */
   delete(member: T): boolean {
-    const { slot } = member;
+    const slot = this.slotOf(member);
     if (slot < 0 || this.#members[slot] !== member) return false;
     const last = this.#members.pop();
     if (last !== undefined && last !== member) {
       this.#members[slot] = last;
-      last.slot = slot;
+      this.place(last, slot);
     }
-    member.slot = -1;
+    this.place(member, -1);
     return true;
   }
 
@@ -39,7 +39,16 @@ export class SlotList<T extends Slotted> {
   /** Empties the list and gives what was in it. */
   take(): T[] {
     const members = this.#members.splice(0);
-    for (const member of members) member.slot = -1;
+    for (const member of members) this.place(member, -1);
     return members;
+  }
+
+  /** Where a member keeps its place; one that may be in two lists has two places. */
+  protected slotOf(member: T): number {
+    return member.slot;
+  }
+
+  protected place(member: T, slot: number): void {
+    member.slot = slot;
   }
 }

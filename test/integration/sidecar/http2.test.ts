@@ -157,6 +157,13 @@ describe("an application that calls over HTTP/2", () => {
     expect(head).not.toContain("x-team: other");
   });
 
+  test("leaves nothing open behind it", async () => {
+    oldAnswer = hello;
+    const from = session();
+    await Promise.all(Array.from({ length: 8 }, () => ask(from, to(OLD, "/things/a"))));
+    expect(caller.plane.outbound.busy).toBe(0);
+  });
+
   test("a body without a length becomes chunks, and chunks become frames", async () => {
     oldAnswer = (head, socket, body) => {
       expect(head).toContain("transfer-encoding: chunked\r\n");
