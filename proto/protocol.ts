@@ -18,6 +18,7 @@ export const RESOURCE_TYPES = [
   "revocations",
   "operation-pack",
   "settings",
+  "gateway",
 ] as const;
 export type ResourceType = (typeof RESOURCE_TYPES)[number];
 

@@ -9,12 +9,14 @@ import type { Settings__Output } from "../../proto/gen/countersign/mesh/v1/Setti
 import type { TrustBundle__Output } from "../../proto/gen/countersign/mesh/v1/TrustBundle.ts";
 import { messageCodec } from "../../proto/load.ts";
 import { RESOURCE_TYPES } from "../../proto/protocol.ts";
+import type { Gateway } from "../core/gateway/gateway.ts";
 import { type RevocationEntry, Revocations } from "../core/identity/revocations.ts";
 import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import { PORT_PROTOCOLS, type ProgramPort, type WorkloadProgram } from "../core/policy/rule.ts";
 import { decodeProgram } from "../core/policy/wire.ts";
 import { messageOf, type Result } from "../core/runtime/errors.ts";
 import type { ServiceRoute } from "../core/traffic/route.ts";
+import { decodeGateway } from "./decode-gateway.ts";
 import { decodeRoute } from "./decode-route.ts";
 import { oneOf, portNumber } from "./resource-checks.ts";
 import type {
@@ -31,6 +33,7 @@ export type DecodedResource =
   | { readonly kind: "service"; readonly value: MeshService }
   | { readonly kind: "endpoints"; readonly service: string; readonly value: readonly MeshEndpoint[] }
   | { readonly kind: "route"; readonly value: ServiceRoute }
+  | { readonly kind: "gateway"; readonly value: Gateway }
   | { readonly kind: "settings"; readonly value: MeshSettings }
   | { readonly kind: "trust-bundle"; readonly value: string }
   | { readonly kind: "operation-pack"; readonly value: OperationPack }
@@ -176,6 +179,8 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
         return { ok: true, value: decodeEndpoints(name, body) };
       case "route":
         return { ok: true, value: { kind: "route", value: decodeRoute(name, body) } };
+      case "gateway":
+        return { ok: true, value: { kind: "gateway", value: decodeGateway(name, body) } };
       case "settings":
         return { ok: true, value: decodeSettings(body) };
       case "trust-bundle":
@@ -201,6 +206,7 @@ export function assembleTable(
   let program: WorkloadProgram | undefined;
   let settings: MeshSettings | undefined;
   let trustBundle: string | undefined;
+  let gateway: Gateway | undefined;
   const services = new Map<string, MeshService>();
   const servicesByHost = new Map<string, MeshService>();
   const endpoints = new Map<string, readonly MeshEndpoint[]>();
@@ -220,6 +226,10 @@ export function assembleTable(
       case "trust-bundle":
         if (trustBundle !== undefined) return { ok: false, error: "table holds two trust bundles" };
         trustBundle = resource.value;
+        break;
+      case "gateway":
+        if (gateway) return { ok: false, error: "table holds two gateways" };
+        gateway = resource.value;
         break;
       case "service":
         services.set(resource.value.id, resource.value);
@@ -249,6 +259,8 @@ export function assembleTable(
   if (trustBundle === undefined) return { ok: false, error: "table holds no trust bundle" };
   if (settings.trustDomain !== program.trustDomain)
     return { ok: false, error: "settings and program name different trust domains" };
+  if (gateway && program.kind !== "gateway")
+    return { ok: false, error: "table holds a gateway for a workload that is none" };
   return {
     ok: true,
     value: {
@@ -262,6 +274,7 @@ export function assembleTable(
       packs,
       trustBundle,
       settings,
+      ...(gateway === undefined ? {} : { gateway }),
       revocations: revoked.length === 0 ? Revocations.none : new Revocations(revoked),
     },
   };

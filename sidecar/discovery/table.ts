@@ -1,4 +1,5 @@
 // The table of one sidecar: everything it was told, as one readonly value that is swapped whole.
+import type { Gateway } from "../core/gateway/gateway.ts";
 import type { Revocations } from "../core/identity/revocations.ts";
 import type { ProgramPort, WorkloadProgram } from "../core/policy/rule.ts";
 import type { ServiceRoute } from "../core/traffic/route.ts";
@@ -64,5 +65,7 @@ export interface SidecarTable {
   /** JWKS document of the own trust domain. */
   readonly trustBundle: string;
   readonly settings: MeshSettings;
+  /** What a gateway is to be; undefined: this workload is none, or has no MeshGateway. */
+  readonly gateway?: Gateway;
   readonly revocations: Revocations;
 }
