@@ -22,8 +22,9 @@ def send(socket, kind: str, content: dict, channel: str = "shell") -> str:
 def execute(socket, code: str, started=None) -> dict:
     """Runs a cell; what it printed and how it ended. `started` is called when the kernel says that it is busy."""
     wanted = send(socket, "execute_request", {"code": code, "silent": False, "store_history": True})
-    printed, status = [], None
-    while True:
+    # The reply and the end of the output come by two channels, in either order.
+    printed, status, idle = [], None, False
+    while status is None or not idle:
         message = json.loads(socket.recv(timeout=60))
         if message["parent_header"].get("msg_id") != wanted:
             continue
@@ -35,8 +36,9 @@ def execute(socket, code: str, started=None) -> dict:
                 started = None
         elif kind == "execute_reply":
             status = content["status"]
-        elif kind == "status" and content["execution_state"] == "idle" and status:
-            return {"status": status, "text": "".join(printed)}
+        elif kind == "status" and content["execution_state"] == "idle":
+            idle = True
+    return {"status": status, "text": "".join(printed)}
 
 
 def main(url: str, token: str, stranger: str) -> dict:
