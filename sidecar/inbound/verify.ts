@@ -58,14 +58,14 @@ export class IdentifiedCaller {
       const via = [...this.verified.via, { s: this.verified.peer.spiffeId, o: operation }];
       const caveat = this.verified.hop?.cav;
       const limits = caveat === undefined ? "" : `\n${caveat.exp ?? ""} ${caveat.scope ?? "*"}`;
-      chain = { via, caveat, key: via.map((hop) => `${hop.s} ${hop.o}`).join("\n") + limits };
+      chain = { via, caveat, txn: undefined, key: via.map((hop) => `${hop.s} ${hop.o}`).join("\n") + limits };
       this.#chains.set(operation, chain);
     }
     return chain;
   }
 }
 
-const NO_CHAIN: CallChain = { via: [], caveat: undefined, key: "" };
+const NO_CHAIN: CallChain = { via: [], caveat: undefined, txn: undefined, key: "" };
 const EMPTY_LABELS: ReadonlyMap<string, string> = new Map();
 
 function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {

@@ -2,13 +2,22 @@
 // OpenTelemetry library does); while the inbound request with that trace id is open, and 10 s after, its outbound calls
 // carry its hops. A trace id is never a grant: it only selects what this workload already received (DOMAIN 2.6).
 
+import type { HeldTxn } from "../core/identity/held-txn.ts";
+
 /** The chain that an outbound call continues: hops so far, the last one being who called this workload. */
 export interface CallChain {
   readonly via: readonly { readonly s: string; readonly o: string }[];
   /** What hops have restricted the call to; goes on unchanged. */
   readonly caveat: { readonly scope?: string | undefined; readonly exp?: number | undefined } | undefined;
-  /** Equal for equal `via` and `caveat`, so that caches need not look inside. */
+  /** On whose behalf; undefined: on that of the workloads alone. */
+  readonly txn: HeldTxn | undefined;
+  /** Equal for equal `via`, `caveat` and `txn`, so that caches need not look inside. */
   readonly key: string;
+}
+
+/** A chain that begins here: at a gateway, or at a workload that acts for its one user. */
+export function originChain(txn: HeldTxn): CallChain {
+  return { via: [], caveat: undefined, txn, key: txn.tth };
 }
 
 interface Entry {

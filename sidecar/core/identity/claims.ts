@@ -1,7 +1,21 @@
 // Every header and claim name of the mesh in one place, the typed claims of WIT and WPT, and their strict parsers.
 // The input is at most 4 KiB of JSON from a token whose segments were checked; it is still hostile.
 import type { Result } from "../runtime/errors.ts";
-import { parseSpiffeId, type SpiffeId } from "./spiffe-id.ts";
+import {
+  ClaimError,
+  digest,
+  isObject,
+  type Json,
+  object,
+  optionalText,
+  optionalTime,
+  own,
+  parsed,
+  spiffeId,
+  text,
+  time,
+} from "./claim-readers.ts";
+import type { SpiffeId } from "./spiffe-id.ts";
 
 /** Field names, lower case as HTTP/2 carries them. */
 export const WORKLOAD_IDENTITY_TOKEN = "workload-identity-token";
@@ -19,7 +33,7 @@ export const WORKLOAD_CLAIM = "countersign.dev/wl";
 export const HOP_CLAIM = "countersign.dev/hop";
 export const THUMBPRINT_CLAIM = "x5t#S256";
 
-export const TOKEN_TYPES = { wit: "wit+jwt", wpt: "wpt+jwt" } as const;
+export const TOKEN_TYPES = { wit: "wit+jwt", wpt: "wpt+jwt", txn: "txntoken+jwt" } as const;
 export type TokenType = (typeof TOKEN_TYPES)[keyof typeof TOKEN_TYPES];
 /** The only signature algorithm of mesh tokens. */
 export const TOKEN_ALGORITHM = "ES256";
@@ -96,78 +110,6 @@ export interface WptClaims {
   readonly hop: HopClaim;
 }
 
-type Json = Readonly<Record<string, unknown>>;
-
-class ClaimError extends Error {}
-
-const LONGEST_TEXT = 1024;
-// Largest accepted time, Unix seconds: the year 9999. `1e300` is a number too.
-const LAST_TIME = 253_402_300_799;
-
-function isObject(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function own(object: Json, name: string): unknown {
-  return Object.hasOwn(object, name) ? object[name] : undefined;
-}
-
-function hasControl(text: string): boolean {
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code < 0x20 || code === 0x7f) return true;
-  }
-  return false;
-}
-
-function optionalText(object: Json, name: string): string | undefined {
-  const value = own(object, name);
-  if (value === undefined) return undefined;
-  if (typeof value !== "string" || value.length > LONGEST_TEXT || hasControl(value))
-    throw new ClaimError(`claim \`${name}\` is not a short string`);
-  return value;
-}
-
-function text(object: Json, name: string): string {
-  const value = optionalText(object, name);
-  if (value === undefined || value === "") throw new ClaimError(`claim \`${name}\` is missing`);
-  return value;
-}
-
-function optionalTime(object: Json, name: string): number | undefined {
-  const value = own(object, name);
-  if (value === undefined) return undefined;
-  if (typeof value !== "number" || !Number.isInteger(value) || value < 0 || value > LAST_TIME) {
-    throw new ClaimError(`claim \`${name}\` is not a time in whole seconds`);
-  }
-  return value;
-}
-
-function time(object: Json, name: string): number {
-  const value = optionalTime(object, name);
-  if (value === undefined) throw new ClaimError(`claim \`${name}\` is missing`);
-  return value;
-}
-
-function object(parent: Json, name: string): Json {
-  const value = own(parent, name);
-  if (!isObject(value)) throw new ClaimError(`claim \`${name}\` is missing or not an object`);
-  return value;
-}
-
-function digest(parent: Json, name: string): string {
-  const value = text(parent, name);
-  if (!/^[A-Za-z0-9_-]{43}$/.test(value))
-    throw new ClaimError(`claim \`${name}\` is not a base64url SHA-256`);
-  return value;
-}
-
-function spiffeId(parent: Json, name: string): SpiffeId {
-  const parsed = parseSpiffeId(text(parent, name));
-  if (!parsed.ok) throw new ClaimError(`claim \`${name}\` is not a SPIFFE ID`);
-  return parsed.value;
-}
-
 // Keys of all open objects, innermost last; undefined for an array.
 type KeySets = (Set<string> | undefined)[];
 
@@ -224,15 +166,6 @@ export function parseClaimsJson(bytes: Buffer): Result<Json, string> {
   if (!isObject(value)) return { ok: false, error: "not a JSON object" };
   if (hasAmbiguousKeys(json)) return { ok: false, error: "a key appears twice or is not permitted" };
   return { ok: true, value };
-}
-
-function parsed<T>(parse: () => T): Result<T, string> {
-  try {
-    return { ok: true, value: parse() };
-  } catch (error) {
-    if (error instanceof ClaimError) return { ok: false, error: error.message };
-    throw error;
-  }
 }
 
 /** Parses a public token key; coordinates must be the canonical base64url of 32 bytes. */

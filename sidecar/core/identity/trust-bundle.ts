@@ -17,11 +17,16 @@ export interface TrustBundle {
   readonly retiring: readonly X509Certificate[];
   /** Verification keys of WITs by `kid`. */
   readonly witKeys: ReadonlyMap<string, KeyObject>;
+  /** Verification keys of transaction tokens by `kid`; empty: there is no token service. */
+  readonly txnKeys: ReadonlyMap<string, KeyObject>;
   /** Digest over all keys and certificates: what was verified under another epoch counts no more. */
   readonly epoch: string;
   /** The document as received. */
   readonly json: string;
 }
+
+/** `use` of the token service's keys. */
+export const TXN_KEY_USE = "txn-token";
 
 /** Member of ours on an `x509-svid` key: this root is about to leave the bundle. Others ignore it, as JWK asks. */
 export const RETIRING_MEMBER = "countersign.dev/retiring";
@@ -63,19 +68,19 @@ function readRoot(jwk: Json): Result<X509Certificate, string> {
   }
 }
 
-function readWitKey(jwk: Json): Result<{ kid: string; key: KeyObject }, string> {
+function readTokenKey(jwk: Json, use: string): Result<{ kid: string; key: KeyObject }, string> {
   const kid = jwk["kid"];
   if (typeof kid !== "string" || kid === "" || kid.length > 128)
-    return { ok: false, error: "a wit-svid key has no `kid`" };
+    return { ok: false, error: `a ${use} key has no \`kid\`` };
   const parsed = parseTokenJwk({ alg: TOKEN_ALGORITHM, ...jwk });
-  if (!parsed.ok) return { ok: false, error: `wit-svid key \`${kid}\`: ${parsed.error}` };
+  if (!parsed.ok) return { ok: false, error: `${use} key \`${kid}\`: ${parsed.error}` };
   if (parsed.value.alg !== TOKEN_ALGORITHM)
-    return { ok: false, error: `wit-svid key \`${kid}\` is not for ES256` };
+    return { ok: false, error: `${use} key \`${kid}\` is not for ES256` };
   try {
     const { kty, crv, x, y } = parsed.value;
     return { ok: true, value: { kid, key: createPublicKey({ key: { kty, crv, x, y }, format: "jwk" }) } };
   } catch {
-    return { ok: false, error: `wit-svid key \`${kid}\` is not a point on the curve` };
+    return { ok: false, error: `${use} key \`${kid}\` is not a point on the curve` };
   }
 }
 
@@ -105,6 +110,7 @@ export function parseTrustBundle(json: string, trustDomain?: string): Result<Tru
   const roots: X509Certificate[] = [];
   const retiring: X509Certificate[] = [];
   const witKeys = new Map<string, KeyObject>();
+  const txnKeys = new Map<string, KeyObject>();
   const parts: string[] = [];
   for (const jwk of keys as readonly unknown[]) {
     if (!isObject(jwk)) return { ok: false, error: "an entry of `keys` is not an object" };
@@ -115,15 +121,15 @@ export function parseTrustBundle(json: string, trustDomain?: string): Result<Tru
       const leaves = jwk[RETIRING_MEMBER] === true;
       if (leaves) retiring.push(root.value);
       parts.push(`x509 ${root.value.fingerprint256}${leaves ? " retiring" : ""}`);
-    } else if (jwk["use"] === "wit-svid") {
-      const entry = readWitKey(jwk);
+    } else if (jwk["use"] === "wit-svid" || jwk["use"] === TXN_KEY_USE) {
+      const entry = readTokenKey(jwk, jwk["use"]);
       if (!entry.ok) return entry;
-      if (witKeys.has(entry.value.kid))
-        return { ok: false, error: `two wit-svid keys have the kid \`${entry.value.kid}\`` };
-      witKeys.set(entry.value.kid, entry.value.key);
-      parts.push(
-        `wit ${entry.value.kid} ${entry.value.key.export({ type: "spki", format: "der" }).toString("base64url")}`,
-      );
+      const { kid, key } = entry.value;
+      const known = jwk["use"] === TXN_KEY_USE ? txnKeys : witKeys;
+      if (known.has(kid)) return { ok: false, error: `two ${jwk["use"]} keys have the kid \`${kid}\`` };
+      known.set(kid, key);
+      const name = jwk["use"] === TXN_KEY_USE ? "txn" : "wit";
+      parts.push(`${name} ${kid} ${key.export({ type: "spki", format: "der" }).toString("base64url")}`);
     }
   }
   if (roots.length === 0) return { ok: false, error: "the trust bundle has no x509-svid root" };
@@ -144,6 +150,7 @@ export function parseTrustBundle(json: string, trustDomain?: string): Result<Tru
       roots,
       retiring,
       witKeys,
+      txnKeys,
       epoch: hash("sha256", [name, ...parts.sort()].join("\n"), "base64url"),
       json,
     },

@@ -1,7 +1,8 @@
 import { expect, test } from "@jest/globals";
-import { Correlation } from "../../../sidecar/telemetry/correlation.ts";
+import { Correlation, originChain } from "../../../sidecar/telemetry/correlation.ts";
+import { TestTokenService, txnClaims } from "../../fakes/txn.ts";
 
-const chain = (key: string) => ({ via: [{ s: key, o: "op" }], caveat: undefined, key });
+const chain = (key: string) => ({ via: [{ s: key, o: "op" }], caveat: undefined, txn: undefined, key });
 
 test("a chain is found while its request is open, and ten seconds after", () => {
   const correlation = new Correlation();
@@ -30,4 +31,12 @@ test("memory is bounded, and open requests survive the turn", () => {
   }
   expect(correlation.size).toBeLessThanOrEqual(100_002);
   expect(correlation.find("open", 2)?.key).toBe("a");
+});
+
+test("a chain that begins here has no hops, and is told apart by its token", () => {
+  const service = new TestTokenService();
+  const [alice, bob] = ["alice", "bob"].map((user) => service.held(txnClaims(user, 0)));
+  if (alice === undefined || bob === undefined) throw new Error("no tokens");
+  expect(originChain(alice)).toEqual({ via: [], caveat: undefined, txn: alice, key: alice.tth });
+  expect(originChain(bob).key).not.toBe(originChain(alice).key);
 });

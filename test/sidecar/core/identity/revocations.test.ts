@@ -38,3 +38,27 @@ describe("revocations", () => {
     expect(new Revocations(entries).covers(issued(spiffeId, instance, atMs))).toBe(covered);
   });
 });
+
+describe("revoked transaction tokens", () => {
+  const token = (iatMs: number, sid?: string) => ({
+    sub: "okta-main|alice",
+    iat: iatMs / 1_000,
+    rctx: { sid },
+  });
+  const ofUser = { spiffeId: "", pod: "", user: "okta-main|alice", beforeMs: EPOCH };
+  const ofSession = { spiffeId: "", pod: "", session: "s1", beforeMs: EPOCH };
+  test.each([
+    ["nothing is revoked", [ofWorkload], token(EPOCH - 1_000, "s1"), false],
+    ["issued before the user's epoch", [ofUser], token(EPOCH - 1_000), true],
+    ["issued at the user's epoch", [ofUser], token(EPOCH), false],
+    ["in the second of the epoch", [{ ...ofUser, beforeMs: EPOCH + 1 }], token(EPOCH), true],
+    ["another user", [{ ...ofUser, user: "entra|alice" }], token(EPOCH - 1_000), false],
+    ["the session", [ofSession], token(EPOCH - 1_000, "s1"), true],
+    ["another session", [ofSession], token(EPOCH - 1_000, "s2"), false],
+    ["no session is not any session", [ofSession], token(EPOCH - 1_000), false],
+    ["a session named like the user", [{ ...ofSession, session: "okta-main|alice" }], token(1_000), false],
+  ] as const)("%s", (_name, entries, claims, covered) => {
+    expect(new Revocations(entries).coversTxn(claims)).toBe(covered);
+    expect(new Revocations(entries).size).toBe(1);
+  });
+});

@@ -6,6 +6,7 @@ import {
 } from "../../../../sidecar/core/identity/trust-bundle.ts";
 import { createTestAuthority, must, type TestAuthority } from "../../../fakes/authority.ts";
 import { createOddLeaf } from "../../../fakes/odd-leaf.ts";
+import { TestTokenService } from "../../../fakes/txn.ts";
 
 const NOW = Date.parse("2026-11-20T10:00:00Z");
 type Key = Record<string, unknown>;
@@ -50,6 +51,22 @@ describe("parseTrustBundle", () => {
   test("skips keys of uses that it does not know", () => {
     const keys = [...document().keys, { use: "jwt-svid", kty: "RSA" }, { kty: "oct" }];
     expect(must(parseTrustBundle(withKeys(keys))).epoch).toBe(authority.bundle.epoch);
+  });
+
+  test("holds the token service's keys apart from those of WITs, in an epoch of its own", () => {
+    const service = new TestTokenService();
+    const bundle = service.bundle(authority.bundle);
+    expect([...bundle.txnKeys.keys()]).toEqual([service.kid]);
+    expect([...bundle.witKeys.keys()]).toEqual([authority.ca.wit.kid]);
+    expect(bundle.epoch).not.toBe(authority.bundle.epoch);
+    const twice = withKeys([...document().keys, service.jwk, service.jwk]);
+    expect(parseTrustBundle(twice)).toMatchObject({
+      ok: false,
+      error: expect.stringMatching(/two txn-token/),
+    });
+    expect(parseTrustBundle(withKeys([...document().keys, { ...service.jwk, x: "AA" }]))).toMatchObject({
+      ok: false,
+    });
   });
 
   test("is of one trust domain", () => {
