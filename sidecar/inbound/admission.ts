@@ -19,7 +19,7 @@ export interface Refusal {
   readonly ofIdentity: boolean;
 }
 
-const refusal = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: false });
+export const refusal = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: false });
 const badIdentity = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: true });
 
 const revoked = refusal("REVOKED", "what the caller was issued is revoked");
@@ -27,16 +27,16 @@ const revoked = refusal("REVOKED", "what the caller was issued is revoked");
 /**
  * Checks the head of a request. Afterwards `facts` has everything that a decision needs, but for what stands in the body.
  *
- * @param unsupported what this build does not carry of the request; empty: nothing.
+ * @param barred what its connection holds against the request.
  * @returns what is wrong; undefined: nothing.
  */
 export function admit(
   facts: CallFacts,
   peer: CallerSide,
   services: InboundServices,
-  unsupported: string,
+  barred: Refusal | undefined,
 ): Refusal | undefined {
-  const refused = admitCaller(facts, peer, services, unsupported);
+  const refused = admitCaller(facts, peer, services, barred);
   if (refused !== undefined) return refused;
   const port = portOf(facts, peer);
   if (typeof port === "string") return refusal("REQ_MALFORMED", port);
@@ -55,7 +55,7 @@ export function admitOpaque(
   peer: CallerSide,
   services: InboundServices,
 ): Refusal | undefined {
-  const refused = admitCaller(facts, peer, services, "");
+  const refused = admitCaller(facts, peer, services, undefined);
   if (refused !== undefined) return refused;
   const port = portOf(facts, peer);
   if (typeof port === "string") return refusal("REQ_MALFORMED", port);
@@ -71,7 +71,7 @@ function admitCaller(
   facts: CallFacts,
   peer: CallerSide,
   services: InboundServices,
-  unsupported: string,
+  barred: Refusal | undefined,
 ): Refusal | undefined {
   const { head } = facts;
   const { enforcement, identityUntilMs, bundleEpoch } = services.state;
@@ -82,7 +82,7 @@ function admitCaller(
   const program = peer.programOf(enforcement);
   if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
   facts.program = program;
-  if (unsupported !== "") return refusal("UNSUPPORTED", unsupported);
+  if (barred !== undefined) return barred;
   if (head.twice !== "") return badIdentity("AUTHN_PROOF_INVALID", `\`${head.twice}\` came twice`);
   const identified = peer.identify(head, bundleEpoch, facts.nowMs);
   if (!(identified instanceof IdentifiedCaller)) return badIdentity(identified.reason, identified.detail);

@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
+import { upgradeOf, WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
@@ -209,6 +209,9 @@ class Http1Place implements AppPlace, SocketHandler {
         return;
       }
       this.#switched = true;
+      this.touch();
+      this.#exchange?.onAppSwitched(head);
+      return;
     }
     this.#keepAlive = head.keepAlive && !head.untilClose;
     this.touch();
@@ -218,8 +221,7 @@ class Http1Place implements AppPlace, SocketHandler {
   #switchProblem({ upgrade, fields }: ResponseHead): string | undefined {
     const asked = this.#exchange?.upgrade ?? "";
     if (asked === "") return "the application switched protocols without being asked";
-    if (upgrade?.toLowerCase() !== asked)
-      return "the application switched to another protocol than asked for";
+    if (upgradeOf(upgrade) !== asked) return "the application switched to another protocol than asked for";
     return asked === WEBSOCKET && joinedField(fields, "sec-websocket-accept") !== this.#accept
       ? "the application's Sec-WebSocket-Accept is wrong"
       : undefined;

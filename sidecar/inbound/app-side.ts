@@ -26,15 +26,16 @@ export type Repeatable = "all" | "idempotent" | "nothing";
 /** What an exchange is told by the application's side. Exactly one of `onAppEnd` and `onAppFailed` comes last. */
 export interface AppExchange {
   readonly method: string;
-  /** What the connection is to be turned into; empty: nothing. Then, after 101, both directions are bytes. */
+  /** What the connection is to be turned into; empty: nothing. After `onAppSwitched` both directions are bytes. */
   readonly upgrade: string;
   /** The place is there: write the request now. Comes again for a retry. */
   onAppReady(place: AppPlace): void;
   /** A 1xx answer; never 101. */
   onAppInformational(head: AnswerHead): void;
+  /** The application agreed to the upgrade that was asked for: in place of `onAppHead`. */
+  onAppSwitched(head: AnswerHead): void;
   /**
-   * 101 only where it was asked for.
-   *
+   * @param head never 101.
    * @param ended whether the answer ends with it, as HTTP/2 says; undefined: its length and status say so. `onAppEnd` comes
    *   in any case.
    */

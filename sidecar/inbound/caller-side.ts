@@ -42,6 +42,10 @@ export interface CallerSide {
   /** Looks fields up by name until it is called again. */
   lookup(fields: readonly Field[]): HeaderLookup;
   countBadProof(): void;
+  /** An upgrade is asked for by extended CONNECT (RFC 8441): bytes may come before its answer, and a 2xx agrees to it. */
+  readonly upgradesByConnect: boolean;
+  /** Agrees to an upgrade: from now on both directions are bytes. @param fields of the answer that may go on. */
+  switchTo(stream: CallerStream, upgrade: string, fields: readonly Field[]): void;
   /** The exchange is over. */
   finished(stream: InboundStream): void;
 }

@@ -21,7 +21,7 @@ import { decideCall } from "./decision.ts";
 
 import type { DeniedCall, DutyBearer } from "./duties.ts";
 
-import { writeAnswerHead, writeInformational, writeSwitched, writeTrailers } from "./forwarded-heads.ts";
+import { switchedFields, writeAnswerHead, writeInformational, writeTrailers } from "./forwarded-heads.ts";
 import { writeGrpcEnd } from "./grpc-answer.ts";
 import { writeLastWords } from "./last-words.ts";
 import { MessageCheck } from "./message-check.ts";
@@ -112,13 +112,14 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   /**
    * Takes the request's head through every check up to forwarding, or answers it.
    *
-   * @param unsupported what this build does not carry of it; empty: nothing.
+   * @param endStream the head is all there is; of an upgrade: until it is agreed to.
+   * @param barred what its connection holds against it.
    */
-  start(endStream: boolean, unsupported = ""): void {
+  start(endStream: boolean, barred?: Refusal): void {
     const facts = this.#facts;
     facts.bodyless = endStream;
     this.#requestEnded = endStream;
-    const refused = admit(facts, this.#peer, this.#services, unsupported);
+    const refused = admit(facts, this.#peer, this.#services, barred);
     this.#isMcp = facts.classified?.pending?.kind === "mcp";
     if (refused !== undefined) {
       this.#refuseWith(refused);
@@ -363,9 +364,12 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     this.#rpcBody = undefined;
     this.#sent = undefined;
     this.#answerFields = head.fields;
-    if (this.#head.upgrade !== "" && head.status < 300) {
-      this.#switch(head);
-      return;
+    const isIgnored = this.#head.upgrade !== "";
+    if (isIgnored) {
+      // An answer like any other (RFC 9110 section 7.8): the head was the whole request, what came behind it is nobody's.
+      this.#requestSent = true;
+      this.#takeBody();
+      this.#creditAll();
     }
     // HTTP/2 says itself where the answer ends: trailers may follow a body of any length.
     this.#responseLength = ended === undefined ? head.contentLength : -1;
@@ -376,22 +380,21 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
       method: this.#head.method,
       ended,
       duties,
+      agreesNot: isIgnored && this.#peer.upgradesByConnect && head.status < 300,
     });
   }
 
-  #switch(head: AnswerHead): void {
+  onAppSwitched(head: AnswerHead): void {
     const place = this.#app;
-    if (head.status !== 101 || place === undefined) {
-      this.#answerHead = false;
-      this.#app?.abandon();
-      this.#app = undefined;
-      // In HTTP/2 a 2xx would say that it did (RFC 8441 section 5).
-      this.#fail("UPSTREAM_FAILED", `the application answered ${head.status} and did not switch protocols`);
-      return;
-    }
+    if (this.#over || place === undefined) return;
+    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
+    this.#facts.status = 101;
+    this.#answerHead = true;
+    this.#answerFields = head.fields;
     this.#switched = true;
     this.#frames = this.#head.upgrade === WEBSOCKET ? new FrameBoundary() : undefined;
-    writeSwitched(this.#peer.answers, this.#stream, head);
+    if (!this.#peer.upgradesByConnect) this.#requestEnded = false;
+    this.#peer.switchTo(this.#stream, this.#head.upgrade, switchedFields(head));
     place.touch();
     const early = this.#takeBody();
     if (early.length > 0) place.sendBody(early);
@@ -552,6 +555,10 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
 
   /** Bytes behind the handshake, before there is an answer to it. Without credit the window bounds them. */
   #keepEarly(chunk: Buffer, endStream: boolean): void {
+    if (this.#answerHead) {
+      this.#creditAll();
+      return;
+    }
     this.#body ??= new WaitingBody(this.#services.waiting);
     if (!this.#body.add(chunk)) {
       this.#app?.abandon();

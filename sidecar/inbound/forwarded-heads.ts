@@ -1,6 +1,7 @@
 // The heads that cross from one side to the other: the request as the application gets it, and its answers as the caller
 // gets them. Framing and host are written by us, identity headers from what was decided.
 import { WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
+import { COUNTERSIGN_STATUS } from "../core/identity/claims.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import { CHUNKED_LINE, requestLine } from "../wire/http1/serializer.ts";
@@ -69,39 +70,38 @@ export function writeInformational(
   answers.endHeaders(false);
 }
 
-/** The answer to an upgrade that the application agreed to: 200, where HTTP/1.1 says 101 (RFC 8441 section 5). */
-export function writeSwitched(
-  answers: AnswerWriter<CallerStream>,
-  stream: CallerStream,
-  { fields, connectionNames }: AnswerHead,
-): void {
-  answers.beginHeaders(stream);
-  answers.putStatus(200);
-  for (const field of fields)
-    if (
-      (field.flags & STRIPPED_RESPONSE) === 0 &&
-      !connectionNames.includes(field.name) &&
-      !WEBSOCKET_HOP_FIELDS.has(field.name)
-    )
-      answers.putField(field);
-  answers.endHeaders(false);
+/** Those fields of the answer to an upgrade that belong to the whole way. */
+export function switchedFields({ fields, connectionNames }: AnswerHead): readonly Field[] {
+  return fields.filter(
+    ({ flags, name }) =>
+      (flags & STRIPPED_RESPONSE) === 0 && !connectionNames.includes(name) && !WEBSOCKET_HOP_FIELDS.has(name),
+  );
 }
 
 /**
  * The head of the answer.
  *
- * @param call method of the request, whether the answer ends with the head (undefined: its length and status say so), and
- *   what adds fields of its own.
+ * @param call method of the request, whether the answer ends with the head (undefined: its length and status say so), what
+ *   adds fields of its own, and whether it is a 2xx that must not be taken for agreeing to a CONNECT: then it crosses as a
+ *   502, the status beside it.
  * @returns whether the answer ends with it.
  */
 export function writeAnswerHead(
   answers: AnswerWriter<CallerStream>,
   stream: CallerStream,
   head: AnswerHead,
-  call: { readonly method: string; readonly ended: boolean | undefined; readonly duties: Duties | undefined },
+  call: {
+    readonly method: string;
+    readonly ended: boolean | undefined;
+    readonly duties: Duties | undefined;
+    readonly agreesNot?: boolean;
+  },
 ): boolean {
   answers.beginHeaders(stream);
-  answers.putStatus(head.status);
+  if (call.agreesNot === true) {
+    answers.putStatus(502);
+    answers.putPair(COUNTERSIGN_STATUS, String(head.status));
+  } else answers.putStatus(head.status);
   const { fields, connectionNames, contentLength, status } = head;
   for (let i = 0; i < fields.length; i++) {
     const field = fields[i];

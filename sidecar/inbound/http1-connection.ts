@@ -1,7 +1,8 @@
 // One HTTP/1.1 connection to our workload, over mutual TLS or (where the namespace lets them in) from a plaintext caller:
 // requests are parsed strictly, one at a time, and take the way of every other call. Who calls is told by an `Http1Peer`.
-import { lookupField } from "../core/http/headers.ts";
+import { joinedField, lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
+import { isWebSocketKey, upgradeOf, WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
@@ -14,6 +15,7 @@ import {
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
+import { type Refusal, refusal } from "./admission.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
@@ -61,6 +63,7 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   readonly remoteAddress: string | undefined;
   readonly name: string;
   readonly port: number | undefined;
+  readonly upgradesByConnect = false;
   readonly #deps: Http1ConnectionDeps;
   readonly #parser: RequestParser;
   readonly #stream: CallerStream = { context: undefined };
@@ -78,6 +81,10 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   #unread = false;
   /** The answer under way is the last one. */
   #leaving = false;
+  /** It is turned into what its last request asked for. */
+  #switched = false;
+  /** Of the handshake of a WebSocket. */
+  #webSocketKey = "";
   /** Monotonic milliseconds; of the time without an exchange. */
   #deadlineMs: number;
   #expelAtMs = Number.POSITIVE_INFINITY;
@@ -137,6 +144,20 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     if (this.#exchange === undefined && !this.#closing) this.#end();
   }
 
+  switchTo(_stream: CallerStream, upgrade: string, fields: readonly Field[]): void {
+    let lines = "";
+    for (const field of fields) lines += field.line;
+    if (upgrade === WEBSOCKET) lines += `sec-websocket-accept: ${webSocketAccept(this.#webSocketKey)}\r\n`;
+    this.answers.switchTo(upgrade, lines);
+    this.#switched = true;
+    this.#closing = true;
+    // The head was the whole request: what is held behind it, and all that comes, are bytes.
+    this.#parser.tunnel();
+    this.#requestEnded = false;
+    this.#told = false;
+    this.#resume();
+  }
+
   finished(exchange: InboundStream): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
@@ -188,9 +209,11 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   }
 
   onEnd(): void {
-    // The peer closed its side: like every server we take that as having gone away.
     this.#parser.eof();
     this.#closing = true;
+    // The other direction may go on: its end comes from the application.
+    if (this.#switched) return;
+    // The peer closed its side: like every server we take that as having gone away.
     this.#exchange?.onPeerGone();
     this.socket.end();
   }
@@ -251,21 +274,28 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     this.#told = isBodyless;
     this.#keepAlive = head.keepAlive;
     this.answers.expect(head.method, head.minor);
-    const exchange = new InboundExchange(this.#deps.services, this, this.#stream, this.#fieldsOf(head));
+    const upgrade = upgradeOf(head.upgrade);
+    const barred = barredOf(head, upgrade, isBodyless);
+    const isUpgrade = upgrade !== undefined && upgrade !== "" && barred === undefined;
+    const fields = this.#fieldsOf(head, isUpgrade ? upgrade : "");
+    if (upgrade === WEBSOCKET) this.#webSocketKey = joinedField(head.fields, "sec-websocket-key") ?? "";
+    const exchange = new InboundExchange(this.#deps.services, this, this.#stream, fields);
     this.#stream.context = exchange;
     this.#exchange = exchange;
-    exchange.start(isBodyless, unsupportedOf(head));
+    exchange.start(isBodyless, barred);
   }
 
   /** The head as HTTP/2 would bring it, without what belongs to this connection. */
-  #fieldsOf(head: RequestHead): readonly Field[] {
+  #fieldsOf(head: RequestHead, upgrade: string): readonly Field[] {
     const { peer, services } = this.#deps;
     const fields = [
-      services.cache.get(METHOD, head.method),
+      services.cache.get(METHOD, upgrade === "" ? head.method : "CONNECT"),
       SCHEME,
       services.cache.get(":authority", head.authority === "" ? peer.authority : head.authority),
       createField(":path", head.target),
     ];
+    // RFC 8441 section 4.
+    if (upgrade !== "") fields.push(services.cache.get(":protocol", upgrade));
     const ends = peer.shows ? FieldFlag.pseudo : FieldFlag.pseudo | FieldFlag.identity;
     for (const field of head.fields) {
       if ((field.flags & ends) !== 0) continue;
@@ -348,10 +378,14 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   }
 }
 
-/** What a connection of this version does not carry of a request; empty: nothing. */
-function unsupportedOf({ method, upgrade }: RequestHead): string {
-  if (method === "CONNECT") return "CONNECT is not carried over HTTP/1.1";
-  return upgrade !== undefined && upgrade.toLowerCase() !== "h2c"
-    ? "protocol upgrades are not carried yet"
-    : "";
+/** What a connection of this version holds against a request. @param upgrade what it asks for, see `upgradeOf`. */
+function barredOf(head: RequestHead, upgrade: string | undefined, isBodyless: boolean): Refusal | undefined {
+  if (head.method === "CONNECT") return refusal("UNSUPPORTED", "CONNECT is not carried over HTTP/1.1");
+  if (upgrade === "") return undefined;
+  if (upgrade === undefined || head.method !== "GET")
+    return refusal("UNSUPPORTED", "of upgrades only those of a GET to one protocol are carried");
+  if (!isBodyless) return refusal("UNSUPPORTED", "an upgrade whose request has a body is not carried");
+  return upgrade === WEBSOCKET && !isWebSocketKey(joinedField(head.fields, "sec-websocket-key") ?? "")
+    ? refusal("REQ_MALFORMED", "the handshake has no Sec-WebSocket-Key of 16 bytes")
+    : undefined;
 }

@@ -46,6 +46,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   /** The same object; an exchange gives back the streams it got, which are its own. */
   readonly answers: AnswerWriter<CallerStream>;
   readonly port = undefined;
+  readonly upgradesByConnect = true;
   readonly verifier: PeerVerifier;
   readonly remoteAddress: string | undefined;
   readonly #socket: MeshSocket;
@@ -135,6 +136,15 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
 
   byConnection(nowMs: number): IdentifiedCaller | undefined {
     return this.verifier.byCertificate(nowMs);
+  }
+
+  switchTo(stream: CallerStream, _upgrade: string, fields: readonly Field[]): void {
+    const { answers } = this;
+    answers.beginHeaders(stream);
+    // Where HTTP/1.1 says 101 (RFC 8441 section 5).
+    answers.putStatus(200);
+    for (const field of fields) answers.putField(field);
+    answers.endHeaders(false);
   }
 
   get openExchanges(): number {

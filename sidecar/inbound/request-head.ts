@@ -4,7 +4,7 @@
 import type { HeadLimits } from "../config.ts";
 import { isGrpc, parseGrpcTimeout } from "../core/http/grpc.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
+import { upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import {
   COUNTERSIGN_MIRROR,
   COUNTERSIGN_PORT,
@@ -87,7 +87,10 @@ export class RequestHead implements ShownTokens {
         else if (name === ":path") this.target = value;
         else if (name === ":authority") this.authority = value;
         else if (name === ":scheme") this.#scheme = value;
-        else if (name === ":protocol") this.upgrade = value.toLowerCase();
+        else if (name === ":protocol") {
+          this.upgrade = upgradeOf(value) ?? "";
+          if (this.upgrade === "") malformed = "the :protocol is none that can be switched to";
+        }
       } else if ((flags & FieldFlag.identity) !== 0) {
         if (name === WORKLOAD_PROOF_TOKEN) {
           if (this.wpt !== undefined) this.twice = name;

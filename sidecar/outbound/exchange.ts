@@ -17,7 +17,7 @@ import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.t
 import { Attempts } from "./attempts.ts";
 import { CallFacts } from "./call-facts.ts";
 import { followRoute, isRouteRefusal } from "./follow-route.ts";
-import { writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
+import { answerBesideConnect, writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
 import type { EndpointGroup } from "./group.ts";
 import { hashKeyOf } from "./hash-key.ts";
 import { askFor, isDestination, locate } from "./locate.ts";
@@ -352,8 +352,11 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     this.#app.answers.endHeaders(false);
   }
 
-  onUpstreamHead(fields: readonly Field[], endStream: boolean): void {
+  onUpstreamHead(received: readonly Field[], endStream: boolean): void {
     if (this.#over) return;
+    // What the callee's application said where CONNECT could not.
+    const ignored = this.#upgrade === "" ? undefined : answerBesideConnect(received);
+    const fields = ignored ?? received;
     const group = this.#facts.destination?.group;
     if (group?.traffic.watchesAnswers === true && this.#isRetried(group, fields, endStream)) return;
     const nowMs = this.#services.clock.monotonicMs();
@@ -364,8 +367,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     this.#kept = undefined;
     this.#answerHead = true;
     if (this.#upgrade !== "") {
-      const status = Number(fields[0]?.value);
-      if (status < 300) {
+      if (ignored === undefined && Number(fields[0]?.value) < 300) {
         this.#switch(fields, endStream);
         return;
       }

@@ -1,6 +1,7 @@
 // The heads and trailers of an answer as they cross to the application: without what belongs to the mesh hop.
+import { COUNTERSIGN_STATUS } from "../core/identity/claims.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
-import type { Field } from "../wire/field.ts";
+import { createField, type Field } from "../wire/field.ts";
 import type { HeaderEdit } from "./header-edit.ts";
 import { STRIPPED } from "./mesh-request.ts";
 
@@ -29,6 +30,18 @@ export function writeAnswerFields<S>(
   }
   if (edit !== undefined) for (const field of edit.put) answers.putField(field);
   return status;
+}
+
+/**
+ * The head of a 2xx of the callee's application that ignored an upgrade (RFC 9110 section 7.8). A 2xx to the CONNECT would say
+ * that it agreed, so the callee's sidecar sends a failure, with the status beside it.
+ *
+ * @returns undefined: it is not such an answer.
+ */
+export function answerBesideConnect(fields: readonly Field[]): readonly Field[] | undefined {
+  const status = fields.find(({ name }) => name === COUNTERSIGN_STATUS)?.value ?? "";
+  if (!/^2[0-9][0-9]$/.test(status) || Number(fields[0]?.value) < 300) return undefined;
+  return [createField(":status", status), ...fields.slice(1)];
 }
 
 /** Ends a message with its trailers, of those that may go on, or without any. */

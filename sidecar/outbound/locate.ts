@@ -35,10 +35,7 @@ export function locate(
     );
   const upgrade = upgradeOf(head.upgrade);
   if (upgrade === undefined || (upgrade !== "" && head.method !== "GET"))
-    return refused(
-      "UNSUPPORTED",
-      "of upgrades only those of a GET to one protocol without a version are carried",
-    );
+    return refused("UNSUPPORTED", "of upgrades only those of a GET to one protocol are carried");
   if (directory === undefined || identityUntilMs === 0)
     return refused("NOT_READY", "no policy or identity yet");
   if (nowMs >= identityUntilMs) return refused("IDENTITY_EXPIRED", "the own certificate has expired");

@@ -69,6 +69,7 @@ const IDENTITY = [
   "countersign-protocol",
   "countersign-sni",
   "countersign-mirror",
+  "countersign-status",
   "x-forwarded-user",
   "x-forwarded-email",
   "x-forwarded-preferred-username",

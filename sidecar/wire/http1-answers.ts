@@ -149,9 +149,9 @@ export class Http1Answers implements AnswerWriter<unknown> {
       this.#owner.closeAfterAnswer();
       return;
     }
-    // The end of the connection is the end of such an answer (HTTP/1.0): only an RST says that it is not whole.
+    // The end of the connection is the end of such an answer (HTTP/1.0, upgrades): only an RST says that it is not whole.
     const endsWithConnection = this.#trailers !== undefined && !this.#chunked && !this.#hasLength;
-    if (endsWithConnection && !this.#bodyless && !this.#over) {
+    if ((this.#raw || (endsWithConnection && !this.#bodyless)) && !this.#over) {
       this.#owner.socket.flush();
       this.#owner.socket.reset();
     }

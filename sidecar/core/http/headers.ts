@@ -10,6 +10,7 @@ export const IDENTITY_FIELDS: ReadonlySet<string> = new Set([
   "countersign-protocol",
   "countersign-sni",
   "countersign-mirror",
+  "countersign-status",
   "x-forwarded-user",
   "x-forwarded-email",
   "x-forwarded-preferred-username",

@@ -11,8 +11,13 @@ export const WEBSOCKET_HOP_FIELDS: ReadonlySet<string> = new Set([
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /** 16 bytes in base64: the last character before the padding has two bits (RFC 6455 section 4.1). */
 const KEY = /^[A-Za-z0-9+/]{21}[AQgw]==$/;
-/** One token, which `:protocol` can carry. */
-const UPGRADE = /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$/;
+/** A protocol, perhaps with its version (RFC 9110 section 7.8), which `:protocol` can carry. */
+const UPGRADE = /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?:\/[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32})?$/;
+/**
+ * HTTP itself, in another version or under TLS: what would be said after the switch are requests that nobody decides on. Any
+ * server may answer as if nothing had been asked.
+ */
+const HTTP_AGAIN = new Set(["h2c", "h2", "h3", "http", "https", "tls"]);
 
 export function isWebSocketKey(value: string): boolean {
   return KEY.test(value);
@@ -29,13 +34,16 @@ export function webSocketAccept(key: string): string {
  * What a request wants its connection to be turned into.
  *
  * @param upgrade value of Upgrade when Connection names it.
- * @returns a lower-case token; empty: nothing (`h2c` is what nobody needs to answer); undefined: what cannot be carried.
+ * @returns one protocol, its name in lower case, its version as it came; empty: nothing that needs an answer, such as `h2c`;
+ *   undefined: what cannot be carried.
  */
 export function upgradeOf(upgrade: string | undefined): string | undefined {
   if (upgrade === undefined) return "";
-  const token = upgrade.toLowerCase();
-  if (token === "h2c") return "";
-  return UPGRADE.test(token) ? token : undefined;
+  if (!UPGRADE.test(upgrade)) return undefined;
+  const slash = upgrade.indexOf("/");
+  const name = (slash < 0 ? upgrade : upgrade.slice(0, slash)).toLowerCase();
+  if (HTTP_AGAIN.has(name)) return "";
+  return slash < 0 ? name : name + upgrade.slice(slash);
 }
 
 /** A close frame of a server (section 5.5.1). @param reason at most 123 bytes. */

@@ -29,6 +29,9 @@ export const COUNTERSIGN_SNI = "countersign-sni";
 /** Says that a request is a copy that a route asked for; nothing depends on it but what is written down. */
 export const COUNTERSIGN_MIRROR = "countersign-mirror";
 
+/** Status of an application that answered an upgrade with 2xx and without switching, which CONNECT cannot say. */
+export const COUNTERSIGN_STATUS = "countersign-status";
+
 export const WORKLOAD_CLAIM = "countersign.dev/wl";
 export const HOP_CLAIM = "countersign.dev/hop";
 export const THUMBPRINT_CLAIM = "x5t#S256";

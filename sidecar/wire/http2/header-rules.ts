@@ -112,10 +112,16 @@ function requestPseudo(field: Field): number {
     case ":authority":
       return AUTHORITY.test(value) ? AUTHORITY_BIT : 0;
     case ":protocol":
-      return isToken(value) ? PROTOCOL : 0;
+      return isProtocol(value) ? PROTOCOL : 0;
     default:
       return 0;
   }
+}
+
+/** A value of the registry of upgrade tokens (RFC 8441 section 4), which may have a version (RFC 9110 section 7.8). */
+function isProtocol(value: string): boolean {
+  const slash = value.indexOf("/");
+  return slash < 0 ? isToken(value) : isToken(value.slice(0, slash)) && isToken(value.slice(slash + 1));
 }
 
 function isConnect(seen: number): boolean {

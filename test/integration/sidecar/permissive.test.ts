@@ -259,8 +259,8 @@ describe("HTTP/1.1 from outside", () => {
       status: 400,
     },
     {
-      name: "an upgrade",
-      bytes: "GET /things/a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+      name: "an upgrade to two protocols",
+      bytes: "GET /things/a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: foo, bar\r\n\r\n",
       status: 501,
     },
     { name: "CONNECT", bytes: "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n", status: 501 },

@@ -244,10 +244,22 @@ describe("a WebSocket", () => {
       body: "no",
     },
     {
-      name: "200, which is no agreement",
-      status: 502,
+      name: "200, as if nothing had been asked",
+      status: 200,
       answer: "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
-      body: "UPSTREAM_FAILED",
+      body: "ok",
+    },
+    {
+      name: "204, which has no body",
+      status: 204,
+      answer: "HTTP/1.1 204 No Content\r\ncountersign-status: 201\r\n\r\n",
+      body: "",
+    },
+    {
+      name: "a failure that pretends to be a success",
+      status: 500,
+      answer: "HTTP/1.1 500 x\r\ncountersign-status: 200\r\ncontent-length: 2\r\n\r\nno",
+      body: "no",
     },
     {
       name: "a wrong accept",
@@ -298,7 +310,7 @@ describe("a WebSocket", () => {
     { name: "a body", bytes: `${handshake(undefined, "content-length: 1\r\n")}x`, status: 501 },
     { name: "POST", bytes: handshake().replace("GET", "POST"), status: 501 },
     { name: "two protocols", bytes: handshake(undefined, "", "websocket, h2c"), status: 501 },
-    { name: "a protocol with a version", bytes: handshake(undefined, "", "SPDY/3.1"), status: 501 },
+    { name: "a protocol with two versions", bytes: handshake(undefined, "", "foo/1/2"), status: 501 },
   ])("a handshake with $name is answered $status", async ({ bytes, status }) => {
     const app = await application((head, socket) => agree(head, socket));
     const { caller } = await pair(app.port);
@@ -370,6 +382,59 @@ describe("a WebSocket", () => {
 });
 
 describe("another upgrade", () => {
+  test("may name a version, which must be the one that is agreed to", async () => {
+    const app = await application((head, socket) => {
+      const agreed = head.includes("?other") ? "foo/2" : "Foo/1";
+      socket.write(`HTTP/1.1 101 x\r\nupgrade: ${agreed}\r\nconnection: upgrade\r\n\r\n`);
+      socket.pipe(socket);
+    });
+    const { caller } = await pair(app.port);
+    const client = new Client(caller.proxyPort);
+    const plain = (path?: string): string => handshake(path, "", "foo/1").replace(/Sec-.*\r\n/g, "");
+    client.socket.write(plain());
+    expect((await client.head()).toLowerCase()).toContain("\r\nupgrade: foo/1\r\n");
+    expect(app.heads[0]).toContain("\r\nupgrade: foo/1\r\n");
+    client.socket.write("echo");
+    await client.until(() => client.bytes.toString() === "echo");
+    const other = await send(caller.proxyPort, plain("/api/kernels/k-1/channels?other"));
+    expect(other.status).toBe(502);
+  });
+
+  test("whose answer is an ordinary one leaves the connection as it was", async () => {
+    const app = await application((_head, socket) => {
+      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    const { caller, callee } = await pair(app.port);
+    const client = new Client(caller.proxyPort);
+    client.socket.write(handshake());
+    expect(await client.head()).toMatch(/^HTTP\/1\.1 200 /);
+    await client.until(() => client.bytes.toString() === "ok");
+    client.bytes = Buffer.alloc(0);
+    client.socket.write(handshake());
+    expect(await client.head()).toMatch(/^HTTP\/1\.1 200 /);
+    await client.until(() => callee.plane.inbound.openExchanges === 0);
+    expect(JSON.stringify((await callee.audit()).at(-1))).toContain('"statusCode":200');
+  });
+
+  test.each(["h2c", "HTTP/2.0", "TLS/1.3"])(
+    "to HTTP again (%s) is a request like any other",
+    async (upgrade) => {
+      const app = await application((_head, socket) =>
+        socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+      );
+      const { caller } = await pair(app.port, [allow("kernel.read")]);
+      const got = await send(
+        caller.proxyPort,
+        handshake(undefined, "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n", upgrade).replace(
+          /Sec-.*\r\n/g,
+          "",
+        ),
+      );
+      expect(got.status).toBe(200);
+      expect(app.heads[0]?.toLowerCase()).not.toMatch(/upgrade|http2-settings/);
+    },
+  );
+
   test("passes as it is", async () => {
     const app = await application((_head, socket) => {
       socket.write("HTTP/1.1 101 x\r\nupgrade: Custom\r\nconnection: upgrade\r\nx-more: 1\r\n\r\n");

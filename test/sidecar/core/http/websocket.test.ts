@@ -44,7 +44,15 @@ describe("the handshake", () => {
     { value: "H2C", is: "" },
     { value: "WebSocket", is: "websocket" },
     { value: "websocket, h2c", is: undefined },
-    { value: "SPDY/3.1", is: undefined },
+    { value: "SPDY/3.1", is: "spdy/3.1" },
+    { value: "Foo/V1", is: "foo/V1" },
+    { value: "foo/1/2", is: undefined },
+    { value: "foo/", is: undefined },
+    { value: "/1", is: undefined },
+    { value: "foo/1 ", is: undefined },
+    { value: "HTTP/2.0", is: "" },
+    { value: "TLS/1.3", is: "" },
+    { value: "h2", is: "" },
     { value: "", is: undefined },
   ])("Upgrade `$value` asks for `$is`", ({ value, is }) => {
     expect(upgradeOf(value)).toBe(is);
