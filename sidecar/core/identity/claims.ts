@@ -150,12 +150,12 @@ function hasAmbiguousKeys(json: string): boolean {
 }
 
 /**
- * Parses one JSON object of a token (header or claims set): valid UTF-8, at most 4 KiB, no key twice.
+ * Parses one JSON object of a token (header or claims set): valid UTF-8, at most 4 KiB unless said otherwise, no key twice.
  *
  * @returns the object, still unknown inside, or what is wrong in words.
  */
-export function parseClaimsJson(bytes: Buffer): Result<Json, string> {
-  if (bytes.length > MAX_TOKEN_BYTES) return { ok: false, error: "larger than 4 KiB" };
+export function parseClaimsJson(bytes: Buffer, maxBytes = MAX_TOKEN_BYTES): Result<Json, string> {
+  if (bytes.length > maxBytes) return { ok: false, error: `larger than ${maxBytes / 1024} KiB` };
   const json = bytes.toString("utf8");
   // Invalid UTF-8 turns into U+FFFD; a text that does not encode back was not valid.
   if (json.includes("\ufffd") && !Buffer.from(json, "utf8").equals(bytes))

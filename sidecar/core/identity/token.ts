@@ -49,7 +49,7 @@ function refuse(error: Reason, detail: string): Refusal {
 }
 
 /** The one encoding of some bytes: alphabet only, no padding, unused bits zero (RFC 4648 section 3.5). */
-function isCanonicalBase64url(segment: string): boolean {
+export function isCanonicalBase64url(segment: string): boolean {
   const rest = segment.length & 3;
   if (rest === 1 || !/^[A-Za-z0-9_-]+$/.test(segment)) return false;
   if (rest === 0) return true;
