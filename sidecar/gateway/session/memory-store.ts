@@ -1,0 +1,119 @@
+// Sessions in memory: for one replica, whose restart signs everybody out.
+import { MeshError } from "../../core/runtime/errors.ts";
+import {
+  digestOf,
+  isOf,
+  type Session,
+  type SessionLimits,
+  type SessionStore,
+  type SessionsOf,
+} from "./session.ts";
+
+interface Entry {
+  session: Session;
+  seenMs: number;
+}
+
+/** Between two looks at everything that is over. */
+const SWEEP_MS = 60_000;
+
+export class MemorySessionStore implements SessionStore {
+  readonly #limits: SessionLimits;
+  readonly #byDigest = new Map<string, Entry>();
+  /** Until when, monotonic milliseconds. */
+  readonly #refreshing = new Map<string, number>();
+  readonly #listeners: ((sid: string) => void)[] = [];
+  #sweepAtMs = 0;
+
+  constructor(limits: SessionLimits) {
+    this.#limits = limits;
+  }
+
+  get size(): number {
+    return this.#byDigest.size;
+  }
+
+  find(id: string, nowMs: number): Session | undefined {
+    const digest = digestOf(id);
+    const entry = this.#byDigest.get(digest);
+    if (entry === undefined) return undefined;
+    if (this.#isOver(entry, nowMs)) {
+      this.#byDigest.delete(digest);
+      return undefined;
+    }
+    entry.seenMs = nowMs;
+    return entry.session;
+  }
+
+  async create(id: string, session: Session, nowMs: number): Promise<void> {
+    if (nowMs >= this.#sweepAtMs || this.#byDigest.size >= this.#limits.maxSessions) this.#sweep(nowMs);
+    if (this.#byDigest.size >= this.#limits.maxSessions)
+      throw new MeshError(
+        "not_ready",
+        `the gateway holds ${this.#byDigest.size} sessions, as many as it may; people who sign out or stay away make room`,
+      );
+    this.#byDigest.set(digestOf(id), { session, seenMs: nowMs });
+  }
+
+  async replace(id: string, session: Session, nowMs: number): Promise<boolean> {
+    const entry = this.#byDigest.get(digestOf(id));
+    if (entry === undefined || this.#isOver(entry, nowMs)) return false;
+    entry.session = session;
+    return true;
+  }
+
+  async lockRefresh(id: string, ttlMs: number): Promise<boolean> {
+    const digest = digestOf(id);
+    const now = performance.now();
+    if ((this.#refreshing.get(digest) ?? 0) > now) return false;
+    this.#refreshing.set(digest, now + ttlMs);
+    return true;
+  }
+
+  async unlockRefresh(id: string): Promise<void> {
+    this.#refreshing.delete(digestOf(id));
+  }
+
+  async end(id: string): Promise<Session | undefined> {
+    const digest = digestOf(id);
+    const entry = this.#byDigest.get(digest);
+    if (entry === undefined) return undefined;
+    this.#drop(digest, entry);
+    return entry.session;
+  }
+
+  async endAll(of: SessionsOf): Promise<number> {
+    let count = 0;
+    for (const [digest, entry] of this.#byDigest) {
+      if (!isOf(entry.session, of)) continue;
+      this.#drop(digest, entry);
+      count++;
+    }
+    return count;
+  }
+
+  onEnd(listener: (sid: string) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  async close(): Promise<void> {
+    this.#byDigest.clear();
+  }
+
+  #drop(digest: string, { session }: Entry): void {
+    this.#byDigest.delete(digest);
+    for (const listener of this.#listeners) listener(session.sid);
+  }
+
+  #isOver({ session, seenMs }: Entry, nowMs: number): boolean {
+    return nowMs >= session.endsMs || nowMs - seenMs >= this.#limits.idleMs;
+  }
+
+  #sweep(nowMs: number): void {
+    this.#sweepAtMs = nowMs + SWEEP_MS;
+    for (const [digest, entry] of this.#byDigest)
+      if (this.#isOver(entry, nowMs)) this.#byDigest.delete(digest);
+    const now = performance.now();
+    for (const [digest, untilMs] of this.#refreshing) if (untilMs <= now) this.#refreshing.delete(digest);
+  }
+}
