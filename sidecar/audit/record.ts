@@ -3,6 +3,7 @@
 // (caller, decision, operation) come in as JSON text that was escaped once.
 
 import { flatCopy, type JsonTexts } from "../telemetry/json-texts.ts";
+import type { PersonTexts } from "../telemetry/person-texts.ts";
 
 /** JSON text of a string. */
 export function jsonString(text: string): string {
@@ -29,6 +30,7 @@ export interface AuditEdge {
 /** The long parts of an event, which rarely change between the calls of an edge, and what they were made of. */
 interface EventParts {
   readonly decision: string;
+  readonly person: PersonTexts | undefined;
   readonly resourceType: string | undefined;
   readonly resourceName: string | undefined;
   readonly method: string;
@@ -129,6 +131,8 @@ export interface AuditCall {
   /** JSON text of `auditDecision`. */
   readonly decision: string;
   readonly decisionId: string;
+  /** On whose behalf; undefined: on that of the workloads alone. */
+  readonly person?: PersonTexts | undefined;
   readonly requestId: string | undefined;
   readonly resourceType: string | undefined;
   /** undefined with a type: it could not be determined. */
@@ -195,6 +199,7 @@ const rounded = (ms: number): number => Math.round(ms * 100) / 100;
 function isSame(parts: EventParts, call: AuditCall): boolean {
   return (
     parts.decision === call.decision &&
+    parts.person === call.person &&
     parts.resourceName === call.resourceName &&
     parts.pathTemplate === call.pathTemplate &&
     parts.userAgent === call.userAgent &&
@@ -207,7 +212,7 @@ function isSame(parts: EventParts, call: AuditCall): boolean {
 
 /** The long parts, from the memo where it fits: 14 pieces to put together instead of 35, 1 us less per event. */
 function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
-  const { edge, decision, resourceType, resourceName, method, pathTemplate } = call;
+  const { edge, decision, person, resourceType, resourceName, method, pathTemplate } = call;
   const { contentType, sourceIp, userAgent } = call;
   const known = edge.memo;
   if (known !== undefined && isSame(known, call)) {
@@ -225,6 +230,7 @@ function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
       : `{"type":${texts.of(resourceType)},"name":${texts.of(resourceName)}}`;
   const parts: EventParts = {
     decision,
+    person,
     resourceType,
     resourceName,
     method,
@@ -232,7 +238,7 @@ function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
     contentType,
     sourceIp,
     userAgent,
-    beforeRequestId: `${edge.head},"resource":${resource},"userIdentity":null,"identityMetadata":${edge.identity},"txn":null,"requestId":`,
+    beforeRequestId: `${edge.head},"resource":${resource},"userIdentity":${person?.identity ?? "null"},"identityMetadata":${edge.identity},"txn":${person?.txn ?? "null"},"requestId":`,
     beforeBytes: `","decision":${decision},"request":{"method":${texts.of(method)},"pathTemplate":${texts.of(pathTemplate)},"bytes":`,
     beforeStatus: `,"contentType":${texts.of(contentType)},"sourceIp":${texts.of(sourceIp)},"userAgent":${texts.of(userAgent)}},"response":{"statusCode":`,
     isFlat: false,

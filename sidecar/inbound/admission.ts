@@ -6,6 +6,7 @@ import { type Classified, NO_VIEWS, NONE, UNKNOWN } from "../core/policy/classif
 import { needsResource } from "../core/policy/decide.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
+import type { SidecarTable } from "../discovery/table.ts";
 import { type EnforcedPort, proofOperation } from "./authorize.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerSide } from "./caller-side.ts";
@@ -23,6 +24,15 @@ export const refusal = (reason: Reason, detail: string): Refusal => ({ reason, d
 const badIdentity = (reason: Reason, detail: string): Refusal => ({ reason, detail, ofIdentity: true });
 
 const revoked = refusal("REVOKED", "what the caller was issued is revoked");
+const userRevoked = refusal("REVOKED", "the user or the session is revoked");
+
+/** V7: what of a caller is revoked by the table in force; undefined: nothing. */
+export function revocationProblem({ verified }: IdentifiedCaller, table: SidecarTable): Refusal | undefined {
+  const { revocations } = table;
+  if (verified === undefined || revocations.size === 0) return undefined;
+  if (revocations.covers(verified.peer)) return revoked;
+  return verified.txn !== undefined && revocations.coversTxn(verified.txn.claims) ? userRevoked : undefined;
+}
 
 /**
  * Checks the head of a request. Afterwards `facts` has everything that a decision needs, but for what stands in the body.
@@ -66,7 +76,7 @@ export function admitOpaque(
   return checkProof(facts, services, port, facts.classified);
 }
 
-/** V1 to V4. */
+/** V1 to V5, and V7. */
 function admitCaller(
   facts: CallFacts,
   peer: CallerSide,
@@ -88,8 +98,8 @@ function admitCaller(
   if (!(identified instanceof IdentifiedCaller)) return badIdentity(identified.reason, identified.detail);
   facts.identified = identified;
   const { verified } = identified;
-  // V7.
-  if (verified !== undefined && enforcement.table.revocations.covers(verified.peer)) return revoked;
+  const problem = revocationProblem(identified, enforcement.table);
+  if (problem !== undefined) return problem;
   if (verified?.kind === "mtls" && enforcement.table.settings.proofs === "Required")
     return badIdentity("AUTHN_PROOF_INVALID", "this mesh requires proof tokens");
   return undefined;
@@ -211,8 +221,8 @@ export function catchUp(facts: CallFacts, peer: CallerSide, { state }: InboundSe
   if (enforcement === undefined || enforcement === facts.enforcement) return undefined;
   const program = peer.programOf(enforcement);
   if (program === undefined) return badIdentity("AUTHN_MTLS_REQUIRED", "plaintext is refused here");
-  const verified = facts.identified?.verified;
-  if (verified !== undefined && enforcement.table.revocations.covers(verified.peer)) return revoked;
+  const problem = facts.identified && revocationProblem(facts.identified, enforcement.table);
+  if (problem !== undefined) return problem;
   const port = enforcement.ports.get(facts.port?.port ?? 0);
   if (port === undefined || !speaksHttp(port))
     return refusal("REQ_MALFORMED", "the port is not declared by this workload any more");

@@ -4,7 +4,7 @@ import { formatGrpcTimeout } from "../core/http/grpc.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { CallFacts } from "./call-facts.ts";
-import { identityFields } from "./forwarded-heads.ts";
+import { identityFields } from "./identity-fields.ts";
 import { type RequestHead, STRIPPED } from "./request-head.ts";
 
 interface HeadWriter {

@@ -100,6 +100,8 @@ export class Enforcement {
   readonly onlyPort: EnforcedPort | undefined;
   /** Whether a decision may be another one later, by the same table. */
   readonly dependsOnTime: boolean;
+  /** Whether the application gets the transaction token, to pass it on by itself (propagation mode `forward`). */
+  readonly passesTxn: boolean;
   readonly self: Party;
   /** `kind/name` of the workload. */
   readonly target: string;
@@ -121,6 +123,7 @@ export class Enforcement {
     this.ports = ports;
     this.onlyPort = ports.size === 1 ? ports.values().next().value : undefined;
     this.dependsOnTime = table.program.policies.some(({ rules }) => rules.some(({ when }) => isTimed(when)));
+    this.passesTxn = table.settings.propagation.includes("forward");
     this.self = { kind: table.program.kind, name: table.program.name };
     this.target = `${table.program.kind}/${table.program.name}`;
     this.#metrics = metrics;

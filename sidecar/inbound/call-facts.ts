@@ -146,6 +146,7 @@ export class CallFacts {
       edge: edge.audit,
       decision: outcome.auditDecision,
       decisionId: this.decisionId === "" ? trail.decisionId() : this.decisionId,
+      person: this.identified?.person,
       requestId: this.head.header("x-request-id"),
       resourceType: resource.kind === "none" ? undefined : resource.type,
       resourceName: resource.kind === "known" ? resource.value : undefined,
@@ -154,7 +155,8 @@ export class CallFacts {
       requestBytes: this.requestBytes,
       mirrored: this.head.mirrored,
       contentType: this.head.header("content-type"),
-      sourceIp: peer.remoteAddress,
+      sourceIp:
+        this.identified === undefined ? peer.remoteAddress : this.identified.sourceIp(peer.remoteAddress),
       userAgent: this.head.header("user-agent"),
       statusCode: this.status,
       grpcStatus: this.grpcStatus < 0 ? undefined : this.grpcStatus,

@@ -25,7 +25,7 @@ export function decideCall(
     return { decision: refusalDecision("NOT_READY"), limited: undefined };
   const call: Call = {
     caller: identified.caller,
-    user: undefined,
+    user: identified.user,
     via: identified.via,
     port: port.port,
     // Of bytes the name in the ClientHello, which is looked at before the application gets one of them.
@@ -33,7 +33,7 @@ export function decideCall(
     operation: classified.operation,
     resource: classified.resource,
     folded: classified.folded,
-    sourceIp: peer.remoteAddress,
+    sourceIp: identified.sourceIp(peer.remoteAddress),
     scope: identified.scope,
     nowMs: facts.nowMs,
   };

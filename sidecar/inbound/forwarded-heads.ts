@@ -9,6 +9,7 @@ import type { AnswerHead } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerStream } from "./caller-side.ts";
 import type { Duties } from "./duties.ts";
+import { identityFields } from "./identity-fields.ts";
 import { STRIPPED } from "./request-head.ts";
 
 const STRIPPED_RESPONSE = FieldFlag.hopByHop | FieldFlag.framing | FieldFlag.identity | FieldFlag.pseudo;
@@ -31,29 +32,6 @@ function identityLines(facts: CallFacts): string {
   let lines = "";
   for (const [name, value] of identityFields(facts)) lines += `${name}: ${value}\r\n`;
   return lines;
-}
-
-const NO_FIELDS: readonly (readonly [string, string])[] = [];
-
-/** What the application is told of the caller, where a rule says so: names and values. */
-export function identityFields({
-  decision,
-  identified,
-  enforcement,
-}: CallFacts): readonly (readonly [string, string])[] {
-  const caller = identified?.caller;
-  if (decision === undefined || !caller?.authenticated || decision.identityHeaders.length === 0)
-    return NO_FIELDS;
-  const fields: [string, string][] = [];
-  for (const header of decision.identityHeaders) {
-    if (header === "caller") fields.push(["x-mesh-caller", `${caller.kind}/${caller.name}`]);
-    else if (header === "xfcc") {
-      const hash = Buffer.from(identified?.verified?.leafThumbprint ?? "", "base64url").toString("hex");
-      const own = enforcement?.table.program.spiffeId ?? "";
-      fields.push(["x-forwarded-client-cert", `By=${own};Hash=${hash};Subject="";URI=${caller.spiffeId}`]);
-    }
-  }
-  return fields;
 }
 
 /** A 1xx answer. */

@@ -15,6 +15,7 @@ export function problemInput(facts: CallFacts, peer: CallerSide, reason: Reason)
     target: facts.enforcement?.target,
     caller: caller === undefined ? undefined : nameOf(caller),
     decisionId: facts.decisionId,
+    txn: facts.identified?.txn?.claims.txn,
     detail: facts.error,
     policy: explains ? facts.decision?.policy : undefined,
     rule: explains ? facts.decision?.rule : undefined,

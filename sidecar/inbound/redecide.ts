@@ -2,7 +2,7 @@
 // stream. In slices, so that thousands of them hold up nobody.
 import { type Decision, decide } from "../core/policy/decide.ts";
 import type { Reason } from "../core/policy/reason.ts";
-import { classifyHead, opaqueProblem } from "./admission.ts";
+import { classifyHead, opaqueProblem, revocationProblem } from "./admission.ts";
 import { type Enforcement, refusalDecision } from "./authorize.ts";
 import type { CallFacts } from "./call-facts.ts";
 import type { CallerSide, InboundStream } from "./caller-side.ts";
@@ -43,8 +43,8 @@ export function decideAgain(
     const until = verified.hop?.cav?.exp;
     if (until !== undefined && nowMs >= until * 1_000)
       return lost("SCOPE_EXCEEDED", "the caveat of the proof has expired");
-    if (enforcement.table.revocations.covers(verified.peer))
-      return lost("REVOKED", "what the caller was issued is revoked");
+    const revoked = revocationProblem(identified, enforcement.table);
+    if (revoked !== undefined) return lost(revoked.reason, revoked.detail);
   }
   if (enforcement === facts.enforcement && !enforcement.dependsOnTime) return undefined;
   if (enforcement !== facts.enforcement) {

@@ -1,13 +1,18 @@
 // Who calls: the peer of a mesh connection from its certificate (once per connection), and each request's tokens, whose
 // verified form hangs on the field object, so that a repeated proof costs comparisons, not signatures (DOMAIN 2.5).
+
 import { scopeEntries } from "../core/identity/chain.ts";
+import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { ProofVerifier, VerifiedCaller, VerifyInput } from "../core/identity/proofs.ts";
 import { parseSpiffeId, workloadOf } from "../core/identity/spiffe-id.ts";
 import type { PeerFacts } from "../core/identity/svid.ts";
-import type { Caller, Hop } from "../core/policy/call.ts";
+import { TXN_SCOPE_ALL } from "../core/identity/txn.ts";
+import type { Caller, Hop, User } from "../core/policy/call.ts";
 import { createCaller, plaintextCaller } from "../core/policy/caller.ts";
 import type { Reason } from "../core/policy/reason.ts";
+import { intersectScopes } from "../core/policy/scope.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
+import { type PersonTexts, personTexts } from "../telemetry/person-texts.ts";
 import type { Field } from "../wire/field.ts";
 import type { Enforcement, InboundEdge } from "./authorize.ts";
 
@@ -16,9 +21,14 @@ export class IdentifiedCaller {
   /** undefined: a plaintext caller, of whom nothing is known. */
   readonly verified: VerifiedCaller | undefined;
   readonly caller: Caller;
+  /** On whose behalf, by a transaction token; undefined: on that of the workloads alone. */
+  readonly user: User | undefined;
+  readonly txn: HeldTxn | undefined;
+  /** What audit events say of the user; undefined without one. */
+  readonly person: PersonTexts | undefined;
   readonly via: readonly Hop[];
   readonly viaKey: string;
-  /** Operations that the caveat of the proof leaves; undefined: unlimited. */
+  /** Operations that the transaction token and the caveat of the proof leave; undefined: unlimited. */
   readonly scope: readonly string[] | undefined;
   readonly #chains = new Map<string, CallChain>();
   #edges = new Map<string, InboundEdge>();
@@ -30,9 +40,19 @@ export class IdentifiedCaller {
     this.caller = verified === undefined ? plaintextCaller : callerOf(verified, ownTrustDomain);
     const via = verified?.via ?? [];
     this.via = via.map((hop) => hopOf(hop.s, hop.o));
+    this.txn = verified?.txn;
+    this.user = this.txn === undefined ? undefined : userOf(this.txn);
+    this.person = this.txn === undefined ? undefined : personTexts(this.txn);
     const scope = verified?.hop?.cav?.scope;
-    this.scope = scope === undefined ? undefined : scopeEntries(scope);
+    this.scope = intersectScopes(scope === undefined ? undefined : scopeEntries(scope), scopeOfTxn(this.txn));
     this.viaKey = via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
+  }
+
+  /** The address of the client that a decision is made on (DOMAIN 3.3). @param peerAddress of the TLS peer. */
+  sourceIp(peerAddress: string | undefined): string | undefined {
+    if (this.txn === undefined) return peerAddress;
+    // Behind other hops the peer's address says nothing about the person's: unknown, which fails closed.
+    return this.txn.claims.rctx.reqIp ?? (this.via.length === 0 ? peerAddress : undefined);
   }
 
   /** The edge of this caller to an operation, kept as long as the enforcement is in force. */
@@ -58,7 +78,9 @@ export class IdentifiedCaller {
       const via = [...this.verified.via, { s: this.verified.peer.spiffeId, o: operation }];
       const caveat = this.verified.hop?.cav;
       const limits = caveat === undefined ? "" : `\n${caveat.exp ?? ""} ${caveat.scope ?? "*"}`;
-      chain = { via, caveat, txn: undefined, key: via.map((hop) => `${hop.s} ${hop.o}`).join("\n") + limits };
+      const { txn } = this;
+      const hops = via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
+      chain = { via, caveat, txn, key: `${hops}${limits}${txn === undefined ? "" : `\n${txn.tth}`}` };
       this.#chains.set(operation, chain);
     }
     return chain;
@@ -83,6 +105,23 @@ function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {
     owner: wit?.workload?.owner,
     env: wit?.workload?.env,
   });
+}
+
+function userOf({ claims: { sub, tctx } }: HeldTxn): User {
+  return {
+    id: sub,
+    roles: tctx.roles,
+    idp: tctx.idp,
+    type: tctx.typ,
+    amr: tctx.amr,
+    acr: tctx.acr,
+    authTimeMs: tctx.authTime === undefined ? undefined : tctx.authTime * 1_000,
+  };
+}
+
+function scopeOfTxn(txn: HeldTxn | undefined): readonly string[] | undefined {
+  const scope = txn?.claims.scope ?? TXN_SCOPE_ALL;
+  return scope === TXN_SCOPE_ALL ? undefined : scopeEntries(scope);
 }
 
 function hopOf(spiffeId: string, operation: string): Hop {

@@ -14,6 +14,7 @@ import {
   type WptClaims,
 } from "./claims.ts";
 import { GenerationCache } from "./generation-cache.ts";
+import type { HeldTxn } from "./held-txn.ts";
 import type { PeerFacts } from "./svid.ts";
 import {
   accessTokenHash,
@@ -27,6 +28,7 @@ import {
   verifyWpt,
 } from "./token.ts";
 import type { TrustBundle } from "./trust-bundle.ts";
+import { TxnVerifier } from "./txn-verifier.ts";
 import type { WorkloadIdentity } from "./workload-identity.ts";
 
 const PROOF_LIFETIME_SECONDS = 60;
@@ -197,6 +199,7 @@ interface VerifiedParts {
   readonly input: VerifyInput;
   readonly wit: WitClaims | undefined;
   readonly wpt: WptClaims | undefined;
+  readonly txn: HeldTxn | undefined;
   readonly bundleEpoch: string;
 }
 
@@ -209,7 +212,7 @@ export class VerifiedCaller {
   readonly peer: PeerFacts;
   readonly leafThumbprint: string;
   readonly bundleEpoch: string;
-  /** The earliest of: proof, WIT (both with skew) and leaf run out; Unix milliseconds. */
+  /** The earliest of: proof, WIT (both with skew), transaction token and leaf run out; Unix milliseconds. */
   readonly expiresAtMs: number;
   /** From here on the tokens have to be verified again though nothing expired (30 s after verification). */
   readonly staleAtMs: number;
@@ -217,6 +220,8 @@ export class VerifiedCaller {
   readonly wit: WitClaims | undefined;
   readonly wpt: WptClaims | undefined;
   readonly hop: HopClaim | undefined;
+  /** On whose behalf; undefined: nobody's. */
+  readonly txn: HeldTxn | undefined;
   /** Earlier hops, empty for `mtls`. */
   readonly via: readonly ViaHop[];
   readonly #input: VerifyInput;
@@ -224,7 +229,7 @@ export class VerifiedCaller {
 
   /** Made by `ProofVerifier` only. */
   constructor(parts: VerifiedParts) {
-    const { input, wit, wpt } = parts;
+    const { input, wit, wpt, txn } = parts;
     this.kind = wpt === undefined ? "mtls" : "proof";
     this.peer = input.peer;
     this.leafThumbprint = input.peer.leafThumbprint;
@@ -232,8 +237,14 @@ export class VerifiedCaller {
     this.wit = wit;
     this.wpt = wpt;
     this.hop = wpt?.hop;
+    this.txn = txn;
     this.via = wpt?.hop.via ?? NO_HOPS;
-    this.expiresAtMs = Math.min(leafEndMs(input.peer), tokenEndMs(wit), tokenEndMs(wpt));
+    this.expiresAtMs = Math.min(
+      leafEndMs(input.peer),
+      tokenEndMs(wit),
+      tokenEndMs(wpt),
+      txn === undefined ? Number.POSITIVE_INFINITY : txn.claims.exp * 1_000,
+    );
     this.staleAtMs = input.nowMs + VERIFIED_FOR_MS;
     this.#usableUntilMs = Math.min(this.expiresAtMs, this.staleAtMs);
     this.#input = input;
@@ -258,7 +269,7 @@ export class VerifiedCaller {
 
   /**
    * For a stream that is open already: why this caller counts no more, or undefined. With a changed epoch verify the
-   * same tokens again before ending anything.
+   * same tokens again before ending anything. The end of a transaction token ends no stream (DOMAIN 2.8).
    */
   recheck(nowMs: number, bundleEpoch: string): Reason | undefined {
     if (nowMs >= leafEndMs(this.peer)) return "AUTHN_MTLS_REQUIRED";
@@ -297,7 +308,10 @@ interface CachedRefusal {
   readonly untilMs: number;
 }
 
-/** Steps V1 (time), V2, V3, V4 and the `tth` rule of V5, with caches. V6 to V9 are the data path's, on every request. */
+/**
+ * Steps V1 (time), V2, V3, V4, V5 and, of V8, that a chain begins where its transaction token was asked for; with caches.
+ * V6 to V9 are the data path's, on every request.
+ */
 export class ProofVerifier {
   readonly #deps: ProofVerifierDeps;
   // Keyed by the proof alone: its signature binds the WIT (wth), the leaf (x5t), the bearer token (ath) and the callee
@@ -308,6 +322,7 @@ export class ProofVerifier {
   readonly #refused: GenerationCache<CachedRefusal>;
   #mtls = new WeakMap<PeerFacts, VerifiedCaller>();
   readonly #epochs = new Map<string, string>();
+  readonly #txns = new TxnVerifier();
   /** When the proofs begin a new generation: they are worn out by then, long before their number is a bound. */
   #rotateAtMs = 0;
   /** Counts since the start, for metrics. */
@@ -333,6 +348,11 @@ export class ProofVerifier {
     this.#proofs = new GenerationCache({ maxEntries: limits.maxEntries, maxWeight: limits.maxBytes });
     this.#wits = new GenerationCache({ maxEntries: 2_000, maxWeight: limits.maxBytes / 2 });
     this.#refused = new GenerationCache({ maxEntries: 4_000, maxWeight: limits.maxBytes });
+  }
+
+  /** Transaction tokens looked up and verified since the start. */
+  get txnStats(): TxnVerifier["stats"] {
+    return this.#txns.stats;
   }
 
   /** Verified proofs that are held. */
@@ -380,6 +400,8 @@ export class ProofVerifier {
     if (wit.length > MAX_TOKEN_BYTES || wpt.length > MAX_TOKEN_BYTES) {
       return this.#count(refusal("AUTHN_PROOF_INVALID", "the token is larger than 4 KiB"));
     }
+    if (input.txnToken !== undefined && input.txnToken.length > MAX_TOKEN_BYTES)
+      return this.#count(refusal("AUTHN_TXN_INVALID", "the token is larger than 4 KiB"));
     const key = this.#refused.size === 0 ? "" : refusedKey(input, bundle.epoch);
     if (key !== "") {
       const known = this.#refused.get(key);
@@ -424,13 +446,34 @@ export class ProofVerifier {
       nowMs: input.nowMs,
     });
     if (!proof.ok) return proof;
-    // V5: nothing here verifies transaction tokens yet, so nobody speaks for a user.
-    if (input.txnToken !== undefined)
-      return refusal("AUTHN_TXN_INVALID", "this build verifies no transaction tokens");
+    const txn = this.#verifyTxn(input, proof.value, bundle);
+    if (txn?.ok === false) return txn;
     return {
       ok: true,
-      value: new VerifiedCaller({ input, wit: claims, wpt: proof.value, bundleEpoch: bundle.epoch }),
+      value: new VerifiedCaller({
+        input,
+        wit: claims,
+        wpt: proof.value,
+        txn: txn?.value,
+        bundleEpoch: bundle.epoch,
+      }),
     };
+  }
+
+  /** V5, and that the chain begins at the workload that the token was issued to (V8). undefined: there is none. */
+  #verifyTxn(input: VerifyInput, wpt: WptClaims, bundle: TrustBundle): Verified<HeldTxn> | undefined {
+    const { txnToken, peer, ownSpiffeId, nowMs } = input;
+    if (txnToken === undefined) return undefined;
+    // A user of ours is nobody in another trust domain, and its keys sign no users of ours.
+    const trustDomain = bundle.trustDomain;
+    if (!ownSpiffeId.startsWith(`spiffe://${trustDomain}/`))
+      return refusal("AUTHN_TXN_INVALID", "a transaction token came from another trust domain");
+    const verified = this.#txns.verify(txnToken, bundle, nowMs);
+    if (!verified.ok) return verified;
+    const origin = wpt.hop.via[0]?.s ?? peer.spiffeId;
+    return verified.value.claims.reqWl === origin
+      ? verified
+      : refusal("AUTHN_TXN_INVALID", "the chain does not begin at the workload that asked for the token");
   }
 
   #verifyWit(wit: string, input: VerifyInput, bundle: TrustBundle): Verified<CachedWit> {
@@ -467,7 +510,13 @@ export class ProofVerifier {
     }
     const cached = this.#mtls.get(input.peer);
     if (cached?.isCurrent(input, bundle.epoch)) return { ok: true, value: cached };
-    const value = new VerifiedCaller({ input, wit: undefined, wpt: undefined, bundleEpoch: bundle.epoch });
+    const value = new VerifiedCaller({
+      input,
+      wit: undefined,
+      wpt: undefined,
+      txn: undefined,
+      bundleEpoch: bundle.epoch,
+    });
     this.#mtls.set(input.peer, value);
     return { ok: true, value };
   }

@@ -112,7 +112,10 @@ export function signToken(
 }
 
 /** Step V2 for one token: shape, size, header members, `typ` and `alg` from the fixed list. */
-function openToken(text: string, typ: TokenType): Verified<{ parts: TokenParts; kid: string | undefined }> {
+export function openToken(
+  text: string,
+  typ: TokenType,
+): Verified<{ parts: TokenParts; kid: string | undefined }> {
   const split = splitToken(text);
   if (!split.ok) return refuse("AUTHN_PROOF_INVALID", split.error);
   const json = parseClaimsJson(Buffer.from(split.value.header, "base64url"));
@@ -127,7 +130,8 @@ function openToken(text: string, typ: TokenType): Verified<{ parts: TokenParts; 
   return { ok: true, value: { parts: split.value, kid } };
 }
 
-function isSigned(parts: TokenParts, key: KeyObject): boolean {
+/** Whether the signature is that of this key. */
+export function isSigned(parts: TokenParts, key: KeyObject): boolean {
   return verifyEs256(Buffer.from(parts.signed), key, Buffer.from(parts.signature, "base64url"));
 }
 

@@ -35,7 +35,7 @@ test("memory is bounded, and open requests survive the turn", () => {
 
 test("a chain that begins here has no hops, and is told apart by its token", () => {
   const service = new TestTokenService();
-  const [alice, bob] = ["alice", "bob"].map((user) => service.held(txnClaims(user, 0)));
+  const [alice, bob] = ["alice", "bob"].map((user) => service.held(txnClaims(user, Date.UTC(2026, 10, 21))));
   if (alice === undefined || bob === undefined) throw new Error("no tokens");
   expect(originChain(alice)).toEqual({ via: [], caveat: undefined, txn: alice, key: alice.tth });
   expect(originChain(bob).key).not.toBe(originChain(alice).key);
