@@ -10,7 +10,7 @@ import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { type Http1Problem, type ResponseHead, ResponseParser } from "../wire/http1/parser.ts";
 import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
-import { HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../wire/socket.ts";
+import { CREDIT_HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import type { AppExchange, AppFailure, AppPlace, AppSide } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
 import { requestHead } from "./forwarded-heads.ts";
@@ -57,7 +57,7 @@ class Http1Place implements AppPlace, SocketHandler {
       },
       cache,
     );
-    this.#socket = new MeshSocket(raw);
+    this.#socket = new MeshSocket(raw, CREDIT_HIGH_WATER_BYTES);
     this.#socket.attach(this);
     raw.once("connect", () => {
       this.#connected = true;
@@ -70,7 +70,7 @@ class Http1Place implements AppPlace, SocketHandler {
   }
 
   get congested(): boolean {
-    return this.#socket.bufferedBytes >= HIGH_WATER_BYTES;
+    return this.#socket.congested;
   }
 
   /** Hands the connection to an exchange, which writes its request now or when the connection stands. */

@@ -9,7 +9,7 @@ import {
 } from "../wire/http2/connection.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
-import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
+import { MeshSocket } from "../wire/socket.ts";
 import type { Http2AppDeps, Http2AppSide } from "./app-http2.ts";
 import type { Http2Place } from "./app-http2-place.ts";
 
@@ -43,7 +43,7 @@ export class Http2AppConnection implements Http2Handler<Http2Place | undefined> 
   readonly #flush = (): void => {
     this.h2.flush();
     this.#socket.flush();
-    if (!this.#dataPaused && this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
+    if (!this.#dataPaused && this.#socket.congested) {
       this.#dataPaused = true;
       this.h2.pauseData();
     }

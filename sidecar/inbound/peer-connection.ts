@@ -12,9 +12,10 @@ import {
   type Http2Handler,
   type Http2Stream,
 } from "../wire/http2/connection.ts";
+import { UnfinishedHead } from "../wire/http2/unfinished-head.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
-import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import type { MeshSocket } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
 import { InboundExchange } from "./exchange.ts";
@@ -56,7 +57,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     this.h2.flush();
     this.#socket.flush();
     if (this.#ending && this.#exchanges.size === 0) this.#socket.end();
-    else if (this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
+    else if (this.#socket.congested) {
       if (!this.#dataPaused) {
         this.#dataPaused = true;
         this.h2.pauseData();
@@ -70,6 +71,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   readonly #keepAlive = new KeepAlive();
+  readonly #unfinished = new UnfinishedHead();
   #badProofs = 0;
   #ending = false;
   #dataPaused = false;
@@ -247,7 +249,9 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   sweep(nowMs: number): void {
     if (nowMs >= this.#expelAtMs) this.#socket.destroy();
     for (const exchange of this.#exchanges.all()) exchange.sweep(nowMs);
-    const { idleMs } = this.#deps.services.timeouts;
+    const { idleMs, headerMs } = this.#deps.services.timeouts;
+    if (this.#unfinished.isTooSlow(this.h2.unfinishedHead, nowMs, headerMs))
+      this.h2.goaway(ENHANCE_YOUR_CALM);
     if (this.#exchanges.size === 0 && nowMs - this.activeAtMs >= idleMs) this.drain();
     this.unreadBytes = this.h2.openStreams === 0 ? 0 : this.h2.sweepUnread(nowMs, idleMs);
     if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
@@ -305,6 +309,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
 
   #onSocketClose(): void {
     this.#failAll();
+    this.h2.forget();
     this.#deps.onClosed(this);
   }
 

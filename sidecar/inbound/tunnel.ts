@@ -5,7 +5,7 @@ import type { Decision } from "../core/policy/decide.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { readClientHello } from "../wire/client-hello.ts";
 import type { Field } from "../wire/field.ts";
-import { MeshSocket } from "../wire/socket.ts";
+import { CREDIT_HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { Tunnel, type TunnelEnd } from "../wire/tunnel.ts";
 import { admitOpaque, type Refusal } from "./admission.ts";
 import { refusalDecision } from "./authorize.ts";
@@ -111,7 +111,7 @@ export class InboundTunnel implements InboundStream, DutyBearer {
       raw.setKeepAlive(true, KEEP_ALIVE_MS);
       this.#join(socket);
     });
-    const socket = new MeshSocket(raw);
+    const socket = new MeshSocket(raw, CREDIT_HIGH_WATER_BYTES);
     socket.pause();
     this.#socket = socket;
     socket.attach({

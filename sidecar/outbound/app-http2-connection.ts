@@ -10,8 +10,9 @@ import {
   type Http2Handler,
   type Http2Stream,
 } from "../wire/http2/connection.ts";
+import { UnfinishedHead } from "../wire/http2/unfinished-head.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
-import { HIGH_WATER_BYTES, type MeshSocket } from "../wire/socket.ts";
+import type { MeshSocket } from "../wire/socket.ts";
 import { AppExchanges } from "./app-exchanges.ts";
 import { readHttp2Head } from "./app-http2-head.ts";
 import type { AppExchange, AppSide, AppStream, CreateExchange } from "./app-side.ts";
@@ -22,6 +23,7 @@ import type { OutboundServices } from "./services.ts";
 
 const NO_ERROR = 0x0;
 const PROTOCOL_ERROR = 0x1;
+const ENHANCE_YOUR_CALM = 0xb;
 /** Answers without body are not under flow control: with this much unread nothing more is taken from the application. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** How long the application may take to close a connection that has ended, milliseconds. */
@@ -47,6 +49,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   readonly #deps: AppHttp2Deps;
   readonly #exchanges = new AppExchanges<AppExchange>();
   readonly #keepAlive = new KeepAlive();
+  readonly #unfinished = new UnfinishedHead();
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   #isEnding = false;
@@ -60,7 +63,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
     this.h2.flush();
     this.#socket.flush();
     if (this.#isEnding && this.#exchanges.size === 0) this.#socket.end();
-    else if (this.#socket.bufferedBytes >= HIGH_WATER_BYTES) {
+    else if (this.#socket.congested) {
       if (!this.#dataPaused) {
         this.#dataPaused = true;
         this.h2.pauseData();
@@ -96,6 +99,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
       onDrain: () => this.#onDrain(),
       onClose: () => {
         this.#goneAll();
+        this.h2.forget();
         deps.onClosed(this);
       },
     });
@@ -188,6 +192,8 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   /** Ends what took too long, and notices an application that is gone or stays without reading. */
   sweep(nowMs: number): void {
     for (const exchange of this.#exchanges.all()) if (nowMs >= exchange.deadlineMs) exchange.timeOut();
+    if (this.#unfinished.isTooSlow(this.h2.unfinishedHead, nowMs, this.#deps.services.timeouts.headerMs))
+      this.h2.goaway(ENHANCE_YOUR_CALM);
     if (this.#readPaused) {
       const { bufferedBytes } = this.#socket;
       if (bufferedBytes < this.#unreadBytes) this.#keepAlive.heard();

@@ -2,7 +2,7 @@
 // carries it.
 import type { Socket } from "node:net";
 import { type Spoken, type SpokenProtocol, sniffSocket } from "../wire/sniff.ts";
-import { MeshSocket } from "../wire/socket.ts";
+import { CREDIT_HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { AppConnection, type AppConnectionDeps } from "./app-connection.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -79,7 +79,7 @@ export function converse(
 ): AppConversation {
   if (spoken.protocol === "http" || spoken.protocol === "h2c")
     return converseHttp(socket, { ...deps, isHttp2: spoken.protocol === "h2c" });
-  const tunnel = new OutboundTunnel(new MeshSocket(socket), { ...deps, spoken });
+  const tunnel = new OutboundTunnel(new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES), { ...deps, spoken });
   tunnel.start(destination);
   return tunnel;
 }
@@ -89,7 +89,7 @@ export function converseHttp(
   socket: Socket,
   deps: Omit<AppConnectionDeps, "onClosed"> & Pick<ConversationDeps, "onClosed">,
 ): AppConversation {
-  const connection = new AppConnection(new MeshSocket(socket), deps);
+  const connection = new AppConnection(new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES), deps);
   socket.resume();
   return connection;
 }

@@ -17,7 +17,7 @@ import { Http2Connection, type Http2Error, type Http2Stream } from "../wire/http
 import type { Http2Shared } from "../wire/http2/shared.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList, type Slotted } from "../wire/slot-list.ts";
-import { HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
+import { MeshSocket } from "../wire/socket.ts";
 import { Countersigner } from "./attach.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -102,7 +102,7 @@ export class UpstreamConnection implements Timed {
     const socket = this.#socket;
     if (socket === undefined) return;
     socket.flush();
-    if (!this.#dataPaused && socket.bufferedBytes >= HIGH_WATER_BYTES) {
+    if (!this.#dataPaused && socket.congested) {
       this.#dataPaused = true;
       this.#h2?.pauseData();
     }
@@ -334,6 +334,7 @@ export class UpstreamConnection implements Timed {
     this.#raw.destroy();
     const detail = error === undefined ? "the connection to the callee's sidecar closed" : messageOf(error);
     this.#fail(detail);
+    this.#h2?.forget();
     this.#upstream.onClosed(this, this.#ready, detail);
   }
 

@@ -9,7 +9,7 @@ import {
   lastChunk,
   statusLine,
 } from "./http1/serializer.ts";
-import { HIGH_WATER_BYTES, type MeshSocket } from "./socket.ts";
+import type { MeshSocket } from "./socket.ts";
 
 const NO_ERROR = 0x0;
 
@@ -127,7 +127,7 @@ export class Http1Answers implements AnswerWriter<unknown> {
         this.#over = true;
         socket.end();
       }
-      return socket.bufferedBytes < HIGH_WATER_BYTES;
+      return !socket.congested;
     }
     if (chunk.length > 0 && !this.#bodyless) {
       if (this.#chunked) {
@@ -137,7 +137,7 @@ export class Http1Answers implements AnswerWriter<unknown> {
       } else socket.write(chunk);
     }
     if (endStream) this.#end([]);
-    return socket.bufferedBytes < HIGH_WATER_BYTES;
+    return !socket.congested;
   }
 
   consumed(_stream: unknown, bytes: number): void {

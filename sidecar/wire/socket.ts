@@ -8,6 +8,11 @@ const COPY_LIMIT_BYTES = 4_096;
 const MERGE_BYTES = 65_536;
 /** From here on the owner should stop producing: `onDrain` follows once less is buffered. */
 export const HIGH_WATER_BYTES = 65_536;
+/**
+ * The same where the producer sends on credit that is given when bytes leave: with more in the socket and the credit given
+ * all the same, each connection that is not read would cost its window twice.
+ */
+export const CREDIT_HIGH_WATER_BYTES = 8_192;
 
 /** What the owner of a socket is told. Nothing comes after `onClose`. */
 export interface SocketHandler {
@@ -15,7 +20,7 @@ export interface SocketHandler {
   onData(chunk: Buffer): void;
   /** The peer has finished sending. Writing may go on where the socket was made with `allowHalfOpen`. */
   onEnd(): void;
-  /** `bufferedBytes` had reached `HIGH_WATER_BYTES` and has fallen below it. Never called from inside `write`. */
+  /** It was `congested` and is no more. Never called from inside `write`. */
   onDrain(): void;
   /** Once, and last. @param error why it broke; undefined for an orderly end and for `destroy()` without a reason. */
   onClose(error: Error | undefined): void;
@@ -27,6 +32,7 @@ export class MeshSocket {
   readonly #remoteAddress: string | undefined;
   readonly #localPort: number | undefined;
   readonly #encrypted: boolean;
+  readonly #highWaterBytes: number;
   #handler: SocketHandler | undefined;
   #parts: (string | Buffer)[] = [];
   #gatheredBytes = 0;
@@ -39,12 +45,20 @@ export class MeshSocket {
   readonly #onTurn = (): void => {
     this.#scheduled = false;
     this.flush();
-    if (this.#owesDrain && !this.#socket.writableNeedDrain) this.#drained();
+    if (this.#owesDrain) this.#drained();
+  };
+  /** Told of the last write of a turn where somebody waits for it: Node's own `drain` follows its own mark. */
+  readonly #onTaken = (): void => {
+    if (this.#owesDrain) this.#drained();
   };
 
-  /** @param socket a `net.Socket` or `tls.TLSSocket`; belongs to this object from now on. */
-  constructor(socket: Socket) {
+  /**
+   * @param socket a `net.Socket` or `tls.TLSSocket`; belongs to this object from now on.
+   * @param highWaterBytes from which on it is `congested`.
+   */
+  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES) {
     this.#socket = socket;
+    this.#highWaterBytes = highWaterBytes;
     this.#remoteAddress = socket.remoteAddress;
     this.#localPort = socket.localPort;
     this.#encrypted = "encrypted" in socket;
@@ -58,9 +72,6 @@ export class MeshSocket {
       const handler = this.#handler;
       this.#handler = undefined;
       handler?.onClose(this.#error);
-    });
-    socket.on("drain", () => {
-      if (this.#owesDrain) this.#drained();
     });
   }
 
@@ -89,9 +100,9 @@ export class MeshSocket {
    */
   write(data: string | Buffer): void {
     if (data.length === 0 || this.#ended || this.#destroyed) return;
-    this.#parts.push(this.#socket.writableLength >= HIGH_WATER_BYTES / 2 ? unpinned(data) : data);
+    this.#parts.push(this.#socket.writableLength >= this.#highWaterBytes / 2 ? unpinned(data) : data);
     this.#gatheredBytes += data.length;
-    if (this.bufferedBytes >= HIGH_WATER_BYTES) this.#owesDrain = true;
+    if (this.congested) this.#owesDrain = true;
     if (!this.#scheduled) {
       this.#scheduled = true;
       setImmediate(this.#onTurn);
@@ -109,8 +120,8 @@ export class MeshSocket {
     const socket = this.#socket;
     // INVARIANT: TLS copies or encrypts what it is given within the call, unless earlier writes wait in the stream.
     const taken = this.#encrypted && socket.writableLength === 0;
-    socket.write(data);
-    if (this.bufferedBytes >= HIGH_WATER_BYTES) this.#owesDrain = true;
+    if (socket.writableLength + data.length >= this.#highWaterBytes) this.#owesDrain = true;
+    socket.write(data, this.#owesDrain ? this.#onTaken : undefined);
     return taken || socket.writableLength === 0;
   }
 
@@ -122,7 +133,7 @@ export class MeshSocket {
     this.#gatheredBytes = 0;
     const only = parts[0];
     if (parts.length === 1 && only !== undefined) {
-      this.#send(only);
+      this.#send(only, true);
       return;
     }
     // Head and small body, nearly every answer, are one run, which needs no corking (1 us less per answer).
@@ -137,6 +148,11 @@ export class MeshSocket {
   /** Bytes not yet taken by the kernel: gathered here and queued in the socket. */
   get bufferedBytes(): number {
     return this.#gatheredBytes + this.#socket.writableLength;
+  }
+
+  /** The owner should stop producing until `onDrain`. */
+  get congested(): boolean {
+    return this.bufferedBytes >= this.#highWaterBytes;
   }
 
   get remoteAddress(): string | undefined {
@@ -193,7 +209,7 @@ export class MeshSocket {
   }
 
   #drained(): void {
-    if (this.#destroyed || this.#closed || this.bufferedBytes >= HIGH_WATER_BYTES) return;
+    if (this.#destroyed || this.#closed || this.congested) return;
     this.#owesDrain = false;
     this.#handler?.onDrain();
   }
@@ -204,16 +220,17 @@ export class MeshSocket {
     this.#owesDrain = false;
   }
 
-  #send(part: string | Buffer): void {
-    if (typeof part === "string") this.#socket.write(part, "latin1");
-    else this.#socket.write(part);
+  #send(part: string | Buffer, isLast: boolean): void {
+    const onTaken = isLast && this.#owesDrain ? this.#onTaken : undefined;
+    if (typeof part === "string") this.#socket.write(part, "latin1", onTaken);
+    else this.#socket.write(part, onTaken);
   }
 
   /** Writes one large part, or merges the small parts [from, to) into one. */
   #sendRun(parts: readonly (string | Buffer)[], from: number, to: number): void {
     const first = parts[from];
     if (to - from === 1) {
-      if (first !== undefined) this.#send(first);
+      if (first !== undefined) this.#send(first, to === parts.length);
       return;
     }
     let bytes = 0;
@@ -228,7 +245,7 @@ export class MeshSocket {
       else part.copy(merged, at);
       at += part.length;
     }
-    this.#socket.write(merged);
+    this.#send(merged, to === parts.length);
   }
 }
 

@@ -1,6 +1,6 @@
 // A socket joined to one stream of the mesh: bytes both ways with back-pressure, each direction closed on its own. What
 // breaks one side resets the other, so that nobody takes a broken stream for a complete one.
-import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "./socket.ts";
+import type { MeshSocket, SocketHandler } from "./socket.ts";
 
 /** A TCP connection was reset or failed (RFC 9113 section 8.5). */
 const CONNECT_ERROR = 0xa;
@@ -121,7 +121,7 @@ export class Tunnel implements SocketHandler {
   }
 
   #giveCredit(): void {
-    if (this.#held === 0 || this.#socket.bufferedBytes >= HIGH_WATER_BYTES) return;
+    if (this.#held === 0 || this.#socket.congested) return;
     this.#stream.consumed(this.#held);
     this.#held = 0;
   }

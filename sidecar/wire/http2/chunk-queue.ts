@@ -50,6 +50,15 @@ export class ChunkQueue {
     }
   }
 
+  /** It will wait for long: what is left must not keep alive what was cut off, or taken. */
+  unpin(): void {
+    for (const [at, whole] of this.#chunks.entries()) {
+      const chunk = at === 0 ? whole.subarray(this.#taken) : whole;
+      this.#chunks[at] = chunk.length * 2 <= chunk.buffer.byteLength ? Buffer.from(chunk) : chunk;
+    }
+    this.#taken = 0;
+  }
+
   clear(): void {
     this.bytes = 0;
     this.#chunks.length = 0;

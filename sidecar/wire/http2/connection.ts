@@ -120,6 +120,7 @@ export interface Http2Options<T> {
 /** One connection. Never throws on what a peer sends; after `onClosed` all methods do nothing. */
 export class Http2Connection<T> {
   readonly #core: Core<T>;
+  readonly #receiver: Receiver<T>;
   readonly #reader: FrameReader;
   /** The stream whose header block is being written; undefined also while one that is over is skipped. */
   #block: StreamState<T> | undefined;
@@ -128,7 +129,8 @@ export class Http2Connection<T> {
 
   constructor(options: Http2Options<T>) {
     this.#core = new Core(options);
-    this.#reader = new FrameReader(new Receiver(this.#core), options.role === "server");
+    this.#receiver = new Receiver(this.#core);
+    this.#reader = new FrameReader(this.#receiver, options.role === "server");
   }
 
   /** Streams that are not over. */
@@ -150,6 +152,11 @@ export class Http2Connection<T> {
     return this.#core.peer.enableConnectProtocol;
   }
 
+  /** Number of the header block that has come in part, for `UnfinishedHead`; -1: there is none. */
+  get unfinishedHead(): number {
+    return this.#receiver.unfinishedHead(this.#reader.partialType);
+  }
+
   /** Takes bytes from the socket, in any portions; they must not be changed while `onData` views are in use. */
   receive(chunk: Buffer): void {
     if (!this.#core.closed) this.#reader.push(chunk);
@@ -160,6 +167,11 @@ export class Http2Connection<T> {
     const clean = this.#core.open === 0 && !this.#reader.partial;
     const error = { code: ErrorCode.internalError, message: "the connection ended with streams open" };
     this.#core.end(clean ? undefined : error);
+  }
+
+  /** The socket is gone, and the owner has told whom it concerns: nothing more is called. */
+  forget(): void {
+    this.#core.forget();
   }
 
   /**
@@ -273,7 +285,7 @@ export class Http2Connection<T> {
     const own = stateOf(stream);
     const taken = Math.min(bytes, own.unconsumed);
     if (taken <= 0 || this.#core.closed) return;
-    own.unconsumed -= taken;
+    this.#core.unhold(own, taken);
     this.#core.releaseStream(own, taken);
     if (!this.#core.releasesAtOnce) this.#core.release(taken);
   }

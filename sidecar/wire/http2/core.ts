@@ -5,6 +5,7 @@ import { FloodBudget } from "./flood-budget.ts";
 import { ReceiveWindow } from "./flow.ts";
 import { FrameOutput } from "./frame-output.ts";
 import { ErrorCode, FrameType, PREFACE } from "./frames.ts";
+import { HeldBytes } from "./held-bytes.ts";
 import { HpackDecoder } from "./hpack-decoder.ts";
 import { HpackEncoder } from "./hpack-encoder.ts";
 import { SendScheduler } from "./send-scheduler.ts";
@@ -13,6 +14,8 @@ import { StreamState } from "./stream.ts";
 import { StreamTable } from "./stream-table.ts";
 
 const DEFAULT_CONNECTION_WINDOW = 65_535;
+/** What a stream's window shrinks to: a frame. */
+const LEAST_STREAM_WINDOW = 16_384;
 const LAST_STREAM = 0x7fff_ffff;
 /** Streams that we reset and the peer had not ended: what was in flight for them is ignored, not an error. */
 const MAX_REMEMBERED_RESETS = 256;
@@ -32,6 +35,8 @@ export class Core<T> {
   readonly streams = new StreamTable<StreamState<T>>();
   readonly #options: Http2Options<T>;
   readonly #window: ReceiveWindow;
+  readonly #received: HeldBytes;
+  readonly #queued: HeldBytes;
   readonly #resetByUs = new Set<number>();
   /** Streams in use, those of a client that have no identifier yet included. */
   open = 0;
@@ -63,9 +68,12 @@ export class Core<T> {
       onRoom: (stream: StreamState<T>) => this.handler.onWritable(stream),
       onTrailersDue: (stream: StreamState<T>) => this.#writeTrailers(stream),
     };
-    this.sender = new SendScheduler<T>(this.output, owner, this.budget, settings.streamQueueBytes);
+    this.#received = options.shared?.received ?? new HeldBytes();
+    this.#queued = options.shared?.queued ?? new HeldBytes();
+    const queue = { streamBytes: settings.streamQueueBytes, all: this.#queued };
+    this.sender = new SendScheduler<T>(this.output, owner, this.budget, queue);
     const window = Math.max(settings.connectionWindow, DEFAULT_CONNECTION_WINDOW);
-    this.#window = new ReceiveWindow(window, options.nowMs());
+    this.#window = new ReceiveWindow(window, window, options.nowMs());
     this.#greet(window);
   }
 
@@ -86,9 +94,23 @@ export class Core<T> {
 
   /** The stream's window, likewise. */
   receiveStreamBytes(stream: StreamState<T>, bytes: number): boolean {
-    stream.receiveWindow ??= new ReceiveWindow(this.settings.initialWindowSize, this.#options.nowMs());
+    const { initialWindowSize } = this.settings;
+    const least = Math.min(initialWindowSize, LEAST_STREAM_WINDOW);
+    stream.receiveWindow ??= new ReceiveWindow(initialWindowSize, least, this.#options.nowMs());
     stream.receiveWindow.available -= bytes;
     return stream.receiveWindow.available >= 0;
+  }
+
+  /** `bytes` of a body go to the owner, who holds them until they are passed on. */
+  hold(stream: StreamState<T>, bytes: number): void {
+    stream.unconsumed += bytes;
+    this.#received.add(bytes);
+  }
+
+  /** The owner has passed on `bytes`. What it holds of streams that are over is no more counted. */
+  unhold(stream: StreamState<T>, bytes: number): void {
+    stream.unconsumed -= bytes;
+    if (stream.alive) this.#received.remove(bytes);
   }
 
   /** Gives `bytes` back to the peer for the connection alone. */
@@ -143,6 +165,8 @@ export class Core<T> {
     if (!stream.alive) return;
     stream.alive = false;
     stream.localClosed = true;
+    this.#received.remove(stream.unconsumed);
+    this.#queued.remove(stream.queuedBytes);
     stream.queue?.clear();
     this.streams.delete(stream.id);
     this.open--;
@@ -184,9 +208,9 @@ export class Core<T> {
   /** Forgets a stream that was reset by either side; what its owner held counts as consumed. */
   abandon(stream: StreamState<T>): void {
     const { unconsumed } = stream;
-    stream.unconsumed = 0;
     stream.remoteClosed = true;
     this.retire(stream);
+    stream.unconsumed = 0;
     if (!this.releasesAtOnce) this.release(unconsumed);
   }
 
@@ -228,6 +252,13 @@ export class Core<T> {
     this.#end(error);
   }
 
+  /** The end of a transport that is gone already, of whose streams the owner knows: nobody is told. */
+  forget(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.#giveBack();
+  }
+
   /** Begins or completes leaving without cutting streams (RFC 9113 section 6.8). */
   drain(): void {
     if (this.closed || this.#leaving) return;
@@ -266,15 +297,21 @@ export class Core<T> {
   }
 
   #end(error: Http2Error | undefined): void {
+    const code = error?.code ?? ErrorCode.internalError;
+    for (const stream of this.#giveBack()) this.handler.onReset(stream, code);
+    this.handler.onClosed(error);
+  }
+
+  /** What the connection has of the process's. @returns the streams that were open. */
+  #giveBack(): StreamState<T>[] {
     const streams = [...this.streams.values()];
     this.sender.clear();
     if (this.#window.grown > 0) this.#options.shared?.windows.give(this.#window.grown);
     for (const stream of streams) {
       stream.remoteClosed = true;
       this.retire(stream);
-      this.handler.onReset(stream, error?.code ?? ErrorCode.internalError);
     }
-    this.handler.onClosed(error);
+    return streams;
   }
 
   /** Preface and SETTINGS are written with the first flush (RFC 9113 section 3.4). */

@@ -29,6 +29,11 @@ export class FrameReader {
     return this.#held !== undefined || (this.#prefaceLeft > 0 && this.#prefaceLeft < PREFACE.length);
   }
 
+  /** Type of the frame that is held; -1: none, or not known yet. */
+  get partialType(): number {
+    return this.#heldBytes > 3 ? (this.#held?.[3] ?? -1) : -1;
+  }
+
   push(chunk: Buffer): void {
     let at = this.#prefaceLeft > 0 ? this.#preface(chunk) : 0;
     if (this.#held !== undefined) at = this.#complete(chunk, at);

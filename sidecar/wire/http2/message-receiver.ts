@@ -17,6 +17,8 @@ export class MessageReceiver<T> {
   #blockDependsOnItself = false;
   #blockParts: Buffer[] = [];
   #blockBytes = 0;
+  /** Header blocks that have come to their end. */
+  wholeBlocks = 0;
 
   constructor(core: Core<T>) {
     this.#core = core;
@@ -26,6 +28,11 @@ export class MessageReceiver<T> {
   expects(type: number, streamId: number): boolean {
     if (this.#blockStream === 0) return type !== FrameType.continuation;
     return type === FrameType.continuation && streamId === this.#blockStream;
+  }
+
+  /** Whether a header block has begun whose CONTINUATION is still to come. */
+  get inBlock(): boolean {
+    return this.#blockStream !== 0;
   }
 
   /** Whether nobody has used the stream yet; 0 and the identifiers of the other side count as such. */
@@ -121,7 +128,7 @@ export class MessageReceiver<T> {
       return;
     }
     const padding = bytes - (to - from);
-    stream.unconsumed += to - from;
+    core.hold(stream, to - from);
     if (core.releasesAtOnce) core.release(to - from);
     if (padding > 0) {
       core.release(padding);
@@ -163,6 +170,7 @@ export class MessageReceiver<T> {
   #block(id: number, buffer: Buffer, start: number, end: number): void {
     const core = this.#core;
     const { decoder } = core;
+    this.wholeBlocks++;
     if (!decoder.decode(buffer, start, end)) {
       core.fail(ErrorCode.compressionError, "a header block cannot be decoded");
       return;

@@ -21,6 +21,12 @@ export class Receiver<T> implements FrameSink {
     return this.#core.closed;
   }
 
+  /** @param partialType of the frame that has come in part; -1: none. @returns as `Http2Connection.unfinishedHead`. */
+  unfinishedHead(partialType: number): number {
+    const isHead = partialType === FrameType.headers || partialType === FrameType.continuation;
+    return isHead || this.#messages.inBlock ? this.#messages.wholeBlocks : -1;
+  }
+
   badPreface(): void {
     this.#core.fail(ErrorCode.protocolError, "the client did not send the http/2 preface");
   }

@@ -1,8 +1,10 @@
 // Sending DATA under flow control (RFC 9113 section 5.2): small bodies go straight into the gathered output, the rest
 // waits in its stream's queue and is sent in turns, one frame per stream and round, so no stream starves another.
+import type { ChunkQueue } from "./chunk-queue.ts";
 import type { FloodBudget } from "./flood-budget.ts";
 import type { FrameOutput } from "./frame-output.ts";
 import { DATA_BYTES, FrameFlag, FrameType, MAX_WINDOW } from "./frames.ts";
+import type { HeldBytes } from "./held-bytes.ts";
 import type { StreamState } from "./stream.ts";
 
 interface SendOwner<T> {
@@ -14,22 +16,32 @@ interface SendOwner<T> {
   onTrailersDue(stream: StreamState<T>): void;
 }
 
+/** How much may wait. */
+interface QueueLimits {
+  /** From which on a stream is told to wait. */
+  readonly streamBytes: number;
+  /** Of all streams of the process: when that is much, a stream is told to wait for any byte of its own. */
+  readonly all: HeldBytes;
+}
+
 export class SendScheduler<T> {
   readonly #output: FrameOutput;
   readonly #owner: SendOwner<T>;
   readonly #budget: FloodBudget;
   readonly #queueBytes: number;
+  readonly #queued: HeldBytes;
   /** Streams with something to send and window of their own, in turn; #ring[#head] is next. */
   #ring: StreamState<T>[] = [];
   #head = 0;
   #window = 65_535;
   #paused = false;
 
-  constructor(output: FrameOutput, owner: SendOwner<T>, budget: FloodBudget, queueBytes: number) {
+  constructor(output: FrameOutput, owner: SendOwner<T>, budget: FloodBudget, queue: QueueLimits) {
     this.#output = output;
     this.#owner = owner;
     this.#budget = budget;
-    this.#queueBytes = queueBytes;
+    this.#queueBytes = queue.streamBytes;
+    this.#queued = queue.all;
   }
 
   /** Takes a chunk, which is written, copied or kept; false: the stream's queue is full. */
@@ -47,10 +59,13 @@ export class SendScheduler<T> {
       this.#sent(stream, bytes, endStream);
       return true;
     }
-    if (bytes > 0) stream.enqueue(chunk);
+    if (bytes > 0) {
+      stream.enqueue(chunk);
+      this.#queued.add(bytes);
+    }
     stream.endQueued = endStream;
     this.#makeReady(stream);
-    if (stream.queuedBytes < this.#queueBytes) return true;
+    if (stream.queuedBytes < this.#queueBytes && !this.#queued.isMuch) return true;
     stream.wantsWritable = true;
     return false;
   }
@@ -111,13 +126,19 @@ export class SendScheduler<T> {
     const ends = isLast && stream.trailers === undefined;
     const at = this.#output.frame(FrameType.data, ends ? FrameFlag.endStream : 0, stream.id, bytes);
     queue.take(this.#output.buffer, at, bytes);
-    if (queue.bytes > 0) this.#makeReady(stream);
+    this.#queued.remove(bytes);
     this.#sent(stream, bytes, ends);
+    if (queue.bytes > 0) this.#goOn(stream, queue);
     if (isLast && !ends) this.#owner.onTrailersDue(stream);
     if (stream.wantsWritable && stream.alive && !stream.localClosed && queue.bytes * 4 <= this.#queueBytes) {
       stream.wantsWritable = false;
       if (!stream.endQueued) this.#owner.onRoom(stream);
     }
+  }
+
+  #goOn(stream: StreamState<T>, queue: ChunkQueue): void {
+    if (stream.sendWindow > 0) this.#makeReady(stream);
+    else if (this.#queued.isMuch) queue.unpin();
   }
 
   #makeReady(stream: StreamState<T>): void {

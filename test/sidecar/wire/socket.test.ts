@@ -128,6 +128,26 @@ describe("MeshSocket", () => {
     expect(socket.bufferedBytes).toBeLessThan(HIGH_WATER_BYTES);
   });
 
+  // Node's own `drain` comes only from 64 KiB on.
+  test("tells of a drain at a mark of its own, however little waited", async () => {
+    const { near, far } = await pair();
+    const socket = new MeshSocket(near, 1_000);
+    const told = recorder();
+    const drained = new Promise<void>((resolve) => {
+      socket.attach({ ...told.handler, onDrain: resolve });
+    });
+    // Fills the kernel, so that little waits.
+    while (near.writableLength === 0) near.write(Buffer.alloc(65_536));
+    const waiting = near.writableLength;
+    socket.write("x".repeat(2_000));
+    expect(socket.congested).toBe(true);
+    await new Promise(setImmediate);
+    expect(socket.bufferedBytes).toBe(waiting + 2_000);
+    far.resume();
+    await drained;
+    expect(socket.bufferedBytes).toBeLessThan(1_000);
+  });
+
   test("reports data, half-close and close in order", async () => {
     const { near, far } = await pair();
     const socket = new MeshSocket(near);

@@ -5,6 +5,7 @@ import { ChunkQueue } from "../../../../sidecar/wire/http2/chunk-queue.ts";
 const step = fc.oneof(
   fc.record({ push: fc.oneof(fc.integer({ min: 1, max: 50 }), fc.integer({ min: 1, max: 40_000 })) }),
   fc.record({ take: fc.nat(40_000) }),
+  fc.constant({ unpin: true }),
 );
 
 describe("ChunkQueue", () => {
@@ -19,6 +20,8 @@ describe("ChunkQueue", () => {
             const chunk = Buffer.from(Array.from({ length: action.push }, () => next++ & 0xff));
             queue.push(chunk);
             model = Buffer.concat([model, chunk]);
+          } else if ("unpin" in action) {
+            queue.unpin();
           } else {
             const count = Math.min(action.take, model.length);
             const target = Buffer.alloc(count + 1);

@@ -1,9 +1,8 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
-import { BufferPool } from "../../../../sidecar/wire/http2/buffer-pool.ts";
 import { ErrorCode, FrameType, PREFACE } from "../../../../sidecar/wire/http2/frames.ts";
 import { createHttp2Shared } from "../../../../sidecar/wire/http2/shared.ts";
-import { block, End, frame, framesOf, GET, settle } from "./harness.ts";
+import { block, End, frame, framesOf, GET, settle, type TestStream } from "./harness.ts";
 
 const SETTINGS = frame(4, 0, 0);
 const HELLO = Buffer.concat([PREFACE, SETTINGS]);
@@ -527,6 +526,7 @@ describe("two ends", () => {
   test("grow a stream's window up to its maximum while the consumer keeps up, under the budget", () => {
     let left = 3 * 65_536;
     const windows = {
+      isTight: false,
       take: (bytes: number) => {
         if (bytes > left) return false;
         left -= bytes;
@@ -536,7 +536,7 @@ describe("two ends", () => {
         left += bytes;
       },
     };
-    const server = new End("server", {}, { shared: { buffers: new BufferPool(), windows } });
+    const server = new End("server", {}, { shared: { ...createHttp2Shared(), windows } });
     const client = new End("client");
     const stream = client.request(POST_FIELDS, false);
     for (let n = 0; n < 40; n++) {
@@ -566,6 +566,85 @@ describe("two ends", () => {
     expect(most).toBeGreaterThan(400_000);
     server.connection.goaway(2);
     expect(shared.windows.take(16 * 1_048_576)).toBe(true);
+  });
+
+  test("hold less for a stream while much of the process is held, and more again after that", () => {
+    const shared = createHttp2Shared();
+    let held = 0;
+    let isReading = true;
+    let reader: TestStream | undefined;
+    const server = new End(
+      "server",
+      {
+        onData: (received, chunk) => {
+          reader = received;
+          if (isReading) server.connection.consumed(received, chunk.length);
+          else held += chunk.length;
+        },
+      },
+      { shared },
+    );
+    const client = new End("client");
+    const stream = client.request(POST_FIELDS, false);
+    /** What is held of a body once its reader stops after so many bytes. */
+    const heldAfter = (readBytes: number): number => {
+      client.connection.sendData(stream, Buffer.alloc(readBytes), false);
+      settle(client, server);
+      isReading = false;
+      client.connection.sendData(stream, Buffer.alloc(1_048_576), false);
+      settle(client, server);
+      const bytes = held;
+      held = 0;
+      isReading = true;
+      if (reader !== undefined) server.connection.consumed(reader, bytes);
+      settle(client, server);
+      return bytes;
+    };
+    shared.received.add(16 * 1_048_576);
+    expect(heldAfter(100)).toBe(65_436);
+    const few = heldAfter(100);
+    expect(few).toBeGreaterThan(8_192);
+    expect(few).toBeLessThanOrEqual(16_384);
+    shared.received.remove(16 * 1_048_576);
+    expect(heldAfter(1_000_000)).toBeGreaterThan(65_536);
+    expect(Buffer.concat(server.exchanges[0]?.body ?? []).length).toBe(1_000_200 + 3 * 1_048_576);
+    expect(shared.received.bytes).toBe(0);
+  });
+
+  test.each([
+    { name: "the socket goes without a word", end: (end: End) => end.connection.forget(), told: 0 },
+    { name: "the connection fails", end: (end: End) => end.connection.goaway(2), told: 21 },
+  ])("give back what they held when $name", ({ end, told }) => {
+    const shared = createHttp2Shared();
+    const server = new End("server", { onData: () => {} }, { shared });
+    const client = new End("client", {}, { shared });
+    const streams = Array.from({ length: 20 }, () => client.request(POST_FIELDS, false));
+    for (const stream of streams) client.connection.sendData(stream, Buffer.alloc(100_000), false);
+    settle(client, server);
+    expect(shared.received.bytes).toBe(1_048_576);
+    expect(shared.queued.bytes).toBe(2_000_000 - 1_048_576);
+    for (const one of [client, server]) {
+      one.events.length = 0;
+      end(one);
+      expect(one.events).toHaveLength(told);
+    }
+    expect([shared.received.bytes, shared.queued.bytes]).toEqual([0, 0]);
+    expect(shared.windows.take(32 * 1_048_576)).toBe(true);
+  });
+
+  test("tell a stream to wait for any byte while much of the process is queued", () => {
+    const shared = createHttp2Shared();
+    const client = new End("client", {}, { shared });
+    const server = new End("server");
+    client.connection.pauseData();
+    const stream = client.request(POST_FIELDS, false);
+    expect(client.connection.sendData(stream, Buffer.alloc(10_000), false)).toBe(true);
+    shared.queued.add(16 * 1_048_576);
+    expect(client.connection.sendData(stream, Buffer.alloc(1), false)).toBe(false);
+    client.connection.resumeData();
+    settle(client, server);
+    expect(client.events).toContain("writable 1");
+    expect(shared.queued.bytes).toBe(16 * 1_048_576);
   });
 
   test("send frames that fill a TLS record", () => {
