@@ -258,7 +258,7 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
   },
   "--min-body-rate": {
     value: "N",
-    help: "bytes a second below which a request body of known length is cut off (default 240; 0: never)",
+    help: "bytes a second below which a request body is cut off (default 240; 0: never)",
   },
   "--body-timeout": { value: "DURATION", help: "over which that rate is measured (default 20s)" },
 };

@@ -141,7 +141,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     }
     if (isMessages && facts.classified !== undefined) {
       this.#check = new MessageCheck(facts.classified, facts.enforcement);
-      this.#messages = new GrpcMessages(this);
+      this.#messages = new GrpcMessages(this, this.#services.waiting);
       this.#holdsEnd = true;
     } else this.#body = new WaitingBody(this.#services.waiting);
     // The client waits for this before it sends what the decision needs.
@@ -189,7 +189,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
 
   /**
    * Ends waiting for a body that the decision needs (until then a request costs memory and nobody has allowed it), and for
-   * one of known length that is dripped. Other bodies may be streams, which are quiet as long as they like.
+   * one that is dripped. Messages and upgrades, and bodies of unknown length beside an answer that has begun, may be quiet
+   * as long as they like.
    */
   sweep(nowMs: number): void {
     this.#facts.duties?.sweep(nowMs);
@@ -199,8 +200,13 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
       (this.#body !== undefined || this.#messages?.isWhole === false) && this.#facts.decision === undefined;
     if (isDeciding && nowMs - this.#facts.startedMs >= BODY_WITHIN_MS)
       this.#refuse("REQ_MALFORMED", "the body that the decision needs did not come in time");
-    else if ((isDeciding || this.#head.contentLength >= 0) && this.#isTooSlow(nowMs, isDeciding))
+    else if ((isDeciding || this.#hasPace) && this.#isTooSlow(nowMs, isDeciding))
       this.#breakOff("the body comes too slowly");
+  }
+
+  get #hasPace(): boolean {
+    const { contentLength, isGrpc, upgrade } = this.#head;
+    return contentLength >= 0 || (!isGrpc && upgrade === "" && !this.#answerHead);
   }
 
   #isTooSlow(nowMs: number, isDeciding: boolean): boolean {
@@ -276,6 +282,13 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   onBytes(bytes: Buffer): void {
     this.#facts.duties?.requestBody(bytes);
     if (!this.#over) this.#passOn(bytes);
+  }
+
+  onNoRoom(): void {
+    this.#app?.abandon();
+    this.#app = undefined;
+    if (this.#facts.decision === undefined) this.#refuse("OVERLOADED", "too many bodies wait for a decision");
+    else this.#fail("OVERLOADED", "too many messages wait to be looked at");
   }
 
   #passOn(bytes: Buffer): void {
@@ -725,6 +738,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
     this.#giveCredit();
     this.#takeBody();
+    this.#messages?.close();
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
     this.#stream.context = undefined;
     this.#facts.duties?.end();

@@ -4,6 +4,14 @@
 /** Longest message that is looked at (DOMAIN M5). */
 export const MAX_MESSAGE_BYTES = 65_536;
 const PREFIX_BYTES = 5;
+const EMPTY = Buffer.alloc(0);
+
+/** What all messages that wait for the rest of them may take together. */
+export interface MessageRoom {
+  /** Whether there is room for `bytes` more; true takes it. */
+  take(bytes: number): boolean;
+  give(bytes: number): void;
+}
 
 /** What is done with a message. */
 export interface MessageSink {
@@ -16,12 +24,15 @@ export interface MessageSink {
   onMessage(message: Buffer | undefined): boolean;
   /** @param bytes may go on. */
   onBytes(bytes: Buffer): void;
+  /** There is no room to wait for the rest of a message: nothing more of the body goes on. */
+  onNoRoom(): void;
 }
 
 export class GrpcMessages {
   readonly #sink: MessageSink;
+  readonly #room: MessageRoom;
   /** Grows with what arrives: a peer that announces much and sends little makes us hold little. */
-  #held = Buffer.alloc(0);
+  #held: Buffer = EMPTY;
   #heldBytes = 0;
   /** Bytes of the message that is collected, as far as is known: its prefix alone at first. */
   #wantedBytes = PREFIX_BYTES;
@@ -29,8 +40,9 @@ export class GrpcMessages {
   #passingBytes = 0;
   #isOver = false;
 
-  constructor(sink: MessageSink) {
+  constructor(sink: MessageSink, room: MessageRoom) {
     this.#sink = sink;
+    this.#room = room;
   }
 
   /** Whether the body so far ends with a whole message. */
@@ -40,7 +52,7 @@ export class GrpcMessages {
 
   /**
    * @param chunk body bytes in any portions; kept pieces are copied.
-   * @returns false: the sink has refused a message; everything from now on is dropped.
+   * @returns false: the sink has refused a message, or there was no room for it; everything from now on is dropped.
    */
   push(chunk: Buffer): boolean {
     let at = 0;
@@ -49,6 +61,14 @@ export class GrpcMessages {
       else at = this.#collect(chunk, at);
     }
     return !this.#isOver;
+  }
+
+  /** What waits is dropped, and its room free again. */
+  close(): void {
+    this.#isOver = true;
+    this.#room.give(this.#held.length);
+    this.#held = EMPTY;
+    this.#heldBytes = 0;
   }
 
   #pass(chunk: Buffer, at: number): number {
@@ -60,7 +80,11 @@ export class GrpcMessages {
 
   #collect(chunk: Buffer, at: number): number {
     const end = Math.min(chunk.length, at + this.#wantedBytes - this.#heldBytes);
-    this.#hold(chunk, at, end);
+    if (!this.#hold(chunk, at, end)) {
+      this.close();
+      this.#sink.onNoRoom();
+      return end;
+    }
     if (this.#heldBytes < this.#wantedBytes) return end;
     const isPrefix = this.#wantedBytes === PREFIX_BYTES;
     const length = this.#held.readUInt32BE(1);
@@ -72,20 +96,24 @@ export class GrpcMessages {
     return end;
   }
 
-  #hold(chunk: Buffer, at: number, end: number): void {
+  #hold(chunk: Buffer, at: number, end: number): boolean {
     const needed = this.#heldBytes + end - at;
     if (needed > this.#held.length) {
-      const grown = Buffer.allocUnsafe(Math.max(needed, this.#held.length * 2));
+      const size = Math.max(needed, this.#held.length * 2);
+      if (!this.#room.take(size - this.#held.length)) return false;
+      const grown = Buffer.allocUnsafe(size);
       this.#held.copy(grown, 0, 0, this.#heldBytes);
       this.#held = grown;
     }
     chunk.copy(this.#held, this.#heldBytes, at, end);
     this.#heldBytes = needed;
+    return true;
   }
 
   #deliver(message: Buffer | undefined): void {
     const whole = this.#held.subarray(0, this.#heldBytes);
-    this.#held = Buffer.alloc(0);
+    this.#room.give(this.#held.length);
+    this.#held = EMPTY;
     this.#heldBytes = 0;
     this.#wantedBytes = PREFIX_BYTES;
     if (this.#sink.onMessage(message)) this.#sink.onBytes(whole);

@@ -1,14 +1,18 @@
 // The limits of the edges, each met by a peer that goes past it: connections, handshakes, answers that nobody reads.
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/globals";
+import { clientTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
 import { DEFAULT_LIMITS, type Limits } from "../../../sidecar/config.ts";
 import type { WorkloadIdentity } from "../../../sidecar/core/identity/workload-identity.ts";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
+import { METHODS, PACK } from "../sidecar/grpc-app.ts";
 import {
   ALLOW_READ,
   type App,
+  idOf,
   type ServiceSpec,
   type Sidecar,
   send,
@@ -35,6 +39,21 @@ const CHAT: ProgramPolicy = {
   ],
 };
 
+const ITEMS: ServiceSpec = { ...THINGS, protocol: "grpc" };
+/** Its decision needs the message. */
+const GOOD_ITEMS: ProgramPolicy = {
+  ...ALLOW_READ,
+  id: "ml/items",
+  name: "items",
+  rules: [
+    {
+      name: "good",
+      from: [{ workload: { kinds: ["notebook"] } }],
+      operations: [{ op: "store", resources: ["good-*"] }],
+    },
+  ],
+};
+
 let world: World;
 let app: App;
 let identity: WorkloadIdentity;
@@ -55,6 +74,7 @@ afterAll(() => world.close());
 async function callee(
   limits: Partial<Limits> = {},
   mtls: "Strict" | "Permissive" = "Strict",
+  appPort?: number,
 ): Promise<Sidecar> {
   const capture = {
     originalOf: () => ({ ok: true, value: { address: "10.1.1.1", port: 8080 } }) as const,
@@ -64,7 +84,7 @@ async function callee(
     verifies: false,
   } as const;
   const made = await world.sidecar(THINGS, {
-    app,
+    ...(appPort === undefined ? { app } : { appPort }),
     capture,
     config: { capture: true, limits: { ...DEFAULT_LIMITS, ...limits } },
   });
@@ -158,20 +178,40 @@ describe("bodies that come slowly", () => {
     expect(JSON.parse(answer.body).detail ?? answer.body).toContain("too slowly");
   });
 
-  test.each([
-    { name: "of unknown length may be streams", fields: [] as [string, string][], bytes: 1 },
+  /** Answers a request before its body. */
+  async function eagerApp(): Promise<number> {
+    const server = createServer((socket) => {
+      socket.on("error", () => {});
+      socket.once("data", () =>
+        socket.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n"),
+      );
+      open.push(socket);
+    });
+    open.push({ destroy: () => server.close() });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    return (server.address() as AddressInfo).port;
+  }
+
+  test.each<{ name: string; fields: [string, string][]; bytes: number; isAnswered: boolean; left: number }>([
+    { name: "of unknown length are cut off too", fields: [], bytes: 1, isAnswered: false, left: 0 },
+    { name: "may be streams beside an answer", fields: [], bytes: 1, isAnswered: true, left: 2 },
+    { name: "of unknown length go on at a pace", fields: [], bytes: 2_000, isAnswered: false, left: 1 },
     {
-      name: "of known length that keep the pace",
-      fields: [["content-length", "1000000"]] as [string, string][],
+      name: "of known length go on at a pace",
+      fields: [["content-length", "1000000"]],
       bytes: 2_000,
+      isAnswered: false,
+      left: 1,
     },
-  ])("$name: they go on", async ({ fields, bytes }) => {
-    const made = await callee();
+  ])("$name", async ({ fields, bytes, isAnswered, left }) => {
+    const made = await callee({}, "Strict", isAnswered ? await eagerApp() : undefined);
     const peer = await peerOf(made);
-    peer.open(request("POST", "/things/a", ...fields), false);
+    const silent = peer.open(request("POST", "/things/a", ...fields), false);
     const streamed = peer.open(request("POST", "/things/a", ...fields), false);
+    if (isAnswered) await until(() => silent.answer.status === 200 && streamed.answer.status === 200);
     await halfMinute(made, () => peer.data(streamed, "x".repeat(bytes), false));
-    expect(made.plane.inbound.openExchanges).toBe(fields.length === 0 ? 2 : 1);
+    expect(made.plane.inbound.openExchanges).toBe(left);
   });
 
   test("that wait for a decision are limited together", async () => {
@@ -190,6 +230,83 @@ describe("bodies that come slowly", () => {
     for (const body of bodies) if (body.stream !== undefined) peer.h2.resetStream(body.stream, 8);
     await until(() => made.plane.inbound.openExchanges === 0);
     expect(exposition(made.plane.metrics).body).toContain("countersign_waiting_body_bytes 0\n");
+  });
+});
+
+describe("messages that come in part", () => {
+  test("are limited together with all that waits for a decision", async () => {
+    const made = await world.sidecar(ITEMS, {
+      app,
+      config: { limits: { ...DEFAULT_LIMITS, waitingBodyBytes: 100_000 } },
+    });
+    const { json } = world.authority.bundle;
+    const policies = [GOOD_ITEMS];
+    expect(made.plane.setTable(table({ self: ITEMS, policies, bundle: json, pack: PACK })).ok).toBe(true);
+    const peer = await peerOf(made);
+    const calls = Array.from({ length: 10 }, () => {
+      const call = peer.open(
+        request("POST", METHODS.get.path, ["content-type", "application/grpc"], ["te", "trailers"]),
+        false,
+      );
+      // Of 60 000 bytes a third.
+      peer.data(call, Buffer.concat([Buffer.from([0, 0, 0, 0xea, 0x60]), Buffer.alloc(20_000)]), false);
+      return call;
+    });
+    const refused = await Promise.race(calls.map((call) => call.done));
+    // RESOURCE_EXHAUSTED.
+    expect(refused.fields.find(({ name }) => name === "grpc-status")?.value).toBe("8");
+    await until(() => made.plane.inbound.openExchanges < 6);
+    expect(made.plane.inbound.openExchanges).toBeGreaterThan(0);
+    for (const call of calls) if (call.stream !== undefined) peer.h2.resetStream(call.stream, 8);
+    await until(() => made.plane.inbound.openExchanges === 0);
+    expect(exposition(made.plane.metrics).body).toContain("countersign_waiting_body_bytes 0\n");
+  });
+});
+
+describe("heads that do not end", () => {
+  const PREFACE = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+  /** A frame header of HEADERS or CONTINUATION without END_HEADERS, and of its payload what is given. */
+  const frame = (type: number, bytes: number, payload: string): Buffer =>
+    Buffer.concat([Buffer.from([0, bytes >> 8, bytes & 0xff, type, 0, 0, 0, 0, 1]), Buffer.from(payload)]);
+
+  test.each([
+    { name: "for want of a CONTINUATION", head: frame(1, 3, "abc") },
+    { name: "in the middle of a frame", head: frame(1, 3_000, "abc") },
+    {
+      name: "in the middle of a CONTINUATION",
+      head: Buffer.concat([frame(1, 3, "abc"), frame(9, 900, "d")]),
+    },
+  ])("end the connection: $name", async ({ head }) => {
+    const made = await callee();
+    const caller = await world.sidecar(NOTEBOOK);
+    const tls = connectTls({
+      ...clientTlsOptions(identity, idOf("ml", "serving", "things"), () => Date.now(), ["h2"]),
+      host: "127.0.0.1",
+      port: made.meshPort,
+    });
+    tls.on("error", () => {});
+    open.push(tls);
+    await once(tls, "secureConnect");
+    const ends = [tls, await raw(caller.proxyPort)].map((socket) => {
+      const end = { said: Buffer.alloc(0), socket };
+      socket.on("data", (chunk: Buffer) => {
+        end.said = Buffer.concat([end.said, chunk]);
+      });
+      socket.write(Buffer.concat([Buffer.from(PREFACE, "latin1"), head]));
+      return end;
+    });
+    await until(() => ends.every(({ said }) => said.length > 0));
+    const from = performance.now();
+    for (let ms = 0; ms <= 11_000; ms += 500) {
+      // Another byte now and then makes it no better.
+      if (ms % 4_000 === 0 && head.length > 12) for (const { socket } of ends) socket.write("x");
+      for (let turn = 0; turn < 4; turn++) await new Promise((resolve) => setImmediate(resolve));
+      made.plane.inbound.sweep(from + ms);
+      caller.plane.outbound.sweep(from + ms);
+    }
+    const calm = Buffer.from([0, 0, 0, 0xb]);
+    await until(() => ends.every(({ said }) => said.includes(calm)));
+    expect(ends.map(({ said }) => said.includes(calm))).toEqual([true, true]);
   });
 });
 

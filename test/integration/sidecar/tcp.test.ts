@@ -146,12 +146,12 @@ describe("a connection to a tcp port", () => {
     const appPort = await backend((socket) => {
       socket.write("220 ready");
     });
-    const { port } = await pair(appPort);
-    const startedMs = performance.now();
+    const { port, caller } = await pair(appPort);
     const socket = await open(port);
     const [banner] = (await once(socket, "data")) as [Buffer];
     expect(banner.toString()).toBe("220 ready");
-    expect(performance.now() - startedMs).toBeLessThan(90);
+    // Nothing was waited for: what the client speaks was not looked for.
+    expect(caller.plane.metrics.detected.size).toBe(0);
   });
 
   test.each([

@@ -1,7 +1,12 @@
 // gRPC bodies taken apart, in whatever portions they come.
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
-import { GrpcMessages, MAX_MESSAGE_BYTES } from "../../../../sidecar/core/http/grpc-messages.ts";
+import {
+  GrpcMessages,
+  MAX_MESSAGE_BYTES,
+  type MessageSink,
+} from "../../../../sidecar/core/http/grpc-messages.ts";
+import { WaitingBytes } from "../../../../sidecar/inbound/waiting-body.ts";
 
 function framed(message: Buffer, flag = 0): Buffer {
   const prefix = Buffer.alloc(5);
@@ -11,10 +16,11 @@ function framed(message: Buffer, flag = 0): Buffer {
 }
 
 /** Pushes the body in pieces; stops at the message with this number. */
-function take(body: Buffer, cuts: readonly number[], refuseAt = -1) {
+function take(body: Buffer, cuts: readonly number[], refuseAt = -1, room = new WaitingBytes(1_000_000)) {
   const seen: (string | undefined)[] = [];
   const passed: Buffer[] = [];
-  const messages = new GrpcMessages({
+  let noRoom = 0;
+  const sink: MessageSink = {
     onMessage: (message) => {
       seen.push(message?.toString("latin1"));
       return seen.length - 1 !== refuseAt;
@@ -22,7 +28,11 @@ function take(body: Buffer, cuts: readonly number[], refuseAt = -1) {
     onBytes: (bytes) => {
       passed.push(Buffer.from(bytes));
     },
-  });
+    onNoRoom: () => {
+      noRoom++;
+    },
+  };
+  const messages = new GrpcMessages(sink, room);
   let at = 0;
   for (const cut of [...cuts].sort((a, b) => a - b)) {
     const end = Math.min(body.length, cut);
@@ -30,7 +40,11 @@ function take(body: Buffer, cuts: readonly number[], refuseAt = -1) {
     at = Math.max(at, end);
   }
   messages.push(body.subarray(at));
-  return { seen, passed: Buffer.concat(passed), isWhole: messages.isWhole };
+  const { isWhole } = messages;
+  const taken = room.taken;
+  messages.close();
+  expect(room.taken).toBe(0);
+  return { seen, passed: Buffer.concat(passed), isWhole, taken, noRoom };
 }
 
 describe("GrpcMessages", () => {
@@ -67,6 +81,16 @@ describe("GrpcMessages", () => {
     const { seen, passed } = take(body, [3, 20, 40_000]);
     expect(seen).toEqual([undefined, undefined, "y"]);
     expect(passed.equals(body)).toBe(true);
+  });
+
+  test("what waits takes room, and goes no further where there is none", () => {
+    const body = Buffer.concat([framed(Buffer.from("first")), framed(Buffer.alloc(5_000))]);
+    const waiting = take(body.subarray(0, 2_000), [7]);
+    expect(waiting).toMatchObject({ seen: ["first"], noRoom: 0 });
+    expect(waiting.taken).toBeGreaterThanOrEqual(2_000 - 10);
+    const refused = take(body, [7], -1, new WaitingBytes(1_000));
+    expect(refused).toMatchObject({ seen: ["first"], noRoom: 1, taken: 0 });
+    expect(refused.passed.length).toBe(10);
   });
 
   test("a body that ends within a message is not whole", () => {

@@ -1,6 +1,10 @@
 // Random gRPC bodies in random portions: what goes on is a prefix of what came, cut only in front of a refused message, and
 // nothing goes on of a message that was not looked at before.
-import { GrpcMessages, MAX_MESSAGE_BYTES } from "../../../../../sidecar/core/http/grpc-messages.ts";
+import {
+  GrpcMessages,
+  MAX_MESSAGE_BYTES,
+  type MessageSink,
+} from "../../../../../sidecar/core/http/grpc-messages.ts";
 import { mulberry32 } from "../policy/random.ts";
 
 /** A case is one body. */
@@ -30,7 +34,8 @@ function fuzzOne(random: () => number, seed: number): void {
   let looked = 0;
   let passed = 0;
   let refused = false;
-  const messages = new GrpcMessages({
+  let room = 0;
+  const sink: MessageSink = {
     onMessage: (message) => {
       if (refused) throw new Error(`seed ${seed}: a message behind the refused one`);
       if (message !== undefined && message.length > MAX_MESSAGE_BYTES)
@@ -45,6 +50,18 @@ function fuzzOne(random: () => number, seed: number): void {
         throw new Error(`seed ${seed}: other bytes than those that came`);
       passed += bytes.length;
     },
+    onNoRoom: () => {
+      throw new Error(`seed ${seed}: no room where there is all`);
+    },
+  };
+  const messages = new GrpcMessages(sink, {
+    take: (bytes) => {
+      room += bytes;
+      return true;
+    },
+    give: (bytes) => {
+      room -= bytes;
+    },
   });
   for (let at = 0; at < body.length; ) {
     const next = Math.min(body.length, at + 1 + below(random() < 0.5 ? 4 : 40_000));
@@ -54,4 +71,7 @@ function fuzzOne(random: () => number, seed: number): void {
   }
   if (!refused && messages.isWhole && passed !== body.length)
     throw new Error(`seed ${seed}: a whole body of which bytes are missing`);
+  if (messages.isWhole && room !== 0) throw new Error(`seed ${seed}: room that nothing needs`);
+  messages.close();
+  if (room !== 0) throw new Error(`seed ${seed}: room that was not given back`);
 }
