@@ -377,6 +377,8 @@ function sameContent(a: ClusterState, b: ClusterState): boolean {
     "grants",
     "externalServices",
     "catalogs",
+    "identityProviders",
+    "meshGateways",
     "routePolicies",
     "trafficPolicies",
     "gatewayRoutes",

@@ -8,6 +8,7 @@ import type {
   ExternalService,
   GatewayRoute,
   MeshConfig,
+  MeshGateway,
   MeshRole,
   MeshRoleBinding,
   MeshService,
@@ -36,6 +37,8 @@ export function* stateObjects(state: ClusterState): Generator<[string, object]> 
   for (const [key, grant] of state.grants) yield [`AccessGrant/${key}`, grant];
   for (const [key, service] of state.externalServices) yield [`ExternalService/${key}`, service];
   for (const [key, catalog] of state.catalogs) yield [`OperationCatalog/${key}`, catalog];
+  for (const [key, provider] of state.identityProviders) yield [`IdentityProvider/${key}`, provider];
+  for (const [key, gateway] of state.meshGateways) yield [`MeshGateway/${key}`, gateway];
   for (const [key, route] of state.routePolicies) yield [`RoutePolicy/${key}`, route];
   for (const [key, traffic] of state.trafficPolicies) yield [`TrafficPolicy/${key}`, traffic];
   for (const [key, route] of state.gatewayRoutes) yield [key, route];
@@ -127,6 +130,7 @@ export interface RestoredContent {
   readonly bindings: ReadonlyMap<string, MeshRoleBinding>;
   readonly externalServices: ReadonlyMap<string, ExternalService>;
   readonly catalogs: ReadonlyMap<string, OperationCatalog>;
+  readonly meshGateways: ReadonlyMap<string, MeshGateway>;
   readonly routePolicies: ReadonlyMap<string, RoutePolicy>;
   readonly trafficPolicies: ReadonlyMap<string, TrafficPolicy>;
   readonly gatewayRoutes: ReadonlyMap<string, GatewayRoute>;
@@ -134,7 +138,10 @@ export interface RestoredContent {
   readonly workloads: ReadonlyMap<string, Workload>;
 }
 
-/** Sorts the objects of a revision; grants are left out, a rollback never brings one back. */
+/**
+ * Sorts the objects of a revision. Grants and identity providers are left out: a rollback brings back neither a grant nor
+ * somebody who may say who people are.
+ */
 export function restoredContent(objects: ReadonlyMap<string, unknown>): RestoredContent {
   const pick = <T>(kind: string): Map<string, T> => {
     const found = new Map<string, T>();
@@ -159,6 +166,7 @@ export function restoredContent(objects: ReadonlyMap<string, unknown>): Restored
     bindings: pick("MeshRoleBinding"),
     externalServices: pick("ExternalService"),
     catalogs: pick("OperationCatalog"),
+    meshGateways: pick("MeshGateway"),
     routePolicies: pick("RoutePolicy"),
     trafficPolicies: pick("TrafficPolicy"),
     gatewayRoutes,
@@ -186,8 +194,8 @@ export class Overlay {
   }
 
   /**
-   * The state to publish: policies, routes, roles, bindings, external services, catalogs and configuration (but for the trust
-   * domain) of the restored revision; workloads, namespaces and grants as they are now, with the ports and propagation
+   * The state to publish: policies, routes, gateways, roles, bindings, external services, catalogs and configuration (but for the trust
+   * domain) of the restored revision; workloads, namespaces, identity providers and grants as they are now, with the ports and propagation
    * that they had then.
    */
   apply(live: ClusterState): ClusterState {

@@ -9,6 +9,7 @@ import type { ClusterState } from "../sources/store.ts";
 import { calleesOf, callersOfTarget } from "./callees.ts";
 import { type ConditionContext, operationNames } from "./conditions.ts";
 import { type PolicySource, sourceOfGrant, sourceOfPolicy, sourcesOfRoles } from "./derived.ts";
+import { type GatewayPlan, NO_GATEWAYS, planGateways } from "./gateway-plan.ts";
 import { withChanges } from "./layered-map.ts";
 import {
   type Callers,
@@ -36,6 +37,8 @@ export interface Compiled {
   readonly policies: ReadonlyMap<string, PolicyReport>;
   /** Where calls go, and how. */
   readonly routes: RoutePlan;
+  /** What gateways are told of themselves. */
+  readonly gateways: GatewayPlan;
   /** What the next compile reuses. */
   readonly basis: Basis;
 }
@@ -69,7 +72,7 @@ export function compile(
   packs: ReadonlyMap<string, string>,
   options: CompileOptions = {},
 ): Compiled {
-  return withRoutes(compileAll(state, packs, options, undefined), undefined);
+  return withPlans(compileAll(state, packs, options, undefined), undefined);
 }
 
 /** Compiles a new state; reuses what the change cannot affect. Equal to `compile(state, …)` in every respect but time. */
@@ -84,17 +87,20 @@ export function recompile(previous: Compiled, state: ClusterState): Compiled {
     before.externalServices === state.externalServices &&
     before.catalogs === state.catalogs &&
     before.namespaces === state.namespaces;
-  return withRoutes(
+  return withPlans(
     onlyPolicies ? compileChanged(previous, state) : compileAll(state, packs, options, previous),
-    previous.routes,
+    previous,
   );
 }
 
 /** Routes follow from the programs (who may call) and never the other way round: a route allows nothing. */
-function withRoutes(compiled: Compiled, previous: RoutePlan | undefined): Compiled {
+function withPlans(compiled: Compiled, previous: Compiled | undefined): Compiled {
   const { state, basis } = compiled;
-  const routes = planRoutes(state, basis.callers, basis.index, previous);
-  return compiled.routes === routes ? compiled : { ...compiled, routes };
+  const routes = planRoutes(state, basis.callers, basis.index, previous?.routes);
+  const gateways = planGateways(state, previous?.gateways);
+  return compiled.routes === routes && compiled.gateways === gateways
+    ? compiled
+    : { ...compiled, routes, gateways };
 }
 
 function contextOf(
@@ -321,6 +327,7 @@ function assemble(
     callees,
     policies,
     routes: previous?.routes ?? NO_ROUTES,
+    gateways: previous?.gateways ?? NO_GATEWAYS,
     basis: { ...basis, callers },
   };
 }

@@ -6,6 +6,7 @@ import type {
   AccessGrant,
   ClusterState,
   MeshConfig,
+  MeshGateway,
   MeshRole,
   MeshRoleBinding,
   OperationCatalog,
@@ -21,6 +22,7 @@ import {
   operationNames,
   type PolicyProblem,
 } from "./conditions.ts";
+import { gatewayProblems } from "./gateway-plan.ts";
 import { misfitOf, type Template, templatesOf } from "./lint-operations.ts";
 import { isKnownSubject, type KnownNames, knownNames, lintCallers, unknownNames } from "./lint-references.ts";
 import { lintRoutePolicy, lintTrafficPolicy } from "./lint-routes.ts";
@@ -155,6 +157,8 @@ function lintObject(object: TypedObject, facts: Facts, nowMs: number): readonly 
       return lintRoutePolicy(object.value, facts);
     case "TrafficPolicy":
       return lintTrafficPolicy(object.value, facts);
+    case "MeshGateway":
+      return lintGateway(object.value, facts.state);
     case "MeshConfig":
       return lintConfig(object.value, facts);
     default:
@@ -241,6 +245,10 @@ function lintBinding(binding: MeshRoleBinding, { known, bindable }: Facts): Poli
   ];
 }
 
+function lintGateway(gateway: MeshGateway, state: ClusterState): PolicyProblem[] {
+  return gatewayProblems(gateway, state).map((problem) => ({ ...problem, severity: "warning" }));
+}
+
 function lintConfig(config: MeshConfig, { known }: Facts): PolicyProblem[] {
   const finding = { what: "no namespace is named", reason: "NamespaceNotFound" };
   const overrides = config.namespaces.flatMap(({ names }, i) =>
@@ -272,6 +280,7 @@ export function lintState(state: ClusterState, linter: Linter, nowMs: number): S
   for (const [key, value] of state.routePolicies) take(`RoutePolicy/${key}`, { kind: "RoutePolicy", value });
   for (const [key, value] of state.trafficPolicies)
     take(`TrafficPolicy/${key}`, { kind: "TrafficPolicy", value });
+  for (const [key, value] of state.meshGateways) take(`MeshGateway/${key}`, { kind: "MeshGateway", value });
   take("MeshConfig/default", { kind: "MeshConfig", value: state.config });
   return out;
 }

@@ -7,7 +7,9 @@ import type { ValidObject } from "../sources/schema.ts";
 import type {
   AccessGrant,
   ExternalService,
+  IdentityProvider,
   MeshConfig,
+  MeshGateway,
   MeshRole,
   MeshRoleBinding,
   OperationCatalog,
@@ -18,7 +20,9 @@ import type {
 import { parseAccessGrant } from "./access-grant.ts";
 import { type AccessPolicy, parseAccessPolicy } from "./access-policy.ts";
 import { parseExternalService } from "./external-service.ts";
+import { parseIdentityProvider } from "./identity-provider.ts";
 import { parseMeshConfig } from "./mesh-config.ts";
+import { parseMeshGateway } from "./mesh-gateway.ts";
 import { parseMeshRole, parseMeshRoleBinding } from "./mesh-role.ts";
 import { parseOperationCatalog } from "./operation-catalog.ts";
 import { parseRoutePolicy } from "./route-policy.ts";
@@ -33,6 +37,8 @@ export type TypedObject =
   | { readonly kind: "Workload"; readonly value: Workload }
   | { readonly kind: "ExternalService"; readonly value: ExternalService }
   | { readonly kind: "OperationCatalog"; readonly value: OperationCatalog }
+  | { readonly kind: "IdentityProvider"; readonly value: IdentityProvider }
+  | { readonly kind: "MeshGateway"; readonly value: MeshGateway }
   | { readonly kind: "RoutePolicy"; readonly value: RoutePolicy }
   | { readonly kind: "TrafficPolicy"; readonly value: TrafficPolicy }
   | { readonly kind: "MeshConfig"; readonly value: MeshConfig }
@@ -99,6 +105,10 @@ export function createObjectParser(): ObjectParser {
         return typed(parseWorkload(object), (value) => ({ kind, value }));
       case "ExternalService":
         return typed(parseExternalService(object), (value) => ({ kind, value }));
+      case "IdentityProvider":
+        return typed(parseIdentityProvider(object), (value) => ({ kind, value }));
+      case "MeshGateway":
+        return typed(parseMeshGateway(object), (value) => ({ kind, value }));
       case "RoutePolicy":
         return typed(parseRoutePolicy(object), (value) => ({ kind, value }));
       case "TrafficPolicy":

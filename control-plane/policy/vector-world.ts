@@ -313,6 +313,8 @@ class World implements VectorWorld {
       grants: new Map(this.#grants.map((grant) => [`${grant.namespace}/${grant.name}`, grant])),
       externalServices,
       catalogs: new Map(),
+      identityProviders: new Map(),
+      meshGateways: new Map(),
       routePolicies: new Map(),
       trafficPolicies: new Map(),
       gatewayRoutes: new Map(),

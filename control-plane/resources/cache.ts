@@ -21,10 +21,11 @@ import {
   settingsName,
   type WorkloadTable,
 } from "./build.ts";
+import { buildGateway } from "./gateway-message.ts";
 import { buildRoute } from "./route-message.ts";
 
 export interface CacheInput {
-  readonly compiled: Pick<Compiled, "state" | "programs" | "callees" | "routes">;
+  readonly compiled: Pick<Compiled, "state" | "programs" | "callees" | "routes" | "gateways">;
   /** Every operation pack there is, built in and from catalogs; by name. */
   readonly packs: ReadonlyMap<string, string>;
   /** JWKS document of the own trust domain. */
@@ -144,6 +145,7 @@ export class ResourceCache {
     const changedPrograms = this.#updatePrograms(before, programs, put, drop);
     const moved = this.#updateServices(before, put, drop);
     const rerouted = this.#updateRoutes(before, put, drop);
+    this.#updateGateways(before, put, drop, changedPrograms);
     const changedWorkloads = this.#withLeading(
       rerouted.size === 0 ? moved : new Set([...moved, ...rerouted]),
     );
@@ -282,6 +284,29 @@ export class ResourceCache {
     return changed;
   }
 
+  /** Encodes gateways that changed. @param changed gets their workloads: their tables name what they are. */
+  #updateGateways(
+    before: CacheInput | undefined,
+    put: (resource: BuiltResource) => void,
+    drop: (key: string) => void,
+    changed: Set<string>,
+  ): void {
+    const now = this.#input?.compiled.gateways.gateways;
+    const earlier = before?.compiled.gateways.gateways;
+    if (now === undefined || now === earlier) return;
+    const kept = new Set<string>();
+    for (const [workload, gateway] of now) {
+      kept.add(gateway.id);
+      if (earlier?.get(workload) === gateway) continue;
+      put(buildGateway(gateway));
+      changed.add(workload);
+    }
+    for (const [workload, { id }] of earlier ?? []) {
+      if (!now.has(workload)) changed.add(workload);
+      if (!kept.has(id)) drop(`gateway/${id}`);
+    }
+  }
+
   #updateTables(
     changedPrograms: ReadonlySet<string>,
     changedWorkloads: ReadonlySet<string>,
@@ -359,6 +384,8 @@ export class ResourceCache {
       `trust-bundle/${state?.config.trustDomain ?? ""}`,
       REVOCATIONS_KEY,
     ]);
+    const gateway = this.#input?.compiled.gateways.gateways.get(id);
+    if (gateway !== undefined) keys.add(`gateway/${gateway.id}`);
     for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
     for (const service of this.#servicesFor(callees)) {
       keys.add(`service/${service}`);

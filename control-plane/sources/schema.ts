@@ -22,6 +22,8 @@ export const KINDS = [
   "Workload",
   "ExternalService",
   "OperationCatalog",
+  "IdentityProvider",
+  "MeshGateway",
   "RoutePolicy",
   "TrafficPolicy",
   "MeshConfig",
@@ -30,7 +32,7 @@ export const KINDS = [
 export type Kind = (typeof KINDS)[number];
 
 /** Kinds of the product that this build does not know yet. */
-const LATER_KINDS = ["IdentityProvider", "MeshGateway"];
+const LATER_KINDS = ["TrustDomainPeer", "AuditSink"];
 
 /** An object that its schema accepts, with defaults filled in. */
 export interface ValidObject {

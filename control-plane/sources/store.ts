@@ -1,5 +1,10 @@
 // The state of the cluster as the compiler sees it: one readonly value per change, whichever source it came from.
 
+import type {
+  Gateway,
+  GatewayRoute as GatewayFrontRoute,
+  GatewayIdp,
+} from "../../sidecar/core/gateway/gateway.ts";
 import type { WorkloadKind } from "../../sidecar/core/policy/call.ts";
 import type { OperationClause, ProgramPort } from "../../sidecar/core/policy/rule.ts";
 import type { RouteRule } from "../../sidecar/core/traffic/route.ts";
@@ -150,6 +155,38 @@ export interface ExternalService {
   readonly packs: readonly string[];
 }
 
+/** With `oidc`, the only type that works. */
+export interface IdentityProvider extends GatewayIdp {
+  /** Of the groups; dots lead into objects where no claim has the whole name. */
+  readonly groupsClaim: string;
+  /** Only access tokens of service principals have it, and its value is their id; undefined: there are none. */
+  readonly servicePrincipalClaim: string | undefined;
+  readonly generation: number;
+}
+
+/** A host for each notebook with an owner. */
+export interface NotebookHosts {
+  readonly name: string;
+  /** `{name}` is the workload's name. */
+  readonly hostPattern: string;
+  /** Exact, or a prefix that ends in `*`. */
+  readonly namespaces: readonly string[];
+  readonly port: number | undefined;
+  readonly stepUp: GatewayFrontRoute["stepUp"];
+}
+
+/** A gateway as it is written: with names of identity providers and backends that may not exist. */
+export interface MeshGateway extends Omit<Gateway, "id" | "idps"> {
+  readonly kind: "MeshGateway";
+  readonly name: string;
+  readonly namespace: string;
+  readonly generation: number;
+  /** Name of the workload of kind `gateway`, in its namespace, that it is for. */
+  readonly workload: string;
+  readonly identityProviders: readonly string[];
+  readonly notebooks: readonly NotebookHosts[];
+}
+
 export interface OperationCatalog {
   readonly name: string;
   readonly packs: readonly { readonly name: string; readonly text: string }[];
@@ -221,6 +258,8 @@ export interface ClusterState {
   readonly grants: ReadonlyMap<string, AccessGrant>;
   readonly externalServices: ReadonlyMap<string, ExternalService>;
   readonly catalogs: ReadonlyMap<string, OperationCatalog>;
+  readonly identityProviders: ReadonlyMap<string, IdentityProvider>;
+  readonly meshGateways: ReadonlyMap<string, MeshGateway>;
   readonly routePolicies: ReadonlyMap<string, RoutePolicy>;
   readonly trafficPolicies: ReadonlyMap<string, TrafficPolicy>;
   /** By `kind/namespace/name`. */

@@ -16,6 +16,8 @@ const PLURALS: ReadonlyMap<string, string> = new Map([
   ["Workload", "workloads"],
   ["ExternalService", "externalservices"],
   ["OperationCatalog", "operationcatalogs"],
+  ["IdentityProvider", "identityproviders"],
+  ["MeshGateway", "meshgateways"],
   ["RoutePolicy", "routepolicies"],
   ["TrafficPolicy", "trafficpolicies"],
   ["MeshConfig", "meshconfigs"],

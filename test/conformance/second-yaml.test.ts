@@ -128,6 +128,8 @@ function stateOf(program: WorkloadProgram, policies: readonly AccessPolicy[]): C
     grants: new Map(),
     externalServices: new Map(),
     catalogs: new Map(),
+    identityProviders: new Map(),
+    meshGateways: new Map(),
     routePolicies: new Map(),
     trafficPolicies: new Map(),
     gatewayRoutes: new Map(),

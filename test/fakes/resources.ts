@@ -64,6 +64,8 @@ export function clusterState(workloads: readonly Workload[], over: Partial<Clust
     grants: new Map(),
     externalServices: new Map(),
     catalogs: new Map(),
+    identityProviders: new Map(),
+    meshGateways: new Map(),
     routePolicies: new Map(),
     trafficPolicies: new Map(),
     gatewayRoutes: new Map(),

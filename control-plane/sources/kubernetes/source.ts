@@ -40,6 +40,8 @@ const RESOURCES: Readonly<Record<Exclude<Kind, "Namespace">, string>> = {
   Workload: "workloads",
   ExternalService: "externalservices",
   OperationCatalog: "operationcatalogs",
+  IdentityProvider: "identityproviders",
+  MeshGateway: "meshgateways",
   RoutePolicy: "routepolicies",
   TrafficPolicy: "trafficpolicies",
   MeshConfig: "meshconfigs",

@@ -84,6 +84,8 @@ export function benchCompile(options: {
     grants: new Map(),
     externalServices: new Map(),
     catalogs: new Map(),
+    identityProviders: new Map(),
+    meshGateways: new Map(),
     routePolicies: new Map(),
     trafficPolicies: new Map(),
     gatewayRoutes: new Map(),

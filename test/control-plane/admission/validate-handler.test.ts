@@ -216,8 +216,8 @@ describe("an object that is written", () => {
     },
     {
       name: "another kind of this group",
-      request: review("{kind: MeshGateway, metadata: {name: r, namespace: ml}, spec: {}}"),
-      says: /^422 kind: this build does not support `MeshGateway` yet; remove the object$/,
+      request: review("{kind: AuditSink, metadata: {name: r, namespace: ml}, spec: {}}"),
+      says: /^422 kind: this build does not support `AuditSink` yet; remove the object$/,
     },
     {
       name: "a record of our own",

@@ -83,6 +83,8 @@ function stateOf(
     grants: new Map(),
     externalServices: new Map(),
     catalogs: new Map(),
+    identityProviders: new Map(),
+    meshGateways: new Map(),
     routePolicies: new Map(),
     trafficPolicies: new Map(),
     gatewayRoutes: new Map(),

@@ -98,6 +98,15 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^TrafficPolicy spec\.slowStart/, "sidecar/outbound/member.ts", "slowStartMs"],
   [/^TrafficPolicy spec\.(limits|timeouts)/, "sidecar/outbound/service-traffic.ts", "streamMs"],
   [/^TrafficPolicy spec\.retries/, "sidecar/outbound/retry.ts", "idempotent"],
+  [/^IdentityProvider spec\.type$/, "control-plane/policy/identity-provider.ts", "saml"],
+  [
+    /^IdentityProvider spec\.(groupsClaim|servicePrincipalClaim)$/,
+    "control-plane/policy/identity-provider.ts",
+    "groupsClaim",
+  ],
+  [/^IdentityProvider spec\./, "sidecar/discovery/decode-gateway.ts", "clientSecretKey"],
+  [/^MeshGateway spec\.(workload|notebooks)/, "control-plane/policy/gateway-plan.ts", "hostPattern"],
+  [/^MeshGateway spec\./, "sidecar/discovery/decode-gateway.ts", "trustedHops"],
   [/^Workload spec\.propagation\[\]$/, "sidecar/data-plane.ts", "propagation"],
   [/^Workload spec\.labels/, "control-plane/policy/select.ts", "labels"],
 ];

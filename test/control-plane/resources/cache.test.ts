@@ -1,5 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
+import { NO_GATEWAYS } from "../../../control-plane/policy/gateway-plan.ts";
 import { NO_ROUTES, type RoutePlan } from "../../../control-plane/policy/route-plan.ts";
 import { ResourceCache } from "../../../control-plane/resources/cache.ts";
 import type { ClusterState, Workload } from "../../../control-plane/sources/store.ts";
@@ -34,7 +35,7 @@ const update = (
   trustBundle = BUNDLE_JSON,
 ) =>
   cache.update({
-    compiled: { state, programs, callees, routes: NO_ROUTES },
+    compiled: { state, programs, callees, routes: NO_ROUTES, gateways: NO_GATEWAYS },
     packs,
     trustBundle,
     revocations: [],
@@ -248,7 +249,7 @@ describe("routes in tables", () => {
   const base = world(all, { "ns/a": ["ns/b"], "ns/d": ["ns/c"], "ns/e": ["ns/e"] });
   const change = (cache: ResourceCache, backends: readonly string[] | undefined): string[] => {
     const { state, programs, callees, packs } = base;
-    const compiled = { state, programs, callees, routes: routed(backends) };
+    const compiled = { state, programs, callees, routes: routed(backends), gateways: NO_GATEWAYS };
     return [
       ...cache.update({ compiled, packs, trustBundle: BUNDLE_JSON, revocations: [], cluster: "local" })
         .changed,

@@ -38,13 +38,15 @@ function* walk(node: Node, path: string): Generator<[string, Node]> {
 }
 
 describe("crds", () => {
-  test("define the eleven kinds of this build, with status and category", () => {
+  test("define the thirteen kinds of this build, with status and category", () => {
     expect(crds.map(({ crd }) => crd.spec.names["kind"]).sort()).toEqual([
       "AccessGrant",
       "AccessPolicy",
       "ClusterAccessPolicy",
       "ExternalService",
+      "IdentityProvider",
       "MeshConfig",
+      "MeshGateway",
       "MeshRole",
       "MeshRoleBinding",
       "OperationCatalog",

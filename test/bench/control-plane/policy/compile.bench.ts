@@ -78,6 +78,8 @@ function state(targets: number): ClusterState {
     grants: new Map(),
     externalServices: new Map(),
     catalogs: new Map(),
+    identityProviders: new Map(),
+    meshGateways: new Map(),
     routePolicies: new Map(),
     trafficPolicies: new Map(),
     gatewayRoutes: new Map(),
