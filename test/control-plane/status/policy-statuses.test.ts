@@ -37,6 +37,7 @@ function worldOf(setting: Setting): StatusWorld {
           policies: new Map(inForce ? [[KEY, inForce]] : []),
           routePolicies: new Map(),
           trafficPolicies: new Map(),
+          meshGateways: new Map(),
           workloads: new Map(),
           pods: new Map(pods.map((pod) => [pod.uid, pod])),
         },

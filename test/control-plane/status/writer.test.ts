@@ -89,6 +89,7 @@ async function start({ stateDir }: { readonly stateDir?: string } = { stateDir: 
               policies,
               routePolicies: new Map(),
               trafficPolicies: new Map(),
+              meshGateways: new Map(),
               workloads: new Map(),
             },
             policies: reports,
