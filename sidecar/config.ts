@@ -80,6 +80,16 @@ export type ProofSource =
       readonly trustDomain: string | undefined;
     };
 
+/** Of a workload that is a gateway. */
+export interface GatewaySettings {
+  /** Folder of mounted Secrets (`NAME/KEY`); undefined: none. */
+  readonly secretsDir: string | undefined;
+  /** Address that the declared ports are bound on. */
+  readonly address: string;
+  /** Declared ports that are bound elsewhere. */
+  readonly ports: ReadonlyMap<number, { readonly host: string; readonly port: number }>;
+}
+
 export interface SidecarConfig {
   /** `namespace/name`, as declared in a Workload object; undefined in a pod, where the control plane knows it. */
   readonly workload: string | undefined;
@@ -120,6 +130,7 @@ export interface SidecarConfig {
   /** File of access log lines; `-` is standard output; undefined: none. */
   readonly accessLog: string | undefined;
   readonly logLevel: LogLevel;
+  readonly gateway: GatewaySettings;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
 }
@@ -208,6 +219,19 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
   "--app-port-map": {
     value: "PORT=HOST:PORT|unix:PATH",
     help: "where the application really serves a declared port",
+    repeat: true,
+  },
+  "--gateway-secrets": {
+    value: "DIR",
+    help: "of a gateway: mounted Secrets, DIR/NAME/KEY, with its certificates and client secrets",
+  },
+  "--gateway-address": {
+    value: "HOST",
+    help: "of a gateway: address that its ports are bound on (default 127.0.0.1)",
+  },
+  "--gateway-port-map": {
+    value: "PORT=HOST:PORT",
+    help: "of a gateway: where a declared port is really bound",
     repeat: true,
   },
   "--metrics-listen": {
@@ -414,6 +438,11 @@ function build(given: Given): SidecarConfig {
     auditRedact: names("--audit-redact", one("--audit-redact") ?? ""),
     accessLog: one("--access-log"),
     logLevel: choice("--log-level", one("--log-level"), ["debug", "info", "warn", "error", "silent"], "info"),
+    gateway: {
+      secretsDir: one("--gateway-secrets"),
+      address: one("--gateway-address") ?? "127.0.0.1",
+      ports: new Map((given.get("--gateway-port-map") ?? []).map(gatewayPort)),
+    },
     timeouts: {
       connectMs: duration("--connect-timeout", one("--connect-timeout"), DEFAULT_TIMEOUTS.connectMs),
       handshakeMs: duration("--handshake-timeout", one("--handshake-timeout"), DEFAULT_TIMEOUTS.handshakeMs),
@@ -558,6 +587,15 @@ function localService(text: string): LocalService {
     throw bad("--local-service", `\`${text}\` cannot be read`);
   const where = /^[0-9]+$/.test(listen) ? `127.0.0.1:${listen}` : listen;
   return { listen: address("--local-service", where), service, port: portNumber("--local-service", port) };
+}
+
+function gatewayPort(text: string): [number, { host: string; port: number }] {
+  const flag = "--gateway-port-map";
+  const equals = text.indexOf("=");
+  if (equals <= 0) throw bad(flag, `\`${text}\` has no \`=\``);
+  const where = address(flag, text.slice(equals + 1));
+  if (where.kind !== "tcp") throw bad(flag, "cannot be a Unix socket");
+  return [portNumber(flag, text.slice(0, equals)), where];
 }
 
 function appPort(text: string): [number, SocketAddress] {

@@ -85,6 +85,16 @@ export interface DataPlanePorts {
   readonly captured: { readonly outbound: number; readonly inbound: number } | undefined;
 }
 
+/** Something that brings requests into the data path beside the listeners of the application: a gateway. */
+export interface DataPlanePart {
+  /** Requests that are under way. */
+  readonly busy: number;
+  sweep(nowMs: number): void;
+  drain(): void;
+  drainIdle(): void;
+  destroy(): void;
+}
+
 const SWEEP_MS = 500;
 const AUDIT_QUEUE_BYTES = 8 * 1024 * 1024;
 const LINE_DELAY_MS = 100;
@@ -115,6 +125,8 @@ export class DataPlane {
   readonly inbound: InboundListener;
   readonly outbound: OutboundListener;
   readonly upstreams: UpstreamPool;
+  readonly outboundServices: OutboundServices;
+  readonly #parts: DataPlanePart[] = [];
   readonly #deadlines: Deadlines;
   readonly #healthChecks: HealthChecks;
   readonly #captured: Captured | undefined;
@@ -224,6 +236,7 @@ export class DataPlane {
       node: config.node,
       resolve: deps.resolve,
     };
+    this.outboundServices = outbound;
     this.#healthChecks = new HealthChecks(this.upstreams, outbound, log);
     this.outbound = new OutboundListener({ services: outbound, log });
     this.#captured = config.capture ? this.#createCapture(outbound, inbound) : undefined;
@@ -334,7 +347,15 @@ export class DataPlane {
 
   /** Requests of the application and of plaintext callers that are under way. */
   get busy(): number {
-    return this.outbound.busy + (this.#captured?.outbound.busy ?? 0) + (this.#captured?.inbound.busy ?? 0);
+    let busy =
+      this.outbound.busy + (this.#captured?.outbound.busy ?? 0) + (this.#captured?.inbound.busy ?? 0);
+    for (const part of this.#parts) busy += part.busy;
+    return busy;
+  }
+
+  /** From now on it is swept, drained and ended with everything else. */
+  attach(part: DataPlanePart): void {
+    this.#parts.push(part);
   }
 
   /**
@@ -449,6 +470,7 @@ export class DataPlane {
     this.outbound.sweep(nowMs);
     this.#captured?.outbound.sweep(nowMs);
     this.#captured?.inbound.sweep(nowMs);
+    for (const part of this.#parts) part.sweep(nowMs);
     this.upstreams.sweep(nowMs);
     this.#concurrency.sweep(nowMs);
     this.#healthChecks.sweep(nowMs);
@@ -463,6 +485,7 @@ export class DataPlane {
     this.outbound.drain();
     this.#captured?.outbound.drain();
     this.#captured?.inbound.drain();
+    for (const part of this.#parts) part.drain();
     let turns = 0;
     while (clock.monotonicMs() < untilMs && (this.busy > 0 || this.inbound.openExchanges > 0 || turns < 2)) {
       turns++;
@@ -471,6 +494,7 @@ export class DataPlane {
     this.outbound.drainIdle();
     this.#captured?.outbound.drainIdle();
     this.#captured?.inbound.drainIdle();
+    for (const part of this.#parts) part.drainIdle();
     this.upstreams.retire();
     await clock.sleep(20);
     clearInterval(this.#timer);
@@ -478,6 +502,7 @@ export class DataPlane {
     this.outbound.destroy();
     this.#captured?.outbound.destroy();
     this.#captured?.inbound.destroy();
+    for (const part of this.#parts) part.destroy();
     this.upstreams.destroy();
     this.#deadlines.close();
     for (const side of this.#appSides()) side.close();

@@ -6,12 +6,13 @@ import { loadIdentity, saveIdentity } from "./certs/identity-store.ts";
 import { createCertificateRequest, createKeys } from "./certs/key-and-csr.ts";
 import { runRotator } from "./certs/rotator.ts";
 import type { SidecarConfig } from "./config.ts";
+import type { Gateway } from "./core/gateway/gateway.ts";
 import { workloadOf } from "./core/identity/spiffe-id.ts";
 import { isRetiring, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
 import { SUPPORTED_FEATURES } from "./core/policy/wire.ts";
 import { backoffMs } from "./core/runtime/backoff.ts";
 import type { Clock } from "./core/runtime/clock.ts";
-import { MeshError } from "./core/runtime/errors.ts";
+import { MeshError, messageOf } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
 import type { StatusServer } from "./core/runtime/metrics-server.ts";
 import { lockStateDir } from "./core/runtime/state-lock.ts";
@@ -21,6 +22,7 @@ import { LIMIT_LEASES } from "./discovery/limit-leases.ts";
 import { openResourceStore, type ResourceStore } from "./discovery/store.ts";
 import type { ClientCredentials } from "./discovery/stream.ts";
 import { Enrolment, identityOf } from "./enrolment.ts";
+import type { GatewayPlane } from "./gateway-plane.ts";
 
 /** What this build enforces; a table that needs more is refused. */
 const FEATURES: readonly string[] = [...SUPPORTED_FEATURES, ...RESOURCE_FEATURES, LIMIT_LEASES];
@@ -41,6 +43,8 @@ export interface SidecarPorts {
 
 export interface SidecarHandle {
   readonly ports: SidecarPorts;
+  /** Where a port that the gateway resource declares is bound; undefined: it is not (yet). */
+  readonly gatewayPort: (declared: number) => number | undefined;
   /** Resolves with the first table in force; never rejects. */
   readonly ready: Promise<void>;
   /** Resolves after the drain that the signal's abort begins. */
@@ -108,6 +112,8 @@ class Sidecar {
   #shown: WorkloadIdentity | undefined;
   #unlock: (() => Promise<void>) | undefined;
   #background: Promise<unknown>[] = [];
+  #gateway: GatewayPlane | undefined;
+  #gatewayLoading: Promise<void> = Promise.resolve();
 
   constructor(config: SidecarConfig, deps: SidecarDeps, signal: AbortSignal) {
     this.#config = config;
@@ -152,14 +158,34 @@ class Sidecar {
     this.#useKeptTable(store);
     await this.#discover(store, mesh);
     const done = this.#untilStopped();
-    return { ports: { ...ports, mesh, metrics }, ready: this.#ready.promise, done };
+    const gatewayPort = (declared: number): number | undefined => this.#gateway?.portOf(declared);
+    return { ports: { ...ports, mesh, metrics }, gatewayPort, ready: this.#ready.promise, done };
   }
 
   #useKeptTable(store: ResourceStore): void {
     if (store.table === undefined) return;
     const used = this.#plane.setTable(store.table);
-    if (used.ok) this.#ready.resolve();
-    else this.#log.warn("last good table not used", { reason: used.error });
+    if (used.ok) {
+      this.#serveGateway(store.table.gateway);
+      this.#ready.resolve();
+    } else this.#log.warn("last good table not used", { reason: used.error });
+  }
+
+  /** What outside callers come in by, where this workload is a gateway. */
+  #serveGateway(gateway: Gateway | undefined): void {
+    if (gateway === undefined && this.#gateway === undefined) return;
+    const plane = this.#plane;
+    const adopted = this.#gatewayLoading.then(async () => {
+      if (this.#gateway === undefined) {
+        const { GatewayPlane } = await import("./gateway-plane.ts");
+        const { gateway: settings } = this.#config;
+        this.#gateway = new GatewayPlane({ plane, settings, clock: this.#clock, log: this.#log });
+      }
+      await this.#gateway.adopt(gateway);
+    });
+    this.#gatewayLoading = adopted.catch((error: unknown) =>
+      this.#log.error("the gateway cannot serve", { reason: messageOf(error) }),
+    );
   }
 
   #checkWorkload(identity: WorkloadIdentity): void {
@@ -226,6 +252,7 @@ class Sidecar {
           const used = this.#plane.setTable(table);
           if (used.ok) {
             this.#log.info("table accepted", { revision: table.revision, digest: table.digest });
+            this.#serveGateway(table.gateway);
             this.#ready.resolve();
             this.#leaveRetiringRoot();
           } else this.#log.error("table refused", { revision: table.revision, reason: used.error });
@@ -331,6 +358,7 @@ class Sidecar {
 
   /** Order: data path drained (it still renews and records), then discovery, then the status pages. */
   async close(drainMs: number): Promise<void> {
+    await this.#gatewayLoading;
     await this.#plane.close(drainMs);
     this.#stop.abort();
     await Promise.allSettled([...this.#background, this.#rejoining]);

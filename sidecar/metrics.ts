@@ -132,6 +132,17 @@ export class SidecarMetrics {
     ["what", "result"],
   );
 
+  readonly gatewayRequests = new Counters(
+    "countersign_gateway_requests_total",
+    "requests from outside, by route and what became of them",
+    ["route", "result"],
+  );
+  readonly headerAnomalies = new Counters(
+    "countersign_gateway_header_anomalies_total",
+    "requests from outside with fields that only we may write",
+    ["kind"],
+  );
+
   readonly overheadInbound = this.overhead.series("inbound");
   readonly overheadOutbound = this.overhead.series("outbound");
   readonly skew = this.proofSkew.series();
@@ -180,6 +191,8 @@ export class SidecarMetrics {
       this.mirrored,
       this.problems,
       this.rotations,
+      this.gatewayRequests,
+      this.headerAnomalies,
     ];
   }
 

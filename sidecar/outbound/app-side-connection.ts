@@ -9,7 +9,7 @@ import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
-import type { AppExchange, AppSide, AppStream, CreateExchange, OutboundHead } from "./app-side.ts";
+import type { AppExchange, AppSide, AppStream, CreateExchange } from "./app-side.ts";
 import { OutboundExchange } from "./exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -17,24 +17,12 @@ import type { OutboundServices } from "./services.ts";
 /** Bytes of later requests that may wait in the parser before the socket is paused. */
 const MAX_HELD_BYTES = 65_536;
 
-/** What is left of a connection whose application asked for a tunnel. */
-export interface HandedOver {
-  /** Its authority is host and port. */
-  readonly head: OutboundHead;
-  /** What it has sent behind its request. */
-  readonly early: Buffer;
-  /** That is all it will say. */
-  readonly isEnded: boolean;
-}
-
 export interface AppSideDeps {
   readonly services: OutboundServices;
   /** What a local listener or the captured connection means; undefined on the proxy port. */
   readonly fixed: FixedDestination | undefined;
   /** What answers a request; undefined: an exchange with the mesh. */
   readonly createExchange?: CreateExchange | undefined;
-  /** Gives the connection away whose application asks for a tunnel; absent: CONNECT is refused. */
-  readonly onConnect: ((request: HandedOver) => void) | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppSideConnection) => void;
 }
@@ -62,9 +50,6 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   /** It is turned into what its last request asked for. */
   #switched = false;
   #paused = false;
-  /** It is given away. */
-  #isLeaving = false;
-  #isEnded = false;
   /** The next request waits until the answers before are read. */
   #unread = false;
   /** Set while a head is incomplete or no request is open; the exchange has its own while one is. */
@@ -170,8 +155,6 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   onEnd(): void {
-    this.#isEnded = true;
-    if (this.#isLeaving) return;
     this.#parser.eof();
     this.#closing = true;
     // The other direction may go on: its end comes from the callee.
@@ -208,10 +191,6 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   #onHead(head: RequestHead): void {
-    if (head.method === "CONNECT" && this.#deps.onConnect !== undefined) {
-      this.#handOver(head, this.#deps.onConnect);
-      return;
-    }
     const isBodyless = !head.chunked && head.contentLength <= 0;
     this.#requestEnded = false;
     this.#told = isBodyless;
@@ -225,17 +204,6 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
         : createExchange(this, this.#stream, head);
     this.#exchange = exchange;
     exchange.start(this.#deps.fixed, isBodyless);
-  }
-
-  /** When the parser has put away what came behind the head. */
-  #handOver(head: OutboundHead, onConnect: (request: HandedOver) => void): void {
-    this.#closing = true;
-    this.#isLeaving = true;
-    this.socket.pause();
-    setImmediate(() => {
-      const isEnded = this.#isEnded;
-      if (!this.socket.closed) onConnect({ head, early: this.#parser.takeHeld(), isEnded });
-    });
   }
 
   #onBody(chunk: Buffer): void {

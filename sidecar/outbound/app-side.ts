@@ -13,6 +13,8 @@ export interface OutboundHead {
   readonly target: string;
   /** Empty: the request names no host, which HTTP/1.0 may. */
   readonly authority: string;
+  /** The request named its host in its target too (RFC 9112 section 3.2.2), as clients do that take us for a proxy. */
+  readonly absolute?: boolean;
   /** As received; those of framing, of one hop, and pseudo-headers are told by their flags. */
   readonly fields: readonly Field[];
   /** What the connection is asked to be turned into. */

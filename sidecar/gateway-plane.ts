@@ -1,0 +1,165 @@
+// The gateway beside the data path: its ports, certificates and rules, put together with what carries calls into the mesh.
+// Loaded only by a workload that gets a gateway resource.
+
+import type { GatewaySettings } from "./config.ts";
+import type { Gateway } from "./core/gateway/gateway.ts";
+import type { Clock } from "./core/runtime/clock.ts";
+import { messageOf } from "./core/runtime/errors.ts";
+import type { Logger } from "./core/runtime/log.ts";
+import type { DataPlane, DataPlanePart } from "./data-plane.ts";
+import { EdgeCertificates } from "./gateway/certificates.ts";
+import { Front } from "./gateway/front.ts";
+import { EdgeListener, type EdgeListenerDeps } from "./gateway/listener.ts";
+import type { People } from "./gateway/people.ts";
+import { AppHttp2Connection } from "./outbound/app-http2-connection.ts";
+import { AppSideConnection } from "./outbound/app-side-connection.ts";
+import { OutboundExchange } from "./outbound/exchange.ts";
+import { MeshSocket } from "./wire/socket.ts";
+
+export interface GatewayPlaneDeps {
+  readonly plane: DataPlane;
+  readonly settings: GatewaySettings;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** A port that could not be bound is tried again with the next table, and by the sweep. */
+const BIND_AGAIN_MS = 5_000;
+
+export class GatewayPlane implements DataPlanePart {
+  readonly front: Front;
+  readonly certificates: EdgeCertificates;
+  readonly #deps: GatewayPlaneDeps;
+  readonly #listenerDeps: EdgeListenerDeps;
+  /** By the port that the resource names. */
+  readonly #listeners = new Map<number, EdgeListener>();
+  readonly #ports = new Map<number, number>();
+  #gateway: Gateway | undefined;
+  #isStopping = false;
+  #adopting: Promise<void> = Promise.resolve();
+  #bindAgainMs = Number.POSITIVE_INFINITY;
+
+  constructor(deps: GatewayPlaneDeps) {
+    this.#deps = deps;
+    const { plane, settings, clock, log } = deps;
+    const services = plane.outboundServices;
+    const { metrics, trail, cache, limits, timeouts, state } = services;
+    this.certificates = new EdgeCertificates({ dir: settings.secretsDir, clock, log });
+    this.front = new Front({
+      clock,
+      cache,
+      metrics,
+      decisionId: () => trail.decisionId(),
+      forward: (app, stream, head) => new OutboundExchange(services, app, stream, head),
+      portOf: (service) => {
+        const [only, second] = state.directory?.table.services.get(service)?.ports ?? [];
+        return second === undefined ? only?.port : undefined;
+      },
+    });
+    this.#listenerDeps = {
+      front: this.front,
+      certificates: this.certificates,
+      limits,
+      timeouts,
+      metrics,
+      log,
+      converse: (raw, isHttp2, createExchange, isDraining, onClosed) => {
+        const socket = new MeshSocket(raw);
+        const shared = { services, fixed: undefined, createExchange, isDraining, onClosed };
+        return isHttp2 ? new AppHttp2Connection(socket, shared) : new AppSideConnection(socket, shared);
+      },
+    };
+    metrics.addGauge({
+      name: "countersign_gateway_certificate_expiry_seconds",
+      help: "seconds until a certificate of the gateway expires",
+      labels: ["secret"],
+      read: () =>
+        this.certificates
+          .all()
+          .map(([name, { notAfterMs }]) => [[name], Math.max(0, (notAfterMs - clock.nowMs()) / 1_000)]),
+    });
+    plane.attach(this);
+  }
+
+  set people(people: People) {
+    this.front.people = people;
+  }
+
+  /** Where a declared port is really bound; undefined: it is not (yet). */
+  portOf(declared: number): number | undefined {
+    return this.#ports.get(declared);
+  }
+
+  /** Puts a gateway resource in force; undefined: it was taken away. Resolves when ports are bound or were tried. */
+  adopt(gateway: Gateway | undefined): Promise<void> {
+    if (gateway === this.#gateway) return this.#adopting;
+    this.#gateway = gateway;
+    this.front.adopt(gateway);
+    this.#adopting = this.#adopting.then(() => this.#apply());
+    return this.#adopting;
+  }
+
+  async #apply(): Promise<void> {
+    const gateway = this.#gateway;
+    await this.certificates.use((gateway?.listeners ?? []).map(({ secretName }) => secretName));
+    const wanted = new Map((gateway?.listeners ?? []).map(({ port }) => [port, true]));
+    if (gateway?.redirectPort !== undefined) wanted.set(gateway.redirectPort, false);
+    for (const [port, listener] of this.#listeners) {
+      if (wanted.has(port)) continue;
+      this.#listeners.delete(port);
+      this.#ports.delete(port);
+      listener.drain();
+      listener.drainIdle();
+    }
+    this.#bindAgainMs = Number.POSITIVE_INFINITY;
+    for (const port of wanted.keys()) await this.#open(port, gateway);
+  }
+
+  async #open(port: number, gateway: Gateway | undefined): Promise<void> {
+    const listeners = (gateway?.listeners ?? []).filter((each) => each.port === port);
+    const known = this.#listeners.get(port);
+    if (known !== undefined) {
+      known.adopt(listeners);
+      return;
+    }
+    if (this.#isStopping) return;
+    const { settings, log, clock } = this.#deps;
+    const listener = new EdgeListener(listeners, this.#listenerDeps);
+    const at = settings.ports.get(port) ?? { host: settings.address, port };
+    try {
+      this.#ports.set(port, await listener.listen(at.host, at.port));
+      this.#listeners.set(port, listener);
+      log.info("gateway port open", { port, tls: listeners.length > 0 });
+    } catch (error) {
+      this.#bindAgainMs = clock.monotonicMs() + BIND_AGAIN_MS;
+      log.error("gateway port not open", { port, reason: messageOf(error) });
+    }
+  }
+
+  get busy(): number {
+    let busy = 0;
+    for (const listener of this.#listeners.values()) busy += listener.busy;
+    return busy;
+  }
+
+  sweep(nowMs: number): void {
+    this.certificates.sweep(nowMs);
+    for (const listener of this.#listeners.values()) listener.sweep(nowMs);
+    if (nowMs < this.#bindAgainMs) return;
+    this.#bindAgainMs = Number.POSITIVE_INFINITY;
+    this.#adopting = this.#adopting.then(() => this.#apply());
+  }
+
+  drain(): void {
+    this.#isStopping = true;
+    for (const listener of this.#listeners.values()) listener.drain();
+  }
+
+  drainIdle(): void {
+    for (const listener of this.#listeners.values()) listener.drainIdle();
+  }
+
+  destroy(): void {
+    for (const listener of this.#listeners.values()) listener.destroy();
+  }
+}

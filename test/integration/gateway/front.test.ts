@@ -1,0 +1,435 @@
+// The front of the gateway with real TLS clients: hosts, routes, fields, limits, pages of its own, sessions that end.
+import { request } from "node:http";
+import { afterEach, describe, expect, test } from "@jest/globals";
+import type { Gateway } from "../../../sidecar/core/gateway/gateway.ts";
+import { webSocketAccept } from "../../../sidecar/core/http/websocket.ts";
+import type { Admitted, EdgeAnswer, EdgeRequest, People } from "../../../sidecar/gateway/people.ts";
+import { edgeCertificate, writeSecret } from "../../fakes/edge-certificate.ts";
+import { hello } from "../sidecar/world.ts";
+import { Edge, gatewayOf, route } from "./edge.ts";
+
+let edge: Edge;
+afterEach(() => edge.close());
+
+/** Admits everybody, with what the test says. */
+class StubPeople implements People {
+  readonly asked: EdgeRequest[] = [];
+  answer: Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> = admitted();
+  end: (session: string) => void = () => {};
+
+  authenticate(asked: EdgeRequest): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
+    this.asked.push(asked);
+    return this.answer;
+  }
+
+  serve(asked: EdgeRequest, body: Buffer): Promise<EdgeAnswer> {
+    const text = `${asked.method} ${asked.target} ${body.toString()}`;
+    return Promise.resolve({
+      kind: "answer",
+      status: 200,
+      fields: [["content-type", "text/plain"]],
+      body: text,
+    });
+  }
+
+  explain(): undefined {
+    return undefined;
+  }
+
+  onSessionEnd(listener: (session: string) => void): void {
+    this.end = listener;
+  }
+}
+
+function admitted(over: Partial<Admitted> = {}): Admitted {
+  return { kind: "admitted", txn: undefined, session: undefined, setCookie: [], cookie: undefined, ...over };
+}
+
+const get = (target: string, ...lines: string[]): string[] => [
+  `GET ${target} HTTP/1.1`,
+  "host: app.example.com",
+  ...lines,
+];
+
+const lastHead = (): string => edge.app.heads.at(-1) ?? "";
+
+describe("a request from outside", () => {
+  test("reaches the service behind its host and path, over HTTP/1.1 and HTTP/2", async () => {
+    edge = await Edge.create(hello);
+    const text = await edge.send(get("/things/a"));
+    expect(text).toMatch(/^HTTP\/1\.1 200 OK\r\n/);
+    expect(text).toMatch(/\r\nstrict-transport-security: max-age=31536000\r\n/);
+    expect(text).toMatch(/\r\nx-frame-options: SAMEORIGIN\r\n/);
+    expect(text).toMatch(/hello$/);
+    const answered = await edge.ask(edge.session(), { ":path": "/things/a" });
+    expect([answered.status, answered.body]).toEqual([200, "hello"]);
+    expect(answered.headers["x-content-type-options"]).toBe("nosniff");
+    expect(lastHead()).toMatch(/\r\nhost: app\.example\.com\r\n/);
+    const [event] = await edge.callee.audit();
+    expect(JSON.stringify(event)).toContain("gateway/front");
+  });
+
+  test("keeps nothing of what only we may say", async () => {
+    edge = await Edge.create(hello);
+    await edge.send(
+      get(
+        "/things/a",
+        "X-Forwarded-For: 6.6.6.6",
+        "x_forwarded_user: root",
+        "X-Forwarded-Email: root@example.com",
+        "x.mesh.caller: notebook/nb-alice",
+        "Txn-Token: forged",
+        "Forwarded: for=6.6.6.6",
+        "X-Auth-Request-User: root",
+        "Remote_User: root",
+        "X-HTTP-Method-Override: DELETE",
+        "traceparent: 00-11111111111111111111111111111111-2222222222222222-01",
+        "accept: text/plain",
+      ),
+    );
+    const head = lastHead();
+    expect(head).toMatch(/\r\naccept: text\/plain\r\n/);
+    expect(head).toMatch(/\r\nx-forwarded-for: 127\.0\.0\.1\r\n/);
+    expect(head).toMatch(/\r\nx-forwarded-proto: https\r\n/);
+    expect(head).toMatch(/\r\nx-forwarded-host: app\.example\.com\r\n/);
+    expect(head).not.toMatch(/6\.6\.6\.6|root|forged|nb-alice|DELETE|11111111/);
+    expect(head).toMatch(/\r\ntraceparent: 00-[0-9a-f]{32}-/);
+    const { headerAnomalies } = edge.front.plane.metrics;
+    const counted = ["identity", "forwarded", "method_override"].map((kind) =>
+      headerAnomalies.read(headerAnomalies.series(kind)),
+    );
+    expect(counted).toEqual([1, 1, 1]);
+  });
+
+  test("has the address that a trusted proxy saw", async () => {
+    edge = await Edge.create(hello, gatewayOf({ trustedHops: ["127.0.0.0/8", "10.0.0.0/8"] }));
+    await edge.send(get("/things/a", "x-forwarded-for: 6.6.6.6, 203.0.113.9, 10.1.2.3"));
+    expect(lastHead()).toMatch(/\r\nx-forwarded-for: 203\.0\.113\.9\r\n/);
+  });
+
+  test.each([
+    { name: "an unknown host", lines: ["GET / HTTP/1.1", "host: other.example.com"], status: 421 },
+    { name: "a path outside of all routes", lines: get("/elsewhere"), status: 404 },
+    { name: "a path with dots", lines: get("/things/../admin"), status: 400 },
+    { name: "a slash that is escaped", lines: get("/things%2fa"), status: 400 },
+    { name: "TRACE", lines: ["TRACE /things/a HTTP/1.1", "host: app.example.com"], status: 400 },
+    {
+      name: "CONNECT",
+      lines: ["CONNECT app.example.com:443 HTTP/1.1", "host: app.example.com:443"],
+      status: 400,
+    },
+    {
+      name: "the absolute form of another scheme",
+      lines: ["GET http://app.example.com/things/a HTTP/1.1", "host: app.example.com"],
+      status: 400,
+    },
+    { name: "no host", lines: ["GET / HTTP/1.1"], status: 400 },
+    { name: "two hosts", lines: get("/", "host: app.example.com"), status: 400 },
+  ])("is refused: $name", async ({ lines, status }) => {
+    edge = await Edge.create(
+      hello,
+      gatewayOf({ routes: [route({ path: { kind: "prefix", value: "/things" } })] }),
+    );
+    expect(await edge.send(lines)).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+    expect(edge.app.heads).toEqual([]);
+  });
+
+  test("an escaped letter is the letter: no route is dodged by spelling", async () => {
+    edge = await Edge.create(
+      hello,
+      gatewayOf({
+        routes: [
+          route({ name: "admin", path: { kind: "prefix", value: "/admin" }, access: "Login" }),
+          route(),
+        ],
+      }),
+    );
+    const people = new StubPeople();
+    people.answer = { kind: "answer", status: 401, fields: [], body: "sign in" };
+    edge.gateway.people = people;
+    expect(await edge.send(get("/%61dmin"))).toMatch(/^HTTP\/1\.1 401 /);
+    expect(people.asked[0]?.route?.name).toBe("admin");
+  });
+
+  test("goes to the path that a route writes", async () => {
+    edge = await Edge.create(
+      hello,
+      gatewayOf({
+        routes: [
+          route({
+            path: { kind: "prefix", value: "/api" },
+            rewrite: { prefix: "/things", host: "internal.example" },
+          }),
+        ],
+      }),
+    );
+    await edge.send(get("/api/a?x=1"));
+    expect(lastHead()).toMatch(/^GET \/things\/a\?x=1 HTTP\/1\.1\r\n/);
+    expect(lastHead()).toMatch(/\r\nhost: internal\.example\r\n/);
+    expect(lastHead()).toMatch(/\r\nx-forwarded-prefix: \/api\r\n/);
+  });
+});
+
+describe("TLS", () => {
+  test("is 1.3, for names that are served alone", async () => {
+    edge = await Edge.create(hello);
+    const socket = await edge.socket("alice.nb.example.com");
+    expect(socket.getProtocol()).toBe("TLSv1.3");
+    socket.destroy();
+    await expect(edge.socket("other.example.com")).rejects.toThrow();
+    await expect(edge.socket("a.b.nb.example.com")).rejects.toThrow();
+  });
+
+  test("a connection serves the hosts of its own certificate", async () => {
+    const both: Gateway = gatewayOf({
+      listeners: [
+        { name: "main", port: 8443, hosts: ["app.example.com"], secretName: "edge-tls" },
+        { name: "other", port: 8443, hosts: ["other.example.com"], secretName: "other-tls" },
+      ],
+      routes: [route({ hosts: ["app.example.com", "other.example.com"] })],
+    });
+    edge = await Edge.create(hello, both);
+    expect(await edge.send(["GET /things/a HTTP/1.1", "host: other.example.com"])).toMatch(
+      /^HTTP\/1\.1 421 /,
+    );
+  });
+
+  test("a new certificate is shown without the loss of a connection", async () => {
+    edge = await Edge.create(hello);
+    const session = edge.session();
+    expect((await edge.ask(session, { ":path": "/things/a" })).status).toBe(200);
+    const fresh = await edgeCertificate(["app.example.com"], Date.now(), 60);
+    writeSecret(edge.secretsDir, "edge-tls", fresh);
+    await edge.gateway.certificates.use(["edge-tls"]);
+    await expect(edge.socket()).rejects.toThrow();
+    const { ca } = fresh;
+    Object.assign(edge.material, { ca });
+    (await edge.socket()).destroy();
+    expect((await edge.ask(session, { ":path": "/things/a" })).status).toBe(200);
+    writeSecret(edge.secretsDir, "edge-tls", { ...fresh, key: "not a key" });
+    await edge.gateway.certificates.use(["edge-tls"]);
+    (await edge.socket()).destroy();
+  });
+});
+
+test("the plain port sends everything to the port with TLS", async () => {
+  edge = await Edge.create(hello);
+  const ask = (host: string, path: string): Promise<[number, string | undefined]> =>
+    new Promise((resolve, reject) => {
+      request({ host: "127.0.0.1", port: edge.redirectPort, path, headers: { host } }, (answer) => {
+        answer.resume();
+        resolve([answer.statusCode ?? 0, answer.headers.location]);
+      })
+        .on("error", reject)
+        .end();
+    });
+  expect(await ask("app.example.com", "/x?y=1")).toEqual([308, "https://app.example.com/x?y=1"]);
+  expect(await ask("app.example.com:8080", "/x")).toEqual([308, "https://app.example.com:8443/x"]);
+  expect(await ask("evil.example", "/x")).toEqual([421, undefined]);
+});
+
+describe("people", () => {
+  test("are asked, and their cookie is taken off", async () => {
+    edge = await Edge.create(hello, gatewayOf({ routes: [route({ access: "Login" })] }));
+    const people = new StubPeople();
+    people.answer = Promise.resolve(
+      admitted({ session: "s-1", cookie: "theme=dark", setCookie: ["__Host-session=new; Secure"] }),
+    );
+    edge.gateway.people = people;
+    const text = await edge.send(get("/things/a", "cookie: __Host-session=secret; theme=dark"));
+    expect(text).toMatch(/\r\nset-cookie: __Host-session=new; Secure\r\n/);
+    expect(lastHead()).toMatch(/\r\ncookie: theme=dark\r\n/);
+    expect(lastHead()).not.toContain("secret");
+  });
+
+  test("a body that comes while they think arrives whole", async () => {
+    edge = await Edge.create((_head, socket, body) =>
+      socket.write(`HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\n\r\n${body.toString("latin1")}`),
+    );
+    const people = new StubPeople();
+    const gate = Promise.withResolvers<Admitted>();
+    people.answer = gate.promise;
+    edge.gateway.people = people;
+    const body = "x".repeat(40_000);
+    const over1 = edge.send(
+      ["POST /things/a HTTP/1.1", "host: app.example.com", `content-length: ${body.length}`],
+      body,
+    );
+    const over2 = edge.ask(
+      edge.session(),
+      { ":method": "POST", ":path": "/things/a", "content-length": String(body.length) },
+      Buffer.from(body),
+    );
+    while (people.asked.length < 2) await new Promise((resolve) => setImmediate(resolve));
+    gate.resolve(admitted());
+    expect((await over1).endsWith(body)).toBe(true);
+    expect((await over2).body === body).toBe(true);
+  });
+
+  test("without them nothing but public routes is served", async () => {
+    edge = await Edge.create(hello, gatewayOf({ routes: [route({ access: "Login" })] }));
+    expect(await edge.send(get("/things/a"))).toMatch(/^HTTP\/1\.1 503 /);
+    expect(edge.app.heads).toEqual([]);
+  });
+
+  test("a promise that fails lets nobody in", async () => {
+    edge = await Edge.create(hello);
+    const people = new StubPeople();
+    people.answer = Promise.reject(new Error("down"));
+    people.answer.catch(() => {});
+    edge.gateway.people = people;
+    expect(await edge.send(get("/things/a"))).toMatch(/^HTTP\/1\.1 503 /);
+    expect(edge.app.heads).toEqual([]);
+  });
+
+  test("serve the gateway's own paths on every host", async () => {
+    edge = await Edge.create(hello);
+    edge.gateway.people = new StubPeople();
+    expect(await edge.send(get("/.countersign/whoami?x=1"))).toMatch(/GET \/\.countersign\/whoami\?x=1 $/);
+    const post = await edge.send(
+      ["POST /.countersign/logout HTTP/1.1", "host: app.example.com", "content-length: 3"],
+      "a=b",
+    );
+    expect(post).toMatch(/POST \/\.countersign\/logout a=b$/);
+    const long = "x".repeat(70_000);
+    const lines = [
+      "POST /.countersign/logout HTTP/1.1",
+      "host: app.example.com",
+      `content-length: ${long.length}`,
+    ];
+    expect(await edge.send(lines, long)).toMatch(/^HTTP\/1\.1 413 /);
+    expect(edge.app.heads).toEqual([]);
+  });
+
+  test("a route that belongs to one person is closed to all others", async () => {
+    edge = await Edge.create(hello, gatewayOf({ routes: [route({ access: "Login", owner: "okta|alice" })] }));
+    edge.gateway.people = new StubPeople();
+    expect(await edge.send(get("/things/a"))).toMatch(/^HTTP\/1\.1 403 /);
+    expect(edge.app.heads).toEqual([]);
+  });
+});
+
+describe("the end of a session", () => {
+  const signedIn = async (answer: Parameters<typeof Edge.create>[0]): Promise<StubPeople> => {
+    edge = await Edge.create(answer, gatewayOf({ routes: [route({ access: "Login" })] }));
+    const people = new StubPeople();
+    people.answer = admitted({ session: "s-1" });
+    edge.gateway.people = people;
+    return people;
+  };
+
+  test("ends events with an event that says so", async () => {
+    const people = await signedIn((_head, socket) =>
+      socket.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n"),
+    );
+    const socket = await edge.socket();
+    socket.setEncoding("latin1");
+    let text = "";
+    const ended = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+    const began = new Promise<void>((resolve) =>
+      socket.on("data", (chunk: string) => {
+        text += chunk;
+        if (text.includes("data: 1")) resolve();
+      }),
+    );
+    socket.write(`${get("/stream/a").join("\r\n")}\r\n\r\n`);
+    await began;
+    people.end("another");
+    people.end("s-1");
+    await ended;
+    expect(text).toContain("event: error");
+  });
+
+  test("closes a WebSocket with 1008", async () => {
+    const people = await signedIn((head, socket) => {
+      const key = /\r\nsec-websocket-key: (\S+)\r\n/i.exec(head)?.[1] ?? "";
+      socket.write(
+        `HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: ${webSocketAccept(key)}\r\n\r\n`,
+      );
+      socket.write(Buffer.from([0x81, 0x01, 0x61]));
+    });
+    const socket = await edge.socket();
+    const chunks: Buffer[] = [];
+    const ended = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+    const began = new Promise<void>((resolve) =>
+      socket.on("data", (chunk: Buffer) => {
+        chunks.push(chunk);
+        if (Buffer.concat(chunks).includes(Buffer.from([0x81, 0x01, 0x61]))) resolve();
+      }),
+    );
+    const lines = get(
+      "/stream/a",
+      "connection: upgrade",
+      "upgrade: websocket",
+      "sec-websocket-version: 13",
+      "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    );
+    socket.write(`${lines.join("\r\n")}\r\n\r\n`);
+    await began;
+    people.end("s-1");
+    await ended;
+    const all = Buffer.concat(chunks);
+    const frame = all.subarray(all.indexOf(Buffer.from([0x81, 0x01, 0x61])) + 3);
+    expect([frame[0], frame.readUInt16BE(2)]).toEqual([0x88, 1008]);
+  });
+
+  test("answers a request that waits with 401", async () => {
+    const people = await signedIn(() => {});
+    const answer = edge.send(get("/things/a"));
+    while (edge.app.heads.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    people.end("s-1");
+    expect(await answer).toMatch(/^HTTP\/1\.1 401 /);
+  });
+});
+
+describe("limits", () => {
+  test("of an address are told with a time to wait", async () => {
+    const limits = { perIp: { requests: 1, perMs: 60_000, burst: 2 }, perUser: undefined };
+    edge = await Edge.create(hello, gatewayOf({ limits }));
+    const session = edge.session();
+    const ask = () => edge.ask(session, { ":path": "/things/a" });
+    expect([(await ask()).status, (await ask()).status]).toEqual([200, 200]);
+    const limited = await ask();
+    expect(limited.status).toBe(429);
+    expect(Number(limited.headers["retry-after"])).toBeGreaterThan(50);
+  });
+});
+
+describe("cross-origin requests", () => {
+  const cors = {
+    allowOrigins: ["https://ui.example.com"],
+    allowMethods: ["GET", "POST"],
+    allowHeaders: ["x-team"],
+    exposeHeaders: [],
+    allowCredentials: true,
+    maxAgeSeconds: 600,
+  };
+
+  test("are answered as the route says, and the application has no say", async () => {
+    edge = await Edge.create(
+      (_head, socket) =>
+        socket.write("HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\ncontent-length: 2\r\n\r\nok"),
+      gatewayOf({ routes: [route({ cors, access: "Login" })] }),
+    );
+    edge.gateway.people = new StubPeople();
+    const preflight = (origin: string, method: string): Promise<string> =>
+      edge.send([
+        "OPTIONS /things/a HTTP/1.1",
+        "host: app.example.com",
+        `origin: ${origin}`,
+        `access-control-request-method: ${method}`,
+        "access-control-request-headers: X-Team",
+      ]);
+    const good = await preflight("https://ui.example.com", "POST");
+    expect(good).toMatch(/^HTTP\/1\.1 204 /);
+    expect(good).toMatch(/\r\naccess-control-allow-methods: GET, POST\r\n/);
+    expect(await preflight("https://evil.example", "POST")).toMatch(/^HTTP\/1\.1 403 /);
+    expect(await preflight("https://ui.example.com", "DELETE")).toMatch(/^HTTP\/1\.1 403 /);
+    const text = await edge.send(get("/things/a", "origin: https://ui.example.com"));
+    expect(text).toMatch(/\r\naccess-control-allow-origin: https:\/\/ui\.example\.com\r\n/);
+    expect(text).not.toContain("access-control-allow-origin: *");
+    expect(await edge.send(get("/things/a", "origin: https://evil.example"))).not.toContain(
+      "access-control-",
+    );
+  });
+});
