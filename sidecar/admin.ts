@@ -13,6 +13,8 @@ export interface AdminState {
   readonly meshNowMs: () => number;
   readonly isDraining: () => boolean;
   readonly isConnected: () => boolean;
+  /** Of a gateway: why no client can be served. */
+  readonly gatewayUnready?: () => string | undefined;
 }
 
 /** Why a sidecar is not ready; undefined when it is. */
@@ -23,7 +25,8 @@ export function unreadyReason(state: AdminState): string | undefined {
   if (identity === undefined) return "no identity yet";
   if (state.meshNowMs() >= identity.notAfterMs) return "the certificate has expired";
   if (state.plane.meshPort === undefined) return "the mesh port is not bound yet";
-  return table === undefined ? "no policy yet" : undefined;
+  if (table === undefined) return "no policy yet";
+  return table.program.kind === "gateway" ? state.gatewayUnready?.() : undefined;
 }
 
 /** /metrics, /livez, /readyz, and the relayed probes and metrics of the application. */

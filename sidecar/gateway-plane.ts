@@ -90,6 +90,16 @@ export class GatewayPlane implements DataPlanePart {
     return this.#ports.get(declared);
   }
 
+  /** Why no client can be served; undefined: they can. */
+  get unready(): string | undefined {
+    const gateway = this.#gateway;
+    if (gateway === undefined) return "no MeshGateway is for this workload";
+    const closed = gateway.listeners.find(({ port }) => !this.#ports.has(port));
+    if (closed !== undefined) return `port ${closed.port} of listener \`${closed.name}\` is not open`;
+    const bare = gateway.listeners.find(({ secretName }) => this.certificates.get(secretName) === undefined);
+    return bare === undefined ? undefined : `there is no certificate for listener \`${bare.name}\``;
+  }
+
   /** Puts a gateway resource in force; undefined: it was taken away. Resolves when ports are bound or were tried. */
   adopt(gateway: Gateway | undefined): Promise<void> {
     if (gateway === this.#gateway) return this.#adopting;

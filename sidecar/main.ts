@@ -209,6 +209,8 @@ class Sidecar {
       meshNowMs: this.#meshNowMs,
       isDraining: () => this.#signal.aborted,
       isConnected: () => this.#client?.connected ?? false,
+      gatewayUnready: () =>
+        this.#gateway === undefined ? "no MeshGateway is for this workload" : this.#gateway.unready,
     };
     let port: number | undefined;
     if (metricsListen !== undefined) {

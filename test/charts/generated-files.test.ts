@@ -9,8 +9,9 @@ import { leafPaths, valueRows, withValuesTable } from "./values-table.ts";
 
 const root = join(import.meta.dirname, "../..");
 const text = (path: string) => readFileSync(join(root, path), "utf8");
-const valuesText = text("charts/countersign/values.yaml");
-const schema = JSON.parse(text("charts/countersign/values.schema.json")) as SchemaNode;
+const valuesOf = (chart: string) => text(`charts/${chart}/values.yaml`);
+const schemaOf = (chart: string) => JSON.parse(text(`charts/${chart}/values.schema.json`)) as SchemaNode;
+const schema = schemaOf("countersign");
 
 interface SchemaNode {
   readonly type?: string;
@@ -22,21 +23,25 @@ test("the copies of the schemas and the table of values are current: `node test/
   expect(staleFiles()).toEqual([]);
 });
 
-test.each(["countersign", "countersign-crds"])("%s has the version of the package", (chart) => {
-  const { version, appVersion, kubeVersion } = parse(
-    readFileSync(join(chartFolder(chart), "Chart.yaml"), "utf8"),
-  ) as Record<string, string>;
-  const { version: ours } = JSON.parse(text("package.json")) as { version: string };
-  expect({ version, appVersion, kubeVersion }).toEqual({
-    version: ours,
-    appVersion: ours,
-    kubeVersion: ">=1.30.0-0",
-  });
-});
+test.each(["countersign", "countersign-crds", "countersign-gateway"])(
+  "%s has the version of the package",
+  (chart) => {
+    const { version, appVersion, kubeVersion } = parse(
+      readFileSync(join(chartFolder(chart), "Chart.yaml"), "utf8"),
+    ) as Record<string, string>;
+    const { version: ours } = JSON.parse(text("package.json")) as { version: string };
+    expect({ version, appVersion, kubeVersion }).toEqual({
+      version: ours,
+      appVersion: ours,
+      kubeVersion: ">=1.30.0-0",
+    });
+  },
+);
 
-describe("values.yaml", () => {
-  const values: unknown = parse(valuesText);
-  const rows = valueRows(valuesText).map(({ path }) => path);
+describe.each(["countersign", "countersign-gateway"])("values.yaml of %s", (chart) => {
+  const schema = schemaOf(chart);
+  const values: unknown = parse(valuesOf(chart));
+  const rows = valueRows(valuesOf(chart)).map(({ path }) => path);
 
   test("has a comment on every value, or on the map it stands in", () => {
     expect(leafPaths(values).length).toBeGreaterThan(30);
@@ -67,16 +72,16 @@ describe("values.yaml", () => {
     ];
     expect(open(schema, "")).toEqual([]);
   });
+});
 
-  test("`meshConfig` takes every field of MeshConfig but the trust domain", () => {
-    const crd = parse(text("crds/meshconfigs.yaml")) as {
-      spec: { versions: [{ schema: { openAPIV3Schema: { properties: { spec: SchemaNode } } } }] };
-    };
-    const fields = Object.keys(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties ?? {});
-    expect(Object.keys(schema.properties?.["meshConfig"]?.properties ?? {}).sort()).toEqual(
-      fields.filter((field) => field !== "trustDomain").sort(),
-    );
-  });
+test("`meshConfig` takes every field of MeshConfig but the trust domain", () => {
+  const crd = parse(text("crds/meshconfigs.yaml")) as {
+    spec: { versions: [{ schema: { openAPIV3Schema: { properties: { spec: SchemaNode } } } }] };
+  };
+  const fields = Object.keys(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties ?? {});
+  expect(Object.keys(schema.properties?.["meshConfig"]?.properties ?? {}).sort()).toEqual(
+    fields.filter((field) => field !== "trustDomain").sort(),
+  );
 });
 
 test("the table escapes what would break it", () => {

@@ -17,9 +17,11 @@ export function generatedFiles(): ReadonlyMap<string, string | undefined> {
   for (const folder of SCHEMAS)
     for (const name of yaml(folder))
       files.set(`${copies}/${name}`, readFileSync(join(root, folder, name), "utf8"));
-  const readme = readFileSync(join(CHARTS, "countersign/README.md"), "utf8");
-  const values = readFileSync(join(CHARTS, "countersign/values.yaml"), "utf8");
-  files.set("charts/countersign/README.md", withValuesTable(readme, values));
+  for (const chart of ["countersign", "countersign-gateway"]) {
+    const readme = readFileSync(join(CHARTS, chart, "README.md"), "utf8");
+    const values = readFileSync(join(CHARTS, chart, "values.yaml"), "utf8");
+    files.set(`charts/${chart}/README.md`, withValuesTable(readme, values));
+  }
   return files;
 }
 

@@ -17,7 +17,7 @@ interface Parts {
 function stateOf(parts: Parts, isDraining = false): AdminState {
   const plane = {
     identity: { notAfterMs: NOW + 1 },
-    table: {},
+    table: { program: { kind: "service" } },
     started: true,
     meshPort: 16_008,
     metrics: new SidecarMetrics(),
@@ -30,6 +30,7 @@ function stateOf(parts: Parts, isDraining = false): AdminState {
     meshNowMs: () => NOW,
     isDraining: () => isDraining,
     isConnected: () => true,
+    gatewayUnready: () => "no certificate",
   };
 }
 
@@ -41,6 +42,11 @@ describe("readiness", () => {
     { name: "the certificate has expired", parts: { identity: { notAfterMs: NOW } }, reason: /expired/ },
     { name: "the mesh port is not bound", parts: { meshPort: undefined }, reason: /mesh port/ },
     { name: "there is no table", parts: { table: undefined }, reason: /no policy/ },
+    {
+      name: "a gateway cannot serve",
+      parts: { table: { program: { kind: "gateway" } } },
+      reason: /no certificate/,
+    },
   ])("when $name", async ({ parts, reason }) => {
     const state = stateOf(parts);
     const page = await healthPages(state)("/readyz", new URLSearchParams());

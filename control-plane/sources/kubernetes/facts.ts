@@ -110,7 +110,8 @@ export function podFacts(object: ApiObject): PodFacts | undefined {
       isTrue(status, "ContainersReady") &&
       meta["deletionTimestamp"] === undefined &&
       list(spec["readinessGates"]).length === 0,
-    injected: initContainers.some((container) => container["name"] === PROXY_CONTAINER),
+    // A gateway has it in place of an application.
+    injected: [...initContainers, ...containers].some((container) => container["name"] === PROXY_CONTAINER),
     ports: [...containers, ...initContainers.filter((one) => one["restartPolicy"] === "Always")]
       .filter((container) => container["name"] !== PROXY_CONTAINER)
       .flatMap((container) => list(container["ports"]).filter(isTcp))
