@@ -1,7 +1,8 @@
 // A connection of the application, whatever is spoken on it: HTTP/1.1, or HTTP/2 when it begins with that preface.
 import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
 import { AppHttp2Connection } from "./app-http2-connection.ts";
-import { AppSideConnection } from "./app-side-connection.ts";
+import { AppSideConnection, type HandedOver } from "./app-side-connection.ts";
+import type { AppConversation } from "./app-socket.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
@@ -16,12 +17,24 @@ function mayBeHttp1(bytes: Buffer): boolean {
   return end < 0 || HTTP1_LINE.test(bytes.toString("latin1", 0, end));
 }
 
+/** `CONNECT` on the proxy port (RFC 9110 section 9.3.6). */
+export interface ConnectRequest extends HandedOver {
+  readonly services: OutboundServices;
+  /** Paused; whoever takes the request has it from now on. */
+  readonly socket: MeshSocket;
+  readonly isDraining: () => boolean;
+  /** The socket is closed. */
+  readonly onClosed: () => void;
+}
+
 export interface AppConnectionDeps {
   readonly services: OutboundServices;
   /** What a local listener or the captured connection means; undefined on the proxy port. */
   readonly fixed: FixedDestination | undefined;
   /** The port is declared to speak HTTP/2: HTTP/1.x is taken too, anything else ends the connection without a word. */
   readonly isHttp2?: boolean | undefined;
+  /** Takes CONNECT; absent: it is refused. */
+  readonly connect?: ((request: ConnectRequest) => AppConversation) | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppConnection) => void;
 }
@@ -29,7 +42,7 @@ export interface AppConnectionDeps {
 export class AppConnection implements SocketHandler {
   readonly #socket: MeshSocket;
   readonly #deps: AppConnectionDeps;
-  #inner: AppSideConnection | AppHttp2Connection | undefined;
+  #inner: AppConversation | undefined;
   /** Less than tells. */
   #held: Buffer = EMPTY;
   /** Monotonic milliseconds. */
@@ -62,13 +75,24 @@ export class AppConnection implements SocketHandler {
       this.#socket.destroy();
       return;
     }
-    const deps = { ...this.#deps, onClosed: () => this.#deps.onClosed(this) };
+    const onClosed = (): void => this.#deps.onClosed(this);
+    const deps = { ...this.#deps, onClosed };
     if (isHttp2) {
-      this.#inner = new AppHttp2Connection(this.#socket, deps);
-      this.#inner.begin(bytes);
+      const http2 = new AppHttp2Connection(this.#socket, deps);
+      this.#inner = http2;
+      http2.begin(bytes);
     } else {
-      this.#inner = new AppSideConnection(this.#socket, deps);
-      this.#inner.onData(bytes);
+      const { connect, services, isDraining } = this.#deps;
+      const socket = this.#socket;
+      const onConnect =
+        connect === undefined
+          ? undefined
+          : (handed: HandedOver): void => {
+              this.#inner = connect({ ...handed, services, socket, isDraining, onClosed });
+            };
+      const http1 = new AppSideConnection(this.#socket, { ...deps, onConnect });
+      this.#inner = http1;
+      http1.onData(bytes);
     }
   }
 

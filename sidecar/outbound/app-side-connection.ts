@@ -17,12 +17,24 @@ import type { OutboundServices } from "./services.ts";
 /** Bytes of later requests that may wait in the parser before the socket is paused. */
 const MAX_HELD_BYTES = 65_536;
 
+/** What is left of a connection whose application asked for a tunnel. */
+export interface HandedOver {
+  /** Host and port. */
+  readonly authority: string;
+  /** What it has sent behind its request. */
+  readonly early: Buffer;
+  /** That is all it will say. */
+  readonly isEnded: boolean;
+}
+
 export interface AppSideDeps {
   readonly services: OutboundServices;
   /** What a local listener or the captured connection means; undefined on the proxy port. */
   readonly fixed: FixedDestination | undefined;
   /** What answers a request; undefined: an exchange with the mesh. */
   readonly createExchange?: CreateExchange | undefined;
+  /** Gives the connection away whose application asks for a tunnel; absent: CONNECT is refused. */
+  readonly onConnect: ((request: HandedOver) => void) | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppSideConnection) => void;
 }
@@ -50,6 +62,9 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   /** It is turned into what its last request asked for. */
   #switched = false;
   #paused = false;
+  /** It is given away. */
+  #isLeaving = false;
+  #isEnded = false;
   /** The next request waits until the answers before are read. */
   #unread = false;
   /** Set while a head is incomplete or no request is open; the exchange has its own while one is. */
@@ -155,6 +170,8 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   onEnd(): void {
+    this.#isEnded = true;
+    if (this.#isLeaving) return;
     this.#parser.eof();
     this.#closing = true;
     // The other direction may go on: its end comes from the callee.
@@ -191,6 +208,10 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   #onHead(head: RequestHead): void {
+    if (head.method === "CONNECT" && this.#deps.onConnect !== undefined) {
+      this.#handOver(head.authority, this.#deps.onConnect);
+      return;
+    }
     const isBodyless = !head.chunked && head.contentLength <= 0;
     this.#requestEnded = false;
     this.#told = isBodyless;
@@ -204,6 +225,17 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
         : createExchange(this, this.#stream, head);
     this.#exchange = exchange;
     exchange.start(this.#deps.fixed, isBodyless);
+  }
+
+  /** When the parser has put away what came behind the head. */
+  #handOver(authority: string, onConnect: (request: HandedOver) => void): void {
+    this.#closing = true;
+    this.#isLeaving = true;
+    this.socket.pause();
+    setImmediate(() => {
+      const isEnded = this.#isEnded;
+      if (!this.socket.closed) onConnect({ authority, early: this.#parser.takeHeld(), isEnded });
+    });
   }
 
   #onBody(chunk: Buffer): void {

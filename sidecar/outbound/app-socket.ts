@@ -29,7 +29,7 @@ export interface ConversationDeps {
 /** How long a client may stay silent before it is taken for one that waits for the server. */
 export const SNIFF_MS = 100;
 /** How long a ClientHello may take that has begun. */
-const HELLO_MS = 10_000;
+export const HELLO_MS = 10_000;
 
 /**
  * What the application speaks to a port.

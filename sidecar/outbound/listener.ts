@@ -5,6 +5,7 @@ import type { SocketAddress } from "../config.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { sniffSocket } from "../wire/sniff.ts";
+import type { ConnectRequest } from "./app-connection.ts";
 import {
   type AppConversation,
   type ConversationDeps,
@@ -13,6 +14,7 @@ import {
   SNIFF_MS,
   spokenTo,
 } from "./app-socket.ts";
+import { ProxyConnect } from "./connect.ts";
 import { askFor, isDestination, type OutboundRefusal, questionOf } from "./locate.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -84,7 +86,9 @@ export class OutboundListener {
     // The common cases at once: the proxy port, and services that are known to speak HTTP.
     const destination = fixed === undefined ? undefined : services.state.directory?.ofFixed(fixed);
     if (fixed === undefined || destination?.port.protocol === "http") {
-      this.#connections.add(converseHttp(socket, { ...shared, fixed }));
+      const connect =
+        fixed === undefined ? (request: ConnectRequest) => new ProxyConnect(request) : undefined;
+      this.#connections.add(converseHttp(socket, { ...shared, fixed, connect }));
       return;
     }
     this.#sockets.add(socket);

@@ -29,10 +29,7 @@ export function locate(
 ): Destination | Question | OutboundRefusal {
   const { directory, identityUntilMs } = state;
   if (head.method === "CONNECT")
-    return refused(
-      "UNSUPPORTED",
-      "CONNECT is not carried: send http requests in absolute form (http_proxy), the mesh encrypts them",
-    );
+    return refused("UNSUPPORTED", "CONNECT is carried over HTTP/1.1 on the proxy port only");
   const upgrade = upgradeOf(head.upgrade);
   if (upgrade === undefined || (upgrade !== "" && head.method !== "GET"))
     return refused("UNSUPPORTED", "of upgrades only those of a GET to one protocol are carried");

@@ -11,7 +11,7 @@ import type { OutboundServices } from "./services.ts";
  * @param facts with reason and error; they get status, size and decision id.
  */
 export function writeProblem(
-  app: AppSide,
+  app: Pick<AppSide, "answers">,
   stream: AppStream,
   facts: CallFacts,
   services: OutboundServices,

@@ -16,24 +16,47 @@ import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
 
+/** Who asked for the connection in words, and is answered in words. After `refused` or `denied` the socket is its own. */
+export interface TunnelAsker {
+  agreed(): void;
+  /** It never came to the callee. @param facts with reason and error. */
+  refused(facts: CallFacts): void;
+  /** The callee's sidecar said no. @param body empty where it was too long. */
+  denied(status: number, fields: readonly Field[], body: Buffer): void;
+}
+
 export interface OutboundTunnelDeps {
   readonly services: OutboundServices;
   readonly fixed: FixedDestination;
   /** Anything but `tls` is carried as `tcp`. */
   readonly spoken: Spoken;
+  /** What was read of the socket before. */
+  readonly early?: Buffer | undefined;
+  /** Absent: a reset says that it is not carried. */
+  readonly asker?: TunnelAsker | undefined;
   readonly onClosed: (tunnel: OutboundTunnel) => void;
+}
+
+/** What the callee's sidecar answered in place of agreeing. */
+interface Denial {
+  readonly status: number;
+  readonly fields: readonly Field[];
+  body: Buffer;
 }
 
 const CONNECT: Field = createField(":method", "CONNECT");
 const TCP: Field = createField(COUNTERSIGN_PROTOCOL, "tcp");
 const TLS: Field = createField(COUNTERSIGN_PROTOCOL, "tls");
 const REFUSED_STREAM = 0x7;
+const CANCEL = 0x8;
 /** Endpoints that are asked before the connection is given up. */
 const MAX_ATTEMPTS = 4;
 /** Neither end has sent a byte for so long: given up, whatever TCP's own keep-alive says. A TrafficPolicy may say otherwise. */
 const IDLE_MS = 3_600_000;
 /** How long the application may take to read what is left after both ends are closed. */
 const LINGER_MS = 60_000;
+/** Of the document that says why the callee's sidecar refused. */
+const MAX_DENIAL_BYTES = 16_384;
 
 export class OutboundTunnel implements UpstreamExchange {
   /** Place in the connection's list. */
@@ -48,11 +71,14 @@ export class OutboundTunnel implements UpstreamExchange {
   #connection: UpstreamConnection | undefined;
   #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
   #tunnel: Tunnel | undefined;
+  #denial: Denial | undefined;
   #sentAtMs = -1;
   #over = false;
   /** Monotonic milliseconds. */
   #deadlineMs: number;
   #bytesSeen = 0;
+  /** The application has said all, before there is a tunnel. */
+  #isEnded = false;
 
   /** @param socket paused; made with `allowHalfOpen`. */
   constructor(socket: MeshSocket, deps: OutboundTunnelDeps) {
@@ -64,7 +90,10 @@ export class OutboundTunnel implements UpstreamExchange {
     this.#deadlineMs = this.#facts.startedMs + 3 * services.timeouts.connectMs;
     socket.attach({
       onData: () => {}, // paused: nothing comes
-      onEnd: () => {},
+      onEnd: () => {
+        // But the end does, where it was read with the bytes before it.
+        this.#isEnded = true;
+      },
       onDrain: () => {},
       onClose: () => this.#onAppClosed(),
     });
@@ -156,7 +185,12 @@ export class OutboundTunnel implements UpstreamExchange {
     if (status < 200 || status > 299 || connection === undefined || stream === undefined) {
       // Decided and recorded at the callee.
       this.#facts.error = `the callee's sidecar refused the connection (status ${status})`;
-      if (stream !== undefined && !endStream) connection?.h2.resetStream(stream, 0x8);
+      if (this.#deps.asker !== undefined && status >= 300) {
+        this.#denial = { status, fields, body: EMPTY };
+        if (endStream) this.#deny(this.#denial);
+        return;
+      }
+      if (stream !== undefined && !endStream) connection?.h2.resetStream(stream, CANCEL);
       this.#abort();
       return;
     }
@@ -172,21 +206,38 @@ export class OutboundTunnel implements UpstreamExchange {
       },
       { onTunnelOver: (end) => this.#onTunnelOver(end), onTunnelClosed: () => this.#deps.onClosed(this) },
     );
+    this.#deps.asker?.agreed();
     this.#tunnel.start();
+    const { early } = this.#deps;
+    if (early !== undefined && early.length > 0) this.#tunnel.onData(early);
     const { all } = this.#deps.spoken;
-    if (all !== undefined) {
-      this.#tunnel.onData(all);
-      this.#tunnel.onEnd();
-    }
+    if (all !== undefined) this.#tunnel.onData(all);
+    if (all !== undefined || this.#isEnded) this.#tunnel.onEnd();
     if (endStream) this.#tunnel.onStreamData(EMPTY, true);
   }
 
   onUpstreamData(chunk: Buffer, endStream: boolean): void {
     if (this.#tunnel !== undefined) this.#tunnel.onStreamData(chunk, endStream);
+    else if (this.#denial !== undefined) this.#hearDenial(this.#denial, chunk, endStream);
     else if (this.#stream !== undefined) this.#connection?.h2.consumed(this.#stream, chunk.length);
   }
 
+  #hearDenial(denial: Denial, chunk: Buffer, endStream: boolean): void {
+    if (this.#stream !== undefined) this.#connection?.h2.consumed(this.#stream, chunk.length);
+    if (denial.body.length + chunk.length <= MAX_DENIAL_BYTES)
+      denial.body = Buffer.concat([denial.body, chunk]);
+    if (endStream) this.#deny(denial);
+  }
+
+  #deny({ status, fields, body }: Denial): void {
+    if (this.#over) return;
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#deps.asker?.denied(status, fields, body);
+    this.#finish();
+  }
+
   onUpstreamTrailers(): void {
+    if (this.#denial !== undefined) this.#deny(this.#denial);
     this.#tunnel?.cut("the callee's sidecar sent trailers on a tunnel");
   }
 
@@ -204,6 +255,10 @@ export class OutboundTunnel implements UpstreamExchange {
     this.#connection = undefined;
     this.#stream = undefined;
     this.#facts.error = detail;
+    if (this.#denial !== undefined) {
+      this.#deny(this.#denial);
+      return;
+    }
     if (this.#tunnel === undefined && code !== REFUSED_STREAM && this.#member !== undefined)
       this.#facts.destination?.group.failed(this.#member);
     if (this.#tunnel !== undefined) this.#tunnel.onStreamGone(detail);
@@ -274,8 +329,10 @@ export class OutboundTunnel implements UpstreamExchange {
   #abort(): void {
     if (this.#over) return;
     this.#facts.upstream?.cancel(this);
-    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, 0x8);
-    this.#socket.reset();
+    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    if (this.#deps.asker !== undefined && this.#facts.reason !== "ALLOWED")
+      this.#deps.asker.refused(this.#facts);
+    else this.#socket.reset();
     this.#finish();
   }
 

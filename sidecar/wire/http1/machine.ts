@@ -171,6 +171,13 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
     this.#block = undefined;
   }
 
+  /** Like `close`, between messages. @returns what is held behind the last one. */
+  takeHeld(): Buffer {
+    const held = Buffer.concat(this.#queue);
+    this.close();
+    return held;
+  }
+
   /** Whether a message can be turned into an opaque stream now. */
   protected makeOpaque(): boolean {
     if (this.#state !== HEAD || this.#section.length > 0) return false;
