@@ -9,7 +9,7 @@ import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
-import type { AppExchange, AppSide, AppStream, CreateExchange } from "./app-side.ts";
+import type { AppExchange, AppSide, AppStream, CreateExchange, OutboundHead } from "./app-side.ts";
 import { OutboundExchange } from "./exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -19,8 +19,8 @@ const MAX_HELD_BYTES = 65_536;
 
 /** What is left of a connection whose application asked for a tunnel. */
 export interface HandedOver {
-  /** Host and port. */
-  readonly authority: string;
+  /** Its authority is host and port. */
+  readonly head: OutboundHead;
   /** What it has sent behind its request. */
   readonly early: Buffer;
   /** That is all it will say. */
@@ -209,7 +209,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
 
   #onHead(head: RequestHead): void {
     if (head.method === "CONNECT" && this.#deps.onConnect !== undefined) {
-      this.#handOver(head.authority, this.#deps.onConnect);
+      this.#handOver(head, this.#deps.onConnect);
       return;
     }
     const isBodyless = !head.chunked && head.contentLength <= 0;
@@ -228,13 +228,13 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   /** When the parser has put away what came behind the head. */
-  #handOver(authority: string, onConnect: (request: HandedOver) => void): void {
+  #handOver(head: OutboundHead, onConnect: (request: HandedOver) => void): void {
     this.#closing = true;
     this.#isLeaving = true;
     this.socket.pause();
     setImmediate(() => {
       const isEnded = this.#isEnded;
-      if (!this.socket.closed) onConnect({ authority, early: this.#parser.takeHeld(), isEnded });
+      if (!this.socket.closed) onConnect({ head, early: this.#parser.takeHeld(), isEnded });
     });
   }
 

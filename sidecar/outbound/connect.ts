@@ -1,5 +1,6 @@
 // A CONNECT of the application on the proxy port (RFC 9110 section 9.3.6): joined to the service it names as a captured
 // connection would be, by what its port speaks, and answered in words as long as it has not been agreed to.
+import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import type { Field } from "../wire/field.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { type Spoken, sniffBytes } from "../wire/sniff.ts";
@@ -92,7 +93,8 @@ export class ProxyConnect implements AppConversation, SocketHandler {
 
   /** @param request whose socket is paused. */
   constructor(request: ConnectRequest) {
-    const { socket, services, authority, early, isEnded } = request;
+    const { socket, services, early, isEnded } = request;
+    const { authority, fields } = request.head;
     this.#request = request;
     this.#socket = socket;
     this.#early = early;
@@ -103,11 +105,16 @@ export class ProxyConnect implements AppConversation, SocketHandler {
       method: "TCP",
       target: authority.slice(authority.lastIndexOf(":")),
       authority,
-      fields: [],
+      fields,
       upgrade: undefined,
       connectionNames: [],
     };
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
+    const traces = fields.filter(({ name }) => name === "traceparent");
+    const trace = traces.length === 1 ? (traces[0]?.value ?? "") : "";
+    // None, a broken one, or two of them: a new trace begins here (W3C Trace Context section 3.2).
+    this.#facts.ownTrace = !isTraceparent(trace);
+    this.#facts.traceparent = this.#facts.ownTrace ? createTraceparent(services.ids) : trace;
     socket.attach(this);
     const located = locate(this.#facts, services);
     if (isDestination(located)) this.#join(located);

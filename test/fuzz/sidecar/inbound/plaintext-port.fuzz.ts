@@ -14,6 +14,8 @@ const FRAGMENTS = [
   "POST /things/a HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx",
   "POST /chat HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n",
   "GET /things/a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+  "GET /things/a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: foo/1\r\n\r\n",
+  "GET /things/a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
   "HEAD /things/a HTTP/1.0\r\n\r\n",
   "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n",
   "GET http://b/things/a HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -72,7 +74,7 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
       if (app.heads.length !== good)
         throw new Error(`${app.heads.length} requests, ${good} answers: ${what}: ${answers}`);
       for (const head of app.heads)
-        if (/^(?:POST \/things\/|CONNECT )/.test(head) || /root|upgrade|websocket/i.test(head))
+        if (/^(?:POST \/things\/|CONNECT )/.test(head) || /root|h2c|websocket/i.test(head))
           throw new Error(`the application saw ${head}: ${what}`);
       if (plane.busy !== 0) throw new Error(`a request stays open: ${what}`);
       cases++;
