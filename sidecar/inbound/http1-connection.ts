@@ -1,23 +1,19 @@
 // One HTTP/1.1 connection to our workload, over mutual TLS or (where the namespace lets them in) from a plaintext caller:
-// requests are parsed strictly, one at a time, and take the way of every other call. Who calls is told by an `Http1Peer`.
+// requests are parsed strictly, one at a time, and take the way of every other call. Who calls is told by an `ConnectionPeer`.
 import { joinedField, lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
 import { isWebSocketKey, upgradeOf, WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
-import {
-  type Http1Limits,
-  type Http1Problem,
-  type RequestHead,
-  RequestParser,
-} from "../wire/http1/parser.ts";
+import { type Http1Problem, type RequestHead, RequestParser } from "../wire/http1/parser.ts";
 import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import { type Refusal, refusal } from "./admission.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
+import type { ConnectionPeer } from "./connection-peer.ts";
 import { InboundExchange } from "./exchange.ts";
 import type { InboundServices } from "./services.ts";
 import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts";
@@ -28,31 +24,9 @@ const MAX_HELD_BYTES = 65_536;
 const METHOD = ":method";
 const SCHEME: Field = createField(":scheme", "http");
 
-/** Who sends the requests of a connection, and under which rules. */
-export interface Http1Peer {
-  /** Label of `countersign_protocol_errors_total`. */
-  readonly side: "plaintext" | "mesh";
-  /** SPIFFE ID, or `plaintext`; for logs. */
-  readonly name: string;
-  /** The application's port that the connection was made to; undefined: each request names one. */
-  readonly port: number | undefined;
-  /** Authority of a request without Host, which only HTTP/1.0 may leave out; empty: there is none. */
-  readonly authority: string;
-  /** Whether identity fields are looked at; else nobody set them who could, and they end here. */
-  readonly shows: boolean;
-  readonly limits: Partial<Http1Limits>;
-  /** Whether its callers may go on after the answer that is being written. */
-  readonly isWelcome: boolean;
-  programOf(enforcement: Enforcement): CompiledProgram | undefined;
-  identify(shown: ShownTokens, bundleEpoch: string, nowMs: number): IdentifiedCaller | IdentityRefusal;
-  byConnection(nowMs: number): IdentifiedCaller | undefined;
-  /** @returns true: it was one too many, the connection ends. */
-  countBadProof(): boolean;
-}
-
 export interface Http1ConnectionDeps {
   readonly services: InboundServices;
-  readonly peer: Http1Peer;
+  readonly peer: ConnectionPeer;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: Http1Connection) => void;
 }
@@ -113,10 +87,6 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
 
   collect(into: InboundStream[]): void {
     if (this.#exchange !== undefined) into.push(this.#exchange);
-  }
-
-  get busy(): boolean {
-    return this.#exchange !== undefined;
   }
 
   // --- for the exchange ------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ import { MeshError, messageOf } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import type { InboundStream } from "./caller-side.ts";
+import { type CallerConnection, relieve } from "./connection-peer.ts";
 import { Http1Connection } from "./http1-connection.ts";
-import { MeshHttp1Peer } from "./mesh-http1-peer.ts";
+import { MeshPeer } from "./mesh-peer.ts";
 import { PeerConnection } from "./peer-connection.ts";
 import type { InboundServices } from "./services.ts";
 import { PeerVerifier, type VerifierDeps } from "./verify.ts";
@@ -20,23 +21,11 @@ export interface InboundListenerDeps {
   readonly log: Logger;
 }
 
-/** An accepted connection, whatever version of HTTP it speaks. */
-interface MeshConnection {
-  /** Requests that are under way. */
-  readonly openExchanges: number;
-  /** Bytes of finished answers that the caller does not read. */
-  readonly unreadBytes: number;
-  /** Gives those answers up. */
-  dropUnread(): void;
-  /** Ends what took too long; called twice a second. */
-  sweep(nowMs: number): void;
+interface MeshConnection extends CallerConnection {
   /** Adds its open streams. */
   collect(into: InboundStream[]): void;
-  /** Takes no new requests, finishes those that are open, closes. */
-  drain(): void;
   /** Like `drain`, and ends what is still open at `untilMs` (monotonic). */
   expel(untilMs: number): void;
-  destroy(): void;
 }
 
 /** Between the keep-alive probes of TCP on HTTP/1.1 connections, which have no ping of their own. */
@@ -168,29 +157,18 @@ export class InboundListener {
     services.metrics.connections.add(services.metrics.connections.series("mesh", "accepted"));
     services.leaves.note(facts.value, services.meshNowMs());
     const peer = new PeerVerifier(facts.value, this.#deps.ownSpiffeId(), verifier);
-    this.#connections.add(
-      socket.alpnProtocol === "h2" ? this.#http2(socket, peer) : this.#http1(socket, peer),
-    );
-  }
-
-  #http2(socket: TLSSocket, peer: PeerVerifier): PeerConnection {
-    const { services, log } = this.#deps;
-    return new PeerConnection(new MeshSocket(socket), peer, {
+    const { log } = this.#deps;
+    const deps = {
       services,
       log,
-      onClosed: (closed) => this.#connections.delete(closed),
-    });
-  }
-
-  #http1(socket: TLSSocket, peer: PeerVerifier): Http1Connection {
-    const { services, log } = this.#deps;
-    socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    return new Http1Connection(new MeshSocket(socket), {
-      services,
-      peer: new MeshHttp1Peer(peer, services.limits.head, log),
+      peer: new MeshPeer(peer, services.limits.head, log),
       isDraining: () => this.#draining,
-      onClosed: (closed) => this.#connections.delete(closed),
-    });
+      onClosed: (closed: MeshConnection) => this.#connections.delete(closed),
+    };
+    const isHttp2 = socket.alpnProtocol === "h2";
+    if (!isHttp2) socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    const accepted = new MeshSocket(socket);
+    this.#connections.add(isHttp2 ? new PeerConnection(accepted, deps) : new Http1Connection(accepted, deps));
   }
 
   /** Adds every open stream. */
@@ -200,24 +178,9 @@ export class InboundListener {
 
   /** Closes connections that have been quiet for too long. */
   sweep(nowMs: number): void {
-    let unread = 0;
-    for (const connection of this.#connections) {
-      connection.sweep(nowMs);
-      unread += connection.unreadBytes;
-    }
-    if (unread > this.#deps.services.limits.unreadBytes) this.#relieve(unread);
-  }
-
-  /** Answers that nobody reads are given up, most of them first, until half of what they may take is free. */
-  #relieve(unread: number): void {
-    const { limits } = this.#deps.services;
-    let left = unread;
-    for (const connection of [...this.#connections].sort((a, b) => b.unreadBytes - a.unreadBytes)) {
-      if (left <= limits.unreadBytes / 2) break;
-      left -= connection.unreadBytes;
-      connection.dropUnread();
-    }
-    this.#deps.log.warn("answers that callers do not read were given up", { bytes: unread - left });
+    for (const connection of this.#connections) connection.sweep(nowMs);
+    const bytes = relieve(this.#connections, this.#deps.services.limits.unreadBytes);
+    if (bytes > 0) this.#deps.log.warn("answers that callers do not read were given up", { bytes });
   }
 
   /** Accepts nothing more and lets every connection finish what it has. */

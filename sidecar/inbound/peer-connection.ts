@@ -1,11 +1,11 @@
-// One mesh connection from another sidecar (or any HTTP/2 client with an SVID): HTTP/2 over mutual TLS, an exchange per
-// stream. Ends itself after ten requests whose identity does not verify.
+// One HTTP/2 connection to our workload, from another sidecar (or any client with an SVID) over mutual TLS, or from a
+// plaintext caller where the namespace lets them in: an exchange per stream. Who calls is told by a `ConnectionPeer`.
 import { lookupField } from "../core/http/headers.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
-import type { Field } from "../wire/field.ts";
+import { type Field, FieldFlag } from "../wire/field.ts";
 import {
   Http2Connection,
   type Http2Error,
@@ -18,26 +18,24 @@ import { SlotList } from "../wire/slot-list.ts";
 import type { MeshSocket } from "../wire/socket.ts";
 import type { Enforcement } from "./authorize.ts";
 import type { CallerSide, CallerStream, InboundStream } from "./caller-side.ts";
+import type { ConnectionPeer } from "./connection-peer.ts";
 import { InboundExchange } from "./exchange.ts";
 import type { InboundServices } from "./services.ts";
 import { InboundTunnel } from "./tunnel.ts";
-import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } from "./verify.ts";
+import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts";
 
 const NO_ERROR = 0x0;
 const ENHANCE_YOUR_CALM = 0xb;
-/** Requests of one connection whose identity does not verify; then it ends. */
-export const MAX_BAD_PROOFS = 10;
 /** Answers without body are not under flow control: with this much unread nothing more is taken from the peer. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** How long a peer may take to close a connection that has ended, milliseconds. */
 const CLOSE_WITHIN_MS = 10_000;
 /** A caller's sidecar takes heads of at most 32 KiB, and adds tokens of up to 8 KiB; each field counts 32 more. */
 const MAX_LIST_BYTES = 65_536;
-/** Fields that the hop adds to those of the application. */
-export const HOP_FIELDS = 28;
 
 export interface PeerConnectionDeps {
   readonly services: InboundServices;
+  readonly peer: ConnectionPeer;
   readonly log: Logger;
   readonly onClosed: (connection: PeerConnection) => void;
 }
@@ -46,9 +44,9 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   readonly h2: Http2Connection<InboundStream | undefined>;
   /** The same object; an exchange gives back the streams it got, which are its own. */
   readonly answers: AnswerWriter<CallerStream>;
-  readonly port = undefined;
+  readonly port: number | undefined;
   readonly upgradesByConnect = true;
-  readonly verifier: PeerVerifier;
+  readonly #peer: ConnectionPeer;
   readonly remoteAddress: string | undefined;
   readonly #socket: MeshSocket;
   readonly #deps: PeerConnectionDeps;
@@ -72,7 +70,6 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   readonly #keepAlive = new KeepAlive();
   readonly #unfinished = new UnfinishedHead();
-  #badProofs = 0;
   #ending = false;
   #dataPaused = false;
   #readPaused = false;
@@ -86,17 +83,18 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   /** Of finished answers, at the last sweep. */
   unreadBytes = 0;
 
-  constructor(socket: MeshSocket, verifier: PeerVerifier, deps: PeerConnectionDeps) {
+  constructor(socket: MeshSocket, deps: PeerConnectionDeps) {
     this.#socket = socket;
-    this.verifier = verifier;
+    this.#peer = deps.peer;
     this.#deps = deps;
-    this.remoteAddress = socket.remoteAddress;
+    this.port = deps.peer.port;
+    this.remoteAddress = socket.remoteAddress?.replace(/^::ffff:/, "");
     this.activeAtMs = deps.services.clock.monotonicMs();
     this.h2 = new Http2Connection({
       role: "server",
       settings: {
         maxHeaderListSize: MAX_LIST_BYTES,
-        maxFields: deps.services.limits.head.fields + HOP_FIELDS,
+        maxFields: deps.peer.limits.fields,
       },
       handler: this,
       cache: deps.services.cache,
@@ -108,14 +106,17 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     });
     this.answers = this.h2;
     socket.attach({
-      onData: (chunk) => {
-        this.#keepAlive.heard();
-        this.h2.receive(chunk);
-      },
+      onData: (chunk) => this.onBytes(chunk),
       onEnd: () => this.#onSocketEnd(),
       onDrain: () => this.#onDrain(),
       onClose: () => this.#onSocketClose(),
     });
+  }
+
+  /** From the socket, or what was read of it before. */
+  onBytes(chunk: Buffer): void {
+    this.#keepAlive.heard();
+    this.h2.receive(chunk);
   }
 
   /** Looks fields up by name until it is called again: one function per connection instead of one per request. */
@@ -125,19 +126,19 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   }
 
   get name(): string {
-    return this.verifier.peer.spiffeId;
+    return this.#peer.name;
   }
 
-  programOf(enforcement: Enforcement): CompiledProgram {
-    return enforcement.program;
+  programOf(enforcement: Enforcement): CompiledProgram | undefined {
+    return this.#peer.programOf(enforcement);
   }
 
   identify(shown: ShownTokens, bundleEpoch: string, nowMs: number): IdentifiedCaller | IdentityRefusal {
-    return this.verifier.identify(shown, bundleEpoch, nowMs);
+    return this.#peer.identify(shown, bundleEpoch, nowMs);
   }
 
   byConnection(nowMs: number): IdentifiedCaller | undefined {
-    return this.verifier.byCertificate(nowMs);
+    return this.#peer.byConnection(nowMs);
   }
 
   switchTo(stream: CallerStream, _upgrade: string, fields: readonly Field[]): void {
@@ -158,10 +159,16 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     fields: readonly Field[],
     endStream: boolean,
   ): void {
-    const exchange = new InboundExchange(this.#deps.services, this, stream, fields);
+    const exchange = new InboundExchange(this.#deps.services, this, stream, this.#shown(fields));
+    const barred = this.#exchanges.size === 0 ? undefined : this.#peer.barred();
     stream.context = exchange;
     this.#exchanges.add(exchange);
-    exchange.start(endStream);
+    exchange.start(endStream, barred);
+  }
+
+  /** Without what nobody can have set who may. */
+  #shown(fields: readonly Field[]): readonly Field[] {
+    return this.#peer.shows ? fields : fields.filter(({ flags }) => (flags & FieldFlag.identity) === 0);
   }
 
   collect(into: InboundStream[]): void {
@@ -178,7 +185,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
       this.onHeaders(stream, fields, endStream);
       return;
     }
-    const tunnel = new InboundTunnel(this.#deps.services, this, stream, fields);
+    const tunnel = new InboundTunnel(this.#deps.services, this, stream, this.#shown(fields));
     stream.context = tunnel;
     this.#exchanges.add(tunnel);
     tunnel.start(endStream);
@@ -212,9 +219,9 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   onClosed(error: Http2Error | undefined): void {
     if (error !== undefined) {
       const { metrics } = this.#deps.services;
-      metrics.problems.add(metrics.problems.series("mesh", "http2"));
-      this.#deps.log.debug("mesh connection broke the protocol", {
-        peer: this.verifier.peer.spiffeId,
+      metrics.problems.add(metrics.problems.series(this.#peer.side, "http2"));
+      this.#deps.log.debug("connection of a caller broke the protocol", {
+        peer: this.name,
         code: error.code,
         detail: error.message,
       });
@@ -233,13 +240,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
 
   /** A request's identity did not verify; ten of them end the connection. */
   countBadProof(): void {
-    this.#badProofs++;
-    if (this.#badProofs === MAX_BAD_PROOFS) {
-      this.#deps.log.warn("mesh connection ended after ten requests with a bad identity", {
-        peer: this.verifier.peer.spiffeId,
-      });
-      this.#goaway(ENHANCE_YOUR_CALM);
-    }
+    if (this.#peer.countBadProof()) this.#goaway(ENHANCE_YOUR_CALM);
   }
 
   /**
@@ -252,7 +253,8 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
     const { idleMs, headerMs } = this.#deps.services.timeouts;
     if (this.#unfinished.isTooSlow(this.h2.unfinishedHead, nowMs, headerMs))
       this.h2.goaway(ENHANCE_YOUR_CALM);
-    if (this.#exchanges.size === 0 && nowMs - this.activeAtMs >= idleMs) this.drain();
+    if ((this.#exchanges.size === 0 && nowMs - this.activeAtMs >= idleMs) || !this.#peer.isWelcome)
+      this.drain();
     this.unreadBytes = this.h2.openStreams === 0 ? 0 : this.h2.sweepUnread(nowMs, idleMs);
     if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
       if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;
@@ -280,6 +282,11 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   /** Takes no new streams, finishes those that are open, closes. */
   drain(): void {
     this.#goaway(NO_ERROR);
+  }
+
+  /** Ends when nothing is open; no new requests in any case. */
+  endIdle(): void {
+    this.drain();
   }
 
   destroy(): void {

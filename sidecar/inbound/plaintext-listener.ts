@@ -11,7 +11,8 @@ import type { OriginalDestination, OriginalDestinationReader } from "../wire/ori
 import { sniffSocket } from "../wire/sniff.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import type { InboundStream } from "./caller-side.ts";
-import { Http1Connection } from "./http1-connection.ts";
+import { relieve } from "./connection-peer.ts";
+import { PlaintextConnection } from "./plaintext-connection.ts";
 import { PlaintextPeer } from "./plaintext-peer.ts";
 import { PlaintextStreams } from "./plaintext-streams.ts";
 import type { InboundServices } from "./services.ts";
@@ -41,7 +42,7 @@ export class PlaintextListener {
   readonly #sockets = new Set<Socket>();
   /** Connections by the address they come from. */
   readonly #sources = new Map<string, number>();
-  readonly #connections = new Set<Http1Connection>();
+  readonly #connections = new Set<PlaintextConnection>();
   readonly #caller = new IdentifiedCaller(undefined, "");
   readonly #streams: PlaintextStreams;
   #refusals = 0;
@@ -60,7 +61,7 @@ export class PlaintextListener {
   /** Requests that are under way. */
   get busy(): number {
     let busy = 0;
-    for (const connection of this.#connections) if (connection.busy) busy++;
+    for (const connection of this.#connections) busy += connection.openExchanges;
     return busy;
   }
 
@@ -134,10 +135,11 @@ export class PlaintextListener {
     else this.#sources.set(source, left);
   }
 
-  /** Whether callers of whom nothing is known have their share: each connection may hold one to the application. */
+  /** Whether callers of whom nothing is known have their share: each request may hold a connection to the application. */
   get #isFull(): boolean {
-    const { appConnections } = this.#deps.services.limits;
-    return this.#connections.size + this.#streams.open >= Math.floor(appConnections * SHARE);
+    let places = this.#streams.open;
+    for (const { openExchanges } of this.#connections) places += Math.max(1, openExchanges);
+    return places >= Math.floor(this.#deps.services.limits.appConnections * SHARE);
   }
 
   /**
@@ -158,7 +160,7 @@ export class PlaintextListener {
     sniffSocket(socket, SNIFF_MS).then(
       ({ protocol }) => {
         if (socket.destroyed) return;
-        if (protocol !== "http") this.#reset(socket, "reset");
+        if (protocol !== "http" && (protocol !== "h2c" || !isPermissive)) this.#reset(socket, "reset");
         else if (isPermissive) {
           this.#count("refused");
           this.#converse(socket, original);
@@ -171,10 +173,12 @@ export class PlaintextListener {
   /** HTTP requests to one port; each is decided on by the table of its moment. */
   #converse(socket: Socket, original: OriginalDestination): void {
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    const { services } = this.#deps;
-    const connection = new Http1Connection(new MeshSocket(socket), {
+    const { services, log } = this.#deps;
+    const origin = { ...original, isFull: () => this.#isFull };
+    const connection = new PlaintextConnection(new MeshSocket(socket), {
       services,
-      peer: new PlaintextPeer(services, this.#caller, original),
+      log,
+      peer: new PlaintextPeer(services, this.#caller, origin),
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     });
@@ -219,6 +223,7 @@ export class PlaintextListener {
 
   sweep(nowMs: number): void {
     for (const connection of this.#connections) connection.sweep(nowMs);
+    relieve(this.#connections, this.#deps.services.limits.unreadBytes);
     this.#streams.sweep();
   }
 
@@ -226,6 +231,7 @@ export class PlaintextListener {
   drain(): void {
     this.#draining = true;
     this.#server?.close();
+    for (const connection of this.#connections) connection.drain();
   }
 
   /** Ends the connections that have no request. */

@@ -1,12 +1,13 @@
 // Callers without mutual TLS, where the namespace lets them in: nothing is known of them, whatever they say.
 import type { HeadLimits } from "../config.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
+import { type Refusal, refusal } from "./admission.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { Http1Peer } from "./http1-connection.ts";
+import type { ConnectionPeer } from "./connection-peer.ts";
 import type { InboundServices, InboundState } from "./services.ts";
 import type { IdentifiedCaller } from "./verify.ts";
 
-export class PlaintextPeer implements Http1Peer {
+export class PlaintextPeer implements ConnectionPeer {
   readonly side = "plaintext";
   readonly name = "plaintext";
   readonly port: number;
@@ -15,14 +16,16 @@ export class PlaintextPeer implements Http1Peer {
   readonly limits: HeadLimits;
   readonly #state: InboundState;
   readonly #caller: IdentifiedCaller;
+  readonly #isFull: () => boolean;
 
-  /** @param original where the connection was going before it was captured. */
+  /** @param origin where the connection was going before it was captured, and whether such callers have their share. */
   constructor(
     { state, limits }: InboundServices,
     caller: IdentifiedCaller,
-    original: { readonly address: string; readonly port: number },
+    origin: { readonly address: string; readonly port: number; readonly isFull: () => boolean },
   ) {
-    const { address, port } = original;
+    const { address, port, isFull } = origin;
+    this.#isFull = isFull;
     this.#state = state;
     this.limits = limits.head;
     this.#caller = caller;
@@ -32,6 +35,12 @@ export class PlaintextPeer implements Http1Peer {
 
   get isWelcome(): boolean {
     return this.#state.enforcement?.plaintext !== undefined;
+  }
+
+  barred(): Refusal | undefined {
+    return this.#isFull()
+      ? refusal("OVERLOADED", "plaintext callers have their share of requests")
+      : undefined;
   }
 
   programOf(enforcement: Enforcement): CompiledProgram | undefined {

@@ -1,4 +1,5 @@
 // A connection of the application, whatever is spoken on it: HTTP/1.1, or HTTP/2 when it begins with that preface.
+import { beginsHttp2 } from "../wire/sniff.ts";
 import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
 import { AppHttp2Connection } from "./app-http2-connection.ts";
 import { AppSideConnection, type HandedOver } from "./app-side-connection.ts";
@@ -6,8 +7,6 @@ import type { AppConversation } from "./app-socket.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
-/** Of HTTP/2's preface (RFC 9113 section 3.4): no HTTP/1.1 request begins like that. */
-const PREFACE_START = Buffer.from("PRI ", "latin1");
 const EMPTY = Buffer.alloc(0);
 const HTTP1_LINE = /^[^\r\n]* HTTP\/1\.[01]$/;
 
@@ -62,9 +61,8 @@ export class AppConnection implements SocketHandler {
 
   onData(chunk: Buffer): void {
     const bytes = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
-    const compared = Math.min(bytes.length, PREFACE_START.length);
-    const isHttp2 = bytes.compare(PREFACE_START, 0, compared, 0, compared) === 0;
-    if (isHttp2 && compared < PREFACE_START.length) {
+    const isHttp2 = beginsHttp2(bytes);
+    if (isHttp2 === undefined) {
       const { clock, timeouts } = this.#deps.services;
       if (this.#held.length === 0) this.#deadlineMs = clock.monotonicMs() + timeouts.headerMs;
       this.#held = Buffer.from(bytes);

@@ -23,6 +23,8 @@ const HANDSHAKE_RECORD = 22;
 /** First bytes of HTTP/2 (RFC 9113 section 3.4); no HTTP/1.x request begins so. */
 const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1");
 const PREFACE_TOLD = 14;
+/** `PRI` and its space: no method of HTTP/1.x. */
+const PREFACE_METHOD = 4;
 
 /** Whether the bytes begin a request line: a method in capitals, a space, then a visible character. PRI is HTTP/2. */
 function sniffHttp1(bytes: Buffer): "http" | "other" | "undecided" {
@@ -39,6 +41,17 @@ function sniffHttp1(bytes: Buffer): "http" | "other" | "undecided" {
   if (at + 1 === bytes.length) return "undecided";
   const next = bytes[at + 1] ?? 0;
   return next > SPACE && next < 0x7f ? "http" : "other";
+}
+
+/**
+ * Whether the bytes begin HTTP/2 rather than any request of HTTP/1.x.
+ *
+ * @returns undefined: more are needed.
+ */
+export function beginsHttp2(bytes: Buffer): boolean | undefined {
+  const count = Math.min(bytes.length, PREFACE_METHOD);
+  if (bytes.compare(PREFACE, 0, count, 0, count) !== 0) return false;
+  return count === PREFACE_METHOD ? true : undefined;
 }
 
 /** What the bytes begin; undefined: more are needed. A TLS record counts as `tls` once its ClientHello is whole. */

@@ -1,17 +1,19 @@
-// A caller with an SVID that speaks HTTP/1.1 on the mesh port: known by its certificate and, like every peer of the mesh, by
-// the proof tokens that its requests carry as fields.
+// A peer of the mesh: known by its certificate and by the proof tokens that its requests carry as fields.
 import type { HeadLimits } from "../config.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { Enforcement } from "./authorize.ts";
-import type { Http1Peer } from "./http1-connection.ts";
-import { HOP_FIELDS, MAX_BAD_PROOFS } from "./peer-connection.ts";
+import type { ConnectionPeer } from "./connection-peer.ts";
 import type { IdentifiedCaller, IdentityRefusal, PeerVerifier, ShownTokens } from "./verify.ts";
 
 /** What the tokens of a request may have. */
 const TOKEN_BYTES = 8_192;
+/** Fields that the hop adds to those of the application. */
+const HOP_FIELDS = 28;
+/** Requests of one connection whose identity does not verify; then it ends. */
+const MAX_BAD_PROOFS = 10;
 
-export class MeshHttp1Peer implements Http1Peer {
+export class MeshPeer implements ConnectionPeer {
   readonly side = "mesh";
   readonly port = undefined;
   readonly authority = "";
@@ -35,6 +37,10 @@ export class MeshHttp1Peer implements Http1Peer {
 
   get name(): string {
     return this.#verifier.peer.spiffeId;
+  }
+
+  barred(): undefined {
+    return undefined;
   }
 
   programOf(enforcement: Enforcement): CompiledProgram {
