@@ -34,7 +34,7 @@ export interface AppSideDeps {
   /** What answers a request; undefined: an exchange with the mesh. */
   readonly createExchange?: CreateExchange | undefined;
   /** Gives the connection away whose application asks for a tunnel; absent: CONNECT is refused. */
-  readonly onConnect: ((request: HandedOver) => void) | undefined;
+  readonly onConnect?: ((request: HandedOver) => void) | undefined;
   readonly isDraining: () => boolean;
   readonly onClosed: (connection: AppSideConnection) => void;
 }
