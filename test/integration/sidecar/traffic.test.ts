@@ -4,6 +4,7 @@ import { type AddressInfo, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { adminPages } from "../../../sidecar/admin.ts";
+import { DEFAULT_TIMEOUTS, type Timeouts } from "../../../sidecar/config.ts";
 import type { RetrySettings, TrafficSettings } from "../../../sidecar/core/traffic/traffic.ts";
 import type { MeshEndpoint, SidecarTable } from "../../../sidecar/discovery/table.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
@@ -96,18 +97,19 @@ async function fleet(
   traffic?: Partial<TrafficSettings>,
   extraPorts: readonly number[] = [],
   policies = [ALLOW_READ],
+  timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ): Promise<Fleet> {
   const bundle = world.authority.bundle.json;
   const apps: App[] = [];
   const callees: Sidecar[] = [];
   for (const answer of answers) {
     const app = await world.app(answer);
-    const callee = await world.sidecar(THINGS, { app });
+    const callee = await world.sidecar(THINGS, { app, config: { timeouts } });
     callee.plane.setTable(table({ self: THINGS, policies, bundle }));
     apps.push(app);
     callees.push(callee);
   }
-  const caller = await world.sidecar(NOTEBOOK);
+  const caller = await world.sidecar(NOTEBOOK, { config: { timeouts } });
   const ports = [...callees.map((callee) => callee.meshPort), ...extraPorts];
   const setTraffic = (settings: Partial<TrafficSettings> | undefined): void => {
     expect(caller.plane.setTable(tableOf(ports, settings)).ok).toBe(true);
@@ -483,13 +485,15 @@ describe("limits of an endpoint", () => {
     const slow: Answer = (head, socket, body) => {
       waiting.push(() => hello(head, socket, body));
     };
-    const { caller } = await fleet([slow]);
+    // All in one process: on a busy machine hundreds of connections take seconds.
+    const patient = { ...DEFAULT_TIMEOUTS, connectMs: 60_000, handshakeMs: 60_000 };
+    const { caller } = await fleet([slow], undefined, [], [ALLOW_READ], patient);
     const asked = Array.from({ length: 600 }, () => send(caller.proxyPort, GET));
     await until(() => waiting.length === 600);
     expect([...caller.plane.upstreams.upstreams].map((upstream) => upstream.connections)).toEqual([3]);
     for (const answer of waiting.splice(0)) answer();
     for (const each of asked) expect((await each).status).toBe(200);
-  });
+  }, 60_000);
 
   test("of connections make what has no stream wait", async () => {
     const waiting: (() => void)[] = [];
