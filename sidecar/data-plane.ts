@@ -534,6 +534,15 @@ export class DataPlane {
       "memory of bodies that wait for a decision or for the application",
       () => this.#waiting.taken,
     );
+    metrics.addGauge({
+      name: "countersign_held_stream_bytes",
+      help: "body bytes of open HTTP/2 streams that wait for whoever does not read",
+      labels: ["state"],
+      read: () => [
+        [["received"], this.#http2.received.bytes],
+        [["queued"], this.#http2.queued.bytes],
+      ],
+    });
     one("process_resident_memory_bytes", "resident memory", () => process.memoryUsage.rss());
     metrics.addTotal({
       name: "process_cpu_seconds_total",
