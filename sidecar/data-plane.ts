@@ -43,9 +43,10 @@ import { OutboundListener } from "./outbound/listener.ts";
 import { MirrorBudget } from "./outbound/mirror.ts";
 import { UpstreamPool } from "./outbound/pool.ts";
 import { Directory } from "./outbound/resolve.ts";
-import type { OutboundServices } from "./outbound/services.ts";
+import type { OutboundServices, OwnUser } from "./outbound/services.ts";
 import { AccessLog } from "./telemetry/access-log.ts";
 import { Correlation } from "./telemetry/correlation.ts";
+import { HeldChains } from "./telemetry/held-chains.ts";
 import { LineFile } from "./telemetry/line-file.ts";
 import { RandomIds } from "./telemetry/random-ids.ts";
 import { FieldCache } from "./wire/field-cache.ts";
@@ -66,6 +67,8 @@ export interface DataPlaneDeps {
   readonly capture?: CaptureDeps;
   /** Zone of this sidecar, as the control plane knows it; empty or absent: not known. */
   readonly zone?: () => string;
+  /** The one user of this workload; absent: it never acts for one. */
+  readonly ownUser?: OwnUser;
 }
 
 /** What capture rests on. Tests bring their own; a process takes the kernel's and the ports that the rules name. */
@@ -127,6 +130,8 @@ export class DataPlane {
   readonly upstreams: UpstreamPool;
   readonly outboundServices: OutboundServices;
   readonly #parts: DataPlanePart[] = [];
+  /** Transaction tokens that the application got. */
+  readonly held = new HeldChains();
   readonly #deadlines: Deadlines;
   readonly #healthChecks: HealthChecks;
   readonly #captured: Captured | undefined;
@@ -149,6 +154,7 @@ export class DataPlane {
     identityUntilMs: 0,
     bundleEpoch: "",
     carriesTrace: false,
+    takesTxn: false,
   };
   #identity: WorkloadIdentity | undefined;
   #cel: CelCompiler | undefined;
@@ -189,6 +195,7 @@ export class DataPlane {
         config.outboundProxy === undefined && config.localServices.length === 0 && !config.capture
           ? undefined
           : new Correlation(),
+      held: this.held,
       timeouts: config.timeouts,
       limits: config.limits,
       deadlines: this.#deadlines,
@@ -231,6 +238,7 @@ export class DataPlane {
     });
     const outbound: OutboundServices = {
       ...shared,
+      ownUser: deps.ownUser,
       mirrors: new MirrorBudget(),
       random,
       node: config.node,
@@ -419,6 +427,7 @@ export class DataPlane {
     });
     this.#state.enforcement = enforcement.value;
     this.#state.carriesTrace = table.settings.propagation.includes("trace");
+    this.#state.takesTxn = table.settings.propagation.includes("forward");
     this.#redecider.check();
     return { ok: true, value: undefined };
   }
@@ -475,6 +484,7 @@ export class DataPlane {
     this.#concurrency.sweep(nowMs);
     this.#healthChecks.sweep(nowMs);
     for (const side of this.#appSides()) side.sweep(nowMs);
+    this.held.sweep(this.#deps.meshNowMs());
   }
 
   /** Accepts nothing more, lets open requests finish for `drainMs`, then ends everything and writes the last lines. */
@@ -604,7 +614,7 @@ export class DataPlane {
     });
   }
 
-  #tokenMetrics({ stats }: ProofVerifier): void {
+  #tokenMetrics({ stats, txnStats }: ProofVerifier): void {
     const labels = ["type", "cache", "result"];
     this.metrics.addTotal({
       name: "countersign_token_sign_total",
@@ -627,6 +637,9 @@ export class DataPlane {
         [["wit", "hit", "ok"], stats.witHits],
         [["wit", "miss", "ok"], stats.witMisses - stats.witRefused],
         [["wit", "miss", "refused"], stats.witRefused],
+        [["txn", "hit", "ok"], txnStats.hits],
+        [["txn", "miss", "ok"], txnStats.misses - txnStats.refused],
+        [["txn", "miss", "refused"], txnStats.refused],
       ],
     });
   }

@@ -78,6 +78,11 @@ export class SidecarMetrics {
     "proofs made with another catalog than ours",
     [],
   );
+  readonly propagationFallbacks = new Counters(
+    "countersign_propagation_fallbacks_total",
+    "calls that went on as the workload alone, because it could not be told on whose behalf",
+    ["reason"],
+  );
   readonly forwarded = new Counters(
     "countersign_forwarded_total",
     "requests written to the application (attempts) and the decisions behind them",
@@ -180,6 +185,7 @@ export class SidecarMetrics {
       this.models.tokens,
       this.models.estimated,
       this.proofSkew,
+      this.propagationFallbacks,
       this.forwarded,
       this.connections,
       this.captured,

@@ -321,16 +321,15 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   }
 
   #forward(): void {
-    const { correlation, metrics, state, clock } = this.#services;
-    const { identified, classified, nowMs } = this.#facts;
-    if (
-      correlation !== undefined &&
-      state.carriesTrace &&
-      identified !== undefined &&
-      classified !== undefined
-    ) {
-      this.#traceId = traceIdOf(this.#head.traceparent);
-      correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), nowMs);
+    const { correlation, metrics, state, clock, held } = this.#services;
+    const { identified, classified, nowMs, enforcement } = this.#facts;
+    if (correlation !== undefined && identified !== undefined && classified !== undefined) {
+      if (state.carriesTrace) {
+        this.#traceId = traceIdOf(this.#head.traceparent);
+        correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), nowMs);
+      }
+      if (identified.txn !== undefined && enforcement?.passesTxn === true)
+        held.deliver(identified.chain(operationLabel(classified)));
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
     this.#upstreamAtMs = clock.monotonicMs();

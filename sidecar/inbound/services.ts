@@ -9,6 +9,7 @@ import type { Clock } from "../core/runtime/clock.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
 import type { Correlation } from "../telemetry/correlation.ts";
+import type { HeldChains } from "../telemetry/held-chains.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
@@ -42,6 +43,8 @@ export interface InboundServices {
   readonly ids: RandomIds;
   /** undefined when the workload calls nobody or does not propagate by trace id. */
   readonly correlation: Correlation | undefined;
+  /** Transaction tokens that the application got. */
+  readonly held: HeldChains;
   readonly limiter: RateLimiter;
   readonly concurrency: ConcurrencyLimiter;
   readonly replays: ReplayMemory;

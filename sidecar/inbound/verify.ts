@@ -11,7 +11,7 @@ import type { Caller, Hop, User } from "../core/policy/call.ts";
 import { createCaller, plaintextCaller } from "../core/policy/caller.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { intersectScopes } from "../core/policy/scope.ts";
-import type { CallChain } from "../telemetry/correlation.ts";
+import { type CallChain, chainOf } from "../telemetry/correlation.ts";
 import { type PersonTexts, personTexts } from "../telemetry/person-texts.ts";
 import type { Field } from "../wire/field.ts";
 import type { Enforcement, InboundEdge } from "./authorize.ts";
@@ -76,18 +76,14 @@ export class IdentifiedCaller {
     let chain = this.#chains.get(operation);
     if (chain === undefined) {
       const via = [...this.verified.via, { s: this.verified.peer.spiffeId, o: operation }];
-      const caveat = this.verified.hop?.cav;
-      const limits = caveat === undefined ? "" : `\n${caveat.exp ?? ""} ${caveat.scope ?? "*"}`;
-      const { txn } = this;
-      const hops = via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
-      chain = { via, caveat, txn, key: `${hops}${limits}${txn === undefined ? "" : `\n${txn.tth}`}` };
+      chain = chainOf(via, this.verified.hop?.cav, this.txn);
       this.#chains.set(operation, chain);
     }
     return chain;
   }
 }
 
-const NO_CHAIN: CallChain = { via: [], caveat: undefined, txn: undefined, key: "" };
+const NO_CHAIN: CallChain = chainOf([], undefined, undefined);
 const EMPTY_LABELS: ReadonlyMap<string, string> = new Map();
 
 function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {

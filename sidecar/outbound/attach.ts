@@ -1,6 +1,6 @@
-// Countersigning: the WIT and WPT fields of a call. A slot per (callee, operation, packs, hop list, bearer token) keeps
-// the fields as objects, so that on a warm connection HPACK writes each of them in one or two bytes.
-import { WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN } from "../core/identity/claims.ts";
+// Countersigning: the WIT, WPT and transaction token fields of a call. A slot per (callee, operation, packs, hop list,
+// transaction token, bearer token) keeps the fields as objects, so that on a warm connection HPACK writes each of them in one or two bytes.
+import { TXN_TOKEN, WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN } from "../core/identity/claims.ts";
 import type { Proof, ProofSigner, ProofSlot } from "../core/identity/proofs.ts";
 import type { SpiffeId } from "../core/identity/spiffe-id.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
@@ -10,15 +10,21 @@ import type { FieldCache } from "../wire/field-cache.ts";
 export interface ProofFields {
   readonly wit: Field;
   readonly wpt: Field;
+  /** undefined: the call is nobody's but the workloads'. */
+  readonly txn: Field | undefined;
 }
 
 class FieldSlot {
   readonly slot: ProofSlot;
+  readonly packsDigest: string;
+  readonly txnToken: string | undefined;
   #proof: Proof | undefined;
   #fields: ProofFields | undefined;
 
-  constructor(slot: ProofSlot) {
+  constructor(slot: ProofSlot, packsDigest: string, txnToken: string | undefined) {
     this.slot = slot;
+    this.packsDigest = packsDigest;
+    this.txnToken = txnToken;
   }
 
   fields(nowMs: number, cache: FieldCache): ProofFields {
@@ -28,9 +34,14 @@ class FieldSlot {
       this.#fields = {
         wit: cache.get(WORKLOAD_IDENTITY_TOKEN, proof.wit),
         wpt: cache.get(WORKLOAD_PROOF_TOKEN, proof.wpt),
+        txn: this.txnField(cache),
       };
     }
     return this.#fields;
+  }
+
+  txnField(cache: FieldCache): Field | undefined {
+    return this.txnToken === undefined ? undefined : cache.get(TXN_TOKEN, this.txnToken);
   }
 }
 
@@ -47,6 +58,8 @@ export class Countersigner {
   /** Calls without hops and bearer token, nearly all of them: by packs digest, then operation. */
   readonly #plain = new Map<string, Map<string, FieldSlot>>();
   readonly #slots = new Map<string, FieldSlot>();
+  /** Slots of `#slots` by chain object, which stays the same from call to call: no key has to be put together. */
+  #byChain = new WeakMap<CallChain, Map<string, FieldSlot>>();
   /** Characters of the keys of `#slots`: bearer tokens may be long. */
   #slotLength = 0;
 
@@ -67,6 +80,9 @@ export class Countersigner {
     if (chain === undefined && authorization === undefined) {
       const slot = this.#plain.get(packsDigest)?.get(operation);
       if (slot !== undefined) return slot.fields(nowMs, this.#cache);
+    } else if (chain !== undefined && authorization === undefined) {
+      const slot = this.#byChain.get(chain)?.get(operation);
+      if (slot !== undefined && slot.packsDigest === packsDigest) return slot.fields(nowMs, this.#cache);
     }
     return this.#findSlot(operation, packsDigest, chain, authorization).fields(nowMs, this.#cache);
   }
@@ -79,12 +95,14 @@ export class Countersigner {
     authorization: string | undefined,
     nowMs: number,
   ): ProofFields {
-    const { wit, wpt } = this.#findSlot(operation, packsDigest, chain, authorization).slot.fresh(nowMs);
+    const slot = this.#findSlot(operation, packsDigest, chain, authorization);
+    const { wit, wpt } = slot.slot.fresh(nowMs);
     const field = createField(WORKLOAD_PROOF_TOKEN, wpt);
     return {
       wit: this.#cache.get(WORKLOAD_IDENTITY_TOKEN, wit),
       // It comes once: in no cache, and not in HPACK's table, where it would push out what repeats.
       wpt: { ...field, flags: field.flags | FieldFlag.neverIndex },
+      txn: slot.txnField(this.#cache),
     };
   }
 
@@ -97,7 +115,10 @@ export class Countersigner {
     const isPlain = chain === undefined && authorization === undefined;
     const key = `${operation}\n${packsDigest}\n${authorization ?? ""}\n${chain?.key ?? ""}`;
     const known = isPlain ? undefined : this.#slots.get(key);
-    if (known !== undefined) return known;
+    if (known !== undefined) {
+      if (chain !== undefined && authorization === undefined) this.#remember(chain, operation, known);
+      return known;
+    }
     const slot = new FieldSlot(
       this.#signer.slot({
         audience: this.#audience,
@@ -107,7 +128,10 @@ export class Countersigner {
         via: (chain?.via ?? []) as readonly { readonly s: SpiffeId; readonly o: string }[],
         authorization,
         caveat: chain?.caveat,
+        tth: chain?.txn?.tth,
       }),
+      packsDigest,
+      chain?.txn?.token,
     );
     if (isPlain) {
       let byOperation = this.#plain.get(packsDigest);
@@ -121,11 +145,22 @@ export class Countersigner {
     } else {
       if (this.#slots.size >= MAX_SLOTS || this.#slotLength + key.length > MAX_SLOT_LENGTH) {
         this.#slots.clear();
+        this.#byChain = new WeakMap();
         this.#slotLength = 0;
       }
       this.#slots.set(key, slot);
       this.#slotLength += key.length;
+      if (chain !== undefined && authorization === undefined) this.#remember(chain, operation, slot);
     }
     return slot;
+  }
+
+  #remember(chain: CallChain, operation: string, slot: FieldSlot): void {
+    let byOperation = this.#byChain.get(chain);
+    if (byOperation === undefined) {
+      byOperation = new Map();
+      this.#byChain.set(chain, byOperation);
+    }
+    byOperation.set(operation, slot);
   }
 }

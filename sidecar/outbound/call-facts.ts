@@ -5,6 +5,8 @@ import { isGrpc } from "../core/http/grpc.ts";
 import { joinedField } from "../core/http/headers.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
+import type { CallChain } from "../telemetry/correlation.ts";
+import { personTexts } from "../telemetry/person-texts.ts";
 import type { OutboundHead } from "./app-side.ts";
 import type { Destination, Directory, FixedDestination } from "./resolve.ts";
 import type { RuleEffects } from "./route.ts";
@@ -25,6 +27,8 @@ export class CallFacts {
   classified: Classified | undefined;
   operation = "unknown";
   traceparent: string | undefined;
+  /** The hops and the person that the call goes on for; undefined: it begins here, on nobody's behalf. */
+  chain: CallChain | undefined;
   /** The trace begins here: the application sent none that could be read. */
   ownTrace = false;
   upstream: Upstream | undefined;
@@ -142,6 +146,7 @@ export class CallFacts {
           directory.table.revision,
         ),
         decisionId: this.decisionId,
+        person: this.chain?.txn === undefined ? undefined : personTexts(this.chain.txn),
         requestId: this.header("x-request-id"),
         resourceType: resource.kind === "none" ? undefined : resource.type,
         resourceName: resource.kind === "known" ? resource.value : undefined,

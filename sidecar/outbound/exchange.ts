@@ -10,12 +10,13 @@ import type { Classified } from "../core/policy/classified.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
-import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
+import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { Attempts } from "./attempts.ts";
 import { CallFacts } from "./call-facts.ts";
+import { afterWaiting, chooseChain } from "./choose-chain.ts";
 import { followRoute, isRouteRefusal } from "./follow-route.ts";
 import { answerBesideConnect, writeAnswerFields, writeTrailers } from "./forwarded-answers.ts";
 import type { EndpointGroup } from "./group.ts";
@@ -56,7 +57,6 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
   readonly #app: AppSide;
   readonly #appStream: AppStream;
   readonly #facts: CallFacts;
-  #chain: CallChain | undefined;
   /** Copies of the request that a route asks for. */
   #copies: RequestCopies | undefined;
   #authorization: string | undefined;
@@ -115,11 +115,11 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
   /**
    * @param fixed what a local listener or a captured connection means; undefined on the proxy port.
    * @param bodyless known with the head: no body follows.
-   * @param chain that the call continues; undefined: what its trace selects.
+   * @param chain that the call continues, of a gateway; undefined: what propagation selects.
    */
   start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
     this.#facts.fixed = fixed;
-    this.#chain = chain;
+    this.#facts.chain = chain;
     this.#readFields();
     this.#upgrade = upgradeOf(this.head.upgrade) ?? "";
     if (this.#upgrade !== "" && !bodyless) {
@@ -179,8 +179,21 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
       this.#refuse("REQ_MALFORMED", "the grpc-timeout is malformed");
       return;
     }
-    if (this.#services.state.carriesTrace && !this.#facts.ownTrace && this.#facts.traceparent !== undefined)
-      this.#chain = this.#services.correlation?.find(traceIdOf(this.#facts.traceparent), this.#facts.nowMs);
+    const choice = this.#facts.chain === undefined ? chooseChain(this.#facts, this.#services) : undefined;
+    if (choice?.kind === "refused") this.#refuse(choice.reason, choice.detail);
+    else if (choice?.kind === "waiting") {
+      void afterWaiting(this.#services).then((chain) => {
+        if (this.#over) return;
+        this.#facts.chain = chain;
+        this.#proceed(destination);
+      });
+    } else {
+      if (choice !== undefined) this.#facts.chain = choice.chain;
+      this.#proceed(destination);
+    }
+  }
+
+  #proceed(destination: Destination): void {
     const { protocol } = destination.port;
     if (protocol === "tcp" || protocol === "tls") {
       this.#refuse("UNSUPPORTED", `requests are not carried to a port of protocol \`${protocol}\``);
@@ -201,7 +214,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     this.#facts.classified = classified.value;
     this.#facts.operation = labelOf(classified.value);
     if (destination.route !== undefined && !this.#follow(destination.route)) return;
-    this.#limit(this.#facts.destination.group);
+    this.#limit((this.#facts.destination ?? destination).group);
     this.#route();
   }
 
@@ -236,7 +249,6 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     if (this.#upgrade !== "") return;
     const copies = copiesOf(mirrors, {
       facts: this.#facts,
-      chain: this.#chain,
       authorization: this.#authorization,
       services: this.#services,
       classify: (destination) => this.#classifyFor(destination),
@@ -334,11 +346,11 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     destination: Destination,
   ): void {
     const { h2 } = connection;
-    const { operation, nowMs } = this.#facts;
+    const { operation, nowMs, chain } = this.#facts;
     const { countersigner } = connection;
     const proof = destination.asksFreshProof(operation)
-      ? countersigner.freshFields(operation, destination.packsDigest, this.#chain, this.#authorization, nowMs)
-      : countersigner.fields(operation, destination.packsDigest, this.#chain, this.#authorization, nowMs);
+      ? countersigner.freshFields(operation, destination.packsDigest, chain, this.#authorization, nowMs)
+      : countersigner.fields(operation, destination.packsDigest, chain, this.#authorization, nowMs);
     h2.beginHeaders(stream);
     const { cache } = this.#services;
     const { protocol } = this.#app;

@@ -80,6 +80,7 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, context: HeadContext
   if (edit !== undefined) for (const field of edit.put) h2.putField(field);
   h2.putField(proof.wit);
   h2.putField(proof.wpt);
+  if (proof.txn !== undefined) h2.putField(proof.txn);
   h2.putField(destination.portField);
   if (protocol === "h2c" && destination.port.protocol === "auto") h2.putField(SPEAKS_HTTP2);
   if (leftMs !== Number.POSITIVE_INFINITY && facts.isGrpc)

@@ -5,7 +5,6 @@ import type { Timed } from "../balance/deadline-wheel.ts";
 import { COUNTERSIGN_MIRROR } from "../core/identity/claims.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import type { Result } from "../core/runtime/errors.ts";
-import type { CallChain } from "../telemetry/correlation.ts";
 import type { Field } from "../wire/field.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
 import { CallFacts } from "./call-facts.ts";
@@ -54,7 +53,6 @@ function count({ metrics }: OutboundServices, result: MirrorResult): void {
 /** The call that is copied. */
 export interface CopiedCall {
   readonly facts: CallFacts;
-  readonly chain: CallChain | undefined;
   readonly authorization: string | undefined;
   readonly services: OutboundServices;
   /** For another destination: a service that shadows may know other operations on its port. */
@@ -183,7 +181,7 @@ class MirrorExchange implements UpstreamExchange, Timed {
     const proof = countersigner.fields(
       operation,
       destination.packsDigest,
-      this.#call.chain,
+      this.#call.facts.chain,
       this.#call.authorization,
       nowMs,
     );

@@ -6,7 +6,8 @@ import type { Clock } from "../core/runtime/clock.ts";
 import type { Resolution } from "../discovery/resolver.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
-import type { Correlation } from "../telemetry/correlation.ts";
+import type { CallChain, Correlation } from "../telemetry/correlation.ts";
+import type { HeldChains } from "../telemetry/held-chains.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
@@ -19,6 +20,16 @@ export interface OutboundState {
   readonly identityUntilMs: number;
   /** See `InboundState.carriesTrace`. */
   readonly carriesTrace: boolean;
+  /** Whether transaction tokens that the application sends go on (propagation mode `forward`). */
+  readonly takesTxn: boolean;
+}
+
+/** The one user of a workload that has one (propagation mode `session`). */
+export interface OwnUser {
+  /** The chain of its calls now; `waiting`: its token must be asked for; undefined: there is no user. */
+  chain(nowMs: number): CallChain | undefined | "waiting";
+  /** The same when it has been asked for; undefined: it could not be had, and calls go on as the workload's. Never rejects. */
+  wait(): Promise<CallChain | undefined>;
 }
 
 export interface OutboundServices {
@@ -32,6 +43,10 @@ export interface OutboundServices {
   readonly accessLog: AccessLog | undefined;
   readonly ids: RandomIds;
   readonly correlation: Correlation | undefined;
+  /** Transaction tokens that the application got. */
+  readonly held: HeldChains;
+  /** undefined: this sidecar never acts for a user of its own. */
+  readonly ownUser: OwnUser | undefined;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
   /** Tells requests with short limits when their time is over. */

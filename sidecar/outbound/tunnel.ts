@@ -10,6 +10,7 @@ import type { MeshSocket } from "../wire/socket.ts";
 import { Tunnel, type TunnelEnd } from "../wire/tunnel.ts";
 import type { OutboundHead } from "./app-side.ts";
 import { CallFacts } from "./call-facts.ts";
+import { afterWaiting, ofUser } from "./choose-chain.ts";
 import { hashKeyOf } from "./hash-key.ts";
 import type { Member } from "./member.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
@@ -111,7 +112,21 @@ export class OutboundTunnel implements UpstreamExchange {
     if (identityUntilMs === 0) this.#refuse("NOT_READY", "no identity yet");
     else if (this.#facts.nowMs >= identityUntilMs)
       this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
-    else this.#route();
+    else this.#choose();
+  }
+
+  /** Bytes name no trace: they go on as the workload's one user, or as the workload alone. */
+  #choose(): void {
+    const choice = ofUser(this.#services, this.#facts.nowMs);
+    if (choice.kind === "chosen") {
+      this.#facts.chain = choice.chain;
+      this.#route();
+    } else
+      void afterWaiting(this.#services).then((chain) => {
+        if (this.#over) return;
+        this.#facts.chain = chain;
+        this.#route();
+      });
   }
 
   #route(): void {
@@ -143,7 +158,7 @@ export class OutboundTunnel implements UpstreamExchange {
   // --- from the mesh ---------------------------------------------------------------------------------------------
 
   onUpstreamReady(connection: UpstreamConnection): void {
-    const { destination, nowMs } = this.#facts;
+    const { destination, nowMs, chain } = this.#facts;
     if (this.#over || destination === undefined) return;
     const stream = connection.open(this);
     if (stream === undefined) {
@@ -156,12 +171,13 @@ export class OutboundTunnel implements UpstreamExchange {
     this.#sentAtMs = this.#services.clock.monotonicMs();
     const { h2, countersigner } = connection;
     const { protocol, serverName } = this.#deps.spoken;
-    const proof = countersigner.fields("unknown", destination.packsDigest, undefined, undefined, nowMs);
+    const proof = countersigner.fields("unknown", destination.packsDigest, chain, undefined, nowMs);
     h2.beginHeaders(stream);
     h2.putField(CONNECT);
     h2.putField(this.#services.cache.get(":authority", authorityOf(destination)));
     h2.putField(proof.wit);
     h2.putField(proof.wpt);
+    if (proof.txn !== undefined) h2.putField(proof.txn);
     h2.putField(destination.portField);
     h2.putField(protocol === "tls" ? TLS : TCP);
     if (serverName !== undefined) h2.putPair(COUNTERSIGN_SNI, serverName);

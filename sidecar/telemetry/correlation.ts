@@ -1,27 +1,68 @@
-// Inbound to outbound: which hop list a call of the application continues. The application passes `traceparent` on (any
-// OpenTelemetry library does); while the inbound request with that trace id is open, and 10 s after, its outbound calls
-// carry its hops. A trace id is never a grant: it only selects what this workload already received (DOMAIN 2.6).
-
+// Inbound to outbound: which hop list a call of the application continues, and on whose behalf. The application passes
+// `traceparent` on (any OpenTelemetry library does); while the inbound request with that trace id is open, and 10 s after,
+// its outbound calls carry its hops and its transaction token. A trace id is never a grant: it only selects what this
+// workload already received (DOMAIN 2.6).
 import type { HeldTxn } from "../core/identity/held-txn.ts";
+
+interface ChainHop {
+  readonly s: string;
+  readonly o: string;
+}
+
+interface ChainCaveat {
+  readonly scope?: string | undefined;
+  readonly exp?: number | undefined;
+}
 
 /** The chain that an outbound call continues: hops so far, the last one being who called this workload. */
 export interface CallChain {
-  readonly via: readonly { readonly s: string; readonly o: string }[];
+  readonly via: readonly ChainHop[];
   /** What hops have restricted the call to; goes on unchanged. */
-  readonly caveat: { readonly scope?: string | undefined; readonly exp?: number | undefined } | undefined;
+  readonly caveat: ChainCaveat | undefined;
   /** On whose behalf; undefined: on that of the workloads alone. */
   readonly txn: HeldTxn | undefined;
   /** Equal for equal `via`, `caveat` and `txn`, so that caches need not look inside. */
   readonly key: string;
+  /**
+   * Equal for chains that no policy can tell apart: the same workloads (whatever they served), the same limits, the same
+   * person by the same login. Which one of those a call continues makes no difference.
+   */
+  readonly line: string;
+}
+
+/** The chain of calls that are made while a call with these hops is served. */
+export function chainOf(
+  via: readonly ChainHop[],
+  caveat: ChainCaveat | undefined,
+  txn: HeldTxn | undefined,
+): CallChain {
+  const hops = via.map((hop) => `${hop.s} ${hop.o}`).join("\n");
+  const limits = caveat === undefined ? "" : `\n${caveat.exp ?? ""} ${caveat.scope ?? "*"}`;
+  const workloads = via.map((hop) => hop.s).join("\n");
+  return {
+    via,
+    caveat,
+    txn,
+    key: `${hops}${limits}${txn === undefined ? "" : `\n${txn.tth}`}`,
+    line: `${workloads}${limits}${txn === undefined ? "" : personLine(txn)}`,
+  };
+}
+
+/** A token that was renewed speaks for the same login: its time and its id may differ, nothing else. */
+function personLine({ claims: { sub, scope, reqWl, tctx, rctx } }: HeldTxn): string {
+  return `\n${JSON.stringify([sub, scope, reqWl, tctx, rctx])}`;
 }
 
 /** A chain that begins here: at a gateway, or at a workload that acts for its one user. */
 export function originChain(txn: HeldTxn): CallChain {
-  return { via: [], caveat: undefined, txn, key: txn.tth };
+  return chainOf([], undefined, txn);
 }
 
+/** What a call continues whose trace id stands for two different chains: nobody's. */
+export const AMBIGUOUS: CallChain = chainOf([], undefined, undefined);
+
 interface Entry {
-  chain: CallChain | undefined;
+  chain: CallChain;
   open: number;
 }
 
@@ -43,8 +84,10 @@ export class Correlation {
       return;
     }
     entry.open++;
-    // Two chains under one trace id: no way to tell which one a call continues, so it continues none.
-    if (entry.chain !== undefined && entry.chain.key !== chain.key) entry.chain = undefined;
+    // Two chains under one trace id: no way to tell which one a call continues, so it continues none. Of two that are
+    // alike the later token lives longer.
+    if (entry.chain !== AMBIGUOUS && entry.chain.key !== chain.key)
+      entry.chain = entry.chain.line === chain.line ? chain : AMBIGUOUS;
     this.#current.set(traceId, entry);
   }
 
@@ -55,6 +98,7 @@ export class Correlation {
     this.#current.set(traceId, entry);
   }
 
+  /** @returns `AMBIGUOUS` for a trace id of two different chains; undefined: this workload serves no such trace. */
   find(traceId: string, nowMs: number): CallChain | undefined {
     if (nowMs >= this.#turnsAtMs) this.#turn(nowMs);
     return (this.#current.get(traceId) ?? this.#previous.get(traceId))?.chain;
