@@ -409,9 +409,9 @@ export class EdgeExchange
     this.#app.closeAfterAnswer();
   }
 
-  switchTo(upgrade: string, fields: readonly Field[]): void {
+  switchTo(_stream: AppStream, upgrade: string, fields: readonly Field[]): void {
     this.#answerBegan = true;
-    this.#app.switchTo(upgrade, fields);
+    this.#app.switchTo(this.#stream, upgrade, fields);
   }
 
   finished(_exchange: AppExchange, requestEnded: boolean): void {

@@ -1,6 +1,7 @@
 // The head of a request as an application that speaks HTTP/2 gets it: fields as objects, so that HPACK writes what repeats
 // in one or two bytes. Says the same as the HTTP/1.1 head of `forwarded-heads.ts`.
 import { formatGrpcTimeout } from "../core/http/grpc.ts";
+import { WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { CallFacts } from "./call-facts.ts";
@@ -24,7 +25,9 @@ const TE: Field = createField("te", "trailers");
 export function writeAppHead(h2: HeadWriter, facts: CallFacts, cache: FieldCache, nowMs: number): void {
   const { head } = facts;
   const { target } = head;
-  h2.putField(cache.get(":method", head.method));
+  h2.putField(cache.get(":method", head.upgrade === "" ? head.method : "CONNECT"));
+  // RFC 8441 section 4.
+  if (head.upgrade !== "") h2.putField(cache.get(":protocol", head.upgrade));
   h2.putField(SCHEME);
   // Query strings differ from call to call and may hold secrets: never in a table.
   if (target.includes("?")) h2.putPair(":path", target);
@@ -45,6 +48,7 @@ function putFields(h2: HeadWriter, head: RequestHead): void {
   for (let i = 0; i < fields.length; i++) {
     const field = fields[i];
     if (field === undefined || (field.flags & STRIPPED) !== 0) continue;
+    if (head.upgrade === WEBSOCKET && WEBSOCKET_HOP_FIELDS.has(field.name)) continue;
     if ((field.flags & FieldFlag.neverIndex) !== 0) {
       const { name } = field;
       if (name === "grpc-timeout" && head.grpcTimeoutMs >= 0) continue;

@@ -58,6 +58,13 @@ export class Http2Place implements AppPlace, Slotted {
 
   /** Takes a stream and has the request written on it; false when there is none. */
   begin(connection: Http2AppConnection): boolean {
+    if (this.#exchange.upgrade !== "" && !connection.h2.extendedConnect) {
+      // Later: whoever takes a place does not expect it to be over at once.
+      setImmediate(() =>
+        this.fail("upgrade", "the application takes no upgrades over HTTP/2 (RFC 8441)", "nothing", 0),
+      );
+      return true;
+    }
     const stream = connection.open(this);
     if (stream === undefined) return false;
     this.#connection = connection;
@@ -74,11 +81,11 @@ export class Http2Place implements AppPlace, Slotted {
     const { cache, clock } = this.#deps;
     // A gRPC call may be silent as long as its deadline lets it, and for ever without one.
     this.#isPatient = facts.head.isGrpc;
-    this.#bodyless = facts.bodyless;
+    this.#bodyless = facts.bodyless && facts.head.upgrade === "";
     this.touch();
     h2.beginHeaders(this.#at().stream);
     writeAppHead(h2, facts, cache, clock.monotonicMs());
-    h2.endHeaders(facts.bodyless);
+    h2.endHeaders(this.#bodyless);
   }
 
   sendBody(chunk: Buffer): void {
@@ -121,15 +128,24 @@ export class Http2Place implements AppPlace, Slotted {
   }
 
   release(requestSent: boolean): void {
-    this.#leave(requestSent ? -1 : NO_ERROR);
+    // The head of an upgrade is all of its request, but leaves the stream open.
+    this.#leave(requestSent && this.#exchange.upgrade === "" ? -1 : NO_ERROR);
   }
 
   // --- from the connection ---------------------------------------------------------------------------------------
 
   onHead(fields: readonly Field[], ended: boolean): void {
     this.#hasAnswered = true;
-    this.touch();
-    this.#exchange.onAppHead(answerHead(fields), ended);
+    const head = answerHead(fields);
+    if (this.#exchange.upgrade !== "" && head.status < 300) {
+      // How long a stream of bytes may be silent is for the caller's side to say.
+      this.#isPatient = true;
+      this.touch();
+      this.#exchange.onAppSwitched(head);
+    } else {
+      this.touch();
+      this.#exchange.onAppHead(head, ended);
+    }
     if (ended) this.#exchange.onAppEnd([]);
   }
 

@@ -14,8 +14,11 @@ export interface AnswerHead {
   readonly connectionNames: readonly string[];
 }
 
-/** `reset`: the application ended this request alone, with a code of RFC 9113 section 7. */
-export type AppFailure = "connect" | "closed" | "protocol" | "timeout" | "reset";
+/**
+ * `reset`: the application ended this request alone, with a code of RFC 9113 section 7. `upgrade`: it speaks HTTP/2 without
+ * extended CONNECT (RFC 8441), and was asked for nothing.
+ */
+export type AppFailure = "connect" | "closed" | "protocol" | "timeout" | "reset" | "upgrade";
 
 /**
  * What may be done again after a failure: everything when the application certainly did not look at the request,

@@ -86,6 +86,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   #over = false;
   /** The application agreed to an upgrade: both directions are bytes. */
   #switched = false;
+  /** The application is asked for the upgrade over HTTP/1.1, whatever else its port speaks. */
+  #byHttp1 = false;
   /** Where frames of a WebSocket end, towards the caller. */
   #frames: FrameBoundary | undefined;
   /** Of a gRPC call, monotonic milliseconds. */
@@ -339,8 +341,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   #take(fresh: boolean): void {
     this.#waiting = true;
     // INVARIANT: what is forwarded has passed `admit`, which found its port.
-    // An upgrade is a thing of HTTP/1.1, whatever else the port speaks.
-    const http2 = this.#head.upgrade === "" && speaksHttp2(this.#facts);
+    const http2 = !this.#byHttp1 && speaksHttp2(this.#facts);
     this.#app = this.#services.app(this.#facts.port?.port ?? 0, http2).take(this, fresh);
     if (this.#app === undefined) this.#fail("OVERLOADED", "too many connections to the application");
   }
@@ -448,6 +449,12 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   onAppFailed(kind: AppFailure, detail: string, repeatable: Repeatable, code: number): void {
     this.#app = undefined;
     if (this.#over) return;
+    if (kind === "upgrade") {
+      // Servers of HTTP/2 that take no extended CONNECT often take upgrades of HTTP/1.1 on the same port.
+      this.#byHttp1 = true;
+      this.#take(true);
+      return;
+    }
     if (!this.#retried && !this.#answerHead && this.#sentBytes <= MAX_REPLAY && this.#mayRepeat(repeatable)) {
       this.#retried = true;
       this.#requestSent = false;

@@ -23,6 +23,7 @@ import type { OutboundServices } from "./services.ts";
 
 const NO_ERROR = 0x0;
 const PROTOCOL_ERROR = 0x1;
+const EMPTY = Buffer.alloc(0);
 const ENHANCE_YOUR_CALM = 0xb;
 /** Answers without body are not under flow control: with this much unread nothing more is taken from the application. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
@@ -45,6 +46,8 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   readonly h2: Http2Connection<AppExchange | undefined>;
   /** The same object; an exchange gives back the stream it got, which is its own. */
   readonly answers: AnswerWriter<AppStream>;
+  /** The gateway's clients have HTTP/1.1 for that. */
+  onConnect?: NonNullable<Http2Handler<AppExchange | undefined>["onConnect"]>;
   readonly #socket: MeshSocket;
   readonly #deps: AppHttp2Deps;
   readonly #exchanges = new AppExchanges<AppExchange>();
@@ -78,6 +81,8 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   constructor(socket: MeshSocket, deps: AppHttp2Deps) {
     this.#socket = socket;
     this.#deps = deps;
+    if (deps.createExchange === undefined)
+      this.onConnect = (stream, fields, endStream) => this.onHeaders(stream, fields, endStream);
     const { clock, timeouts, cache } = deps.services;
     this.#deadlineMs = clock.monotonicMs() + timeouts.headerMs;
     this.h2 = new Http2Connection({
@@ -119,8 +124,14 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   /** Every stream ends on its own. */
   closeAfterAnswer(): void {}
 
-  /** Upgrades are a thing of HTTP/1.1: no head of this connection asks for one. */
-  switchTo(): void {}
+  switchTo(stream: AppStream, _upgrade: string, fields: readonly Field[]): void {
+    const { answers } = this;
+    answers.beginHeaders(stream);
+    // Where HTTP/1.1 says 101 (RFC 8441 section 5).
+    answers.putStatus(200);
+    for (const field of fields) answers.putField(field);
+    answers.endHeaders(false);
+  }
 
   finished(exchange: AppExchange): void {
     this.#exchanges.delete(exchange);
@@ -141,8 +152,11 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
         : createExchange(this, stream, head);
     stream.context = exchange;
     this.#exchanges.add(exchange);
-    if (malformed === "") exchange.start(this.#deps.fixed, endStream);
+    // What follows the head of an extended CONNECT is bytes, once it is agreed to (RFC 8441 section 5).
+    const isUpgrade = head.upgrade !== undefined;
+    if (malformed === "") exchange.start(this.#deps.fixed, endStream || isUpgrade);
     else exchange.onRequestMalformed(malformed);
+    if (isUpgrade && endStream) stream.context?.onRequestBody(EMPTY, true);
   }
 
   onInformational(stream: Stream): void {

@@ -99,7 +99,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
     return this.#closing || !this.#keepAlive || this.#deps.isDraining();
   }
 
-  switchTo(upgrade: string, fields: readonly Field[]): void {
+  switchTo(_stream: AppStream, upgrade: string, fields: readonly Field[]): void {
     let lines = "";
     for (const field of fields) lines += field.line;
     if (upgrade === WEBSOCKET) lines += `sec-websocket-accept: ${webSocketAccept(this.#webSocketKey())}\r\n`;

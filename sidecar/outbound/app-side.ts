@@ -70,7 +70,7 @@ export interface AppSide {
    *
    * @param fields of the answer, those of the hop left out.
    */
-  switchTo(upgrade: string, fields: readonly Field[]): void;
+  switchTo(stream: AppStream, upgrade: string, fields: readonly Field[]): void;
   /** The exchange is over. @param requestEnded whether all of the request had arrived. */
   finished(exchange: AppExchange, requestEnded: boolean): void;
 }

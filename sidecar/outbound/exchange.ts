@@ -72,6 +72,8 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
   #bodyless = false;
   /** What the request asks its connection to be turned into; empty: nothing. */
   #upgrade = "";
+  /** What the application would have sent after it is not wanted. */
+  #upgradeRefused = false;
   #requestEnded = false;
   #kept: Buffer[] | undefined;
   #trailers: readonly Field[] | undefined;
@@ -201,6 +203,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     }
     if (
       this.#upgrade === WEBSOCKET &&
+      this.#app.protocol === "http" &&
       !isWebSocketKey(joinedField(this.head.fields, "sec-websocket-key") ?? "")
     ) {
       this.#refuse("REQ_MALFORMED", "the handshake has no Sec-WebSocket-Key of 16 bytes");
@@ -367,7 +370,8 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
   onUpstreamHead(received: readonly Field[], endStream: boolean): void {
     if (this.#over) return;
     // What the callee's application said where CONNECT could not.
-    const ignored = this.#upgrade === "" ? undefined : answerBesideConnect(received);
+    const ignored =
+      this.#upgrade === "" || this.#app.protocol === "h2c" ? undefined : answerBesideConnect(received);
     const fields = ignored ?? received;
     const group = this.#facts.destination?.group;
     if (group?.traffic.watchesAnswers === true && this.#isRetried(group, fields, endStream)) return;
@@ -384,6 +388,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
         return;
       }
       // An answer like any other: nothing more is sent on the stream.
+      this.#upgradeRefused = !this.#requestEnded;
       this.#requestEnded = true;
       if (this.#stream !== undefined) this.#connection?.h2.sendData(this.#stream, EMPTY, true);
     }
@@ -406,6 +411,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     this.#limitMs = Number.POSITIVE_INFINITY;
     this.#touch(this.#services.clock.monotonicMs());
     this.#app.switchTo(
+      this.#appStream,
       this.#upgrade,
       fields.filter((field) => (field.flags & STRIPPED) === 0 && !WEBSOCKET_HOP_FIELDS.has(field.name)),
     );
@@ -697,6 +703,9 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     const stream = this.#stream;
     this.#connection = undefined;
     this.#stream = undefined;
+    // Over HTTP/1.1 its request was whole.
+    if (this.#upgradeRefused && !broken && this.#app.protocol === "h2c")
+      this.#app.answers.resetStream(this.#appStream, NO_ERROR);
     if (connection !== undefined && stream !== undefined) {
       // The answer came before the whole request was sent: nothing more of it will follow.
       if (!broken && !this.#requestEnded && this.#facts.reason === "ALLOWED") {
