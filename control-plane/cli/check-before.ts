@@ -175,7 +175,7 @@ async function checkRights(cluster: Cluster): Promise<readonly CheckResult[]> {
 export function customResources(): readonly string[] {
   const kinds = KINDS.filter((kind) => kind !== "Namespace").map((kind) => {
     const lower = kind.toLowerCase();
-    return lower.endsWith("y") ? `${lower.slice(0, -1)}ies` : `${lower}s`;
+    return /[^aeiou]y$/.test(lower) ? `${lower.slice(0, -1)}ies` : `${lower}s`;
   });
   return [...kinds, ...RECORDS];
 }

@@ -1,11 +1,14 @@
 // Verbs that need no control plane: they read files, and answer with the code that decides in production.
 import type { ExplainOptions } from "./explain-call.ts";
 import type { MeshOptions } from "./mesh.ts";
+import type { RolesOptions } from "./roles.ts";
 import { type JsonOption, onCluster, onMesh, positive, type Verbs } from "./verb-options.ts";
 
 type CheckOptions = JsonOption & MeshOptions & { readonly lint?: true; readonly pre?: true };
 
-/** Adds `check`, `lint`, `explain` and `policy`. */
+const collected = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];
+
+/** Adds `check`, `lint`, `explain`, `roles` and `policy`. */
 export function addFileVerbs({ program, output, verb, run }: Verbs): void {
   onCluster(
     verb(
@@ -116,6 +119,37 @@ Examples:
         await run(() => explain(decisionId, { ...options, json: options.json === true }, output));
       },
     );
+
+  onMesh(
+    verb(
+      program,
+      "roles",
+      "which roles a user holds and why, and every path from there to a permission",
+      `
+From a directory of policies (--config-dir) or what is in force in a running mesh. Roles follow from MeshRoleBindings as the token
+service reads them. Groups and claims are known to the identity provider alone: say them to try. What depends on a
+call (from where, when, how signed in) is shown as \`only\`. Exit status 1: nothing is meant for this user.
+
+Examples:
+  countersign roles "okta-main|alice" --group data-science --config-dir policies
+  countersign roles "okta-main|ci" --type servicePrincipal --context prod
+  countersign roles "okta-main|alice" --claim department=risk --all`,
+    ),
+  )
+    .argument("<user>", "`provider|user`")
+    .option("--config-dir <dir>", "policies and workloads as files")
+    .option("--group <name>", "a group that the provider names; may be repeated", collected)
+    .option(
+      "--claim <name=value>",
+      "a claim of the user's token, value as text or JSON; may be repeated",
+      collected,
+    )
+    .option("--type <type>", "`person` (default) or `servicePrincipal`")
+    .option("--all", "also what every caller may do")
+    .action(async (user: string, options: RolesOptions) => {
+      const { showRoles } = await import("./roles.ts");
+      await run(() => showRoles(user, options, output));
+    });
 
   const policy = program.command("policy").description("work with policies as tests").exitOverride();
   onMesh(

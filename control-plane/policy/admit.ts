@@ -22,7 +22,6 @@ import {
   unsupportedGrantSettings,
   unsupportedMeshSettings,
   unsupportedRoleSettings,
-  unsupportedSubjects,
   unsupportedWorkloadSettings,
 } from "./unsupported-settings.ts";
 
@@ -138,8 +137,6 @@ function createAdmission(
           ),
           ...unsupportedRoleSettings(object.value),
         ];
-      case "MeshRoleBinding":
-        return unsupportedSubjects(object.value);
       case "ExternalService":
         return unsupportedFields(valid);
       case "RoutePolicy":

@@ -8,7 +8,7 @@ import type { WorkloadProgram } from "../../sidecar/core/policy/rule.ts";
 import type { ClusterState } from "../sources/store.ts";
 import { calleesOf, callersOfTarget } from "./callees.ts";
 import { type ConditionContext, operationNames } from "./conditions.ts";
-import { type PolicySource, sourceOfGrant, sourceOfPolicy, sourcesOfRoles } from "./derived.ts";
+import { type PolicySource, sourceOfPolicy, sourcesOfGrant, sourcesOfRoles } from "./derived.ts";
 import { type GatewayPlan, NO_GATEWAYS, planGateways } from "./gateway-plan.ts";
 import { withChanges } from "./layered-map.ts";
 import {
@@ -82,8 +82,6 @@ export function recompile(previous: Compiled, state: ClusterState): Compiled {
   const onlyPolicies =
     before.config === state.config &&
     before.workloads === state.workloads &&
-    before.roles === state.roles &&
-    before.bindings === state.bindings &&
     before.externalServices === state.externalServices &&
     before.catalogs === state.catalogs &&
     before.namespaces === state.namespaces;
@@ -159,7 +157,7 @@ function compileAll(
 ): Compiled {
   const context = contextOf(state, packs, options, previous);
   const index = new WorkloadIndex(state.workloads);
-  const derived = derivedSources(state);
+  const derived = derivedSources(state, previous?.basis.derived);
   const entries = new Map<string, Entry>();
   const selecting = new Map<string, Entry[]>();
   const old = previous?.basis.entries;
@@ -188,7 +186,7 @@ function compileAll(
   return assemble(state, basis, previous, undefined, undefined);
 }
 
-/** Only policies or grants differ: touches what the changed ones select and selected. */
+/** Only policies, roles, bindings or grants differ: touches what the changed ones select and selected. */
 function compileChanged(previous: Compiled, state: ClusterState): Compiled {
   const { basis } = previous;
   const changed = new Map<string, { before: Entry | undefined; after: Entry | undefined }>();
@@ -212,13 +210,20 @@ function compileChanged(previous: Compiled, state: ClusterState): Compiled {
     }
   }
   let derived = basis.derived;
-  if (previous.state.grants !== state.grants) {
-    derived = derivedSources(state);
-    const now = new Map(derived.map((source) => [source.key, source]));
-    for (const source of basis.derived) if (!now.has(source.key)) replace(source.key, undefined);
-    for (const source of derived) replace(source.key, source);
+  const sameRoles = (["roles", "bindings", "grants"] as const).every(
+    (name) => previous.state[name] === state[name],
+  );
+  if (!sameRoles) {
+    derived = derivedSources(state, basis.derived);
+    const now = new Set(derived.map(({ key }) => key));
+    const before = new Set(basis.derived);
+    for (const { key } of basis.derived) if (!now.has(key)) replace(key, undefined);
+    for (const source of derived) if (!before.has(source)) replace(source.key, source);
   }
-  if (changed.size === 0) return { ...previous, state };
+  const context = sameRoles ? basis.context : contextOf(state, basis.packs, basis.options, previous);
+  if (context !== basis.context && !sameSet(context.roles, basis.context.roles))
+    return compileAll(state, basis.packs, basis.options, previous);
+  if (changed.size === 0) return { ...previous, state, basis: { ...basis, context, derived } };
   const entries = withChanges(basis.entries, new Map([...changed].map(([key, { after }]) => [key, after])));
   const affected = new Set<string>();
   for (const { before, after } of changed.values()) {
@@ -228,12 +233,6 @@ function compileChanged(previous: Compiled, state: ClusterState): Compiled {
   const selecting = new Map(basis.selecting);
   for (const target of affected)
     selecting.set(target, listWithChanges(selecting.get(target) ?? [], target, changed));
-  const context =
-    previous.state.grants === state.grants
-      ? basis.context
-      : contextOf(state, basis.packs, basis.options, previous);
-  const rolesChanged = context !== basis.context && !sameSet(context.roles, basis.context.roles);
-  if (rolesChanged) return compileAll(state, basis.packs, basis.options, previous);
   const moved = [...changed.values()].some(({ before, after }) => closes(before) || closes(after));
   const closed = moved ? closedTargets(entries) : basis.closed;
   return assemble(
@@ -272,10 +271,20 @@ function listWithChanges(
   return out;
 }
 
-const derivedSources = (state: ClusterState): PolicySource[] => [
-  ...sourcesOfRoles(state),
-  ...[...state.grants.values()].flatMap((grant) => sourceOfGrant(grant) ?? []),
-];
+/** Sources that say the same as before stay the same objects, so that only what changed is compiled. */
+function derivedSources(state: ClusterState, before: readonly PolicySource[] = []): PolicySource[] {
+  const earlier = new Map(before.map((source) => [source.key, source]));
+  return [
+    ...sourcesOfRoles(state),
+    ...[...state.grants.values()].flatMap((grant) => sourcesOfGrant(grant, state.roles)),
+  ].map((source) => {
+    const same = earlier.get(source.key);
+    return same !== undefined && textOf(same) === textOf(source) ? same : source;
+  });
+}
+
+const textOf = (value: object): string =>
+  JSON.stringify(value, (_key, part: unknown) => (part instanceof Map ? [...part] : part));
 
 /** @param affected targets to build anew; undefined: all. @param changed policies to report anew; undefined: all. */
 function assemble(

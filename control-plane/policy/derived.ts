@@ -1,6 +1,7 @@
 // Policies that nobody wrote as such: role-carried rules and approved grants become ordinary sources of a program; PURE.
+import { bindingLabel } from "../../sidecar/core/policy/role-label.ts";
 import type { FromClause, PolicyRule, ProgramPolicy } from "../../sidecar/core/policy/rule.ts";
-import type { AccessGrant, ClusterState, MeshRole, MeshRoleBinding } from "../sources/store.ts";
+import type { AccessGrant, ClusterState, MeshRole } from "../sources/store.ts";
 import type { AccessPolicy, TargetMatch } from "./access-policy.ts";
 
 /** One policy as the compiler takes it, wherever it came from. */
@@ -21,14 +22,15 @@ export function sourceOfPolicy(key: string, policy: AccessPolicy): PolicySource 
 }
 
 /**
- * A grant in force or approved for later; undefined for one that is waiting, over or taken back: those never allow. The
- * times are in the rule, so a sidecar without a control plane ends it on time.
+ * What a grant in force or approved for later makes; nothing for one that is waiting, over or taken back. The times are in
+ * the rule, so a sidecar without a control plane ends it on time. Granted roles bring the rules that they have themselves:
+ * where the grant holds it gives a label of its own, which those rules ask for.
  */
-export function sourceOfGrant(grant: AccessGrant): PolicySource | undefined {
-  if (grant.phase !== "Approved" && grant.phase !== "Active") return undefined;
-  if (grant.activeFromMs === undefined || grant.activeUntilMs === undefined) return undefined;
+export function sourcesOfGrant(grant: AccessGrant, roles: ClusterState["roles"]): readonly PolicySource[] {
+  if (grant.phase !== "Approved" && grant.phase !== "Active") return [];
+  if (grant.activeFromMs === undefined || grant.activeUntilMs === undefined) return [];
   const from = fromOfSubject(grant.subject);
-  if (from === undefined || (grant.operations === undefined && grant.roles === undefined)) return undefined;
+  if (from === undefined || (grant.operations === undefined && grant.roles === undefined)) return [];
   const rule: PolicyRule = {
     name: grant.name,
     from: [from],
@@ -45,14 +47,23 @@ export function sourceOfGrant(grant: AccessGrant): PolicySource | undefined {
     targets: grant.targets,
     rules: [rule],
   };
-  return {
-    key: `grant/${grant.namespace}/${grant.name}`,
-    id: grant.name,
-    source: "grant",
-    policy,
-    roles: grant.roles,
-  };
+  const carrying = (grant.roles ?? []).flatMap((name) => roles.get(name) ?? []).filter(carriesRules);
+  const key = `grant/${grant.namespace}/${grant.name}`;
+  const label = bindingLabel(key);
+  const holder: FromClause = { user: { presence: "Required", roles: [label] } };
+  return [
+    {
+      key,
+      id: grant.name,
+      source: "grant",
+      policy,
+      roles: carrying.length === 0 ? grant.roles : [...(grant.roles ?? []), label],
+    },
+    ...carrying.flatMap((role) => sourcesOfRole(role, key, holder, [grant.namespace])),
+  ];
 }
+
+const carriesRules = ({ rules }: MeshRole): boolean => rules.length > 0;
 
 /** `subject.workload` is a SPIFFE ID, `namespace/name` or `namespace/kind/name`. */
 function fromOfSubject(subject: AccessGrant["subject"]): FromClause | undefined {
@@ -72,41 +83,31 @@ function fromOfSubject(subject: AccessGrant["subject"]): FromClause | undefined 
 }
 
 /**
- * The Allow policies that roles carry. Holders are users with the role, in the namespaces that *every* binding of the
- * role to people permits (a token names the role, not the binding, so anything wider could leak from one binding to
- * another), and ServiceAccounts bound directly, each in the namespaces of its binding.
+ * The Allow policies that roles carry, for each binding in its own namespaces: people and service principals are known by
+ * the label of the binding, ServiceAccounts by name.
  */
 export function sourcesOfRoles(state: Pick<ClusterState, "roles" | "bindings">): PolicySource[] {
   const out: PolicySource[] = [];
-  for (const role of state.roles.values()) {
-    if (role.rules.length === 0) continue;
-    const bindings = [...state.bindings.values()].filter((binding) => binding.roles.includes(role.name));
-    const forPeople = bindings.filter((binding) =>
-      binding.subjects.some((subject) => subject.serviceAccount === undefined),
-    );
-    if (forPeople.length > 0) {
-      const from: FromClause = { user: { presence: "Required", roles: [role.name] } };
-      out.push(...sourcesOfRole(role, "people", from, commonNamespaces(forPeople)));
-    }
-    for (const binding of bindings) {
+  for (const binding of state.bindings.values())
+    for (const name of binding.roles) {
+      const role = state.roles.get(name);
+      if (role === undefined || !carriesRules(role)) continue;
       const accounts = binding.subjects.flatMap(({ serviceAccount }) => serviceAccount ?? []);
-      if (accounts.length === 0) continue;
-      out.push(
-        ...sourcesOfRole(role, binding.name, { workload: { serviceAccounts: accounts } }, binding.namespaces),
-      );
+      const from: FromClause[] = [];
+      if (accounts.length < binding.subjects.length)
+        from.push({ user: { presence: "Required", roles: [bindingLabel(binding.name)] } });
+      if (accounts.length > 0) from.push({ workload: { serviceAccounts: accounts } });
+      for (const clause of from)
+        out.push(
+          ...sourcesOfRole(
+            role,
+            `${binding.name}/${clause.user === undefined ? "workloads" : "people"}`,
+            clause,
+            binding.namespaces,
+          ),
+        );
     }
-  }
   return out;
-}
-
-/** undefined: no binding limits it. */
-function commonNamespaces(bindings: readonly MeshRoleBinding[]): readonly string[] | undefined {
-  let common: readonly string[] | undefined;
-  for (const { namespaces } of bindings) {
-    if (namespaces === undefined) continue;
-    common = common === undefined ? namespaces : common.filter((name) => namespaces.includes(name));
-  }
-  return common;
 }
 
 /** One policy per role rule, because each rule has targets of its own. */

@@ -28,6 +28,7 @@ import { isKnownSubject, type KnownNames, knownNames, lintCallers, unknownNames 
 import { lintRoutePolicy, lintTrafficPolicy } from "./lint-routes.ts";
 import { isTooLarge, lintRules, lintWarning } from "./lint-rules.ts";
 import { lintSelection, lintTargets } from "./lint-targets.ts";
+import { NameFinder } from "./name-finder.ts";
 import { selectTargets, WorkloadIndex } from "./select.ts";
 import type { TypedObject } from "./typed-object.ts";
 
@@ -223,7 +224,49 @@ function lintGrant(grant: AccessGrant, facts: Facts, nowMs: number): PolicyProbl
   return problems;
 }
 
-function lintBinding(binding: MeshRoleBinding, { known, bindable }: Facts): PolicyProblem[] {
+/** A principal's name without provider means nobody once several providers can give it out. */
+function lintSubjects(binding: MeshRoleBinding, { state }: Facts): PolicyProblem[] {
+  const providers = state.identityProviders;
+  const finder = new NameFinder();
+  return binding.subjects.flatMap(({ idp, user, servicePrincipal }, i) => {
+    const path = `spec.subjects[${i}]`;
+    const named = idp ?? (user ?? servicePrincipal)?.match(/^([^|]+)\|/)?.[1];
+    if (named !== undefined)
+      return providers.has(named)
+        ? []
+        : [
+            lintWarning(
+              "IdentityProviderNotFound",
+              idp === undefined ? path : `${path}.idp`,
+              `there is no IdentityProvider \`${named}\`, so nobody is meant${finder.hint(named, providers.keys())}`,
+              "ResolvedRefs",
+            ),
+          ];
+    if (user !== undefined)
+      return [lintWarning("NeverMatches", `${path}.user`, "users are `provider|user`: nobody is meant")];
+    return servicePrincipal === undefined || providers.size === 1
+      ? []
+      : [
+          lintWarning(
+            "NeverMatches",
+            `${path}.servicePrincipal`,
+            `there are ${providers.size} identity providers, so nobody is meant; say which with \`idp\``,
+          ),
+        ];
+  });
+}
+
+/** Roles that nobody holds: said of a whole state alone, because a role comes before what gives it. */
+function* idleRoles({ roles, bindings, grants }: ClusterState): Generator<readonly [string, PolicyProblem]> {
+  const given = new Set([...bindings.values()].flatMap((binding) => binding.roles));
+  for (const grant of grants.values()) for (const role of grant.roles ?? []) given.add(role);
+  const message = "no MeshRoleBinding and no AccessGrant gives this role: nobody holds it";
+  for (const [key, { name }] of roles)
+    if (!given.has(name)) yield [`MeshRole/${key}`, lintWarning("NoHolders", "metadata.name", message)];
+}
+
+function lintBinding(binding: MeshRoleBinding, facts: Facts): PolicyProblem[] {
+  const { known, bindable } = facts;
   const accounts = binding.subjects.map(({ serviceAccount }) => serviceAccount ?? "*");
   const unknown = unknownNames(accounts, known.accounts, {
     path: "spec.subjects",
@@ -237,6 +280,7 @@ function lintBinding(binding: MeshRoleBinding, { known, bindable }: Facts): Poli
       reason: "UnknownRole",
     }),
     ...unknown.map((problem) => ({ ...problem, path: `${problem.path}.serviceAccount` })),
+    ...lintSubjects(binding, facts),
     ...unknownNames(binding.namespaces, known.namespaces, {
       path: "spec.namespaces",
       what: "no namespace is named",
@@ -281,6 +325,7 @@ export function lintState(state: ClusterState, linter: Linter, nowMs: number): S
   for (const [key, value] of state.trafficPolicies)
     take(`TrafficPolicy/${key}`, { kind: "TrafficPolicy", value });
   for (const [key, value] of state.meshGateways) take(`MeshGateway/${key}`, { kind: "MeshGateway", value });
+  for (const [key, problem] of idleRoles(state)) out.set(key, [...(out.get(key) ?? []), problem]);
   take("MeshConfig/default", { kind: "MeshConfig", value: state.config });
   return out;
 }

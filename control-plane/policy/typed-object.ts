@@ -1,6 +1,6 @@
 // One entry for all kinds: from a valid object to its typed form, with what no schema can check (CEL, packs).
 import { parsePack } from "../../sidecar/core/policy/catalog.ts";
-import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
+import { createCelCompiler, createClaimCompiler } from "../../sidecar/core/policy/cel.ts";
 import { assertNever, type Result } from "../../sidecar/core/runtime/errors.ts";
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
@@ -60,6 +60,7 @@ function refused(problems: readonly FieldProblem[]): Parsed | undefined {
 /** A parser for all kinds; it keeps compiled CEL so that the same expression is compiled once. */
 export function createObjectParser(): ObjectParser {
   const cel = createCelCompiler();
+  const claims = createClaimCompiler();
   const celProblems = (policy: AccessPolicy): FieldProblem[] =>
     policy.rules.flatMap((rule, index) => {
       if (rule.when?.cel === undefined) return [];
@@ -78,6 +79,19 @@ export function createObjectParser(): ObjectParser {
     catalog.packs.flatMap((pack, index) => {
       const parsed = parsePack(pack.name, pack.text);
       return parsed.ok ? [] : [{ path: `spec.packs[${index}].text`, message: parsed.error }];
+    });
+  const claimProblems = (binding: MeshRoleBinding): FieldProblem[] =>
+    binding.subjects.flatMap(({ claim }, index) => {
+      const compiled = claim === undefined ? undefined : claims.compile(claim);
+      return compiled === undefined || compiled.ok
+        ? []
+        : [
+            {
+              reason: "InvalidCEL",
+              path: `spec.subjects[${index}].claim`,
+              message: `does not compile: ${compiled.error}`,
+            },
+          ];
     });
   return (object, acceptedAtMs) => {
     const { kind } = object;
@@ -99,8 +113,12 @@ export function createObjectParser(): ObjectParser {
         return typed(parseAccessGrant(object, acceptedAtMs), (value) => ({ kind, value }));
       case "MeshRole":
         return typed(parseMeshRole(object), (value) => ({ kind, value }));
-      case "MeshRoleBinding":
-        return typed(parseMeshRoleBinding(object), (value) => ({ kind, value }));
+      case "MeshRoleBinding": {
+        const parsed = typed(parseMeshRoleBinding(object), (value) => ({ kind, value }));
+        return (
+          (parsed.ok && parsed.value.kind === kind && refused(claimProblems(parsed.value.value))) || parsed
+        );
+      }
       case "Workload":
         return typed(parseWorkload(object), (value) => ({ kind, value }));
       case "ExternalService":

@@ -2,7 +2,7 @@
 // them. A later part deletes rows here. PURE.
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
-import type { AccessGrant, MeshConfig, MeshRole, MeshRoleBinding, Workload } from "../sources/store.ts";
+import type { AccessGrant, MeshConfig, MeshRole, Workload } from "../sources/store.ts";
 import type { TargetMatch } from "./access-policy.ts";
 import { DEFAULT_MESH_CONFIG } from "./mesh-config.ts";
 
@@ -79,18 +79,6 @@ export function unsupportedWorkloadSettings(workload: Workload): readonly FieldP
       ? []
       : [unsupported("spec.runAs", "knows no users to act for", "leave it out")];
   return [...runAs, ...unsupportedPropagation(workload)];
-}
-
-/** People, and what their identity providers say of them, do not exist yet; ServiceAccounts do. */
-export function unsupportedSubjects(binding: MeshRoleBinding): readonly FieldProblem[] {
-  const fields = ["idp", "group", "groupId", "claim", "user", "servicePrincipal"] as const;
-  return binding.subjects.flatMap((subject, i) =>
-    fields
-      .filter((field) => subject[field] !== undefined)
-      .map((field) =>
-        unsupported(`spec.subjects[${i}].${field}`, "signs nobody in", "bind a `serviceAccount`"),
-      ),
-  );
 }
 
 /** Nobody is asked for an approval yet: `status` says whether there is one. */

@@ -1,6 +1,7 @@
 // PURE. Which counter a call falls under: the value of a limit's key parts, bounded in length.
 import { hash } from "node:crypto";
 import type { Call } from "../core/policy/call.ts";
+import { namedRoles } from "../core/policy/role-label.ts";
 import type { LimitKey } from "../core/policy/rule.ts";
 
 /** Value of one key part; a missing user falls back to the workload, so that dropping a token gains nothing. */
@@ -11,7 +12,7 @@ function partOf(key: LimitKey, target: string, call: Call): string {
     case "role":
       return call.user === undefined
         ? `w:${call.caller.spiffeId}`
-        : `r:${[...call.user.roles].sort().join(",")}`;
+        : `r:${[...namedRoles(call.user.roles)].sort().join(",")}`;
     case "workload":
       return `w:${call.caller.spiffeId}`;
     case "namespace":

@@ -2,6 +2,7 @@
 // itself only where the workload passes it on by itself. Whatever came from outside under these names was stripped.
 import { TXN_TOKEN } from "../core/identity/claims.ts";
 import type { TxnClaims } from "../core/identity/txn.ts";
+import { namedRoles } from "../core/policy/role-label.ts";
 import type { IdentityHeader } from "../core/policy/rule.ts";
 import type { CallFacts } from "./call-facts.ts";
 
@@ -47,7 +48,7 @@ function fieldOf(
     case "username":
       return pair("x-forwarded-preferred-username", claims?.tctx.username);
     case "roles":
-      return pair("x-mesh-roles", claims?.tctx.roles.join(","));
+      return pair("x-mesh-roles", claims && namedRoles(claims.tctx.roles).join(","));
   }
 }
 

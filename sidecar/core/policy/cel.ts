@@ -80,7 +80,20 @@ function createEnvironment(): Environment {
 
 /** A compiler with a cache of its own: the same source text is compiled once. */
 export function createCelCompiler(): CelCompiler {
-  const environment = createEnvironment();
+  return compilerIn(createEnvironment());
+}
+
+/** The same for conditions on the `claims` of an identity provider's token, the only variable there. */
+export function createClaimCompiler(): CelCompiler {
+  return compilerIn(
+    new Environment({ limits: { maxAstNodes: MAX_AST_NODES, maxDepth: MAX_DEPTH } }).registerVariable(
+      "claims",
+      "map<string, dyn>",
+    ),
+  );
+}
+
+function compilerIn(environment: Environment): CelCompiler {
   const cache = new Map<string, Result<CelCondition, string>>();
   return {
     compile(source) {

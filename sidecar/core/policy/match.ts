@@ -271,7 +271,8 @@ const overlaps = (wanted: readonly string[], have: readonly string[]): boolean =
   return false;
 };
 
-function matchesUser(match: UserMatch, user: User | undefined): boolean {
+/** Whether a call with this user is meant; undefined: a call without one. */
+export function matchesUser(match: UserMatch, user: User | undefined): boolean {
   if (match.presence === "Forbidden" && user !== undefined) return false;
   if (match.presence === "Required" && user === undefined) return false;
   if (

@@ -155,7 +155,7 @@ function grant(dice: Dice): AccessGrant {
     namespace: dice.of(SPACES),
     subject: { user: "u" },
     operations: [{ op: "serving" }],
-    roles: dice.maybe(0.3, () => ["glass"]),
+    roles: dice.maybe(0.5, () => [dice.of(["glass", "r1"])]),
     targets: undefined,
     durationMs: 1,
     reason: "",
@@ -197,7 +197,16 @@ function edited(state: ClusterState, dice: Dice): ClusterState {
         "r1",
         {
           name: "r1",
-          rules: dice.chance(0.5) ? [] : [{ operations: [{ op: "serving" }], targets: undefined }],
+          rules: dice.chance(0.3)
+            ? []
+            : [
+                {
+                  operations: [{ op: "serving" }],
+                  targets: dice.maybe(0.5, () => [
+                    { selector: { matchLabels: new Map([["tier", dice.of(["x", "y"])]]) } },
+                  ]),
+                },
+              ],
         },
       ],
     ]);
@@ -208,9 +217,10 @@ function edited(state: ClusterState, dice: Dice): ClusterState {
           name: "b",
           roles: ["r1"],
           namespaces: dice.maybe(0.5, () => ["ml"]),
-          subjects: [{ user: "u" }, { serviceAccount: "ml/sa" }],
+          subjects: dice.some([{ user: "u" }, { serviceAccount: "ml/sa" }]),
         },
       ],
+      ["c", { name: "c", roles: ["r1"], namespaces: ["ops"], subjects: [{ idp: "i", group: "g" }] }],
     ]);
     return { ...next, roles, bindings };
   }
@@ -401,7 +411,7 @@ describe("compile", () => {
     expect(policies({ ...base, activeUntilMs: undefined })).toEqual([]);
   });
 
-  test("limits role-carried rules to the namespaces that every binding permits", () => {
+  test("gives rules that a role carries to the holders by each binding, in its namespaces", () => {
     const roles = new Map([
       ["q", { name: "q", rules: [{ operations: [{ op: "serving" }], targets: undefined }] }],
     ]);
@@ -412,16 +422,71 @@ describe("compile", () => {
       subjects: [{ user: "u" }],
     });
     const both = [workload("ml", "a"), workload("ops", "b")];
-    const covered = (bindings: ReturnType<typeof binding>[]) => {
+    const holders = (bindings: ReturnType<typeof binding>[]) => {
       const { programs } = compile(
         stateOf([], both, { roles, bindings: new Map(bindings.map((each) => [each.name, each])) }),
         packs,
       );
-      return [...programs.values()].filter((program) => program.policies.length > 0).map(({ id }) => id);
+      return [...programs.values()].map(({ policies }) =>
+        policies.flatMap((each) =>
+          each.rules.flatMap((rule) => rule.from?.flatMap((from) => from.user?.roles ?? []) ?? []),
+        ),
+      );
     };
-    expect(covered([])).toEqual([]);
-    expect(covered([binding("x", undefined)])).toEqual(["ml/a", "ops/b"]);
-    expect(covered([binding("x", ["ml"]), binding("y", undefined)])).toEqual(["ml/a"]);
-    expect(covered([binding("x", ["ml"]), binding("y", ["ops"])])).toEqual([]);
+    expect(holders([])).toEqual([[], []]);
+    expect(holders([binding("x", undefined)])).toEqual([["@x"], ["@x"]]);
+    expect(holders([binding("x", ["ml"]), binding("y", undefined)])).toEqual([["@x", "@y"], ["@y"]]);
+    expect(holders([binding("x", ["ml"]), binding("y", ["ops"])])).toEqual([["@x"], ["@y"]]);
+  });
+
+  test("lets a grant of a role bring the rules that the role carries, where and while it holds", () => {
+    const roles = new Map([
+      ["q", { name: "q", rules: [{ operations: [{ op: "serving" }], targets: undefined }] }],
+    ]);
+    const granted: AccessGrant = {
+      name: "g",
+      namespace: "ml",
+      subject: { user: "i|u" },
+      operations: undefined,
+      roles: ["q"],
+      targets: [{ names: ["a"] }],
+      durationMs: 1,
+      reason: "",
+      phase: "Active",
+      activeFromMs: 5,
+      activeUntilMs: 9,
+    };
+    const state = stateOf([], [workload("ml", "a"), workload("ml", "b"), workload("ops", "c")], {
+      roles,
+      grants: new Map([["ml/g", granted]]),
+    });
+    const { programs } = compile(state, packs);
+    expect(programs.get("ml/a")?.policies).toMatchObject([
+      { source: "role", id: "q", rules: [{ from: [{ user: { roles: ["@grant/ml/g"] } }] }] },
+      { source: "grant", roles: ["q", "@grant/ml/g"], rules: [{ when: { notBeforeMs: 5, notAfterMs: 9 } }] },
+    ]);
+    // Without the grant's label there is nobody with the rule.
+    expect(programs.get("ml/b")?.policies.map(({ source }) => source)).toEqual(["role"]);
+    expect(programs.get("ops/c")?.policies).toEqual([]);
+  });
+
+  test("compiles a changed binding for the workloads that its rules reach alone", () => {
+    const roles = new Map([
+      ["q", { name: "q", rules: [{ operations: [{ op: "serving" }], targets: [{ names: ["a"] }] }] }],
+      ["label", { name: "label", rules: [] }],
+    ]);
+    const bound = (subjects: { user: string }[], role = "q") =>
+      new Map([["x", { name: "x", roles: [role], namespaces: undefined, subjects }]]);
+    const state = stateOf([], [workload("ml", "a"), workload("ops", "b")], {
+      roles,
+      bindings: bound([{ user: "i|u" }]),
+    });
+    const before = compile(state, packs);
+    const after = recompile(before, { ...state, bindings: bound([{ user: "i|u" }, { user: "i|v" }]) });
+    // Who holds it is the token's to say.
+    expect(after.programs.get("ml/a")).toBe(before.programs.get("ml/a"));
+    const without = recompile(after, { ...state, bindings: bound([{ user: "i|u" }], "label") });
+    expect(without.programs.get("ml/a")?.policies).toEqual([]);
+    expect(without.programs.get("ops/b")).toBe(before.programs.get("ops/b"));
   });
 });

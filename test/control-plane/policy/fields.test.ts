@@ -77,6 +77,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^MeshConfig spec\.(proofs|explainDenials)$/, "control-plane/resources/build.ts", "proofs"],
   [/^MeshConfig spec\.maxHops$/, "control-plane/policy/program.ts", "maxHops"],
   [/^MeshConfig spec\.svidTTL$/, "control-plane/issuer.ts", "svidTtlMs"],
+  [/^MeshRoleBinding spec\.subjects/, "control-plane/policy/role-subjects.ts", "servicePrincipal"],
   [/^MeshRole/, "control-plane/policy/derived.ts", "roles"],
   [/^OperationCatalog spec\.packs/, "control-plane/publisher.ts", "catalog.packs"],
   [/^Workload spec\.(owner|env|kind)$/, "control-plane/issuer.ts", "workload.owner"],
@@ -144,7 +145,6 @@ const granted = (approval: object): object => ({
   reason: "x",
   approval,
 });
-const bound = (subject: object): object => ({ roles: ["r"], subjects: [subject] });
 const declared = (more: object): object => ({ kind: "service", serviceAccount: "s", ...more });
 
 /** An object with the field, by the leaf that is refused. */
@@ -198,18 +198,6 @@ const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]
   "MeshConfig spec.trustedSpawners": ["spec.trustedSpawners", { trustedSpawners: ["a/b"] }],
   "MeshConfig spec.protectedLabels": ["spec.protectedLabels", { protectedLabels: ["a"] }],
   "MeshConfig spec.gateways": ["spec.gateways", { gateways: ["a/b"] }],
-  "MeshRoleBinding spec.subjects[].idp": ["spec.subjects[0].idp", bound({ idp: "i", group: "g" })],
-  "MeshRoleBinding spec.subjects[].group": ["spec.subjects[0].group", bound({ idp: "i", group: "g" })],
-  "MeshRoleBinding spec.subjects[].groupId": ["spec.subjects[0].groupId", bound({ idp: "i", groupId: "g" })],
-  "MeshRoleBinding spec.subjects[].claim": [
-    "spec.subjects[0].claim",
-    bound({ idp: "i", claim: "claims.a == 'b'" }),
-  ],
-  "MeshRoleBinding spec.subjects[].user": ["spec.subjects[0].user", bound({ user: "i|u" })],
-  "MeshRoleBinding spec.subjects[].servicePrincipal": [
-    "spec.subjects[0].servicePrincipal",
-    bound({ servicePrincipal: "s" }),
-  ],
   "Workload spec.runAs": ["spec.runAs", declared({ runAs: "i|u" })],
   "Workload spec.propagation": ["spec.propagation[0]", declared({ propagation: ["forward", "trace"] })],
 };

@@ -20,6 +20,8 @@ const WORLD = `
 ---
 {kind: MeshRole, metadata: {name: fraud-ds}, spec: {}}
 ---
+{kind: MeshRoleBinding, metadata: {name: scientists}, spec: {roles: [fraud-ds], subjects: [{serviceAccount: ml-batch/batch-scorer}]}}
+---
 {kind: AccessPolicy, metadata: {name: closed, namespace: ml-closed}, spec: {action: Deny, rules: [{name: r}]}}
 ---
 {kind: Workload, metadata: {name: shut, namespace: ml-closed}, spec: {kind: service, serviceAccount: shut}}
@@ -100,6 +102,16 @@ describe("lint", () => {
       name: "a caller that is known elsewhere",
       yaml: allow("{workload: {names: [weekly], namespaces: [ml-batch]}}"),
       says: [/^CallerNotFound .*names\[0\]: no workload that is known now is named `weekly`$/],
+    },
+    {
+      name: "subjects that nobody is",
+      yaml: `{kind: MeshRoleBinding, metadata: {name: b}, spec: {roles: [fraud-ds], subjects: [{idp: okta-mian, group: g}, {user: "entra|x"}, {user: bob}, {servicePrincipal: ci}]}}`,
+      says: [
+        /^IdentityProviderNotFound spec\.subjects\[0\]\.idp: there is no IdentityProvider `okta-mian`/,
+        /^IdentityProviderNotFound spec\.subjects\[1\]: there is no IdentityProvider `entra`/,
+        /^NeverMatches spec\.subjects\[2\]\.user: users are `provider\|user`/,
+        /^NeverMatches spec\.subjects\[3\]\.servicePrincipal: there are 0 identity providers/,
+      ],
     },
     {
       name: "a caller of another mesh",
@@ -191,6 +203,8 @@ describe("lint", () => {
   test("goes over a whole state, and says the same again", () => {
     const all = lintState(state, createLinter(loadBuiltInPacks()), NOW);
     expect([...all.keys()]).toEqual([]);
+    const idle = stateOfYaml(`${WORLD}---\n{kind: MeshRole, metadata: {name: lonely}, spec: {}}`);
+    expect([...lintState(idle, linter, NOW)]).toMatchObject([["MeshRole/lonely", [{ reason: "NoHolders" }]]]);
     const wrong = stateOfYaml(`${WORLD}---\n${allow("{workload: {kinds: [job], namespaces: [ml-bach]}}")}`);
     const found = lintState(wrong, linter, NOW);
     expect([...found.keys()]).toEqual(["AccessPolicy/ml-serving/p"]);
