@@ -46,8 +46,7 @@ const TOKEN_DIR = "/var/run/secrets/countersign";
 const TOKEN_SECONDS = 3_600;
 const STATE_SIZE = "64Mi";
 /** Ten minutes: an image's first start on a busy node, or a control plane that is being upgraded. */
-const STARTUP_TRIES = 60;
-const ONE_TRY_SECONDS = 9;
+const STARTUP_TRIES = 600;
 
 const HARDENED = {
   allowPrivilegeEscalation: false,
@@ -141,23 +140,13 @@ export function proxyContainer(settings: InjectSettings, pod: PodSettings, relay
       runAsNonRoot: true,
       runAsUser: PROXY_UID,
     },
-    // Ready once capture was verified from inside the pod: until then nothing of the application starts. It waits itself:
-    // an HTTP probe fails at once while nobody listens, and is asked again a whole second later.
+    // Ready once capture was verified from inside the pod: until then nothing of the application starts.
     startupProbe: {
-      exec: {
-        command: [
-          "countersign",
-          "wait-ready",
-          "--port",
-          String(STATUS_PORT),
-          "--for",
-          String(ONE_TRY_SECONDS),
-        ],
-      },
       failureThreshold: STARTUP_TRIES,
+      httpGet: { path: "/readyz", port: STATUS_PORT, scheme: "HTTP" },
       periodSeconds: 1,
       successThreshold: 1,
-      timeoutSeconds: ONE_TRY_SECONDS + 2,
+      timeoutSeconds: 2,
     },
     ...COMMON,
     volumeMounts: [

@@ -16,10 +16,6 @@ async function main(args: readonly string[]): Promise<ExitStatus> {
     const { runCaptureInit } = await import("../../sidecar/capture-init.ts");
     return runCaptureInit(rest, process.env, terminal);
   }
-  if (verb === "wait-ready") {
-    const { runWaitReady } = await import("../../sidecar/wait-ready.ts");
-    return runWaitReady(rest, terminal);
-  }
   const { runVerb } = await import("./verbs.ts");
   return runVerb(args, terminal);
 }

@@ -40,7 +40,7 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
     .showSuggestionAfterError()
     .configureOutput({ writeOut: (text) => output.out(text), writeErr: (text) => output.err(text) });
 
-  // Listed for the help only: main.ts runs these without loading this file.
+  // Listed for the help only: main.ts runs these three without loading this file.
   program
     .command("control-plane")
     .description("run the control plane; see `countersign control-plane --help`");
@@ -48,9 +48,6 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
   program
     .command("capture-init")
     .description("redirect the traffic of a pod to its sidecar; see `countersign capture-init --help`");
-  program
-    .command("wait-ready")
-    .description("wait until the sidecar of this pod is ready; see `countersign wait-ready --help`");
 
   const verbs: Verbs = {
     program,
