@@ -15,7 +15,15 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findProgram, progress, run, tryRun } from "./commands.ts";
 import { type Layer, loadImage, packLayer } from "./image-archive.ts";
-import { COMMAND, DEPENDENCIES, IMAGES, PROGRAM, PROXY_USER, SIDECAR_PACKAGES } from "./image-files.ts";
+import {
+  COMMAND,
+  DEPENDENCIES,
+  HOME_IN_IMAGE,
+  IMAGES,
+  PROGRAM,
+  PROXY_USER,
+  SIDECAR_PACKAGES,
+} from "./image-files.ts";
 import { cacheFolder, inHome, PAUSE_IMAGE } from "./layout.ts";
 import { addBase, addFile, addLibrariesOf, addLink, addProgram, addText } from "./root-filesystem.ts";
 
@@ -39,7 +47,7 @@ export async function loadImages(): Promise<void> {
   progress("loading images");
   await loadImage(IMAGES.controlPlane, [runtime, dependencies, program], countersign);
   await loadImage(IMAGES.sidecar, [runtime, capture, dependencies, program], countersign);
-  await loadImage(IMAGES.app, [runtime, app], {
+  await loadImage(IMAGES.app, [runtime, dependencies, app], {
     entrypoint: [],
     user: "1000:1000",
     workingDir: "/app",
@@ -102,7 +110,7 @@ async function pluginFolder(): Promise<string> {
   return folder !== undefined && existsSync(folder) ? folder : "/usr/lib/x86_64-linux-gnu/xtables";
 }
 
-/** Busybox, the stand-ins of the demo, and a client that says on one line what was answered. */
+/** Busybox, the stand-ins of the demo, and servers and clients of app/, which use grpc-js and ws. */
 async function addApp(root: string): Promise<void> {
   await addProgram(root, "busybox", "/bin/busybox");
   const applets = (await run(findProgram("busybox") ?? "busybox", ["--list"])).trim().split("\n");
@@ -110,8 +118,10 @@ async function addApp(root: string): Promise<void> {
   for (const folder of ["test/demo/apps", "test/cluster/app"])
     for (const file of readdirSync(join(repositoryRoot, folder)))
       addFile(root, join(repositoryRoot, folder, file), `/app/${file}`);
+  addLink(root, "/app/node_modules", `${HOME_IN_IMAGE}/node_modules`);
   addText(root, "/app/package.json", '{"type":"module"}\n');
   addText(root, "/usr/local/bin/call", '#!/bin/sh\nexec node /app/call.ts "$@"\n', 0o755);
+  addText(root, "/usr/local/bin/talk", '#!/bin/sh\nexec node /app/talk.ts "$@"\n', 0o755);
 }
 
 /** Production dependencies by the lock file: installed once per lock file into the cache, never taken from node_modules/. */
