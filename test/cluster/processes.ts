@@ -66,9 +66,16 @@ export async function stopPart(name: string, graceMs = 10_000): Promise<void> {
   try {
     await waitUntil(`the end of ${name}`, async () => !isRunning(name), graceMs, 50);
   } catch {
-    if (isRunning(name)) process.kill(record.pid, "SIGKILL");
-    await waitUntil(`the end of ${name} after SIGKILL`, async () => !isRunning(name), 5_000, 50);
+    await killPart(name);
   }
+}
+
+/** Ends a part as a crash would. */
+export async function killPart(name: string): Promise<void> {
+  const record = readRecord(name);
+  if (record === undefined || !isRunning(name)) return;
+  process.kill(record.pid, "SIGKILL");
+  await waitUntil(`the end of ${name} after SIGKILL`, async () => !isRunning(name), 5_000, 50);
 }
 
 /** Forgets a part that `down` ended. */

@@ -74,18 +74,30 @@ export async function uninstall(): Promise<void> {
 }
 
 async function removeAll(): Promise<void> {
-  await tryKubectl(["delete", "namespace", ...PLATFORM_NAMESPACES, "--ignore-not-found", "--wait=false"]);
-  await Promise.all(
-    PLATFORM_NAMESPACES.map((name) =>
-      tryKubectl(["delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false"]),
-    ),
-  );
-  await tryKubectl(["delete", "clusteraccesspolicies,meshroles,meshrolebindings,operationcatalogs", "--all"]);
-  await helm(["uninstall", "countersign", "--namespace", SYSTEM, "--ignore-not-found", "--wait"]);
-  await tryKubectl(["delete", "meshconfig", "default", "--ignore-not-found"]);
-  await tryKubectl(["delete", "namespace", SYSTEM, "--ignore-not-found"], { timeoutMs: 120_000 });
-  for (const name of PLATFORM_NAMESPACES)
-    await tryKubectl(["wait", "--for=delete", `namespace/${name}`, "--timeout=60s"], { timeoutMs: 70_000 });
+  // First, or it would hold the webhooks of pods that end and the finalizers of namespaces up.
+  await helm(["uninstall", "countersign", "--namespace", SYSTEM, "--ignore-not-found"]);
+  await Promise.all([
+    ...[SYSTEM, ...PLATFORM_NAMESPACES].map(removeNamespace),
+    tryKubectl(["delete", "clusteraccesspolicies,meshroles,meshrolebindings,operationcatalogs", "--all"]),
+    waitFor(hasNoSettings, 30_000, "the end of the settings"),
+  ]);
+}
+
+/** The admission policy that keeps them is gone for the API server a moment after the release. */
+async function hasNoSettings(): Promise<boolean> {
+  const { code, stderr } = await tryKubectl(["delete", "meshconfig", "default", "--ignore-not-found"]);
+  return code === 0 || stderr.includes("doesn't have a resource type");
+}
+
+const CONTROLLERS = "deployments,replicasets,statefulsets,jobs,cronjobs";
+
+/** Deletes a namespace and waits until it is gone. */
+export async function removeNamespace(name: string): Promise<void> {
+  if ((await tryKubectl(["get", "namespace", name])).code !== 0) return;
+  // A namespace with pods waits as long as these might take to end: so they end before, and nothing makes them again.
+  await tryKubectl(["delete", CONTROLLERS, "--all", "-n", name, "--cascade=orphan", "--wait=false"]);
+  await tryKubectl(["delete", "pods", "--all", "-n", name, "--grace-period=1"], { timeoutMs: 60_000 });
+  await tryKubectl(["delete", "namespace", name, "--ignore-not-found"], { timeoutMs: 120_000 });
 }
 
 /** Applies the platform and waits until every pod of it is ready. */
