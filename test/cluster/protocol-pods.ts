@@ -37,23 +37,24 @@ export async function tally(
   return counts;
 }
 
-/** Until the callee's sidecar has recorded a call like this. */
-export async function untilRecorded(wanted: Readonly<Record<string, unknown>>): Promise<void> {
+/** Until the sidecar of this pod has recorded a call like this. */
+export async function untilRecorded(
+  pod: Caller | "things",
+  wanted: Readonly<Record<string, unknown>>,
+): Promise<void> {
   const matches = (line: string): boolean => {
     if (!line.includes('"actionName"')) return false;
-    const { actionName: operation, identityMetadata, decision, request } = JSON.parse(line).data;
+    const { actionName: operation, identityMetadata, decision } = JSON.parse(line).data;
     const { caller } = identityMetadata;
     const { effect, reason } = decision;
-    const seen = { operation, caller, effect, reason, method: request.method } as Record<string, unknown>;
+    const seen = { operation, caller, effect, reason } as Record<string, unknown>;
     return Object.entries(wanted).every(([name, value]) => seen[name] === value);
   };
   await waitFor(
     async () =>
-      (await kubectl(["logs", "things", "-n", NAMESPACE, "-c", "countersign-proxy"]))
-        .split("\n")
-        .some(matches),
+      (await kubectl(["logs", pod, "-n", NAMESPACE, "-c", "countersign-proxy"])).split("\n").some(matches),
     10_000,
-    `a record of ${JSON.stringify(wanted)}`,
+    `a record of ${JSON.stringify(wanted)} in ${pod}`,
   );
 }
 

@@ -1,5 +1,5 @@
 // A client that knows nothing of a mesh, for what `call` cannot do; prints what happened as one line of JSON.
-//   talk rpc HOST:PORT · talk socket URL · talk events URL · talk greeter HOST PORT · talk tls HOST PORT NAME
+//   talk rpc HOST:PORT · talk socket|held-socket URL · talk events URL · talk greeter HOST PORT · talk tls HOST PORT NAME
 import http from "node:http";
 import net from "node:net";
 import { createInterface } from "node:readline";
@@ -65,8 +65,8 @@ function refusal({ code, details, metadata }: ServiceError): object {
   return { code, details, info: [...new Set(status.match(found) ?? [])].sort() };
 }
 
-/** Echoes until a line on standard input says `end`, and tells how it ended. */
-function socket(url: string): Promise<object> {
+/** Says two things, each when the one before it came back. @param isHeld whether it stays open then. */
+function socket(url: string, isHeld: boolean): Promise<object> {
   return new Promise((resolve) => {
     const channel = new WebSocket(url, { handshakeTimeout: GIVE_UP_MS });
     const echoes: string[] = [];
@@ -76,13 +76,13 @@ function socket(url: string): Promise<object> {
       // Whoever reads this knows that the stream is open.
       process.stdout.write(`${JSON.stringify({ echoes })}\n`);
       if (echoes.length < 2) channel.send("two");
+      else if (!isHeld) channel.close(1000, "enough");
     });
     channel.on("unexpected-response", (_request, response) =>
       text(response).then((body) => resolve({ status: response.statusCode, body })),
     );
     channel.on("close", (code, reason) => resolve({ echoes, code, reason: reason.toString() }));
     channel.on("error", (error) => resolve({ error: error.message }));
-    createInterface({ input: process.stdin }).on("line", () => channel.close(1000, "enough"));
   });
 }
 
@@ -141,7 +141,8 @@ function overTls(host: string, port: number, servername: string): Promise<object
 
 const verbs: Readonly<Record<string, () => Promise<object>>> = {
   rpc: () => rpc(first),
-  socket: () => socket(first),
+  socket: () => socket(first, false),
+  "held-socket": () => socket(first, true),
   events: () => events(first),
   greeter: () => greeter(first, Number(second)),
   tls: () => overTls(first, Number(second), third),
