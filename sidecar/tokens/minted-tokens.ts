@@ -1,0 +1,135 @@
+// Tokens from the token service by what they were asked for with: one request under way per key, renewed at 60 % of their
+// life as long as somebody uses them, and asked for no faster than refusals and failures allow.
+import type { HeldTxn } from "../core/identity/held-txn.ts";
+import { backoffMs } from "../core/runtime/backoff.ts";
+import type { TokenRefusal, TokenResult } from "./token-transport.ts";
+
+export type Mint = () => Promise<TokenResult<HeldTxn>>;
+
+export interface MintedTokensDeps {
+  /** Control plane's time, Unix milliseconds. */
+  readonly nowMs: () => number;
+  /** In [0, 1). */
+  readonly random: () => number;
+}
+
+class Entry {
+  readonly mint: Mint;
+  held: HeldTxn | undefined;
+  refusal: TokenRefusal | undefined;
+  /** From here on it is asked for again. */
+  dueMs = 0;
+  /** Asked since the last good answer. */
+  failures = 0;
+  underWay: Promise<TokenResult<HeldTxn>> | undefined;
+
+  constructor(mint: Mint) {
+    this.mint = mint;
+  }
+}
+
+const RENEW_AT = 0.6;
+const FAILED = { firstMs: 500, maxMs: 15_000 };
+/** A token that ends sooner is not begun with. */
+const LEAST_LEFT_MS = 2_000;
+/** What nobody was refused for good is asked again after this time: bindings and sessions change. */
+const REFUSED_FOR_MS = 10_000;
+const SWEEP_MS = 30_000;
+
+export class MintedTokens {
+  readonly #deps: MintedTokensDeps;
+  readonly #entries = new Map<string, Entry>();
+  #sweepAtMs = 0;
+
+  constructor(deps: MintedTokensDeps) {
+    this.#deps = deps;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  /** The token of a key that was asked for before, if it is good now; renews it in the background when that is due. */
+  peek(key: string): HeldTxn | undefined {
+    const entry = this.#entries.get(key);
+    if (entry?.held === undefined) return undefined;
+    const nowMs = this.#deps.nowMs();
+    if (nowMs >= entry.dueMs && entry.underWay === undefined) void this.#ask(entry);
+    return nowMs < endMs(entry.held) ? entry.held : undefined;
+  }
+
+  /** The token of a key: the one that is held, or a new one. Never rejects. */
+  get(key: string, mint: Mint): Promise<TokenResult<HeldTxn>> {
+    const held = this.peek(key);
+    if (held !== undefined) return Promise.resolve({ ok: true, value: held });
+    this.#sweep();
+    let entry = this.#entries.get(key);
+    if (entry === undefined) {
+      entry = new Entry(mint);
+      this.#entries.set(key, entry);
+    }
+    if (entry.underWay !== undefined) return entry.underWay;
+    const { refusal } = entry;
+    if (refusal !== undefined && this.#deps.nowMs() < entry.dueMs)
+      return Promise.resolve({ ok: false, error: refusal });
+    return this.#ask(entry);
+  }
+
+  /** The last refusal of a key, while it stands: asking again would only repeat it. */
+  refused(key: string): TokenRefusal | undefined {
+    const entry = this.#entries.get(key);
+    return entry !== undefined && this.#deps.nowMs() < entry.dueMs ? entry.refusal : undefined;
+  }
+
+  /** Takes in a token that was held before. */
+  put(key: string, held: HeldTxn, mint: Mint): void {
+    const entry = new Entry(mint);
+    this.#entries.set(key, entry);
+    this.#take(entry, held);
+  }
+
+  /** Forgets what a key has got; the next one is asked for. */
+  drop(key: string): void {
+    this.#entries.delete(key);
+  }
+
+  async #ask(entry: Entry): Promise<TokenResult<HeldTxn>> {
+    entry.underWay = entry.mint();
+    const result = await entry.underWay;
+    entry.underWay = undefined;
+    if (result.ok) {
+      this.#take(entry, result.value);
+      return result;
+    }
+    entry.refusal = result.error;
+    const pauseMs = result.error.isTemporary
+      ? backoffMs(entry.failures++, FAILED, this.#deps.random())
+      : REFUSED_FOR_MS;
+    entry.dueMs = this.#deps.nowMs() + pauseMs;
+    // The token service has spoken: what it gave before counts no more.
+    if (!result.error.isTemporary) entry.held = undefined;
+    return result;
+  }
+
+  #take(entry: Entry, held: HeldTxn): void {
+    const { iat, exp } = held.claims;
+    entry.held = held;
+    entry.refusal = undefined;
+    entry.failures = 0;
+    entry.dueMs = (iat + (exp - iat) * RENEW_AT) * 1_000;
+  }
+
+  /** Forgets keys whose token is over and that nobody waits for. */
+  #sweep(): void {
+    const nowMs = this.#deps.nowMs();
+    if (nowMs < this.#sweepAtMs) return;
+    this.#sweepAtMs = nowMs + SWEEP_MS;
+    for (const [key, { held, dueMs, underWay }] of this.#entries)
+      if (underWay === undefined && nowMs >= dueMs && (held === undefined || nowMs >= endMs(held)))
+        this.#entries.delete(key);
+  }
+}
+
+function endMs({ claims }: HeldTxn): number {
+  return claims.exp * 1_000 - LEAST_LEFT_MS;
+}
