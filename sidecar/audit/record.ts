@@ -3,6 +3,7 @@
 // (caller, decision, operation) come in as JSON text that was escaped once.
 
 import { flatCopy, type JsonTexts } from "../telemetry/json-texts.ts";
+import { hundredthsText } from "../telemetry/number-texts.ts";
 import type { PersonTexts } from "../telemetry/person-texts.ts";
 
 /** JSON text of a string. */
@@ -194,8 +195,6 @@ export function intentOf(line: string): string {
   return line.replace(INVOCATION, INTENT);
 }
 
-const rounded = (ms: number): number => Math.round(ms * 100) / 100;
-
 function isSame(parts: EventParts, call: AuditCall): boolean {
   return (
     parts.decision === call.decision &&
@@ -260,7 +259,7 @@ export function auditEvent(call: AuditCall, stamp: AuditStamp, texts: JsonTexts)
   const parts = partsOf(call, texts);
   return (
     `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":${trace}${parts.beforeRequestId}${requestId === undefined ? "null" : JSON.stringify(requestId)},"decisionId":"${call.decisionId}` +
-    `${parts.beforeBytes}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode}${call.grpcStatus === undefined ? "" : `,"grpcStatus":${call.grpcStatus}`},"bytes":${call.responseBytes},"durationMs":${rounded(call.durationMs)}` +
-    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : rounded(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},${call.model === undefined ? "" : modelText(call.model)}"payload":${call.payload ?? "null"},"integrity":{"proxySeq":${stamp.proxySeq}}}}`
+    `${parts.beforeBytes}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode}${call.grpcStatus === undefined ? "" : `,"grpcStatus":${call.grpcStatus}`},"bytes":${call.responseBytes},"durationMs":${hundredthsText(call.durationMs)}` +
+    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : hundredthsText(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},${call.model === undefined ? "" : modelText(call.model)}"payload":${call.payload ?? "null"},"integrity":{"proxySeq":${stamp.proxySeq}}}}`
   );
 }

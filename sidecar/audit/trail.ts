@@ -3,6 +3,7 @@
 import type { Call } from "../core/policy/call.ts";
 import type { AuditSetting } from "../core/policy/rule.ts";
 import { JsonTexts } from "../telemetry/json-texts.ts";
+import { threeDigits } from "../telemetry/number-texts.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import { AuditPayload } from "./payload.ts";
 import {
@@ -150,7 +151,6 @@ export class AuditTrail {
       this.#second = second;
       this.#secondText = new Date(second * 1_000).toISOString().slice(0, 20);
     }
-    const ms = Math.floor(timeMs) - second * 1_000;
-    return `${this.#secondText}${ms < 10 ? "00" : ms < 100 ? "0" : ""}${ms}Z`;
+    return `${this.#secondText}${threeDigits(Math.floor(timeMs) - second * 1_000)}Z`;
   }
 }
