@@ -61,7 +61,7 @@ class Http1Place implements AppPlace, SocketHandler {
     this.#socket.attach(this);
     raw.once("connect", () => {
       this.#connected = true;
-      if (this.#exchange !== undefined) this.begin(this.#exchange);
+      if (this.#exchange !== undefined) this.begin(this.#exchange, this.#pool.nowMs());
     });
   }
 
@@ -74,13 +74,13 @@ class Http1Place implements AppPlace, SocketHandler {
   }
 
   /** Hands the connection to an exchange, which writes its request now or when the connection stands. */
-  begin(exchange: AppExchange): void {
+  begin(exchange: AppExchange, nowMs: number): void {
     this.#exchange = exchange;
     if (!this.#connected) return;
     this.#silent = true;
     this.#keepAlive = false;
     this.#ended = false;
-    this.touch();
+    this.touch(nowMs);
     this.#parser.expect(exchange.method);
     exchange.onAppReady(this);
   }
@@ -111,9 +111,9 @@ class Http1Place implements AppPlace, SocketHandler {
     else if (this.#chunked) this.#socket.write(lastChunk(trailers));
   }
 
-  touch(): void {
+  touch(nowMs: number): void {
     // How long a stream of bytes may be silent is for the caller's side to say.
-    this.deadlineMs = this.#switched ? Number.POSITIVE_INFINITY : this.#pool.responseDeadlineMs();
+    this.deadlineMs = this.#switched ? Number.POSITIVE_INFINITY : nowMs + this.#pool.responseMs;
   }
 
   pauseResponse(): void {
@@ -126,7 +126,7 @@ class Http1Place implements AppPlace, SocketHandler {
   resumeResponse(): void {
     if (!this.#paused) return;
     this.#paused = false;
-    this.touch();
+    this.touch(this.#pool.nowMs());
     this.#socket.resume();
     this.#parser.resume();
   }
@@ -149,10 +149,11 @@ class Http1Place implements AppPlace, SocketHandler {
   }
 
   /** Back to the pool, or closed when the connection cannot be used again. */
-  release(requestSent: boolean): void {
+  release(requestSent: boolean, nowMs: number): void {
     this.#exchange = undefined;
     this.#served++;
-    if (requestSent && this.#keepAlive && this.#parser.idle && !this.#socket.closed) this.#pool.keep(this);
+    if (requestSent && this.#keepAlive && this.#parser.idle && !this.#socket.closed)
+      this.#pool.keep(this, nowMs);
     else this.abandon();
   }
 
@@ -196,7 +197,7 @@ class Http1Place implements AppPlace, SocketHandler {
 
   #onInformational(head: ResponseHead): void {
     this.#silent = false;
-    this.touch();
+    this.touch(this.#pool.nowMs());
     this.#exchange?.onAppInformational(head);
   }
 
@@ -209,12 +210,10 @@ class Http1Place implements AppPlace, SocketHandler {
         return;
       }
       this.#switched = true;
-      this.touch();
       this.#exchange?.onAppSwitched(head);
       return;
     }
     this.#keepAlive = head.keepAlive && !head.untilClose;
-    this.touch();
     this.#exchange?.onAppHead(head, undefined);
   }
 
@@ -264,12 +263,12 @@ export class Http1AppSide implements AppSide {
     return this.#idle.length;
   }
 
-  take(exchange: AppExchange, fresh: boolean): AppPlace | undefined {
+  take(exchange: AppExchange, fresh: boolean, nowMs: number): AppPlace | undefined {
     while (!fresh) {
       const kept = this.#idle.pop();
       if (kept === undefined) break;
       if (kept.closed) continue;
-      kept.begin(exchange);
+      kept.begin(exchange, nowMs);
       return kept;
     }
     if (this.#all.size >= this.#deps.limits.appConnections) return undefined;
@@ -277,24 +276,19 @@ export class Http1AppSide implements AppSide {
       this.#address.kind === "unix"
         ? connect({ path: this.#address.path })
         : connect({ host: this.#address.host, port: this.#address.port });
-    const connection = new Http1Place(
-      this,
-      raw,
-      this.#deps.cache,
-      this.#deps.clock.monotonicMs() + this.#deps.timeouts.connectMs,
-    );
+    const connection = new Http1Place(this, raw, this.#deps.cache, nowMs + this.#deps.timeouts.connectMs);
     this.#all.add(connection);
-    connection.begin(exchange);
+    connection.begin(exchange, nowMs);
     return connection;
   }
 
   /** Called by a connection that is free again. */
-  keep(connection: Http1Place): void {
+  keep(connection: Http1Place, nowMs: number): void {
     if (this.#idle.length >= this.#deps.limits.idleAppConnections) {
       connection.abandon();
       return;
     }
-    connection.deadlineMs = this.#deps.clock.monotonicMs() + this.#deps.timeouts.idleMs;
+    connection.deadlineMs = nowMs + this.#deps.timeouts.idleMs;
     this.#idle.push(connection);
   }
 
@@ -305,8 +299,13 @@ export class Http1AppSide implements AppSide {
     if (at >= 0) this.#idle.splice(at, 1);
   }
 
-  responseDeadlineMs(): number {
-    return this.#deps.clock.monotonicMs() + this.#deps.timeouts.responseMs;
+  get responseMs(): number {
+    return this.#deps.timeouts.responseMs;
+  }
+
+  /** Monotonic. */
+  nowMs(): number {
+    return this.#deps.clock.monotonicMs();
   }
 
   sweep(nowMs: number): void {

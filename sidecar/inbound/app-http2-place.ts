@@ -69,7 +69,6 @@ export class Http2Place implements AppPlace, Slotted {
     if (stream === undefined) return false;
     this.#connection = connection;
     this.#stream = stream;
-    this.touch();
     this.#exchange.onAppReady(this);
     return true;
   }
@@ -82,9 +81,10 @@ export class Http2Place implements AppPlace, Slotted {
     // A gRPC call may be silent as long as its deadline lets it, and for ever without one.
     this.#isPatient = facts.head.isGrpc;
     this.#bodyless = facts.bodyless && facts.head.upgrade === "";
-    this.touch();
+    const nowMs = clock.monotonicMs();
+    this.touch(nowMs);
     h2.beginHeaders(this.#at().stream);
-    writeAppHead(h2, facts, cache, clock.monotonicMs());
+    writeAppHead(h2, facts, cache, nowMs);
     h2.endHeaders(this.#bodyless);
   }
 
@@ -106,10 +106,8 @@ export class Http2Place implements AppPlace, Slotted {
     h2.endHeaders(true);
   }
 
-  touch(): void {
-    this.deadlineMs = this.#isPatient
-      ? Number.POSITIVE_INFINITY
-      : this.#deps.clock.monotonicMs() + this.#deps.timeouts.responseMs;
+  touch(nowMs: number): void {
+    this.deadlineMs = this.#isPatient ? Number.POSITIVE_INFINITY : nowMs + this.#deps.timeouts.responseMs;
   }
 
   pauseResponse(): void {
@@ -119,7 +117,7 @@ export class Http2Place implements AppPlace, Slotted {
   resumeResponse(): void {
     if (!this.#paused) return;
     this.#paused = false;
-    this.touch();
+    this.touch(this.#deps.clock.monotonicMs());
     this.#giveCredit();
   }
 
@@ -127,7 +125,7 @@ export class Http2Place implements AppPlace, Slotted {
     this.#leave(CANCEL);
   }
 
-  release(requestSent: boolean): void {
+  release(requestSent: boolean, _nowMs: number): void {
     // The head of an upgrade is all of its request, but leaves the stream open.
     this.#leave(requestSent && this.#exchange.upgrade === "" ? -1 : NO_ERROR);
   }
@@ -140,18 +138,14 @@ export class Http2Place implements AppPlace, Slotted {
     if (this.#exchange.upgrade !== "" && head.status < 300) {
       // How long a stream of bytes may be silent is for the caller's side to say.
       this.#isPatient = true;
-      this.touch();
       this.#exchange.onAppSwitched(head);
-    } else {
-      this.touch();
-      this.#exchange.onAppHead(head, ended);
-    }
+    } else this.#exchange.onAppHead(head, ended);
     if (ended) this.#exchange.onAppEnd([]);
   }
 
   onInformational(fields: readonly Field[]): void {
     this.#hasAnswered = true;
-    this.touch();
+    this.touch(this.#deps.clock.monotonicMs());
     this.#exchange.onAppInformational(answerHead(fields));
   }
 
@@ -159,7 +153,7 @@ export class Http2Place implements AppPlace, Slotted {
     this.#held += chunk.length;
     if (chunk.length > 0) this.#exchange.onAppBody(chunk);
     if (!this.#paused) {
-      this.touch();
+      if (!ended) this.touch(this.#deps.clock.monotonicMs());
       this.#giveCredit();
     }
     if (ended) this.#exchange.onAppEnd([]);

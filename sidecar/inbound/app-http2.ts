@@ -36,9 +36,9 @@ export class Http2AppSide implements AppSide {
     return this.#connections.size;
   }
 
-  take(exchange: AppExchange, fresh: boolean): AppPlace | undefined {
-    const { clock, timeouts, limits } = this.#deps;
-    const place = new Http2Place(this, exchange, this.#deps, clock.monotonicMs() + timeouts.connectMs);
+  take(exchange: AppExchange, fresh: boolean, nowMs: number): AppPlace | undefined {
+    const { timeouts, limits } = this.#deps;
+    const place = new Http2Place(this, exchange, this.#deps, nowMs + timeouts.connectMs);
     const isFresh = fresh && this.#connections.size < MAX_CONNECTIONS;
     const connection = isFresh || this.#waiting.length > 0 ? undefined : this.#leastBusy();
     if (connection !== undefined && place.begin(connection)) return place;

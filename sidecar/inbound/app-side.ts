@@ -61,14 +61,14 @@ export interface AppPlace {
   sendEnd(trailers: readonly Field[]): void;
   /** The application does not keep up: no more body until `onAppDrain`. */
   readonly congested: boolean;
-  /** The caller made progress: the response timeout starts again. */
-  touch(): void;
+  /** Something moved: the response timeout starts again. @param nowMs monotonic. */
+  touch(nowMs: number): void;
   pauseResponse(): void;
   resumeResponse(): void;
   /** The caller wants no more of it. */
   abandon(): void;
-  /** The answer is complete. @param requestSent whether the whole request was written. */
-  release(requestSent: boolean): void;
+  /** The answer is complete. @param requestSent whether the whole request was written; @param nowMs monotonic. */
+  release(requestSent: boolean, nowMs: number): void;
 }
 
 /** One port of the application. */
@@ -77,9 +77,10 @@ export interface AppSide {
    * Gives an exchange a place, which is ready now or later (`onAppReady`).
    *
    * @param fresh true: on a connection that was not used before.
+   * @param nowMs monotonic. Here and below: reading the clock costs 60 ns, so those who have read it say what it was.
    * @returns undefined at the limit.
    */
-  take(exchange: AppExchange, fresh: boolean): AppPlace | undefined;
+  take(exchange: AppExchange, fresh: boolean, nowMs: number): AppPlace | undefined;
   /** Ends what took too long. */
   sweep(nowMs: number): void;
   close(): void;

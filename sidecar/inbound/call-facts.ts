@@ -60,11 +60,11 @@ export class CallFacts {
     this.nowMs = nowMs;
   }
 
-  /** Counts, remembers, audits and logs the call, once, when it is over. */
-  record(services: InboundServices, peer: CallerSide): void {
+  /** Counts, remembers, audits and logs the call, once, when it is over. @param endedMs monotonic. */
+  record(services: InboundServices, peer: CallerSide, endedMs: number): void {
     const enforcement = this.enforcement;
-    const { metrics, trail, clock, accessLog } = services;
-    const durationMs = clock.monotonicMs() - this.startedMs;
+    const { metrics, trail, accessLog } = services;
+    const durationMs = endedMs - this.startedMs;
     const decision = this.decision;
     if (enforcement === undefined || decision === undefined) return;
     const operation = this.classified === undefined ? "unknown" : operationLabel(this.classified);

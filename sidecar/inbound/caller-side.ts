@@ -46,6 +46,6 @@ export interface CallerSide {
   readonly upgradesByConnect: boolean;
   /** Agrees to an upgrade: from now on both directions are bytes. @param fields of the answer that may go on. */
   switchTo(stream: CallerStream, upgrade: string, fields: readonly Field[]): void;
-  /** The exchange is over. */
-  finished(stream: InboundStream): void;
+  /** The exchange is over. @param nowMs monotonic. */
+  finished(stream: InboundStream, nowMs: number): void;
 }

@@ -300,7 +300,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     }
     this.#keepSent(bytes);
     this.#app.sendBody(bytes);
-    this.#app.touch();
+    this.#app.touch(this.#services.clock.monotonicMs());
   }
 
   onDutiesMet(): void {
@@ -335,14 +335,14 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
     this.#upstreamAtMs = clock.monotonicMs();
-    this.#take(this.#head.upgrade !== "");
+    this.#take(this.#head.upgrade !== "", this.#upstreamAtMs);
   }
 
-  #take(fresh: boolean): void {
+  #take(fresh: boolean, nowMs: number): void {
     this.#waiting = true;
     // INVARIANT: what is forwarded has passed `admit`, which found its port.
     const http2 = !this.#byHttp1 && speaksHttp2(this.#facts);
-    this.#app = this.#services.app(this.#facts.port?.port ?? 0, http2).take(this, fresh);
+    this.#app = this.#services.app(this.#facts.port?.port ?? 0, http2).take(this, fresh, nowMs);
     if (this.#app === undefined) this.#fail("OVERLOADED", "too many connections to the application");
   }
 
@@ -371,7 +371,9 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
 
   onAppHead(head: AnswerHead, ended: boolean | undefined): void {
     if (this.#over) return;
-    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
+    const nowMs = this.#services.clock.monotonicMs();
+    this.#app?.touch(nowMs);
+    this.#facts.upstreamMs = nowMs - this.#upstreamAtMs;
     this.#facts.status = head.status;
     this.#answerHead = true;
     this.#rpcBody = undefined;
@@ -400,7 +402,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   onAppSwitched(head: AnswerHead): void {
     const place = this.#app;
     if (this.#over || place === undefined) return;
-    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#upstreamAtMs;
+    const nowMs = this.#services.clock.monotonicMs();
+    this.#facts.upstreamMs = nowMs - this.#upstreamAtMs;
     this.#facts.status = 101;
     this.#answerHead = true;
     this.#answerFields = head.fields;
@@ -408,7 +411,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     this.#frames = this.#head.upgrade === WEBSOCKET ? new FrameBoundary() : undefined;
     if (!this.#peer.upgradesByConnect) this.#requestEnded = false;
     this.#peer.switchTo(this.#stream, this.#head.upgrade, switchedFields(head));
-    place.touch();
+    place.touch(nowMs);
     const early = this.#takeBody();
     if (early.length > 0) place.sendBody(early);
     this.#giveCredit();
@@ -429,7 +432,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   onAppEnd(trailers: readonly Field[]): void {
     const app = this.#app;
     this.#app = undefined;
-    app?.release(this.#requestSent);
+    const nowMs = this.#services.clock.monotonicMs();
+    app?.release(this.#requestSent, nowMs);
     if (this.#over) return;
     if (!this.#answerEnded) {
       this.#answerEnded = true;
@@ -439,7 +443,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     }
     // The answer came before the whole request: tell the client to stop sending (RFC 9113 section 8.1).
     if (!this.#requestEnded) this.#peer.answers.resetStream(this.#stream, NO_ERROR);
-    this.#finish();
+    this.#finish(nowMs);
   }
 
   onAppDrain(): void {
@@ -452,13 +456,13 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     if (kind === "upgrade") {
       // Servers of HTTP/2 that take no extended CONNECT often take upgrades of HTTP/1.1 on the same port.
       this.#byHttp1 = true;
-      this.#take(true);
+      this.#take(true, this.#services.clock.monotonicMs());
       return;
     }
     if (!this.#retried && !this.#answerHead && this.#sentBytes <= MAX_REPLAY && this.#mayRepeat(repeatable)) {
       this.#retried = true;
       this.#requestSent = false;
-      if (this.#keepAgain()) this.#take(true);
+      if (this.#keepAgain()) this.#take(true, this.#services.clock.monotonicMs());
       else this.#fail("OVERLOADED", "too many bodies wait for the application");
       return;
     }
@@ -527,7 +531,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     else {
       this.#keepSent(chunk);
       this.#app.sendBody(chunk);
-      this.#app.touch();
+      this.#app.touch(this.#services.clock.monotonicMs());
       this.#giveCredit();
       if (endStream) this.#endRequest();
     }
@@ -738,7 +742,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     this.#finish();
   }
 
-  #finish(): void {
+  /** @param nowMs monotonic. */
+  #finish(nowMs: number = this.#services.clock.monotonicMs()): void {
     if (this.#over) return;
     this.#over = true;
     if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
@@ -748,8 +753,8 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
     this.#stream.context = undefined;
     this.#facts.duties?.end();
-    this.#facts.record(this.#services, this.#peer);
-    this.#peer.finished(this);
+    this.#facts.record(this.#services, this.#peer, nowMs);
+    this.#peer.finished(this, nowMs);
   }
 
   /** Ends the exchange because the sidecar does. */

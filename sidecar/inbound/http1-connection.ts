@@ -128,13 +128,13 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     this.#resume();
   }
 
-  finished(exchange: InboundStream): void {
+  finished(exchange: InboundStream, nowMs: number): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
     this.#unconsumed = 0;
     // What is not read of a request cannot be told from the next one.
     if (this.mustClose) this.#end();
-    else if (this.#requestEnded) this.#next();
+    else if (this.#requestEnded) this.#next(nowMs);
   }
 
   // --- for the answers -------------------------------------------------------------------------------------------
@@ -171,10 +171,11 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
 
   onData(chunk: Buffer): void {
     if (this.#closing && this.#exchange === undefined) return;
-    // The first bytes of a request start the clock for its head.
-    if (this.#exchange === undefined && this.#parser.idle)
-      this.#deadlineMs = this.#deps.services.clock.monotonicMs() + this.#deps.services.timeouts.headerMs;
+    const isFirst = this.#exchange === undefined && this.#parser.idle;
     this.#parser.push(chunk);
+    // The first bytes of a request start the clock for its head; nearly every head comes whole and needs none.
+    if (isFirst && this.#exchange === undefined && !this.#parser.idle && !this.#closing)
+      this.#deadlineMs = this.#deps.services.clock.monotonicMs() + this.#deps.services.timeouts.headerMs;
     if (this.#parser.heldBytes > MAX_HELD_BYTES) this.#pause();
   }
 
@@ -291,10 +292,9 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     }
   }
 
-  /** The next request of a pipeline, or waiting for one. */
-  #next(): void {
-    const { clock, timeouts } = this.#deps.services;
-    this.#deadlineMs = clock.monotonicMs() + timeouts.idleMs;
+  /** The next request of a pipeline, or waiting for one. @param nowMs monotonic. */
+  #next(nowMs: number = this.#deps.services.clock.monotonicMs()): void {
+    this.#deadlineMs = nowMs + this.#deps.services.timeouts.idleMs;
     // Who does not read the answers gets no more of them.
     this.#unread = this.socket.bufferedBytes >= HIGH_WATER_BYTES;
     if (this.#unread) return;

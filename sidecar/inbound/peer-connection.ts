@@ -232,9 +232,9 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   }
 
   /** Called by an exchange that is over. */
-  finished(exchange: InboundStream): void {
+  finished(exchange: InboundStream, nowMs: number): void {
     this.#exchanges.delete(exchange);
-    this.activeAtMs = this.#deps.services.clock.monotonicMs();
+    this.activeAtMs = nowMs;
     if (this.#ending && this.#exchanges.size === 0) setImmediate(this.#flush);
   }
 

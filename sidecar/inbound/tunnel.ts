@@ -293,8 +293,9 @@ export class InboundTunnel implements InboundStream, DutyBearer {
     this.#held = undefined;
     this.#stream.context = undefined;
     this.#facts.duties?.end();
-    this.#facts.record(this.#services, this.#peer);
-    this.#peer.finished(this);
+    const nowMs = this.#services.clock.monotonicMs();
+    this.#facts.record(this.#services, this.#peer, nowMs);
+    this.#peer.finished(this, nowMs);
   }
 }
 

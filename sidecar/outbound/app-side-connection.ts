@@ -145,7 +145,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
     this.socket.destroy();
   }
 
-  finished(exchange: AppExchange, requestEnded: boolean): void {
+  finished(exchange: AppExchange, requestEnded: boolean, nowMs: number): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
     this.#unconsumed = 0;
@@ -155,17 +155,18 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
       this.socket.end();
       return;
     }
-    if (this.#requestEnded) this.#next();
+    if (this.#requestEnded) this.#next(nowMs);
     // Answered while the request was held back before its end: without this the connection would stand still.
     else if (this.#paused) this.#resume();
   }
 
   onData(chunk: Buffer): void {
     if (this.#closing && this.#exchange === undefined) return;
-    // The first bytes of a request start the clock for its head.
-    if (this.#exchange === undefined && this.#parser.idle)
-      this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.headerMs;
+    const isFirst = this.#exchange === undefined && this.#parser.idle;
     this.#parser.push(chunk);
+    // The first bytes of a request start the clock for its head; nearly every head comes whole and needs none.
+    if (isFirst && this.#exchange === undefined && !this.#parser.idle)
+      this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.headerMs;
     if (this.#parser.heldBytes > MAX_HELD_BYTES) this.#pause();
   }
 
@@ -275,8 +276,8 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   }
 
   /** The next request of a pipeline, or waiting for one. */
-  #next(): void {
-    this.#deadlineMs = this.#clock.monotonicMs() + this.#deps.services.timeouts.idleMs;
+  #next(nowMs: number = this.#clock.monotonicMs()): void {
+    this.#deadlineMs = nowMs + this.#deps.services.timeouts.idleMs;
     // Who does not read the answers gets no more of them.
     this.#unread = this.socket.bufferedBytes >= HIGH_WATER_BYTES;
     if (!this.#unread) this.#resume();

@@ -80,10 +80,10 @@ export class CallFacts {
       : `${fixed.address}:${fixed.port}`;
   }
 
-  /** Counts the call, and audits and logs it, once, when it is over. */
-  record(services: OutboundServices): void {
-    const { metrics, clock, accessLog, state } = services;
-    const durationMs = clock.monotonicMs() - this.startedMs;
+  /** Counts the call, and audits and logs it, once, when it is over. @param endedMs monotonic. */
+  record(services: OutboundServices, endedMs: number): void {
+    const { metrics, accessLog, state } = services;
+    const durationMs = endedMs - this.startedMs;
     const { directory } = state;
     if (directory !== undefined) {
       const edge = this.destination?.edge(this.operation) ?? directory.stranger(this.target().slice(0, 256));

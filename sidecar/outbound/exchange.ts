@@ -422,7 +422,8 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     if (this.#over) return;
     this.#facts.responseBytes += chunk.length;
     this.#held += chunk.length;
-    this.#touch(this.#services.clock.monotonicMs());
+    // Nothing is waited for behind the end.
+    if (!endStream) this.#touch(this.#services.clock.monotonicMs());
     if (this.#app.answers.sendData(this.#appStream, chunk, endStream)) this.#giveCredit();
     if (endStream) this.#endAnswer();
   }
@@ -716,7 +717,8 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
       connection.finished(this, stream);
     }
     this.#appStream.context = undefined;
-    this.#facts.record(this.#services);
-    this.#app.finished(this, this.#requestEnded);
+    const nowMs = this.#services.clock.monotonicMs();
+    this.#facts.record(this.#services, nowMs);
+    this.#app.finished(this, this.#requestEnded, nowMs);
   }
 }

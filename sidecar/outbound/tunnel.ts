@@ -361,7 +361,7 @@ export class OutboundTunnel implements UpstreamExchange {
     this.#connection = undefined;
     this.#stream = undefined;
     if (connection !== undefined && stream !== undefined) connection.finished(this, stream);
-    this.#facts.record(this.#services);
+    this.#facts.record(this.#services, this.#services.clock.monotonicMs());
   }
 }
 
@@ -385,7 +385,7 @@ export function recordRefusal(
   const facts = connectionFacts(fixed, services);
   facts.reason = reason;
   facts.error = detail;
-  facts.record(services);
+  facts.record(services, services.clock.monotonicMs());
 }
 
 const EMPTY = Buffer.alloc(0);
