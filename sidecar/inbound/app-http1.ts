@@ -10,6 +10,7 @@ import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { type Http1Problem, type ResponseHead, ResponseParser } from "../wire/http1/parser.ts";
 import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
+import type { SharedReads } from "../wire/shared-reads.ts";
 import { CREDIT_HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import type { AppExchange, AppFailure, AppPlace, AppSide } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
@@ -20,6 +21,7 @@ export interface AppDeps {
   readonly clock: Clock;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
+  readonly reads: SharedReads;
 }
 
 /** One connection to the application, which is the place of one request at a time. */
@@ -157,6 +159,11 @@ class Http1Place implements AppPlace, SocketHandler {
     else this.abandon();
   }
 
+  /** What the socket read. */
+  receive(chunk: Buffer): void {
+    this.#socket.receive(chunk);
+  }
+
   onData(chunk: Buffer): void {
     // Bytes that answer no request: whatever they are, the connection cannot be trusted any more.
     if (this.#exchange === undefined) this.abandon();
@@ -272,11 +279,17 @@ export class Http1AppSide implements AppSide {
       return kept;
     }
     if (this.#all.size >= this.#deps.limits.appConnections) return undefined;
+    const onread = this.#deps.reads.into((chunk) => connection.receive(chunk));
     const raw =
       this.#address.kind === "unix"
-        ? connect({ path: this.#address.path })
-        : connect({ host: this.#address.host, port: this.#address.port });
-    const connection = new Http1Place(this, raw, this.#deps.cache, nowMs + this.#deps.timeouts.connectMs);
+        ? connect({ path: this.#address.path, onread })
+        : connect({ host: this.#address.host, port: this.#address.port, onread });
+    const connection: Http1Place = new Http1Place(
+      this,
+      raw,
+      this.#deps.cache,
+      nowMs + this.#deps.timeouts.connectMs,
+    );
     this.#all.add(connection);
     connection.begin(exchange, nowMs);
     return connection;

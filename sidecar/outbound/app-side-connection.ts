@@ -145,7 +145,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
     this.socket.destroy();
   }
 
-  finished(exchange: AppExchange, requestEnded: boolean, nowMs: number): void {
+  finished(exchange: AppExchange, requestEnded: boolean, nowMs?: number): void {
     if (this.#exchange !== exchange) return;
     this.#exchange = undefined;
     this.#unconsumed = 0;

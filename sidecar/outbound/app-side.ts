@@ -71,6 +71,6 @@ export interface AppSide {
    * @param fields of the answer, those of the hop left out.
    */
   switchTo(stream: AppStream, upgrade: string, fields: readonly Field[]): void;
-  /** The exchange is over. @param requestEnded whether all of the request had arrived; @param nowMs monotonic. */
-  finished(exchange: AppExchange, requestEnded: boolean, nowMs: number): void;
+  /** The exchange is over. @param requestEnded whether all of the request had arrived; @param nowMs monotonic, if it is known. */
+  finished(exchange: AppExchange, requestEnded: boolean, nowMs?: number): void;
 }

@@ -81,7 +81,7 @@ export class CallFacts {
   }
 
   /** Counts the call, and audits and logs it, once, when it is over. @param endedMs monotonic. */
-  record(services: OutboundServices, endedMs: number): void {
+  record(services: OutboundServices, endedMs = services.clock.monotonicMs()): void {
     const { metrics, accessLog, state } = services;
     const durationMs = endedMs - this.startedMs;
     const { directory } = state;

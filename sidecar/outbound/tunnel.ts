@@ -361,7 +361,7 @@ export class OutboundTunnel implements UpstreamExchange {
     this.#connection = undefined;
     this.#stream = undefined;
     if (connection !== undefined && stream !== undefined) connection.finished(this, stream);
-    this.#facts.record(this.#services, this.#services.clock.monotonicMs());
+    this.#facts.record(this.#services);
   }
 }
 
@@ -385,7 +385,7 @@ export function recordRefusal(
   const facts = connectionFacts(fixed, services);
   facts.reason = reason;
   facts.error = detail;
-  facts.record(services, services.clock.monotonicMs());
+  facts.record(services);
 }
 
 const EMPTY = Buffer.alloc(0);

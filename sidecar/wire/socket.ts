@@ -85,12 +85,15 @@ export class MeshSocket {
       setImmediate(() => handler.onClose(this.#error));
       return;
     }
-    this.#socket.on("data", (chunk: Buffer) => {
-      if (!this.#destroyed) this.#handler?.onData(chunk);
-    });
+    this.#socket.on("data", (chunk: Buffer) => this.receive(chunk));
     this.#socket.on("end", () => {
       if (!this.#destroyed) this.#handler?.onEnd();
     });
+  }
+
+  /** For a socket without `data` events, see `SharedReads`: what came. */
+  receive(chunk: Buffer): void {
+    if (!this.#destroyed) this.#handler?.onData(chunk);
   }
 
   /**
