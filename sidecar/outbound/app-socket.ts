@@ -89,7 +89,8 @@ export function converseHttp(
   socket: Socket,
   deps: Omit<AppConnectionDeps, "onClosed"> & Pick<ConversationDeps, "onClosed">,
 ): AppConversation {
-  const connection = new AppConnection(new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES), deps);
+  const { buffers } = deps.services.http2;
+  const connection = new AppConnection(new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES, buffers), deps);
   socket.resume();
   return connection;
 }

@@ -1,6 +1,7 @@
 // A TCP or TLS socket behind one small interface. Writes gather and leave together, once per turn of the event loop, so
 // everything answered in one poll shares a system call and a TLS record.
 import type { Socket } from "node:net";
+import type { BufferPool } from "./http2/buffer-pool.ts";
 
 /** Larger buffers are passed on as they are: copying them costs more than a further entry of the gathered write. */
 const COPY_LIMIT_BYTES = 4_096;
@@ -33,6 +34,7 @@ export class MeshSocket {
   readonly #localPort: number | undefined;
   readonly #encrypted: boolean;
   readonly #highWaterBytes: number;
+  readonly #pool: BufferPool | undefined;
   #handler: SocketHandler | undefined;
   #parts: (string | Buffer)[] = [];
   #gatheredBytes = 0;
@@ -55,10 +57,12 @@ export class MeshSocket {
   /**
    * @param socket a `net.Socket` or `tls.TLSSocket`; belongs to this object from now on.
    * @param highWaterBytes from which on it is `congested`.
+   * @param pool where buffers come from that small parts are merged in, and go to once they are written.
    */
-  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES) {
+  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES, pool?: BufferPool) {
     this.#socket = socket;
     this.#highWaterBytes = highWaterBytes;
+    this.#pool = pool;
     this.#remoteAddress = socket.remoteAddress;
     this.#localPort = socket.localPort;
     this.#encrypted = "encrypted" in socket;
@@ -121,11 +125,18 @@ export class MeshSocket {
     if (this.#ended || this.#destroyed) return true;
     this.flush();
     const socket = this.#socket;
-    // INVARIANT: TLS copies or encrypts what it is given within the call, unless earlier writes wait in the stream.
-    const taken = this.#encrypted && socket.writableLength === 0;
+    const taken = this.#takesAtOnce;
     if (socket.writableLength + data.length >= this.#highWaterBytes) this.#owesDrain = true;
     socket.write(data, this.#owesDrain ? this.#onTaken : undefined);
     return taken || socket.writableLength === 0;
+  }
+
+  /**
+   * Whether a buffer that is written now may be written over afterwards. INVARIANT: TLS copies or encrypts what it is given
+   * within the call, unless earlier writes wait in the stream.
+   */
+  get #takesAtOnce(): boolean {
+    return this.#encrypted && this.#socket.writableLength === 0 && this.#socket.writableCorked === 0;
   }
 
   /** Hands what was gathered to the kernel now instead of at the end of the turn. */
@@ -238,8 +249,9 @@ export class MeshSocket {
     }
     let bytes = 0;
     for (let i = from; i < to; i++) bytes += parts[i]?.length ?? 0;
-    // Below 4 KiB `allocUnsafe` takes a piece of Node's pool, so a burst of small answers allocates nothing of its own.
-    const merged = Buffer.allocUnsafe(bytes);
+    const pool = this.#pool;
+    const buffer = pool === undefined ? Buffer.allocUnsafe(bytes) : pool.take(sizeFor(bytes));
+    const merged = pool === undefined ? buffer : buffer.subarray(0, bytes);
     let at = 0;
     for (let i = from; i < to; i++) {
       const part = parts[i];
@@ -248,8 +260,15 @@ export class MeshSocket {
       else part.copy(merged, at);
       at += part.length;
     }
+    const taken = this.#takesAtOnce;
     this.#send(merged, to === parts.length);
+    if (taken || this.#socket.writableLength === 0) pool?.give(buffer);
   }
+}
+
+/** The least power of two that holds so many bytes. */
+function sizeFor(bytes: number): number {
+  return bytes <= 1024 ? 1024 : 2 ** (32 - Math.clz32(bytes - 1));
 }
 
 /** What has to wait must not keep the rest of a received buffer alive, of which it may be a small part. */
