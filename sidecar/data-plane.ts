@@ -333,7 +333,9 @@ export class DataPlane {
       outboundProxy === undefined ? undefined : await this.outbound.listen(outboundProxy, undefined);
     const local: (number | undefined)[] = [];
     for (const { listen, service, port } of localServices)
-      local.push(await this.outbound.listen(listen, { kind: "service", service, port }));
+      local.push(
+        await this.outbound.listen(listen, { kind: "service", service, port, key: `${service}:${port}` }),
+      );
     const captured = await this.#startCapture();
     this.#started = true;
     this.#timer = setInterval(() => this.sweep(this.#deps.clock.monotonicMs()), SWEEP_MS).unref();

@@ -58,7 +58,7 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, context: HeadContext
   // Query strings differ from call to call and may hold secrets: never in a table.
   if (target.includes("?")) h2.putPair(":path", target);
   else h2.putField(destination.pathField(target));
-  h2.putField(cache.get(":authority", authority === "" ? hostOf(facts, destination) : authority));
+  h2.putField(destination.authorityField(authority === "" ? hostOf(facts, destination) : authority, cache));
   for (let i = 0; i < fields.length; i++) {
     const field = fields[i];
     if (field === undefined) continue;

@@ -10,6 +10,7 @@ import { coversOperation } from "../core/policy/scope.ts";
 import type { MeshService, ServicePort, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
 import { createField, type Field } from "../wire/field.ts";
+import type { FieldCache } from "../wire/field-cache.ts";
 import { type AddressedPort, addressIndex } from "./address-index.ts";
 import type { EndpointGroup } from "./group.ts";
 import type { UpstreamPool } from "./pool.ts";
@@ -36,6 +37,7 @@ export class Destination {
   /** The `countersign-port` field of every call. */
   readonly portField: Field;
   #classifier: Classifier | undefined;
+  #authority: Field | undefined;
 
   constructor(directory: Directory, service: MeshService, port: ServicePort, group: EndpointGroup) {
     this.#directory = directory;
@@ -65,6 +67,12 @@ export class Destination {
     return field;
   }
 
+  /** The `:authority` field of a call: nearly all calls name their destination alike. */
+  authorityField(authority: string, cache: FieldCache): Field {
+    if (this.#authority?.value !== authority) this.#authority = cache.get(":authority", authority);
+    return this.#authority;
+  }
+
   /** Made at the first call: a table may name many services of which few are called. */
   get classifier(): Classifier {
     this.#classifier ??= createClassifier({ packs: this.#packs, selfName: this.callee.name });
@@ -92,8 +100,8 @@ export class Destination {
 
 /** The one destination of a listener or captured connection, whatever the requests on it name. */
 export type FixedDestination =
-  | { readonly kind: "service"; readonly service: string; readonly port: number }
-  /** An address and port as they were connected to; `key` is `addressKey` of both. */
+  | { readonly kind: "service"; readonly service: string; readonly port: number; readonly key: string }
+  /** An address and port as they were connected to; `key` is `addressKey` of both, that of a service `namespace/name:port`. */
   | { readonly kind: "address"; readonly address: string; readonly port: number; readonly key: string };
 
 export type Lookup =
@@ -122,6 +130,8 @@ export class Directory {
   readonly #surroundings: Surroundings;
   readonly #destinations = new Map<string, Destination>();
   readonly #authorities = new Map<string, Destination>();
+  /** By key of what is fixed: addresses have no slash. */
+  readonly #fixed = new Map<string, Destination>();
   readonly #strangers = new Map<string, OutboundEdge>();
   #addresses: ReadonlyMap<string, AddressedPort> | undefined;
 
@@ -165,7 +175,12 @@ export class Directory {
 
   /** The destination of a listener that means one service, or of a captured connection. */
   ofFixed(fixed: FixedDestination): Destination | undefined {
-    return fixed.kind === "service" ? this.ofService(fixed.service, fixed.port) : this.ofAddress(fixed.key);
+    const known = this.#fixed.get(fixed.key);
+    if (known !== undefined) return known;
+    const found =
+      fixed.kind === "service" ? this.ofService(fixed.service, fixed.port) : this.ofAddress(fixed.key);
+    if (found !== undefined) this.#fixed.set(fixed.key, found);
+    return found;
   }
 
   /**
