@@ -13,6 +13,8 @@ export type { Http1Problem, Http1ProblemCode } from "./problem.ts";
 
 /** More 1xx answers than this before the final one are an attack or a loop. */
 const MAX_INFORMATIONAL = 32;
+/** Characters of a head that each connection may keep to compare the next with. */
+const MAX_KEPT_HEAD = 2_048;
 
 /** Reads requests. It pauses by itself after each one, so a pipelined request is held until `resume`. */
 export class RequestParser extends Http1Parser<RequestHead> {
@@ -72,6 +74,10 @@ export class ResponseParser extends Http1Parser<ResponseHead> {
   #method: string | undefined;
   #informational = 0;
   #stale = false;
+  /** The final head that came last, if it is short, and what it was read from. */
+  #last: ResponseHead | undefined;
+  #lastText = "";
+  #lastMethod = "";
 
   /** @param cache and limits as for requests. */
   constructor(handler: Http1Handler<ResponseHead>, cache: FieldCache, limits: Partial<Http1Limits> = {}) {
@@ -99,10 +105,20 @@ export class ResponseParser extends Http1Parser<ResponseHead> {
   }
 
   protected head(text: string): ResponseHead | Http1ProblemCode {
-    const head = parseResponseHead(text, this.#method ?? "", this.reader, this.limits);
-    if (typeof head !== "string" && head.status < 200 && head.status !== 101) {
+    const method = this.#method ?? "";
+    // The same head as before says the same: most answers of a second differ in nothing.
+    if (this.#last !== undefined && text === this.#lastText && method === this.#lastMethod) return this.#last;
+    const head = parseResponseHead(text, method, this.reader, this.limits);
+    this.#last = undefined;
+    if (typeof head === "string") return head;
+    if (head.status < 200 && head.status !== 101) {
       this.#informational++;
-      if (this.#informational > MAX_INFORMATIONAL) return "too_many_informational";
+      return this.#informational > MAX_INFORMATIONAL ? "too_many_informational" : head;
+    }
+    if (text.length <= MAX_KEPT_HEAD) {
+      this.#last = head;
+      this.#lastText = text;
+      this.#lastMethod = method;
     }
     return head;
   }

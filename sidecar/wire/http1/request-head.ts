@@ -69,9 +69,10 @@ function parseRequestLine(
   const second = text.indexOf(" ", first + 1);
   if (first < 0 || second < 0 || second > lineEnd) return startLineProblem(text, lineEnd, "bad_request_line");
   const name = text.slice(0, first);
-  const method = METHODS.get(name) ?? name;
-  if (method.length > MAX_METHOD_BYTES || !isToken(method))
+  const known = METHODS.get(name);
+  if (known === undefined && (name.length > MAX_METHOD_BYTES || !isToken(name)))
     return startLineProblem(text, lineEnd, "bad_method");
+  const method = known ?? name;
   if (second - first - 1 > limits.targetBytes) return "target_too_long";
   const minor = minorVersion(text, second + 1, lineEnd);
   if (typeof minor === "string") return startLineProblem(text, lineEnd, minor);

@@ -381,6 +381,33 @@ describe("responses", () => {
     expect(answerOf("GET", text, true).at(-1)).toMatchObject({ kind: "problem", code });
   });
 
+  test("read the same whether the connection had such a head before or not", () => {
+    const answers = [
+      "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+      "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n",
+      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+      "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+      "HTTP/1.1 204 No Content\r\n\r\n",
+      `HTTP/1.1 200 OK\r\nX: ${"x".repeat(3_000)}\r\nContent-Length: 2\r\n\r\n`,
+    ];
+    const bodies = ["hi", "h", "1\r\nh\r\n0\r\nT: t\r\n\r\n", "hi", "", "hi"];
+    const one = fc.record({ at: fc.nat(answers.length - 1), method: fc.constantFrom("GET", "HEAD") });
+    fc.assert(
+      fc.property(fc.array(one, { maxLength: 30 }), (sequence) => {
+        const { events, handler } = recorder(() => {});
+        const kept = new ResponseParser(handler, new FieldCache());
+        const alone = sequence.flatMap(({ at, method }) => {
+          const bytes = latin1((answers[at] ?? "") + (method === "HEAD" ? "" : (bodies[at] ?? "")));
+          kept.expect(method);
+          kept.push(bytes);
+          return runResponses([method], [bytes]);
+        });
+        expect(events).toEqual(alone);
+        expect(kept.idle).toBe(true);
+      }),
+    );
+  });
+
   test("are taken only when one is expected", () => {
     const { events, handler } = recorder(() => {});
     const parser = new ResponseParser(handler, new FieldCache());
