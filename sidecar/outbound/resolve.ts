@@ -100,8 +100,9 @@ export class Destination {
 
 /** The one destination of a listener or captured connection, whatever the requests on it name. */
 export type FixedDestination =
-  | { readonly kind: "service"; readonly service: string; readonly port: number; readonly key: string }
-  /** An address and port as they were connected to; `key` is `addressKey` of both, that of a service `namespace/name:port`. */
+  /** `key`: `namespace/name:port`, where whoever makes it has use for it again and again. */
+  | { readonly kind: "service"; readonly service: string; readonly port: number; readonly key?: string }
+  /** An address and port as they were connected to; `key` is `addressKey` of both. */
   | { readonly kind: "address"; readonly address: string; readonly port: number; readonly key: string };
 
 export type Lookup =
@@ -175,11 +176,12 @@ export class Directory {
 
   /** The destination of a listener that means one service, or of a captured connection. */
   ofFixed(fixed: FixedDestination): Destination | undefined {
-    const known = this.#fixed.get(fixed.key);
+    const { key } = fixed;
+    const known = key === undefined ? undefined : this.#fixed.get(key);
     if (known !== undefined) return known;
     const found =
       fixed.kind === "service" ? this.ofService(fixed.service, fixed.port) : this.ofAddress(fixed.key);
-    if (found !== undefined) this.#fixed.set(fixed.key, found);
+    if (key !== undefined && found !== undefined) this.#fixed.set(key, found);
     return found;
   }
 
