@@ -15,7 +15,7 @@ function matchText(match: RouteMatch): string {
     ),
     ...query.map(({ name, value }) => `query ${name}=${value}`),
     grpc && `gRPC ${grpc.service || "*"}/${grpc.method || "*"}`,
-    roles && `a user with role ${roles.join("|")} (nobody, until people can sign in)`,
+    roles && `a user with role ${roles.join("|")}`,
     callerKinds && `from ${callerKinds.join("|")}`,
     callerNames && `from ${callerNames.join("|")}`,
     operations && `operation ${operations.join("|")}`,

@@ -1,7 +1,8 @@
 // What of a RoutePolicy or TrafficPolicy is valid and probably not meant; PURE.
-import type { RouteMatch, RouteRule } from "../../sidecar/core/traffic/route.ts";
+import type { RouteRule } from "../../sidecar/core/traffic/route.ts";
 import type { ClusterState, RoutePolicy, TrafficPolicy } from "../sources/store.ts";
-import type { PolicyProblem } from "./conditions.ts";
+import type { ConditionContext, PolicyProblem } from "./conditions.ts";
+import { unknownNames } from "./lint-references.ts";
 import { lintWarning } from "./lint-rules.ts";
 import { planRoutes } from "./route-plan.ts";
 import { routePolicyKey } from "./route-rules.ts";
@@ -12,6 +13,7 @@ const REPEATABLE = new Set(["GET", "HEAD", "PUT", "DELETE", "OPTIONS"]);
 interface LintedState {
   readonly state: ClusterState;
   readonly index: WorkloadIndex;
+  readonly condition: Pick<ConditionContext, "roles">;
 }
 
 /** What the plan says of an object that stands in the state; who may call is left to status, which knows. */
@@ -20,18 +22,6 @@ function plannedProblems(state: ClusterState, index: WorkloadIndex, key: string)
   return (report?.problems ?? [])
     .filter(({ reason }) => reason !== "NoCallers")
     .map((problem) => ({ ...problem, severity: "warning" as const }));
-}
-
-function lintMatch(match: RouteMatch, path: string): PolicyProblem[] {
-  return match.roles === undefined
-    ? []
-    : [
-        lintWarning(
-          "NeverMatches",
-          `${path}.match.user.roles`,
-          "nobody can sign in yet, so a rule that asks for a role matches no call",
-        ),
-      ];
 }
 
 function lintMirror({ mirrors, matches }: RouteRule, path: string): PolicyProblem[] {
@@ -62,10 +52,19 @@ function lintShadowed(rules: readonly RouteRule[]): PolicyProblem[] {
   });
 }
 
-export function lintRoutePolicy(policy: RoutePolicy, { state, index }: LintedState): PolicyProblem[] {
+export function lintRoutePolicy(
+  policy: RoutePolicy,
+  { state, index, condition }: LintedState,
+): PolicyProblem[] {
   const id = `${policy.namespace}/${policy.name}`;
   const own = policy.rules.flatMap((rule, i) => [
-    ...rule.matches.flatMap((match) => lintMatch(match, `spec.rules[${i}]`)),
+    ...rule.matches.flatMap(({ roles }) =>
+      unknownNames(roles, condition.roles, {
+        path: `spec.rules[${i}].match.user.roles`,
+        what: "nothing gives anybody a role",
+        reason: "UnknownRole",
+      }),
+    ),
     ...lintMirror(rule, `spec.rules[${i}]`),
   ]);
   const others = [...state.routePolicies]

@@ -26,7 +26,12 @@ export function followRoute(
 ): readonly MirrorTarget[] | RouteRefusal {
   const { destination, classified, head } = facts;
   if (destination === undefined || classified === undefined) return NO_MIRRORS;
-  const choice = route.choose({ method: head.method, fields: head.fields, classified });
+  const choice = route.choose({
+    method: head.method,
+    fields: head.fields,
+    classified,
+    claims: facts.chain?.txn?.claims,
+  });
   if (choice === undefined) return NO_MIRRORS;
   facts.route = choice.effects;
   if (choice.destination === undefined)

@@ -7,7 +7,7 @@ import type { CallFacts } from "./call-facts.ts";
 /**
  * @param pod name of this pod or machine: what the address of its calls stands for, seen from the callee.
  * @returns undefined: nothing keeps it together with others, so load alone decides. So do a header that is not there and
- *   a user, as long as the caller's side knows none.
+ *   a call on nobody's behalf.
  */
 export function hashKeyOf(lb: LoadBalancing, facts: CallFacts, pod: string): number | undefined {
   if (lb.kind !== "consistentHash") return undefined;
@@ -20,7 +20,9 @@ export function hashKeyOf(lb: LoadBalancing, facts: CallFacts, pod: string): num
       return hash32(facts.destination?.callerSpiffeId ?? "");
     case "sourceIp":
       return hash32(pod);
-    case "user":
-      return undefined;
+    case "user": {
+      const user = facts.chain?.txn?.claims.sub;
+      return user === undefined ? undefined : hash32(user);
+    }
   }
 }

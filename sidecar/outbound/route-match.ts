@@ -1,6 +1,7 @@
 // Whether a request is meant by a rule of a route. PURE. What the own workload decides alone (kind, name) is decided once
 // per table; what is left is looked at per request, without making an object.
 import { joinedField } from "../core/http/headers.ts";
+import type { TxnClaims } from "../core/identity/txn.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { queryValue } from "../core/policy/query-key.ts";
 import type { FieldMatch, RouteMatch } from "../core/traffic/route.ts";
@@ -17,6 +18,8 @@ export interface RoutedCall {
   readonly method: string;
   readonly fields: readonly Field[];
   readonly classified: Classified;
+  /** Of the person on whose behalf; undefined: nobody's. Verified when the token came. */
+  readonly claims: TxnClaims | undefined;
 }
 
 /** What is left of the `matches` of a rule for one caller. `always`: whatever is called; `never`: nothing. */
@@ -28,15 +31,14 @@ const namesCaller = (patterns: readonly string[], name: string): boolean =>
   );
 
 function couldMatch(match: RouteMatch, caller: RouteCaller): boolean {
-  // The caller's side knows no user yet, and a role that nobody has proved must not choose.
-  if (match.roles !== undefined) return false;
   if (match.callerKinds !== undefined && !match.callerKinds.some((kind) => kind === caller.kind))
     return false;
   return match.callerNames === undefined || namesCaller(match.callerNames, caller.name);
 }
 
-const asksNothing = ({ path, methods, headers, query, grpc, operations }: RouteMatch): boolean =>
+const asksNothing = ({ path, methods, headers, query, grpc, roles, operations }: RouteMatch): boolean =>
   path === undefined &&
+  roles === undefined &&
   methods === undefined &&
   headers.length === 0 &&
   query.length === 0 &&
@@ -57,8 +59,8 @@ export function matchesCall(matches: CompiledMatches, call: RoutedCall): boolean
   return false;
 }
 
-function matchesOne(match: RouteMatch, { method, fields, classified }: RoutedCall): boolean {
-  const { path, methods, headers, query, grpc, operations } = match;
+function matchesOne(match: RouteMatch, { method, fields, classified, claims }: RoutedCall): boolean {
+  const { path, methods, headers, query, grpc, roles, operations } = match;
   const { request } = classified;
   if (methods !== undefined && !methods.includes(method)) return false;
   if (path !== undefined) {
@@ -71,6 +73,8 @@ function matchesOne(match: RouteMatch, { method, fields, classified }: RoutedCal
     if (grpc.service !== "" && grpc.service !== called.service) return false;
     if (grpc.method !== "" && grpc.method !== called.method) return false;
   }
+  // A role that nobody has proved must not choose.
+  if (roles !== undefined && claims?.tctx.roles.some((role) => roles.includes(role)) !== true) return false;
   if (operations !== undefined && !isOperation(operations, classified)) return false;
   for (const header of headers) if (!matchesField(header, joinedField(fields, header.name))) return false;
   for (const one of query) if (!hasParameter(classified.query, one)) return false;

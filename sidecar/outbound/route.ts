@@ -55,7 +55,7 @@ export interface RouteChoice {
 /** What requests are kept together by, in the space of 32 bits; undefined: this one stands alone. */
 export function stickyHash(
   key: StickyKey,
-  fields: readonly Field[],
+  { fields, claims }: Pick<RoutedCall, "fields" | "claims">,
   callerSpiffeId: string,
   pod: string,
 ): number | undefined {
@@ -72,9 +72,8 @@ export function stickyHash(
       const value = cookieOf(fields, key.name);
       return value === undefined ? undefined : hash32(value);
     }
-    // The caller's side knows no user yet.
     case "user":
-      return undefined;
+      return claims === undefined ? undefined : hash32(claims.sub);
   }
 }
 
@@ -127,20 +126,17 @@ export class DestinationRoute {
   choose(call: RoutedCall): RouteChoice | undefined {
     for (const rule of this.#rules) {
       if (!matchesCall(rule.matches, call)) continue;
-      return { effects: rule, destination: this.#backendOf(rule, call.fields), mirrors: rule.mirrors };
+      return { effects: rule, destination: this.#backendOf(rule, call), mirrors: rule.mirrors };
     }
     return undefined;
   }
 
-  #backendOf(
-    { backends, totalWeight, stickyBy }: CompiledRule,
-    fields: readonly Field[],
-  ): Destination | undefined {
+  #backendOf({ backends, totalWeight, stickyBy }: CompiledRule, call: RoutedCall): Destination | undefined {
     const [first] = backends;
     if (first === undefined) return this.#own;
     if (backends.length === 1) return first.destination;
     const { caller, pod, random } = this.#context;
-    const hash = stickyBy === undefined ? undefined : stickyHash(stickyBy, fields, caller.spiffeId, pod);
+    const hash = stickyBy === undefined ? undefined : stickyHash(stickyBy, call, caller.spiffeId, pod);
     // One key falls on one place of the weights at every sidecar; a weight that moves takes only its own part along.
     const place = (hash === undefined ? random() : hash / 2 ** 32) * totalWeight;
     for (const { destination, upTo } of backends) if (place < upTo) return destination;

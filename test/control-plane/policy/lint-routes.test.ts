@@ -61,7 +61,7 @@ describe("a RoutePolicy", () => {
     {
       name: "a role that nobody can have",
       rules: [{ match: { user: { roles: ["r"] } }, ...to }],
-      says: /^NeverMatches spec\.rules\[0\]\.match\.user\.roles/,
+      says: /^UnknownRole spec\.rules\[0\]\.match\.user\.roles\[0\]: nothing gives anybody a role `r`/,
     },
     {
       name: "a mirror of POST alone",

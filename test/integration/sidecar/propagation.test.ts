@@ -2,6 +2,7 @@
 // copies (the trace, the token, nothing) decides whom the model's sidecar sees.
 import { randomBytes } from "node:crypto";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { NO_MATCH } from "../../../control-plane/policy/route-policy.ts";
 import type { ViaHop } from "../../../sidecar/core/identity/claims.ts";
 import type { HeldTxn } from "../../../sidecar/core/identity/held-txn.ts";
 import { ProofSigner } from "../../../sidecar/core/identity/proofs.ts";
@@ -208,6 +209,37 @@ describe("trace", () => {
     }
     // No token ever enters an application.
     expect(modelApp.heads.join("")).not.toContain("txn-token");
+  });
+
+  test("lets routes choose by the roles of the person", async () => {
+    const services = [{ service: MODEL, meshPort: model.meshPort }];
+    // For contractors the service is one that does not exist.
+    const routes = [
+      {
+        service: "ml/model",
+        rules: [
+          {
+            ...{ name: "r", ports: undefined, mirrors: [], stickyBy: { by: "user" as const } },
+            ...{ requestTimeoutMs: undefined, tryTimeoutMs: undefined },
+            ...{ requestHeaders: [], responseHeaders: [] },
+            matches: [{ ...NO_MATCH, roles: ["contractor"] }],
+            backends: [{ service: undefined, port: undefined, weight: 1 }],
+          },
+        ],
+        traffic: undefined,
+      },
+    ];
+    const settings = { propagation: ["trace"] as const };
+    const result = agent.plane.setTable(
+      table({ self: AGENT, policies: [ALLOW_ALL], services, bundle, settings, routes }),
+    );
+    expect(result.ok).toBe(true);
+    const contractor = tokenOf("bob", {
+      tctx: { ...tokenOf("bob").claims.tctx, roles: ["ds", "contractor"] },
+    });
+    expect(await ask({ txn: contractor })).toBe("503 NO_ENDPOINTS");
+    expect(await ask({ txn: tokenOf("alice") })).toBe("200 ");
+    expect(await ask({})).toBe("200 ");
   });
 
   test("is nobody's where one trace id stands for two people, and says so", async () => {

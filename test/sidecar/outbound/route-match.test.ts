@@ -3,6 +3,7 @@ import type { Classified } from "../../../sidecar/core/policy/classified.ts";
 import type { RouteMatch } from "../../../sidecar/core/traffic/route.ts";
 import { compileMatches, matchesCall, type RoutedCall } from "../../../sidecar/outbound/route-match.ts";
 import { createField } from "../../../sidecar/wire/field.ts";
+import { txnClaims } from "../../fakes/txn.ts";
 
 const NONE: RouteMatch = {
   path: undefined,
@@ -23,8 +24,10 @@ function call(over: {
   query?: string;
   fields?: readonly [string, string][];
   operation?: string;
+  roles?: readonly string[];
 }): RoutedCall {
-  const { method = "GET", path = "/", query, fields = [], operation } = over;
+  const { method = "GET", path = "/", query, fields = [], operation, roles } = over;
+  const claims = txnClaims("okta|alice", 0);
   const [, service, name, rest] = path.split("/");
   const grpc = service && name && rest === undefined ? { service, method: name } : undefined;
   return {
@@ -35,6 +38,7 @@ function call(over: {
       request: { method, path, grpc, mcp: undefined },
       query,
     } as unknown as Classified, // what matches look at
+    claims: roles && { ...claims, tctx: { ...claims.tctx, roles } },
   };
 }
 
@@ -107,7 +111,10 @@ describe("matches", () => {
     ["another kind", { callerKinds: ["job"] }, call({}), false],
     ["name of the caller", { callerNames: ["nb-*"] }, call({}), true],
     ["another name", { callerNames: ["nb"] }, call({}), false],
-    ["role of a user that nobody knows", { roles: ["oncall"] }, call({}), false],
+    ["role of nobody", { roles: ["oncall"] }, call({}), false],
+    ["role of the user", { roles: ["admin", "oncall"] }, call({ roles: ["ds", "oncall"] }), true],
+    ["another role", { roles: ["oncall"] }, call({ roles: ["on"] }), false],
+    ["no role", { roles: ["oncall"] }, call({ roles: [] }), false],
     [
       "two conditions of which one fails",
       { methods: ["GET"], path: { kind: "exact", value: "/b" } },
@@ -121,14 +128,8 @@ describe("matches", () => {
   test("are decided once where only the caller matters", () => {
     expect(compileMatches([], caller)).toBe("always");
     expect(compileMatches([{ ...NONE, callerKinds: ["notebook"] }], caller)).toBe("always");
-    expect(
-      compileMatches(
-        [
-          { ...NONE, callerKinds: ["job"] },
-          { ...NONE, roles: ["r"] },
-        ],
-        caller,
-      ),
-    ).toBe("never");
+    const asRole = { ...NONE, roles: ["r"] };
+    expect(compileMatches([{ ...NONE, callerKinds: ["job"] }, asRole], caller)).toEqual([asRole]);
+    expect(compileMatches([{ ...asRole, callerKinds: ["job"] }], caller)).toBe("never");
   });
 });

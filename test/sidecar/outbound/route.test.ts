@@ -5,6 +5,7 @@ import type { Destination } from "../../../sidecar/outbound/resolve.ts";
 import { cookieOf, DestinationRoute, stickyHash } from "../../../sidecar/outbound/route.ts";
 import type { RoutedCall } from "../../../sidecar/outbound/route-match.ts";
 import { createField } from "../../../sidecar/wire/field.ts";
+import { txnClaims } from "../../fakes/txn.ts";
 
 const RULE: RouteRule = {
   name: "r",
@@ -36,6 +37,7 @@ const call = (fields: readonly [string, string][] = []): RoutedCall => ({
   method: "GET",
   fields: fields.map(([name, value]) => createField(name, value)),
   classified: {} as RoutedCall["classified"], // a rule without matches does not look at it
+  claims: undefined,
 });
 const weights = (one: number, two: number) => [
   { service: "ns/v1", port: undefined, weight: one },
@@ -113,9 +115,17 @@ describe("sticky keys", () => {
     expect(cookieOf(fields, "id")).toBeUndefined();
   });
 
-  test("nobody is a user yet, and every pod and workload is its own", () => {
-    const hash = (key: StickyKey, pod = "p") => stickyHash(key, fields, "spiffe://d", pod);
+  test("a user is the same everywhere, nobody is alone, and every pod and workload is its own", () => {
+    const hash = (key: StickyKey, pod = "p", sub?: string) =>
+      stickyHash(
+        key,
+        { fields, claims: sub === undefined ? undefined : txnClaims(sub, 0) },
+        "spiffe://d",
+        pod,
+      );
     expect(hash({ by: "user" })).toBeUndefined();
+    expect(hash({ by: "user" }, "p", "i|a")).toBe(hash({ by: "user" }, "q", "i|a"));
+    expect(hash({ by: "user" }, "p", "i|a")).not.toBe(hash({ by: "user" }, "p", "i|b"));
     expect(hash({ by: "workload" })).toBe(hash({ by: "workload" }, "q"));
     expect(hash({ by: "sourceIp" })).not.toBe(hash({ by: "sourceIp" }, "q"));
     expect(hash({ by: "cookie", name: "b" })).toBe(hash({ by: "cookie", name: "b" }));

@@ -40,6 +40,7 @@ const call: RoutedCall = {
   fields: ["host", "user-agent", "accept", "content-type", "x-request-id", "x-user"].map((name) =>
     createField(name, "some-value"),
   ),
+  claims: undefined,
   // What rules look at.
   classified: {
     operation: { kind: "known", name: "serving.invoke.predict" },
