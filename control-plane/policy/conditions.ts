@@ -3,7 +3,6 @@ import { selectsCallerLabels } from "../../sidecar/core/policy/cel.ts";
 import type { CelCompiler } from "../../sidecar/core/policy/condition.ts";
 import type {
   FromClause,
-  Obligations,
   OperationClause,
   PolicyRule,
   WorkloadMatch,
@@ -51,20 +50,6 @@ export function operationNames(known: KnownOperations): ReadonlyMap<string, bool
   }
   return out;
 }
-
-/** Facts for the application that exist without users. */
-const CARRIED_HEADERS: ReadonlySet<string> = new Set(["caller", "xfcc"]);
-
-/** Obligations that the data path of this build does not carry out. A later part deletes rows here. */
-export const UNSUPPORTED: readonly {
-  readonly field: string;
-  readonly has: (demands: Obligations) => boolean;
-}[] = [
-  {
-    field: "identity.forward",
-    has: (demands) => demands.identity?.forward.some((header) => !CARRIED_HEADERS.has(header)) === true,
-  },
-];
 
 type Report = (problem: PolicyProblem) => void;
 const error = (reason: string, path: string, message: string): PolicyProblem => ({
@@ -123,12 +108,6 @@ function checkRule(
   for (const [i, clause] of (rule.operations ?? []).entries())
     checkOperation(clause, `${path}.operations[${i}]`, context, report);
   checkWhen(rule, `${path}.when`, context, report);
-  if (rule.with !== undefined && !context.supportAll) {
-    for (const { field, has } of UNSUPPORTED) {
-      if (has(rule.with))
-        report(error("Unsupported", `${path}.with.${field}`, `this build does not enforce \`${field}\` yet`));
-    }
-  }
   if (policy.action === "Allow" && (rule.from === undefined || rule.operations === undefined)) {
     report(error("Invalid", path, "an Allow rule must state `from` and `operations`"));
   }

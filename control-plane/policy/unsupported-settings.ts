@@ -56,17 +56,17 @@ function unsupportedOutsideCluster(config: MeshConfig): readonly FieldProblem[] 
   return problems;
 }
 
-/** `session` stands in the default list, where it has nothing to carry without users; whoever asks for it relies on it. */
+/** `session` stands in the default list; whoever asks for it by itself relies on it. */
 function unsupportedPropagation(workload: Workload): readonly FieldProblem[] {
   const asked = [...workload.propagation].sort().join();
-  const modes = asked === "session,trace" ? [] : ["session", "forward"];
+  if (asked === "session,trace") return [];
   return workload.propagation.flatMap((mode, i): readonly FieldProblem[] =>
-    modes.includes(mode)
+    mode === "session"
       ? [
           unsupported(
             `spec.propagation[${i}]`,
-            `has no transaction tokens for \`${mode}\` to carry`,
-            "use `trace` or `none`",
+            "signs no user of a workload in for `session` to carry",
+            "use `trace`, `forward` or `none`",
           ),
         ]
       : [],

@@ -259,7 +259,7 @@ describeOnCluster("validation by a webhook", { testMs: 60_000, suiteMs: 240_000 
             name: "r",
             from: [{ any: true }],
             operations: [{ op: "serving.invok" }],
-            with: { identity: { forward: ["user"] } },
+            when: { cel: "caller.labels.a == 'b'" },
           },
         ],
       },
@@ -270,7 +270,7 @@ describeOnCluster("validation by a webhook", { testMs: 60_000, suiteMs: 240_000 
     const answer = answers.at(-1);
     const text =
       "2 problems: (1) spec.rules[0].operations[0].op: no operation pack defines `serving.invok`; did you mean `serving.invoke` " +
-      "(2) spec.rules[0].with.identity.forward: this build does not enforce `identity.forward` yet";
+      "(2) spec.rules[0].when.cel: no credential of this build carries `caller.labels`; use kind, name or namespace";
     expect(answer).toEqual({ allowed: false, code: 422, message: text });
     // Which webhook is named depends on which is first, where a mesh is installed too.
     expect(result.stderr.trim()).toMatch(

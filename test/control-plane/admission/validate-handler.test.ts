@@ -150,11 +150,11 @@ describe("an object that is written", () => {
       name: "a field that is not enforced",
       request: review(
         policy(
-          "from: [{any: true}], operations: [{any: true}], with: {identity: {forward: [user]}}",
+          "from: [{any: true}], operations: [{any: true}], when: {cel: \"caller.labels.a == 'b'\"}",
           "Allow",
         ),
       ),
-      says: /^422 spec\.rules\[0\]\.with\.identity\.forward: this build does not enforce/,
+      says: /^422 spec\.rules\[0\]\.when\.cel: no credential of this build/,
     },
     {
       name: "what has an effect in a cluster only",

@@ -50,7 +50,7 @@ describe("admission", () => {
       says: [/^UnknownOperation spec\.rules\[0\]\.operations\[0\]\.op: .*did you mean `serving\.admin`$/],
     },
     {
-      name: "an obligation that is not carried out",
+      name: "a condition on what nothing carries",
       kind: "AccessPolicy",
       spec: {
         action: "Allow",
@@ -59,11 +59,11 @@ describe("admission", () => {
             name: "r",
             from: [{ any: true }],
             operations: [{ any: true }],
-            with: { identity: { forward: ["email"] } },
+            when: { cel: "caller.labels.a == 'b'" },
           },
         ],
       },
-      says: [/^Unsupported spec\.rules\[0\]\.with\.identity\.forward: /],
+      says: [/^Unsupported spec\.rules\[0\]\.when\.cel: /],
     },
     {
       name: "a role that nobody has, which is a warning only",

@@ -301,9 +301,9 @@ describe("compile", () => {
       want: "error InvalidCEL spec.rules[0].when.cel",
     },
     {
-      name: "an obligation that is not enforced",
-      change: rule({ with: { identity: { forward: ["email"] } } }),
-      want: "error Unsupported spec.rules[0].with.identity.forward",
+      name: "a condition on what nothing carries",
+      change: rule({ when: { cel: "caller.labels.a == 'b'" } }),
+      want: "error Unsupported spec.rules[0].when.cel",
     },
     {
       name: "a time window of nothing",

@@ -63,7 +63,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/with\.audit\.mode$/, "sidecar/inbound/duties.ts", "Required"],
   [/with\.replay$/, "sidecar/inbound/replay.ts", "Strict"],
   [/with\.headers\./, "sidecar/inbound/header-changes.ts", "remove"],
-  [/with\.identity\.forward\[\]$/, "sidecar/inbound/", "x-mesh-caller"],
+  [/with\.identity\.forward\[\]$/, "sidecar/inbound/identity-fields.ts", "x-mesh-roles"],
   [/^AccessGrant spec\.(subject\.|roles)/, "control-plane/policy/derived.ts", "subject"],
   [/^AccessGrant spec\.(duration|approval\.required)$/, "control-plane/policy/access-grant.ts", "duration"],
   [
@@ -150,14 +150,6 @@ const declared = (more: object): object => ({ kind: "service", serviceAccount: "
 /** An object with the field, by the leaf that is refused. */
 const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]>> = {
   "Policy spec.targets[].external": ["spec.targets[0].external", allow({}, [{ external: "x" }])],
-  ...Object.fromEntries(
-    Object.entries({
-      "identity.forward": { forward: ["user"] },
-    }).map(([field, value]) => [
-      `Policy spec.rules[].with.${field}`,
-      [`spec.rules[0].with.${field}`, allow({ with: { [field.split(".")[0] ?? ""]: value } })],
-    ]),
-  ),
   "Policy spec.rules[].when.cel": [
     "spec.rules[0].when.cel",
     allow({ when: { cel: "caller.labels.a == 'b'" } }),
@@ -199,7 +191,7 @@ const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]
   "MeshConfig spec.protectedLabels": ["spec.protectedLabels", { protectedLabels: ["a"] }],
   "MeshConfig spec.gateways": ["spec.gateways", { gateways: ["a/b"] }],
   "Workload spec.runAs": ["spec.runAs", declared({ runAs: "i|u" })],
-  "Workload spec.propagation": ["spec.propagation[0]", declared({ propagation: ["forward", "trace"] })],
+  "Workload spec.propagation": ["spec.propagation[0]", declared({ propagation: ["session"] })],
 };
 
 const isRefused = (leaf: string): boolean =>
