@@ -7,6 +7,7 @@ import type { Result } from "../sidecar/core/runtime/errors.ts";
 export interface ControlPlanePorts {
   readonly bootstrap: number;
   readonly discovery: number;
+  readonly tokens: number;
   readonly metrics: number;
 }
 
@@ -48,6 +49,8 @@ export interface ControlPlaneConfig {
   /** Name of this cluster, part of the settings every sidecar gets. */
   readonly cluster: string;
   readonly heartbeatMs: number;
+  /** URL under which the keys of the token service are public; undefined: `https://{trust domain}`. */
+  readonly tokenIssuer: string | undefined;
 }
 
 /** Where the management API listens. */
@@ -156,7 +159,9 @@ export function parseControlPlaneConfig(args: readonly string[]): Result<Control
     "port-base",
     "bootstrap-port",
     "discovery-port",
+    "token-port",
     "metrics-port",
+    "token-issuer",
     "cluster",
     "heartbeat-ms",
     ...CLUSTER_FLAGS,
@@ -200,13 +205,20 @@ export function parseControlPlaneConfig(args: readonly string[]): Result<Control
   for (const [name, offset] of [
     ["bootstrap-port", 11],
     ["discovery-port", 12],
+    ["token-port", 13],
     ["metrics-port", 14],
   ] as const) {
     const port = portOf(`--${name}`, values.get(name) ?? String(base.value === 0 ? 0 : base.value + offset));
     if (!port.ok) return port;
     ports.push(port.value);
   }
-  const [bootstrap = 0, discovery = 0, metrics = 0] = ports;
+  const [bootstrap = 0, discovery = 0, tokens = 0, metrics = 0] = ports;
+  const tokenIssuer = values.get("token-issuer");
+  if (tokenIssuer !== undefined && !/^https:\/\/[a-z0-9.:-]+(?:\/[\w./-]*)?$/.test(tokenIssuer))
+    return {
+      ok: false,
+      error: `\`--token-issuer\` is \`${tokenIssuer}\`, expected a URL such as \`https://mesh.example\``,
+    };
   const heartbeat = values.get("heartbeat-ms") ?? "5000";
   if (!/^\d{3,6}$/.test(heartbeat))
     return { ok: false, error: `\`--heartbeat-ms\` is \`${heartbeat}\`, expected 100 to 999999` };
@@ -219,9 +231,10 @@ export function parseControlPlaneConfig(args: readonly string[]): Result<Control
       stateDir: resolve(stateDir),
       listen: values.get("listen") ?? "127.0.0.1",
       metricsListen: values.get("metrics-listen") ?? "127.0.0.1",
-      ports: { bootstrap, discovery, metrics },
+      ports: { bootstrap, discovery, tokens, metrics },
       cluster: values.get("cluster") ?? "local",
       heartbeatMs: Number(heartbeat),
+      tokenIssuer,
     },
   };
 }

@@ -8,6 +8,8 @@ import type { Deps, Mode } from "./mode.ts";
 import { openRevocationFile } from "./revocations/revocation-file.ts";
 import { runDirectorySource } from "./sources/directory.ts";
 import { loadSchemas } from "./sources/schema.ts";
+import { createTokenAuditFile } from "./tokens/audit.ts";
+import { filedUses } from "./tokens/one-time-use.ts";
 
 /** @throws MeshError `bad_config` when the directory is not there. */
 export async function openDirectoryMode(
@@ -31,6 +33,8 @@ export async function openDirectoryMode(
     allProxies: (own) => own,
     statusDir: stateDir,
     joinTokens: fileJoinTokens(stateDir),
+    oneTimeUses: filedUses(stateDir, clock.nowMs),
+    openTokenAudit: () => createTokenAuditFile(stateDir),
     openHistory: () => openHistory(stateDir, log),
     openRevocations: (list) => openRevocationFile(stateDir, list),
     attestor: () => undefined,

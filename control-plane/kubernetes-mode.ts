@@ -31,6 +31,8 @@ import { runKubernetesStatus } from "./status/kubernetes-status.ts";
 import { ReplicaProxies } from "./status/replica-proxies.ts";
 import { ReportClient } from "./status/report-client.ts";
 import { createReportServer, type ReportServer } from "./status/report-server.ts";
+import { createTokenAuditStream } from "./tokens/audit.ts";
+import { type OneTimeUses, recordedUses } from "./tokens/one-time-use.ts";
 import { SOFTWARE_VERSION } from "./version.ts";
 import { serveWebhooks } from "./webhooks.ts";
 
@@ -56,6 +58,7 @@ class KubernetesMode implements Mode {
   readonly trustDomain: string | undefined;
   readonly statusDir: undefined;
   readonly joinTokens: JoinTokenStore;
+  readonly oneTimeUses: OneTimeUses;
   readonly numbersRevisions = true;
   readonly #config: ClusterConfig;
   readonly #kubernetes: Kubernetes;
@@ -70,6 +73,7 @@ class KubernetesMode implements Mode {
     this.#deps = deps;
     this.trustDomain = config.trustDomain;
     this.statusDir = undefined;
+    this.oneTimeUses = recordedUses(kubernetes.custom, config.namespace);
     this.joinTokens = recordJoinTokens({ custom: kubernetes.custom, namespace: config.namespace });
   }
 
@@ -115,6 +119,9 @@ class KubernetesMode implements Mode {
       trustDomain,
       clock: this.#deps.clock,
     });
+
+  readonly openTokenAudit: Mode["openTokenAudit"] = async () =>
+    createTokenAuditStream((lines) => process.stdout.write(lines));
 
   readonly attestor: Mode["attestor"] = (trustDomain, state) =>
     createServiceAccountAttestor({

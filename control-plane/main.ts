@@ -24,10 +24,11 @@ import { loadBuiltInPacks } from "./policy/packs.ts";
 import { Publisher } from "./publisher.ts";
 import { resolveDestination } from "./resources/resolve.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
-import { createRevocation } from "./revocations/revocation.ts";
+import { createRevocation, subjectOf } from "./revocations/revocation.ts";
 import { RevocationList } from "./revocations/store.ts";
 import { startServerCredentials } from "./server-credentials.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
+import { openTokenPort } from "./token-port.ts";
 import { SOFTWARE_VERSION } from "./version.ts";
 
 /** Streams get this long to end by themselves at shutdown. */
@@ -110,13 +111,14 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   const revoked = new RevocationList(() => {
     publisher.revocationsChanged();
     revokeStreams();
-  });
+  }, clock.nowMs);
+  const packs = loadBuiltInPacks();
   const publisher = new Publisher({
     history,
     numberedBySource: mode.numbersRevisions,
-    packs: loadBuiltInPacks(),
+    packs,
     cluster: config.cluster,
-    revocations: () => revoked.all,
+    revocations: () => revoked.published,
     clock,
     log,
   });
@@ -224,6 +226,16 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     log,
   });
   closers.add(() => bootstrap.close(GRACE_MS));
+  const tokenServer = await openTokenPort(
+    {
+      ...{ config, mode, ca, revoked, revocations, metrics },
+      credentials: tls,
+      packs,
+      state: () => publisher.state,
+    },
+    deps,
+  );
+  closers.add(() => tokenServer.close());
   const metricsServer = await createMetricsServer(
     config.metricsListen,
     config.ports.metrics,
@@ -260,7 +272,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     revoke: async (request) => {
       const revocation = createRevocation(request, publisher.live, ca.trustDomain, clock.nowMs());
       await revocations.add(revocation);
-      log.warn("revoked", { subject: revocation.spiffeId || revocation.pod, reason: revocation.reason });
+      log.warn("revoked", { subject: subjectOf(revocation), reason: revocation.reason });
       return revocation;
     },
     createJoinToken: issuer.createToken,
@@ -302,6 +314,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
   const ports: ControlPlanePorts = {
     bootstrap: bootstrap.port,
     discovery: discovery.port,
+    tokens: tokenServer.port,
     metrics: metricsServer.port ?? 0,
   };
   const portsFile = join(stateDir, "ports.json");

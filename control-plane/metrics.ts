@@ -20,6 +20,10 @@ export interface ControlPlaneMetrics {
   managed(action: string, outcome: string): void;
   /** An admission review was answered; path and outcome are from closed lists. */
   reviewed(path: string, outcome: string, seconds: number): void;
+  /** A request to the token service: an action or the kind of a grant, and `granted` or a reason, both from closed lists. */
+  tokenAsked(what: string, outcome: string, seconds: number): void;
+  /** A login was shown to the token service. @param idp name of an IdentityProvider; empty: there is no such one. */
+  signedIn(idp: string, outcome: string): void;
   /** Numbers of pods without a sidecar in namespaces of the mesh. */
   unmeshed(missing: number, optedOut: number): void;
 }
@@ -184,6 +188,19 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5],
     registers,
   });
+  const tokens = new Histogram({
+    name: "countersign_token_request_seconds",
+    help: "requests to the token service by what was asked and how it ended, from the first byte to the answer",
+    labelNames: ["action", "outcome"],
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5],
+    registers,
+  });
+  const logins = new Counter({
+    name: "countersign_logins_total",
+    help: "logins that were shown to the token service, by identity provider and how they ended",
+    labelNames: ["idp", "result"],
+    registers,
+  });
   const unmeshed = new Gauge({
     name: "countersign_unmeshed_pods",
     help: "where this replica leads, pods without a sidecar: missing (a label asks for one), opted_out (by their own label)",
@@ -204,6 +221,8 @@ export function createMetrics(sources: MetricSources): ControlPlaneMetrics & { c
     issued: (result) => issues.inc({ result }),
     managed: (action, outcome) => management.inc({ action, outcome }),
     reviewed: (path, outcome, seconds) => reviews.observe({ path, outcome }, seconds),
+    tokenAsked: (action, outcome, seconds) => tokens.observe({ action, outcome }, seconds),
+    signedIn: (idp, result) => logins.inc({ idp, result }),
     close: () => delay.disable(),
   };
 }

@@ -16,6 +16,8 @@ import type { ServerCredentials } from "./server-credentials.ts";
 import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
 import type { StatusWorld, StatusWriter } from "./status/writer.ts";
+import type { TokenAudit } from "./tokens/audit.ts";
+import type { OneTimeUses } from "./tokens/one-time-use.ts";
 
 export interface Deps {
   readonly log: Logger;
@@ -67,6 +69,9 @@ export interface Mode {
   openHistory(onPinned: () => void, signal: AbortSignal): Promise<RevisionHistory>;
   /** Fills the list, and keeps it as it is kept. @throws MeshError `bad_config` when what is kept cannot be read. */
   openRevocations(list: RevocationList, signal: AbortSignal): Promise<RevocationStore>;
+  /** What counts once. */
+  readonly oneTimeUses: OneTimeUses;
+  openTokenAudit(): Promise<TokenAudit>;
   /** Where join tokens are kept. */
   readonly joinTokens: JoinTokenStore;
   openAuthority(trustDomain: string): Promise<CertificateAuthority>;

@@ -1,13 +1,16 @@
-// `countersign revoke` and `revocations`: what was issued to a workload or a pod until now is worth nothing.
+// `countersign revoke` and `revocations`: what was issued to a workload, a pod, a user or a session until now is worth nothing.
 import { fieldsOf, listOf, textOf } from "./answers.ts";
 import type { Mesh } from "./mesh.ts";
 import { counted, EXIT, type ExitStatus, type Output, plain, printJson, printTable } from "./print.ts";
 
 export interface Revoked {
-  /** Key of a workload; undefined: the pod. */
+  /** Key of a workload. One of the four is given. */
   readonly workload: string | undefined;
   /** `namespace/name` or UID. */
   readonly pod: string | undefined;
+  /** `idp|id`. */
+  readonly user: string | undefined;
+  readonly session: string | undefined;
   readonly reason: string;
 }
 
@@ -19,6 +22,13 @@ export async function revoke(mesh: Mesh, asked: Revoked, json: boolean, output: 
     return EXIT.ok;
   }
   output.out(`revoked: what ${subjectOf(answer)} was issued before ${timeOf(answer["beforeMs"])}\n`);
+  if (textOf(answer["user"]) !== "" || textOf(answer["session"]) !== "") {
+    output.out(
+      "callees refuse it with REVOKED from now on, open streams end, and gateways ask to sign in again. Whoever may sign in at the\n" +
+        "identity provider gets a new session: to keep the user out, close the account there or deny it by a policy\n",
+    );
+    return EXIT.ok;
+  }
   output.out(
     "callees refuse it with REVOKED from now on. Sidecars in pods prove themselves again with their ServiceAccount token within\n" +
       "seconds; elsewhere make a new join token. To keep the workload out, deny it by a policy\n",
@@ -53,7 +63,10 @@ export async function showRevocations(mesh: Mesh, json: boolean, output: Output)
 
 const timeOf = (ms: unknown): string => (typeof ms === "number" ? new Date(ms).toISOString() : "?");
 
-function subjectOf({ spiffeId, pod }: Readonly<Record<string, unknown>>): string {
-  const id = textOf(spiffeId);
-  return plain(id === "" ? `pod ${textOf(pod)}` : id);
+function subjectOf(revocation: Readonly<Record<string, unknown>>): string {
+  for (const kind of ["pod", "user", "session"]) {
+    const name = textOf(revocation[kind]);
+    if (name !== "") return plain(`${kind} ${name}`);
+  }
+  return plain(textOf(revocation["spiffeId"]));
 }

@@ -18,10 +18,11 @@ Watches a directory of YAML objects, or a cluster, compiles its policies, signs 
                           On a cluster only sockets: everything that lasts is a Kubernetes object
   --listen ADDRESS        where bootstrap and discovery listen (default 127.0.0.1)
   --metrics-listen ADDR   where metrics and health listen (default 127.0.0.1)
-  --port-base N           moves the ports 16011, 16012 and 16014 to N+11, N+12, N+14; 0: the system chooses, see
+  --port-base N           moves the ports 16011 to 16014 to N+11 to N+14; 0: the system chooses, see
                           DIR/ports.json (default 16000)
-  --bootstrap-port N, --discovery-port N, --metrics-port N
+  --bootstrap-port N, --discovery-port N, --token-port N, --metrics-port N
                           one port alone
+  --token-issuer URL      where the keys of the token service are public (default https://{trust domain})
   --cluster NAME          name of this cluster in audit events (default local)
   --heartbeat-ms N        how often sidecars hear from it (default 5000)
   --log-level LEVEL       debug, info, warn, error or silent (default info)

@@ -7,6 +7,13 @@ import { type JsonOption, onMesh, type Verbs, workloadId } from "./verb-options.
 
 type Options = MeshOptions & JsonOption;
 
+interface RevokeOptions {
+  readonly pod?: string;
+  readonly user?: string;
+  readonly session?: string;
+  readonly reason: string;
+}
+
 const CHANGES: readonly (readonly [RotationVerb, string, string])[] = [
   [
     "rotate",
@@ -80,26 +87,33 @@ function addRevocationVerbs(
     verb(
       program,
       "revoke",
-      "refuse what a workload or a pod was issued until now, as after a key was stolen",
+      "refuse what a workload, pod, user or session was issued until now, as after a key was stolen",
       `
 Every callee refuses its certificates and tokens with REVOKED, the control plane does not renew them. Sidecars in pods join
 again by themselves with their ServiceAccount token, others need a new join token. It does not keep the workload out: for
 that write a Deny. Never undone by a rollback.
 
+Of a user all sessions end, and what was issued on their behalf; whoever may sign in at the identity provider may do so again.
+
 Examples:
   countersign revoke ml-dev/nb-alice --reason INC-42
-  countersign revoke --pod ml-dev/nb-alice-0 --reason "copied volume"`,
+  countersign revoke --pod ml-dev/nb-alice-0 --reason "copied volume"
+  countersign revoke --user "okta-main|00u8xk2l9" --reason "lost laptop"
+  countersign revoke --session BDp8kX2pQvOe3m1zR4sTuw --reason INC-43`,
     ),
   )
     .argument("[workload]", "namespace/name; in a cluster as `countersign authz` names it", workloadId)
     .option("--pod <pod>", "one pod instead: namespace/name, or the UID of one that is gone")
+    .option("--user <user>", "a user instead: identity-provider|id")
+    .option("--session <sid>", "one session instead, by the `sid` of audit events")
     .requiredOption("--reason <text>", "why, for the audit and those who ask later")
-    .action(async (workload: string | undefined, options: Options & { pod?: string; reason: string }) => {
-      const { pod, reason } = options;
-      if ((workload === undefined) === (pod === undefined))
-        throw new MeshError("bad_config", "name a workload, or a pod with `--pod`");
+    .action(async (workload: string | undefined, options: Options & RevokeOptions) => {
+      const { pod, user, session, reason } = options;
+      if ([workload, pod, user, session].filter((subject) => subject !== undefined).length !== 1)
+        throw new MeshError("bad_config", "name a workload, or one of `--pod`, `--user` and `--session`");
       const { revoke } = await import("./revoke.ts");
-      await ask(options, (mesh) => revoke(mesh, { workload, pod, reason }, options.json === true, output));
+      const asked = { workload, pod, user, session, reason };
+      await ask(options, (mesh) => revoke(mesh, asked, options.json === true, output));
     });
   onMesh(
     verb(

@@ -121,12 +121,19 @@ export function routesOf(actions: ManagementActions): readonly Route[] {
     write("/v1/identity-export", "export-identity", "identities", identity, (body) =>
       actions.exportIdentity(...workloadOf(body, 3600)),
     ),
-    write("/v1/revocations", "revoke", "revocations", ["workload", "pod", "reason"], (body) =>
-      actions.revoke({
-        workload: body["workload"] === undefined ? undefined : text(body["workload"], "workload"),
-        pod: body["pod"] === undefined ? undefined : text(body["pod"], "pod"),
-        reason: text(body["reason"], "reason"),
-      }),
+    write(
+      "/v1/revocations",
+      "revoke",
+      "revocations",
+      ["workload", "pod", "user", "session", "reason"],
+      (body) =>
+        actions.revoke({
+          workload: body["workload"] === undefined ? undefined : text(body["workload"], "workload"),
+          pod: body["pod"] === undefined ? undefined : text(body["pod"], "pod"),
+          user: body["user"] === undefined ? undefined : text(body["user"], "user"),
+          session: body["session"] === undefined ? undefined : text(body["session"], "session"),
+          reason: text(body["reason"], "reason"),
+        }),
     ),
     write("/v1/ca/rotate", "ca-rotate", "ca", [], () => actions.caRotate()),
     write("/v1/ca/abort", "ca-abort", "ca", [], () => actions.caAbort()),

@@ -145,12 +145,12 @@ export function buildTrustBundle(trustDomain: string, json: string): BuiltResour
 export const REVOCATIONS_KEY = "revocations/mesh";
 
 export function buildRevocations(revocations: readonly RevocationEntry[]): BuiltResource {
-  const entries = revocations.map(({ spiffeId, pod, beforeMs }) => ({
-    spiffeId,
-    pod,
-    beforeUnixMs: beforeMs,
-  }));
-  return createResource("revocations", "mesh", revocationsCodec.encode({ entries }));
+  const entries: object[] = [];
+  const tokens: object[] = [];
+  for (const { spiffeId, pod, user = "", session = "", beforeMs: beforeUnixMs } of revocations)
+    if (user === "" && session === "") entries.push({ spiffeId, pod, beforeUnixMs });
+    else tokens.push({ user, session, beforeUnixMs });
+  return createResource("revocations", "mesh", revocationsCodec.encode({ entries, tokens }));
 }
 
 export function buildPack(name: string, text: string): BuiltResource {

@@ -317,12 +317,15 @@ export class ResourceCache {
     const input = this.#input;
     if (!input) return changed;
     const { state, callees } = input.compiled;
+    // In every table, also in those that had none: while nothing is revoked there is no such resource.
+    const isRevocation = changedKeys.has(REVOCATIONS_KEY);
     for (const [id, workload] of state.workloads) {
       const entry = this.#entries.get(id);
       const mine = callees.get(id);
       const settings = `settings/${settingsName(state, workload)}`;
       const clean =
         entry !== undefined &&
+        !isRevocation &&
         !changedPrograms.has(id) &&
         !changedWorkloads.has(id) &&
         sameSet(entry.callees, mine) &&

@@ -53,8 +53,9 @@ export async function openRevocationRecords(
   await listed.promise;
   return {
     list: () => list.all,
-    async add({ id, spiffeId, pod, beforeMs, reason, expiresAtMs }) {
-      const subject = spiffeId === "" ? { pod } : { spiffeId };
+    async add({ id, spiffeId, pod, user, session, beforeMs, reason, expiresAtMs }) {
+      const subjects = Object.entries({ spiffeId, pod, user, session });
+      const subject = Object.fromEntries(subjects.filter(([, name]) => name !== undefined && name !== ""));
       const spec = { ...subject, before: timeOf(beforeMs), expiresAt: timeOf(expiresAtMs), reason };
       try {
         await custom.createNamespacedCustomObject({

@@ -153,12 +153,20 @@ function decodePack(name: string, body: Buffer): DecodedResource {
 }
 
 function decodeRevocations(body: Buffer): DecodedResource {
-  const value = revocationsCodec.decode(body).entries.map(({ spiffeId, pod, beforeUnixMs }) => {
-    // A subject that this build does not know would be let through.
-    if ((spiffeId === "") === (pod === "")) throw new Error("revocation has no subject, or two");
+  const { entries, tokens } = revocationsCodec.decode(body);
+  // A subject that this build does not know would be let through.
+  const check = (one: string, other: string, beforeUnixMs: number): void => {
+    if ((one === "") === (other === "")) throw new Error("revocation has no subject, or two");
     if (beforeUnixMs < 1) throw new Error("revocation has no epoch");
+  };
+  const value: RevocationEntry[] = entries.map(({ spiffeId, pod, beforeUnixMs }) => {
+    check(spiffeId, pod, beforeUnixMs);
     return { spiffeId, pod, beforeMs: beforeUnixMs };
   });
+  for (const { user, session, beforeUnixMs } of tokens) {
+    check(user, session, beforeUnixMs);
+    value.push({ spiffeId: "", pod: "", user, session, beforeMs: beforeUnixMs });
+  }
   return { kind: "revocations", value };
 }
 

@@ -11,15 +11,15 @@ describe("parseControlPlaneConfig", () => {
         source: { configDir: "/c" },
         stateDir: "/s",
         listen: "127.0.0.1",
-        ports: { bootstrap: 16011, discovery: 16012, metrics: 16014 },
+        ports: { bootstrap: 16011, discovery: 16012, tokens: 16013, metrics: 16014 },
       },
     });
   });
 
   test.each([
-    [["--port-base", "17000"], { bootstrap: 17011, discovery: 17012, metrics: 17014 }],
-    [["--port-base", "0"], { bootstrap: 0, discovery: 0, metrics: 0 }],
-    [["--port-base=0", "--metrics-port", "9"], { bootstrap: 0, discovery: 0, metrics: 9 }],
+    [["--port-base", "17000"], { bootstrap: 17011, discovery: 17012, tokens: 17013, metrics: 17014 }],
+    [["--port-base", "0"], { bootstrap: 0, discovery: 0, tokens: 0, metrics: 0 }],
+    [["--port-base=0", "--metrics-port", "9"], { bootstrap: 0, discovery: 0, tokens: 0, metrics: 9 }],
   ])("%j chooses ports", (extra, ports) => {
     expect(parseControlPlaneConfig([...base, ...extra])).toMatchObject({ value: { ports } });
   });

@@ -114,12 +114,14 @@ export class TestMesh {
 
   /** Ports as flags, to start again where sidecars expect it. */
   samePorts(): string[] {
-    const { bootstrap, discovery, metrics } = this.handle.ports;
+    const { bootstrap, discovery, tokens, metrics } = this.handle.ports;
     return [
       "--bootstrap-port",
       String(bootstrap),
       "--discovery-port",
       String(discovery),
+      "--token-port",
+      String(tokens),
       "--metrics-port",
       String(metrics),
     ];

@@ -91,7 +91,7 @@ export class PodMesh {
   readonly revoked = new RevocationList(() => {
     this.#publish();
     this.#discovery?.revocationsChanged();
-  });
+  }, Date.now);
 
   #publish(): void {
     if (this.ca === undefined) return;

@@ -11,7 +11,7 @@ export interface RevocationEntry {
   readonly pod: string;
   /** `idp|user`. */
   readonly user?: string;
-  /** `sid` of a session. */
+  /** `sid` of a session, or what stands before the `.` in it. */
   readonly session?: string;
   /** Unix milliseconds. */
   readonly beforeMs: number;
@@ -42,9 +42,16 @@ export class Revocations {
   /** Whether a transaction token is revoked: its user or its session has an epoch that is not before its `iat`. */
   coversTxn({ sub, iat, rctx }: Pick<TxnClaims, "sub" | "iat" | "rctx">): boolean {
     if (this.#byUser.size === 0 && this.#bySession.size === 0) return false;
-    const ofSession = rctx.sid === undefined ? 0 : (this.#bySession.get(rctx.sid) ?? 0);
+    const ofSession = rctx.sid === undefined ? 0 : this.#sessionEpoch(rctx.sid);
     // Whole seconds: what was issued in the second of the epoch is revoked too.
     return iat * 1_000 < Math.max(this.#byUser.get(sub) ?? 0, ofSession);
+  }
+
+  /** A session id may begin with the name of the session at the identity provider, whose end is the end of all that came from it. */
+  #sessionEpoch(sid: string): number {
+    const dot = sid.indexOf(".");
+    const ofGroup = dot < 0 ? 0 : (this.#bySession.get(sid.slice(0, dot)) ?? 0);
+    return Math.max(this.#bySession.get(sid) ?? 0, ofGroup);
   }
 
   /**

@@ -5,6 +5,7 @@ import { NO_ROUTES, type RoutePlan } from "../../../control-plane/policy/route-p
 import { ResourceCache } from "../../../control-plane/resources/cache.ts";
 import type { ClusterState, Workload } from "../../../control-plane/sources/store.ts";
 import { messageCodec } from "../../../proto/load.ts";
+import type { RevocationEntry } from "../../../sidecar/core/identity/revocations.ts";
 import type { WorkloadProgram } from "../../../sidecar/core/policy/rule.ts";
 import type { RouteRule } from "../../../sidecar/core/traffic/route.ts";
 import { BUNDLE_JSON, CONFIG, clusterState, program, workload } from "../../fakes/resources.ts";
@@ -29,16 +30,18 @@ function world(workloads: readonly Workload[], callees: Record<string, string[]>
     ]),
   };
 }
+const NOTHING_REVOKED: readonly RevocationEntry[] = [];
 const update = (
   cache: ResourceCache,
   { state, programs, callees, packs }: World,
   trustBundle = BUNDLE_JSON,
+  revocations: readonly RevocationEntry[] = NOTHING_REVOKED,
 ) =>
   cache.update({
     compiled: { state, programs, callees, routes: NO_ROUTES, gateways: NO_GATEWAYS },
     packs,
     trustBundle,
-    revocations: [],
+    revocations,
     cluster: "local",
   });
 const keys = (cache: ResourceCache, of: string): string[] =>
@@ -66,6 +69,18 @@ describe("resource cache", () => {
     expect(cache.table("ns/a")?.resources.get("settings/strict.trace")).toBe(
       cache.table("ns/c")?.resources.get("settings/strict.trace"),
     );
+  });
+
+  test("the first revocation comes into every table, and leaves it with the last", () => {
+    const cache = new ResourceCache();
+    const same = world(three, { "ns/a": ["ns/b"] });
+    update(cache, same);
+    const revoked = [{ spiffeId: "", pod: "", session: "s", beforeMs: 1 }];
+    expect([...update(cache, same, BUNDLE_JSON, revoked).changed]).toEqual(["ns/a", "ns/b", "ns/c"]);
+    for (const id of ["ns/a", "ns/b", "ns/c"]) expect(keys(cache, id)).toContain("revocations/mesh");
+    expect([...update(cache, same, BUNDLE_JSON, revoked).changed]).toEqual([]);
+    expect(update(cache, same).changed.size).toBe(3);
+    expect(keys(cache, "ns/a")).not.toContain("revocations/mesh");
   });
 
   test("a change touches only those it affects, and encodes only what changed", () => {

@@ -2,11 +2,14 @@
 // Original file: mesh/v1/resources.proto
 
 import type { Revocation as _countersign_mesh_v1_Revocation, Revocation__Output as _countersign_mesh_v1_Revocation__Output } from '../../../countersign/mesh/v1/Revocation.ts';
+import type { TokenRevocation as _countersign_mesh_v1_TokenRevocation, TokenRevocation__Output as _countersign_mesh_v1_TokenRevocation__Output } from '../../../countersign/mesh/v1/TokenRevocation.ts';
 
 export interface Revocations {
   'entries'?: (_countersign_mesh_v1_Revocation)[];
+  'tokens'?: (_countersign_mesh_v1_TokenRevocation)[];
 }
 
 export interface Revocations__Output {
   'entries': (_countersign_mesh_v1_Revocation__Output)[];
+  'tokens': (_countersign_mesh_v1_TokenRevocation__Output)[];
 }

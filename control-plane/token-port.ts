@@ -1,0 +1,116 @@
+// Puts the token service together with the rest of the control plane: state, authority, revocations, roles.
+import { join } from "node:path";
+import { parseTrustBundle, type TrustBundle } from "../sidecar/core/identity/trust-bundle.ts";
+import { fileDocumentStore } from "../sidecar/core/idp/file-document-store.ts";
+import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import { trustBundleJson } from "./ca/jwks.ts";
+import type { CertificateAuthority } from "./ca/root.ts";
+import type { ControlPlaneConfig } from "./config.ts";
+import type { ControlPlaneMetrics } from "./metrics.ts";
+import type { Deps, Mode } from "./mode.ts";
+import { knownOperations } from "./policy/compile.ts";
+import { createRoleFinder } from "./policy/role-subjects.ts";
+import { spiffeIdOf } from "./resources/build.ts";
+import { workloadOfSvid } from "./resources/workload-of-svid.ts";
+import { createRevocation } from "./revocations/revocation.ts";
+import type { RevocationList, RevocationStore } from "./revocations/store.ts";
+import type { ServerCredentials } from "./server-credentials.ts";
+import type { ClusterState } from "./sources/store.ts";
+import { Callers } from "./tokens/caller.ts";
+import { LiveLogins } from "./tokens/live-logins.ts";
+import { userIdOf } from "./tokens/person.ts";
+import { createTokenServer, type TokenServer } from "./tokens/server.ts";
+import { SessionHandles } from "./tokens/session-handle.ts";
+import { Verifiers } from "./tokens/verifiers.ts";
+
+export interface TokenPortParts {
+  readonly config: ControlPlaneConfig;
+  readonly mode: Mode;
+  readonly ca: CertificateAuthority;
+  readonly credentials: ServerCredentials;
+  /** The state in force: a pinned revision counts. */
+  readonly state: () => ClusterState;
+  readonly packs: ReadonlyMap<string, string>;
+  readonly revoked: RevocationList;
+  readonly revocations: RevocationStore;
+  readonly metrics: Pick<ControlPlaneMetrics, "tokenAsked" | "signedIn">;
+}
+
+/** Opens port 16013. @throws MeshError `bad_config` when it is taken. */
+export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps): Promise<TokenServer> {
+  const { config, mode, ca, credentials, state, revoked, revocations, metrics } = parts;
+  const { trustDomain } = ca;
+  const roles = createRoleFinder();
+  const callers = new Callers({
+    ...{ trustDomain, state, bundle: bundleOf(ca), nowMs: clock.nowMs },
+    workloadOf: (svid) => workloadOfSvid(state(), trustDomain, svid),
+    isRevoked: (svid) => revoked.covers(svid),
+  });
+  const server = await createTokenServer({
+    host: config.listen,
+    port: config.ports.tokens,
+    material: credentials.material,
+    audit: await mode.openTokenAudit(),
+    observe: (what, outcome, seconds) => metrics.tokenAsked(what, outcome, seconds),
+    observeLogin: (idp, outcome) => metrics.signedIn(idp, outcome),
+    service: {
+      ...{ trustDomain, ca, state, callers, clock, log },
+      issuer: config.tokenIssuer ?? `https://${trustDomain}`,
+      spiffeIdOf: (workload) => spiffeIdOf(workload, trustDomain),
+      handles: new SessionHandles(() => ca.handleKeys),
+      logins: new LiveLogins(),
+      verifiers: new Verifiers({
+        providers: () => state().identityProviders,
+        store: (name) => fileDocumentStore(join(config.stateDir, "identity-providers"), name),
+        ...{ clock, log },
+      }),
+      uses: mode.oneTimeUses,
+      rolesOf: (person) => {
+        const { idp, type, groups, claims } = person;
+        return roles.rolesOf({ idp, userId: userIdOf(person), type, groups, claims }, state()).roles;
+      },
+      knowsOperation: operationsOf(state, parts.packs),
+      revocations: revoked,
+      revoke: async (subject, reason, untilMs) => {
+        const about = subject.kind === "user" ? { user: subject.user } : { session: subject.session };
+        await revocations.add(
+          createRevocation({ ...about, reason, untilMs }, state(), trustDomain, clock.nowMs()),
+        );
+      },
+    },
+  });
+  credentials.onRenewed((material) => server.rotate(material));
+  return server;
+}
+
+/** The own bundle, read again when it changed. */
+function bundleOf(ca: CertificateAuthority): () => TrustBundle {
+  let known: { readonly sequence: number; readonly bundle: TrustBundle } | undefined;
+  return () => {
+    if (known?.sequence === ca.sequence) return known.bundle;
+    const bundle = parseTrustBundle(trustBundleJson(ca), ca.trustDomain);
+    if (!bundle.ok) throw new MeshError("not_ready", `the trust bundle cannot be read: ${bundle.error}`);
+    known = { sequence: ca.sequence, bundle: bundle.value };
+    return bundle.value;
+  };
+}
+
+/** Whether some operation has a name, or lies below it; kept until catalogs change. */
+function operationsOf(
+  state: () => ClusterState,
+  packs: ReadonlyMap<string, string>,
+): (pattern: string) => boolean {
+  let known: { readonly catalogs: ClusterState["catalogs"]; readonly names: ReadonlySet<string> } | undefined;
+  return (pattern) => {
+    const { catalogs } = state();
+    if (known?.catalogs !== catalogs) {
+      const names = new Set<string>();
+      // `serving.invoke.predict` is below `serving.invoke` and `serving`.
+      for (const name of knownOperations({ catalogs }, packs).names)
+        for (let end = name.length; end > 0; end = name.lastIndexOf(".", end - 1))
+          names.add(name.slice(0, end));
+      known = { catalogs, names };
+    }
+    return known.names.has(pattern);
+  };
+}
