@@ -476,9 +476,6 @@ describe("readDirectory", () => {
       ...["trustedSpawners", "protectedLabels", "gateways"].map(
         (field) => `MeshConfig default Unsupported spec.${field}`,
       ),
-      ...["0].idp", "0].group", "1].idp", "1].groupId", "2].idp", "2].claim", "3].servicePrincipal"].map(
-        (field) => `MeshRoleBinding fraud-scientists Unsupported spec.subjects[${field}`,
-      ),
     ]);
     expect(state.policies.size).toBe(9);
     expect(report.notices.map(({ message }) => message)).toEqual([
