@@ -75,7 +75,9 @@ export async function killPart(name: string): Promise<void> {
   const record = readRecord(name);
   if (record === undefined || !isRunning(name)) return;
   process.kill(record.pid, "SIGKILL");
-  await waitUntil(`the end of ${name} after SIGKILL`, async () => !isRunning(name), 5_000, 50);
+  // Its ports are free when its last thread is gone, which is later than that it counts as ended.
+  const isGone = async () => !existsSync(`/proc/${record.pid}`);
+  await waitUntil(`the end of ${name} after SIGKILL`, isGone, 10_000, 50);
 }
 
 /** Forgets a part that `down` ended. */
