@@ -19,11 +19,12 @@ export const RESOURCE_TYPES = [
   "operation-pack",
   "settings",
   "gateway",
+  "external",
 ] as const;
 export type ResourceType = (typeof RESOURCE_TYPES)[number];
 
 /** Features that a resource may need of its receiver, beside those of programs (`sidecar/core/policy/wire.ts`). */
-export const RESOURCE_FEATURES = ["route"] as const;
+export const RESOURCE_FEATURES = ["route", "external"] as const;
 
 export interface ResourceDigest {
   readonly type: string;

@@ -131,6 +131,8 @@ export interface SidecarConfig {
   readonly accessLog: string | undefined;
   readonly logLevel: LogLevel;
   readonly gateway: GatewaySettings;
+  /** Authorities (PEM) that hosts outside the mesh may be vouched for by, beside the usual ones. */
+  readonly externalCaFile: string | undefined;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
 }
@@ -233,6 +235,10 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
     value: "PORT=HOST:PORT",
     help: "of a gateway: where a declared port is really bound",
     repeat: true,
+  },
+  "--external-ca-file": {
+    value: "FILE",
+    help: "more authorities (PEM) for hosts outside the mesh (ExternalService), beside the usual ones",
   },
   "--metrics-listen": {
     value: "HOST:PORT",
@@ -438,6 +444,7 @@ function build(given: Given): SidecarConfig {
     auditRedact: names("--audit-redact", one("--audit-redact") ?? ""),
     accessLog: one("--access-log"),
     logLevel: choice("--log-level", one("--log-level"), ["debug", "info", "warn", "error", "silent"], "info"),
+    externalCaFile: one("--external-ca-file"),
     gateway: {
       secretsDir: one("--gateway-secrets"),
       address: one("--gateway-address") ?? "127.0.0.1",

@@ -10,6 +10,7 @@ import { createRateLimiter } from "./balance/limits.ts";
 import { hasIpv6, readKernel } from "./capture/ip-families.ts";
 import { CAPTURE_PORTS, type IpFamily } from "./capture/rules.ts";
 import { PROBE_ADDRESS, verifyCapture } from "./capture/verify.ts";
+import { externalContext } from "./certs/external-authorities.ts";
 import { clientTlsOptions, serverTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig, SocketAddress } from "./config.ts";
 import { ProofVerifier } from "./core/identity/proofs.ts";
@@ -38,6 +39,8 @@ import type { InboundServices } from "./inbound/services.ts";
 import { WaitingBytes } from "./inbound/waiting-body.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
+import { Externals } from "./outbound/external.ts";
+import { ExternalPools } from "./outbound/external-connection.ts";
 import { HealthChecks } from "./outbound/health-checks.ts";
 import { OutboundListener } from "./outbound/listener.ts";
 import { MirrorBudget } from "./outbound/mirror.ts";
@@ -136,6 +139,7 @@ export class DataPlane {
   readonly #deadlines: Deadlines;
   readonly #healthChecks: HealthChecks;
   readonly #captured: Captured | undefined;
+  readonly #externalPools: ExternalPools;
   readonly #redecider: Redecider;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
@@ -153,6 +157,8 @@ export class DataPlane {
   readonly #state = {
     enforcement: undefined as Enforcement | undefined,
     directory: undefined as Directory | undefined,
+    externals: undefined as Externals | undefined,
+    identity: undefined as WorkloadIdentity | undefined,
     identityUntilMs: 0,
     bundleEpoch: "",
     carriesTrace: false,
@@ -238,10 +244,18 @@ export class DataPlane {
       deadlines: this.#deadlines,
       tlsOptions: clientTlsOptions,
     });
+    this.#externalPools = new ExternalPools({
+      cache: this.#cache,
+      clock,
+      timeouts: config.timeouts,
+      limits: config.limits,
+      context: externalContext(config.externalCaFile),
+    });
     const outbound: OutboundServices = {
       ...shared,
       ownUser: deps.ownUser,
       mirrors: new MirrorBudget(),
+      externalPools: this.#externalPools,
       random,
       node: config.node,
       resolve: deps.resolve,
@@ -396,6 +410,7 @@ export class DataPlane {
       this.upstreams.recheck(roots);
     }
     this.#identity = identity;
+    this.#state.identity = identity;
     this.#state.identityUntilMs = identity.notAfterMs;
     this.#state.bundleEpoch = identity.bundle.epoch;
     this.upstreams.setIdentity(identity);
@@ -411,9 +426,12 @@ export class DataPlane {
   #prepare(table: SidecarTable): Result<void, string> {
     const packs = parsePacks(table);
     if (!packs.ok) return packs;
-    const cel = needsCel(table.program) ? this.#celCompiler() : undefined;
+    const programs = [table.program, ...[...(table.externals?.values() ?? [])].map(({ program }) => program)];
+    const cel = programs.some(needsCel) ? this.#celCompiler() : undefined;
     const enforcement = createEnforcement(table, packs.value, this, cel);
     if (!enforcement.ok) return enforcement;
+    const externals = Externals.create(table, packs.value, { metrics: this.metrics, trail: this.trail, cel });
+    if (!externals.ok) return externals;
     const before = this.#identity;
     if (before !== undefined && table.trustBundle !== "" && table.trustBundle !== before.bundle.json) {
       const bundle = parseTrustBundle(table.trustBundle, before.trustDomain);
@@ -429,6 +447,7 @@ export class DataPlane {
       node: this.#config.node,
       random: this.#deps.random,
     });
+    this.#state.externals = externals.value;
     this.#state.enforcement = enforcement.value;
     this.#state.carriesTrace = table.settings.propagation.includes("trace");
     this.#state.takesTxn = table.settings.propagation.includes("forward");
@@ -485,6 +504,7 @@ export class DataPlane {
     this.#captured?.inbound.sweep(nowMs);
     for (const part of this.#parts) part.sweep(nowMs);
     this.upstreams.sweep(nowMs);
+    this.#externalPools.sweep(nowMs);
     this.#concurrency.sweep(nowMs);
     this.#healthChecks.sweep(nowMs);
     for (const side of this.#appSides()) side.sweep(nowMs);
@@ -518,6 +538,7 @@ export class DataPlane {
     this.#captured?.inbound.destroy();
     for (const part of this.#parts) part.destroy();
     this.upstreams.destroy();
+    this.#externalPools.close();
     this.#deadlines.close();
     for (const side of this.#appSides()) side.close();
     for (const file of this.#files) await file.close();

@@ -14,6 +14,7 @@ import type { People } from "./gateway/people.ts";
 import { AppHttp2Connection } from "./outbound/app-http2-connection.ts";
 import { AppSideConnection } from "./outbound/app-side-connection.ts";
 import { OutboundExchange } from "./outbound/exchange.ts";
+import { ExternalExchange } from "./outbound/external-exchange.ts";
 import { MeshSocket } from "./wire/socket.ts";
 
 export interface GatewayPlaneDeps {
@@ -50,7 +51,11 @@ export class GatewayPlane implements DataPlanePart {
       cache,
       metrics,
       decisionId: () => trail.decisionId(),
-      forward: (app, stream, head) => new OutboundExchange(services, app, stream, head),
+      forward: (id, app, stream, head) => {
+        if (id === undefined) return new OutboundExchange(services, app, stream, head);
+        const external = state.externals?.ofId(id);
+        return external && new ExternalExchange(services, external, app, stream, head);
+      },
       portOf: (service) => {
         const [only, second] = state.directory?.table.services.get(service)?.ports ?? [];
         return second === undefined ? only?.port : undefined;

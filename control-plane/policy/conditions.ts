@@ -3,6 +3,7 @@ import { selectsCallerLabels } from "../../sidecar/core/policy/cel.ts";
 import type { CelCompiler } from "../../sidecar/core/policy/condition.ts";
 import type {
   FromClause,
+  Obligations,
   OperationClause,
   PolicyRule,
   WorkloadMatch,
@@ -78,20 +79,30 @@ export function checkPolicy(policy: AccessPolicy, given: ConditionContext): Poli
   const context: CheckContext = { ...given, finder: new NameFinder() };
   const problems: PolicyProblem[] = [];
   const report: Report = (problem) => problems.push(problem);
-  for (const [i, target] of (policy.targets ?? []).entries()) {
-    if (target.external !== undefined && !context.supportAll) {
-      report(
-        error(
-          "Unsupported",
-          `spec.targets[${i}].external`,
-          "this build does not enforce policies on external services yet",
-        ),
-      );
-    }
-  }
+  const isExternal = policy.targets?.some(({ external }) => external !== undefined) === true;
   for (const [i, rule] of policy.rules.entries())
     checkRule(policy, rule, `spec.rules[${i}]`, context, report);
+  if (isExternal && !context.supportAll)
+    for (const [i, { with: demands }] of policy.rules.entries())
+      checkExternalDemands(demands ?? {}, `spec.rules[${i}].with`, report);
   return problems;
+}
+
+/** The caller's sidecar decides on calls to external services, where nobody counts, rewrites or keeps bodies. */
+function checkExternalDemands(demands: Obligations, path: string, report: Report): void {
+  const refuse = (field: string): void =>
+    report(
+      error(
+        "Unsupported",
+        `${path}.${field}`,
+        `this build does not enforce \`${field}\` for external services yet`,
+      ),
+    );
+  for (const [field, demand] of Object.entries(demands))
+    if (demand !== undefined && field !== "audit") refuse(field);
+  const { audit } = demands;
+  if (audit?.mode === "Required") refuse("audit.mode");
+  if (audit?.level === "Body" || audit?.level === "Headers") refuse("audit.level");
 }
 
 function checkRule(

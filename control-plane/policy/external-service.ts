@@ -26,24 +26,16 @@ export function parseExternalService(object: ValidObject): Result<ExternalServic
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: service };
 }
 
-/** Calls to hosts outside the mesh are not carried yet: it is refused whole, so that nobody relies on it. */
+/** Calls are carried as they come: signing in over there is the application's. */
 export function unsupportedFields(object: ValidObject): readonly FieldProblem[] {
-  return [
-    {
-      reason: "Unsupported",
-      path: "spec.hosts",
-      message: "this build carries no calls to hosts outside the mesh yet",
-      hint: "remove it and let the application call them itself",
-    },
-    ...(typeof object.spec === "object" && object.spec !== null && "credential" in object.spec
-      ? [
-          {
-            reason: "Unsupported",
-            path: "spec.credential",
-            message: "this build does not sign in to external services yet",
-            hint: "remove it and let the application sign in itself",
-          },
-        ]
-      : []),
-  ];
+  return typeof object.spec === "object" && object.spec !== null && "credential" in object.spec
+    ? [
+        {
+          reason: "Unsupported",
+          path: "spec.credential",
+          message: "this build does not sign in to external services yet",
+          hint: "remove it and let the application sign in itself",
+        },
+      ]
+    : [];
 }

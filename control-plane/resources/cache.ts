@@ -21,11 +21,12 @@ import {
   settingsName,
   type WorkloadTable,
 } from "./build.ts";
+import { buildExternal } from "./external-message.ts";
 import { buildGateway } from "./gateway-message.ts";
 import { buildRoute } from "./route-message.ts";
 
 export interface CacheInput {
-  readonly compiled: Pick<Compiled, "state" | "programs" | "callees" | "routes" | "gateways">;
+  readonly compiled: Pick<Compiled, "state" | "programs" | "externals" | "callees" | "routes" | "gateways">;
   /** Every operation pack there is, built in and from catalogs; by name. */
   readonly packs: ReadonlyMap<string, string>;
   /** JWKS document of the own trust domain. */
@@ -82,6 +83,8 @@ export class ResourceCache {
   #servicesOf: ReadonlyMap<string, readonly string[]> = new Map();
   /** Operations that ask for fresh proofs, by workload; those without are left out. */
   readonly #fresh = new Map<string, readonly string[]>();
+  /** Keys of ExternalServices by namespace; undefined: to be made. */
+  #externalsOf: ReadonlyMap<string, readonly string[]> | undefined;
   /** Services whose routes lead to a service. */
   #leadingTo = new Map<string, readonly string[]>();
   #byAddress: ReadonlyMap<string, readonly string[]> | undefined;
@@ -146,6 +149,7 @@ export class ResourceCache {
     const moved = this.#updateServices(before, put, drop);
     const rerouted = this.#updateRoutes(before, put, drop);
     this.#updateGateways(before, put, drop, changedPrograms);
+    this.#updateExternals(before, put, drop, changedPrograms);
     const changedWorkloads = this.#withLeading(
       rerouted.size === 0 ? moved : new Set([...moved, ...rerouted]),
     );
@@ -307,6 +311,52 @@ export class ResourceCache {
     }
   }
 
+  /** Encodes ExternalServices that changed. @param changed gets the workloads that may call new ones, or gone ones no more. */
+  #updateExternals(
+    before: CacheInput | undefined,
+    put: (resource: BuiltResource) => void,
+    drop: (key: string) => void,
+    changed: Set<string>,
+  ): void {
+    const now = this.#input?.compiled;
+    const earlier = before?.compiled;
+    if (now === undefined || now.externals === earlier?.externals) return;
+    const namespaces = new Set<string>();
+    for (const [key, service] of now.state.externalServices) {
+      const program = now.externals.get(`external:${key}`);
+      const known = earlier?.externals.get(`external:${key}`);
+      if (
+        program === undefined ||
+        (program === known && earlier?.state.externalServices.get(key) === service)
+      )
+        continue;
+      put(buildExternal(service, program));
+      if (earlier?.state.externalServices.get(key) !== service) namespaces.add(service.namespace);
+    }
+    for (const [key, service] of earlier?.state.externalServices ?? []) {
+      if (now.state.externalServices.has(key)) continue;
+      drop(`external/${key}`);
+      namespaces.add(service.namespace);
+    }
+    if (namespaces.size > 0 || now.state.externalServices !== earlier?.state.externalServices)
+      this.#externalsOf = undefined;
+    for (const [id, { namespace }] of now.state.workloads) if (namespaces.has(namespace)) changed.add(id);
+  }
+
+  /** Keys of the ExternalServices of a namespace: its workloads alone may call them. */
+  #externals(namespace: string): readonly string[] {
+    if (this.#externalsOf === undefined) {
+      const byNamespace = new Map<string, string[]>();
+      for (const [key, service] of this.#input?.compiled.state.externalServices ?? []) {
+        const keys = byNamespace.get(service.namespace);
+        if (keys === undefined) byNamespace.set(service.namespace, [key]);
+        else keys.push(key);
+      }
+      this.#externalsOf = byNamespace;
+    }
+    return this.#externalsOf.get(namespace) ?? NONE;
+  }
+
   #updateTables(
     changedPrograms: ReadonlySet<string>,
     changedWorkloads: ReadonlySet<string>,
@@ -389,6 +439,10 @@ export class ResourceCache {
     ]);
     const gateway = this.#input?.compiled.gateways.gateways.get(id);
     if (gateway !== undefined) keys.add(`gateway/${gateway.id}`);
+    for (const key of this.#externals(workload.namespace)) {
+      keys.add(`external/${key}`);
+      for (const pack of state?.externalServices.get(key)?.packs ?? []) keys.add(`operation-pack/${pack}`);
+    }
     for (const port of workload.ports) for (const pack of port.packs) keys.add(`operation-pack/${pack}`);
     for (const service of this.#servicesFor(callees)) {
       keys.add(`service/${service}`);

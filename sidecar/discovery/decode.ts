@@ -1,6 +1,7 @@
 // From resource bodies to the values of a SidecarTable. PURE. The bytes come from the control plane and are checked all
 // the same: whatever cannot be used in full is refused, and the sender learns why through the NACK.
 import type { Endpoints__Output } from "../../proto/gen/countersign/mesh/v1/Endpoints.ts";
+import type { External__Output } from "../../proto/gen/countersign/mesh/v1/External.ts";
 import type { OperationPack__Output } from "../../proto/gen/countersign/mesh/v1/OperationPack.ts";
 import type { ResourcePort__Output } from "../../proto/gen/countersign/mesh/v1/ResourcePort.ts";
 import type { Revocations__Output } from "../../proto/gen/countersign/mesh/v1/Revocations.ts";
@@ -20,6 +21,7 @@ import { decodeGateway } from "./decode-gateway.ts";
 import { decodeRoute } from "./decode-route.ts";
 import { oneOf, portNumber } from "./resource-checks.ts";
 import type {
+  ExternalHosts,
   MeshEndpoint,
   MeshService,
   MeshSettings,
@@ -34,6 +36,7 @@ export type DecodedResource =
   | { readonly kind: "endpoints"; readonly service: string; readonly value: readonly MeshEndpoint[] }
   | { readonly kind: "route"; readonly value: ServiceRoute }
   | { readonly kind: "gateway"; readonly value: Gateway }
+  | { readonly kind: "external"; readonly value: ExternalHosts }
   | { readonly kind: "settings"; readonly value: MeshSettings }
   | { readonly kind: "trust-bundle"; readonly value: string }
   | { readonly kind: "operation-pack"; readonly value: OperationPack }
@@ -42,6 +45,7 @@ export type DecodedResource =
 const serviceCodec = messageCodec<object, Service__Output>("countersign.mesh.v1.Service");
 const endpointsCodec = messageCodec<object, Endpoints__Output>("countersign.mesh.v1.Endpoints");
 const settingsCodec = messageCodec<object, Settings__Output>("countersign.mesh.v1.Settings");
+const externalCodec = messageCodec<object, External__Output>("countersign.mesh.v1.External");
 const bundleCodec = messageCodec<object, TrustBundle__Output>("countersign.mesh.v1.TrustBundle");
 const packCodec = messageCodec<object, OperationPack__Output>("countersign.mesh.v1.OperationPack");
 const revocationsCodec = messageCodec<object, Revocations__Output>("countersign.mesh.v1.Revocations");
@@ -139,6 +143,18 @@ function decodeWorkloadProgram(name: string, body: Buffer): DecodedResource {
   return { kind: "workload-program", value: program.value };
 }
 
+function decodeExternal(name: string, body: Buffer): ExternalHosts {
+  const message = externalCodec.decode(body);
+  named(name, message.id);
+  const program = decodeProgram(message.program);
+  if (!program.ok) throw new Error(program.error);
+  if (program.value.ports.length !== 1) throw new Error("external service has not one port");
+  if (message.hosts.length === 0) throw new Error("external service has no host");
+  for (const host of message.hosts)
+    if (!HOST.test(host)) throw new Error(`host \`${host.slice(0, 128)}\` is not a lower-case host name`);
+  return { id: name, hosts: message.hosts, program: program.value };
+}
+
 function decodeBundle(name: string, body: Buffer): DecodedResource {
   const { json } = bundleCodec.decode(body);
   const parsed = parseTrustBundle(json, name);
@@ -189,6 +205,8 @@ export function decodeResource(type: string, name: string, body: Buffer): Result
         return { ok: true, value: { kind: "route", value: decodeRoute(name, body) } };
       case "gateway":
         return { ok: true, value: { kind: "gateway", value: decodeGateway(name, body) } };
+      case "external":
+        return { ok: true, value: { kind: "external", value: decodeExternal(name, body) } };
       case "settings":
         return { ok: true, value: decodeSettings(body) };
       case "trust-bundle":
@@ -219,6 +237,7 @@ export function assembleTable(
   const servicesByHost = new Map<string, MeshService>();
   const endpoints = new Map<string, readonly MeshEndpoint[]>();
   const routes = new Map<string, ServiceRoute>();
+  const externals = new Map<string, ExternalHosts>();
   const packs = new Map<string, OperationPack>();
   const revoked: RevocationEntry[] = [];
   for (const resource of resources) {
@@ -254,6 +273,9 @@ export function assembleTable(
       case "route":
         routes.set(resource.value.service, resource.value);
         break;
+      case "external":
+        externals.set(resource.value.id, resource.value);
+        break;
       case "operation-pack":
         packs.set(resource.value.name, resource.value);
         break;
@@ -282,6 +304,7 @@ export function assembleTable(
       packs,
       trustBundle,
       settings,
+      ...(externals.size === 0 ? {} : { externals }),
       ...(gateway === undefined ? {} : { gateway }),
       revocations: revoked.length === 0 ? Revocations.none : new Revocations(revoked),
     },

@@ -31,6 +31,16 @@ export interface MeshEndpoint {
   readonly zone?: string;
 }
 
+/** Hosts outside the mesh that one ExternalService names. */
+export interface ExternalHosts {
+  /** `namespace/name`. */
+  readonly id: string;
+  /** Lower case, without port. */
+  readonly hosts: readonly string[];
+  /** What is decided by, at the caller; its one port is that of the hosts. */
+  readonly program: WorkloadProgram;
+}
+
 export interface MeshSettings {
   readonly trustDomain: string;
   readonly outbound: "Deny" | "Allow";
@@ -65,6 +75,8 @@ export interface SidecarTable {
   /** JWKS document of the own trust domain. */
   readonly trustBundle: string;
   readonly settings: MeshSettings;
+  /** By id; undefined: none may be called. */
+  readonly externals?: ReadonlyMap<string, ExternalHosts>;
   /** What a gateway is to be; undefined: this workload is none, or has no MeshGateway. */
   readonly gateway?: Gateway;
   readonly revocations: Revocations;

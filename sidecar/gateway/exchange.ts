@@ -254,11 +254,14 @@ export class EdgeExchange
       this.#refuse("malformed", { reason: "REQ_MALFORMED", detail: "the path spells a prefix with escapes" });
       return;
     }
-    const port = backend.kind === "service" ? (backend.port ?? deps.portOf(backend.id)) : undefined;
-    if (backend.kind === "external" || port === undefined) {
+    const port = backend.kind === "service" ? (backend.port ?? deps.portOf(backend.id)) : 0;
+    const head = this.#forwardedHead(route, rules, admitted, target);
+    const external = backend.kind === "external" ? backend.id : undefined;
+    const inner = port === undefined ? undefined : deps.forward(external, this, this, head);
+    if (inner === undefined || port === undefined) {
       this.#refuse("unavailable", {
-        reason: backend.kind === "external" ? "UNSUPPORTED" : "UNKNOWN_DESTINATION",
-        detail: "what is served here cannot be reached",
+        reason: "UNKNOWN_DESTINATION",
+        detail: "what is served here is not known or may not be called from here",
       });
       return;
     }
@@ -269,8 +272,6 @@ export class EdgeExchange
       if (upgradeOf(this.head.upgrade) === WEBSOCKET) this.#frames = new FrameBoundary();
     }
     this.#count("forwarded");
-    const head = this.#forwardedHead(route, rules, admitted, target);
-    const inner = deps.forward(this, this, head);
     this.#inner = inner;
     const chain = admitted.txn === undefined ? undefined : originChain(admitted.txn);
     inner.start({ kind: "service", service: backend.id, port }, this.#bodyless, chain);

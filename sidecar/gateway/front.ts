@@ -25,7 +25,13 @@ export interface FrontDeps {
   readonly cache: FieldCache;
   readonly metrics: SidecarMetrics;
   readonly decisionId: () => string;
-  readonly forward: (app: AppSide, stream: AppStream, head: OutboundHead) => Forwarded;
+  /** @param external id of an ExternalService; undefined: the call goes into the mesh. @returns undefined: there is none. */
+  readonly forward: (
+    external: string | undefined,
+    app: AppSide,
+    stream: AppStream,
+    head: OutboundHead,
+  ) => Forwarded | undefined;
   /** The only port of a service of the mesh; undefined: it has several, or is not known. */
   readonly portOf: (service: string) => number | undefined;
 }

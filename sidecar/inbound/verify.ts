@@ -4,10 +4,10 @@
 import { scopeEntries } from "../core/identity/chain.ts";
 import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { ProofVerifier, VerifiedCaller, VerifyInput } from "../core/identity/proofs.ts";
-import { parseSpiffeId, workloadOf } from "../core/identity/spiffe-id.ts";
+import { workloadOf } from "../core/identity/spiffe-id.ts";
 import type { PeerFacts } from "../core/identity/svid.ts";
-import { TXN_SCOPE_ALL } from "../core/identity/txn.ts";
 import type { Caller, Hop, User } from "../core/policy/call.ts";
+import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
 import { createCaller, plaintextCaller } from "../core/policy/caller.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { intersectScopes } from "../core/policy/scope.ts";
@@ -41,7 +41,7 @@ export class IdentifiedCaller {
     const via = verified?.via ?? [];
     this.via = via.map((hop) => hopOf(hop.s, hop.o));
     this.txn = verified?.txn;
-    this.user = this.txn === undefined ? undefined : userOf(this.txn);
+    this.user = this.txn === undefined ? undefined : userOfTxn(this.txn);
     this.person = this.txn === undefined ? undefined : personTexts(this.txn);
     const scope = verified?.hop?.cav?.scope;
     this.scope = intersectScopes(scope === undefined ? undefined : scopeEntries(scope), scopeOfTxn(this.txn));
@@ -101,36 +101,6 @@ function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {
     owner: wit?.workload?.owner,
     env: wit?.workload?.env,
   });
-}
-
-function userOf({ claims: { sub, tctx } }: HeldTxn): User {
-  return {
-    id: sub,
-    roles: tctx.roles,
-    idp: tctx.idp,
-    type: tctx.typ,
-    amr: tctx.amr,
-    acr: tctx.acr,
-    authTimeMs: tctx.authTime === undefined ? undefined : tctx.authTime * 1_000,
-  };
-}
-
-function scopeOfTxn(txn: HeldTxn | undefined): readonly string[] | undefined {
-  const scope = txn?.claims.scope ?? TXN_SCOPE_ALL;
-  return scope === TXN_SCOPE_ALL ? undefined : scopeEntries(scope);
-}
-
-function hopOf(spiffeId: string, operation: string): Hop {
-  const id = parseSpiffeId(spiffeId);
-  const path = id.ok ? workloadOf(id.value) : undefined;
-  return {
-    spiffeId,
-    kind: path?.kind ?? "",
-    name: path?.name ?? "",
-    namespace: path?.namespace ?? "",
-    serviceAccount: path?.serviceAccount ?? "",
-    operation,
-  };
 }
 
 export interface VerifierDeps {

@@ -17,7 +17,7 @@ import { AppExchanges } from "./app-exchanges.ts";
 import { readHttp2Head } from "./app-http2-head.ts";
 import type { AppExchange, AppSide, AppStream, CreateExchange } from "./app-side.ts";
 import type { AppConversation } from "./app-socket.ts";
-import { OutboundExchange } from "./exchange.ts";
+import { openExchange } from "./open-exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
@@ -148,7 +148,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
     const { services, createExchange } = this.#deps;
     const exchange =
       createExchange === undefined
-        ? new OutboundExchange(services, this, stream, head)
+        ? openExchange(services, this.#deps.fixed, this, stream, head)
         : createExchange(this, stream, head);
     stream.context = exchange;
     this.#exchanges.add(exchange);

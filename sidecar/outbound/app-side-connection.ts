@@ -10,7 +10,7 @@ import { CLOSE_LINE, statusLine } from "../wire/http1/serializer.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
 import { HIGH_WATER_BYTES, type MeshSocket, type SocketHandler } from "../wire/socket.ts";
 import type { AppExchange, AppSide, AppStream, CreateExchange, OutboundHead } from "./app-side.ts";
-import { OutboundExchange } from "./exchange.ts";
+import { openExchange } from "./open-exchange.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
@@ -222,7 +222,7 @@ export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
     const { services, createExchange } = this.#deps;
     const exchange =
       createExchange === undefined
-        ? new OutboundExchange(services, this, this.#stream, head)
+        ? openExchange(services, this.#deps.fixed, this, this.#stream, head)
         : createExchange(this, this.#stream, head);
     this.#exchange = exchange;
     exchange.start(this.#deps.fixed, isBodyless);

@@ -2,6 +2,7 @@
 import type { AuditTrail } from "../audit/trail.ts";
 import type { Deadlines } from "../balance/deadlines.ts";
 import type { Limits, Timeouts } from "../config.ts";
+import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Resolution } from "../discovery/resolver.ts";
 import type { SidecarMetrics } from "../metrics.ts";
@@ -11,11 +12,16 @@ import type { HeldChains } from "../telemetry/held-chains.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
+import type { Externals } from "./external.ts";
+import type { ExternalPools } from "./external-connection.ts";
 import type { MirrorBudget } from "./mirror.ts";
 import type { Directory } from "./resolve.ts";
 
 export interface OutboundState {
   readonly directory: Directory | undefined;
+  /** Hosts outside the mesh that may be called; undefined: none. */
+  readonly externals: Externals | undefined;
+  readonly identity: WorkloadIdentity | undefined;
   /** Own certificate, Unix milliseconds; 0 without an identity. */
   readonly identityUntilMs: number;
   /** See `InboundState.carriesTrace`. */
@@ -51,6 +57,8 @@ export interface OutboundServices {
   readonly limits: Limits;
   /** Tells requests with short limits when their time is over. */
   readonly deadlines: Deadlines;
+  /** Connections to hosts outside the mesh. */
+  readonly externalPools: ExternalPools;
   /** Copies under way. */
   readonly mirrors: MirrorBudget;
   /** In [0, 1). */

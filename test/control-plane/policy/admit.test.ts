@@ -98,7 +98,7 @@ describe("admission", () => {
           scope: "sql",
         },
       },
-      says: [/^Unsupported spec\.hosts: /, /^Unsupported spec\.credential: /],
+      says: [/^Unsupported spec\.credential: /],
     },
     {
       name: "plaintext and calls to the outside",

@@ -42,6 +42,8 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
     "control-plane/policy/select.ts",
     "target.",
   ],
+  [/Policy spec\.targets\[\]\.external$/, "control-plane/policy/policy-entry.ts", "external"],
+  [/^ExternalService spec\.(hosts\[\]|port|packs\[\])$/, "sidecar/outbound/external.ts", "hosts"],
   [/[sS]elector\.match/, "control-plane/policy/select.ts", "matchesSelector"],
   [/Policy spec\.action$/, "sidecar/core/policy/rule-record.ts", "action"],
   [/Policy spec\.enforcement$/, "sidecar/core/policy/decide.ts", "enforcement"],
@@ -149,7 +151,6 @@ const declared = (more: object): object => ({ kind: "service", serviceAccount: "
 
 /** An object with the field, by the leaf that is refused. */
 const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]>> = {
-  "Policy spec.targets[].external": ["spec.targets[0].external", allow({}, [{ external: "x" }])],
   "Policy spec.rules[].when.cel": [
     "spec.rules[0].when.cel",
     allow({ when: { cel: "caller.labels.a == 'b'" } }),
@@ -165,9 +166,6 @@ const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]
   "AccessGrant spec.approval.required": ["spec.approval.required", granted({ required: 2 })],
   "AccessGrant spec.approval.fromRoles": ["spec.approval.fromRoles", granted({ fromRoles: ["r"] })],
   "AccessGrant spec.approval.selfApproval": ["spec.approval.selfApproval", granted({ selfApproval: true })],
-  "ExternalService spec.hosts": ["spec.hosts", { hosts: ["a.example"] }],
-  "ExternalService spec.port": ["spec.hosts", { hosts: ["a.example"], port: 1 }],
-  "ExternalService spec.packs": ["spec.hosts", { hosts: ["a.example"], packs: ["databricks"] }],
   "ExternalService spec.credential": [
     "spec.credential",
     {

@@ -38,7 +38,7 @@ const update = (
   revocations: readonly RevocationEntry[] = NOTHING_REVOKED,
 ) =>
   cache.update({
-    compiled: { state, programs, callees, routes: NO_ROUTES, gateways: NO_GATEWAYS },
+    compiled: { state, programs, externals: new Map(), callees, routes: NO_ROUTES, gateways: NO_GATEWAYS },
     packs,
     trustBundle,
     revocations,
@@ -264,7 +264,8 @@ describe("routes in tables", () => {
   const base = world(all, { "ns/a": ["ns/b"], "ns/d": ["ns/c"], "ns/e": ["ns/e"] });
   const change = (cache: ResourceCache, backends: readonly string[] | undefined): string[] => {
     const { state, programs, callees, packs } = base;
-    const compiled = { state, programs, callees, routes: routed(backends), gateways: NO_GATEWAYS };
+    const externals = new Map();
+    const compiled = { state, programs, externals, callees, routes: routed(backends), gateways: NO_GATEWAYS };
     return [
       ...cache.update({ compiled, packs, trustBundle: BUNDLE_JSON, revocations: [], cluster: "local" })
         .changed,

@@ -170,6 +170,12 @@ describe("a request from outside", () => {
   });
 });
 
+test("an ExternalService that the table does not name is not reached", async () => {
+  const backend = { kind: "external", id: "edge/databricks" } as const;
+  edge = await Edge.create(hello, gatewayOf({ routes: [route({ backend })] }));
+  expect(await edge.send(get("/things/a"))).toMatch(/^HTTP\/1\.1 502 /);
+});
+
 describe("TLS", () => {
   test("is 1.3, for names that are served alone", async () => {
     edge = await Edge.create(hello);

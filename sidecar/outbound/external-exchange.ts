@@ -1,0 +1,491 @@
+// One request of the application (or of a client at a gateway) to a host outside the mesh: decided on and recorded here,
+// carried over TLS with the host's own certificate, without any token of the mesh. One object per request.
+import { joinedField } from "../core/http/headers.ts";
+import { upgradeOf } from "../core/http/websocket.ts";
+import { checkChain, scopeEntries } from "../core/identity/chain.ts";
+import type { ViaHop } from "../core/identity/claims.ts";
+import type { Call } from "../core/policy/call.ts";
+import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
+import type { Classified } from "../core/policy/classified.ts";
+import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import { MAX_RESOURCE_BODY_BYTES } from "../core/policy/operations.ts";
+import type { Reason } from "../core/policy/reason.ts";
+import { intersectScopes } from "../core/policy/scope.ts";
+import type { CallChain } from "../telemetry/correlation.ts";
+import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
+import { type Field, FieldFlag } from "../wire/field.ts";
+import type { ResponseHead } from "../wire/http1/parser.ts";
+import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
+import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
+import { CallFacts } from "./call-facts.ts";
+import { type ExternalDestination, unmetDemand } from "./external.ts";
+import type { ExternalConnection, ExternalUser } from "./external-connection.ts";
+import { recordExternal } from "./external-record.ts";
+import { writeTrailers } from "./forwarded-answers.ts";
+import { STRIPPED } from "./mesh-request.ts";
+import { labelOf } from "./operation-label.ts";
+import { writeProblem } from "./problem-answer.ts";
+import type { FixedDestination } from "./resolve.ts";
+import type { OutboundServices } from "./services.ts";
+
+const NO_ERROR = 0x0;
+const INTERNAL_ERROR = 0x2;
+const EMPTY = Buffer.alloc(0);
+
+export class ExternalExchange implements AppExchange, ExternalUser {
+  readonly head: OutboundHead;
+  appSlot = -1;
+  slot = -1;
+  readonly #services: OutboundServices;
+  readonly #external: ExternalDestination;
+  readonly #app: AppSide;
+  readonly #stream: AppStream;
+  readonly #facts: CallFacts;
+  #chain: CallChain | undefined;
+  #classified: Classified | undefined;
+  #call: Call | undefined;
+  #decision: Decision | undefined;
+  #connection: ExternalConnection | undefined;
+  #sentAtMs = -1;
+  #isWritten = false;
+  #isChunked = false;
+  #isDeciding = false;
+  #bodyless = false;
+  #requestEnded = false;
+  #requestSent = false;
+  #kept: Buffer[] = [];
+  #keptBytes = 0;
+  #trailers: readonly Field[] = [];
+  #owed = 0;
+  #retried = false;
+  #answerHead = false;
+  #over = false;
+  deadlineMs: number;
+
+  constructor(
+    services: OutboundServices,
+    external: ExternalDestination,
+    app: AppSide,
+    stream: AppStream,
+    head: OutboundHead,
+  ) {
+    this.#services = services;
+    this.#external = external;
+    this.#app = app;
+    this.#stream = stream;
+    this.head = head;
+    this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
+    this.deadlineMs = this.#facts.startedMs + services.timeouts.responseMs;
+  }
+
+  get method(): string {
+    return this.head.method;
+  }
+
+  start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
+    const facts = this.#facts;
+    facts.fixed = fixed;
+    this.#bodyless = bodyless;
+    this.#requestEnded = bodyless;
+    this.#readTrace();
+    const { state } = this.#services;
+    if (state.identity === undefined || state.identityUntilMs === 0) {
+      this.#refuse("NOT_READY", "no policy or identity yet");
+      return;
+    }
+    if (facts.nowMs >= state.identityUntilMs) {
+      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+      return;
+    }
+    if (this.head.method === "CONNECT" || (upgradeOf(this.head.upgrade) ?? "?") !== "" || facts.isGrpc) {
+      this.#refuse("UNSUPPORTED", "neither tunnels, upgrades nor gRPC are carried to hosts outside the mesh");
+      return;
+    }
+    this.#chain = chain ?? this.#continued();
+    const classified = this.#external.classifier.classify({
+      method: this.head.method,
+      target: this.head.target,
+      contentType: joinedField(this.head.fields, "content-type"),
+      hasBody: !bodyless,
+      header: this.#app.lookup(this.head.fields),
+      corsMethod:
+        this.head.method === "OPTIONS" && facts.header("origin") !== undefined
+          ? joinedField(this.head.fields, "access-control-request-method")
+          : undefined,
+    });
+    if (!classified.ok) {
+      this.#refuse("REQ_MALFORMED", classified.error);
+      return;
+    }
+    this.#know(classified.value);
+    const { pending, operation } = classified.value;
+    const wantsBody =
+      pending !== undefined && (pending.kind === "mcp" || needsResource(this.#external.program, operation));
+    if (!wantsBody) this.#decide();
+    else if (pending.kind === "protobuf" || bodyless) this.#readBody(pending.kind === "protobuf");
+    else this.#isDeciding = true;
+  }
+
+  #know(classified: Classified): void {
+    this.#classified = classified;
+    this.#facts.classified = classified;
+    this.#facts.operation = labelOf(classified);
+  }
+
+  #readTrace(): void {
+    const found = this.head.fields.filter(({ name }) => name === "traceparent");
+    const [only] = found;
+    const facts = this.#facts;
+    if (only !== undefined && found.length === 1 && isTraceparent(only.value)) facts.traceparent = only.value;
+    else {
+      facts.traceparent = createTraceparent(this.#services.ids);
+      facts.ownTrace = true;
+    }
+  }
+
+  #continued(): CallChain | undefined {
+    const { traceparent, ownTrace, nowMs } = this.#facts;
+    if (!this.#services.state.carriesTrace || ownTrace || traceparent === undefined) return undefined;
+    return this.#services.correlation?.find(traceIdOf(traceparent), nowMs);
+  }
+
+  #readBody(truncated: boolean): void {
+    const classified = this.#classified;
+    if (classified === undefined) return;
+    this.#isDeciding = false;
+    const body = truncated ? EMPTY : Buffer.concat(this.#kept);
+    const read = this.#external.classifier.withBody(classified, body, {
+      contentType: joinedField(this.head.fields, "content-type"),
+      contentEncoding: joinedField(this.head.fields, "content-encoding"),
+      truncated,
+      header: this.#app.lookup(this.head.fields),
+    });
+    if (!read.ok) {
+      this.#refuse("REQ_MALFORMED", read.error);
+      return;
+    }
+    this.#know(read.value);
+    this.#decide();
+  }
+
+  /** As the callee's sidecar would, with ourselves as the caller (DOMAIN 2.5 V5 to V9). */
+  #decide(): void {
+    const { state } = this.#services;
+    const { identity, externals, directory } = state;
+    const classified = this.#classified;
+    if (
+      identity === undefined ||
+      externals === undefined ||
+      directory === undefined ||
+      classified === undefined
+    ) {
+      this.#refuse("NOT_READY", "no policy or identity yet");
+      return;
+    }
+    const { caller, issuedTo } = externals.self(identity);
+    const { nowMs } = this.#facts;
+    const txn = this.#chain?.txn;
+    // The hops come from a verified proof, whose IDs were parsed (claims.ts).
+    const via = (this.#chain?.via ?? []) as readonly ViaHop[];
+    const caveat = this.#chain?.caveat;
+    const { revocations } = directory.table;
+    if (issuedTo === undefined || revocations.covers(issuedTo)) {
+      this.#refuse("REVOKED", "what this workload was issued is revoked");
+      return;
+    }
+    if (txn !== undefined && revocations.coversTxn(txn.claims)) {
+      this.#refuse("REVOKED", "the user or the session is revoked");
+      return;
+    }
+    if (txn !== undefined && nowMs >= txn.claims.exp * 1_000) {
+      this.#refuse("AUTHN_TXN_EXPIRED", "the transaction token has expired");
+      return;
+    }
+    const hops = checkChain(via, caller.spiffeId, via.length + 1, this.#external.external.program.maxHops);
+    if (!hops.ok) {
+      this.#refuse(hops.error, "the call chain is too deep or loops");
+      return;
+    }
+    if (caveat?.exp !== undefined && nowMs >= caveat.exp * 1_000) {
+      this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
+      return;
+    }
+    const limits = caveat?.scope === undefined ? undefined : scopeEntries(caveat.scope);
+    const call: Call = {
+      caller,
+      user: txn === undefined ? undefined : userOfTxn(txn),
+      via: via.map((hop) => hopOf(hop.s, hop.o)),
+      port: this.#external.port,
+      request: { ...classified.request, host: this.#external.hostOf(this.head.authority) },
+      operation: classified.operation,
+      resource: classified.resource,
+      folded: classified.folded,
+      sourceIp: txn?.claims.rctx.reqIp,
+      scope: intersectScopes(limits, scopeOfTxn(txn)),
+      nowMs,
+    };
+    this.#call = call;
+    const decision = decide(this.#external.program, call);
+    this.#decision = decision;
+    if (decision.would !== undefined) {
+      const { dryRun } = this.#services.metrics;
+      const { policy, rule, allowed } = decision.would;
+      dryRun.add(dryRun.series(policy ?? "", rule ?? "", allowed ? "Allow" : "Deny"));
+    }
+    if (!decision.allowed) {
+      this.#refuse(decision.reason, "policy does not allow this call to a host outside the mesh");
+      return;
+    }
+    const unmet = unmetDemand(decision);
+    if (unmet === undefined && decision.audit?.mode !== "Required") this.#send();
+    else
+      this.#refuse(
+        "UNSUPPORTED",
+        `\`${unmet ?? "audit: Required"}\` cannot be met for hosts outside the mesh`,
+      );
+  }
+
+  #send(): void {
+    const { externalPools } = this.#services;
+    const host = this.#external.hostOf(this.head.authority);
+    const connection = externalPools.of(host, this.#external.port).take(this, this.#retried);
+    if (connection === undefined) this.#refuse("OVERLOADED", "too many connections to this host");
+    else if (!this.#over) this.#connection = connection;
+  }
+
+  // --- from the host ---------------------------------------------------------------------------------------------
+
+  onExternalReady(connection: ExternalConnection): void {
+    if (this.#over) return;
+    this.#connection = connection;
+    this.#sentAtMs = this.#services.clock.monotonicMs();
+    this.#touch();
+    connection.socket.write(this.#requestText());
+    this.#isWritten = true;
+    for (const chunk of this.#kept) this.#writeBody(chunk);
+    // Needed no more, unless the host may have closed this connection before it read any of it.
+    if (!connection.isReused) this.#kept = [];
+    if (this.#requestEnded) this.#writeEnd();
+    if (!connection.socket.congested) this.#returnCredit();
+  }
+
+  #requestText(): string {
+    const { method, target, fields, connectionNames } = this.head;
+    const { port } = this.#external;
+    const host = this.#external.hostOf(this.head.authority);
+    let text = `${requestLine(method, target)}host: ${port === 443 ? host : `${host}:${port}`}\r\n`;
+    let hasLength = false;
+    for (const field of fields) {
+      if (field.name === "content-length") {
+        hasLength = true;
+        text += field.line;
+      }
+      if ((field.flags & (STRIPPED | FieldFlag.methodOverride)) !== 0) continue;
+      if (connectionNames.includes(field.name) || TRACE_FIELDS.has(field.name)) continue;
+      text += field.line;
+    }
+    if (!this.#bodyless && !hasLength) {
+      this.#isChunked = true;
+      text += CHUNKED_LINE;
+    }
+    return `${text}traceparent: ${this.#facts.traceparent ?? ""}\r\n\r\n`;
+  }
+
+  onExternalInformational(head: ResponseHead): void {
+    if (this.#over || this.#answerHead) return;
+    this.#touch();
+    this.#writeHead(head, false);
+  }
+
+  onExternalHead(head: ResponseHead): void {
+    if (this.#over) return;
+    this.#touch();
+    this.#kept = [];
+    this.#answerHead = true;
+    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
+    this.#facts.status = head.status;
+    this.#writeHead(head, true);
+  }
+
+  #writeHead({ status, fields, connectionNames }: ResponseHead, isFinal: boolean): void {
+    const { answers } = this.#app;
+    answers.beginHeaders(this.#stream);
+    answers.putStatus(status);
+    for (const field of fields) {
+      const isLength = isFinal && field.name === "content-length";
+      if (!isLength && ((field.flags & STRIPPED) !== 0 || connectionNames.includes(field.name))) continue;
+      answers.putField(field);
+    }
+    answers.endHeaders(false);
+  }
+
+  onExternalBody(chunk: Buffer): void {
+    if (this.#over) return;
+    this.#touch();
+    this.#facts.responseBytes += chunk.length;
+    // A view of what was received: writers of this process copy or send it before they return.
+    if (!this.#app.answers.sendData(this.#stream, Buffer.from(chunk), false)) this.#connection?.pause();
+  }
+
+  onExternalEnd(trailers: readonly Field[]): void {
+    if (this.#over) return;
+    if (trailers.length > 0) writeTrailers(this.#app.answers, this.#stream, trailers);
+    else this.#app.answers.sendData(this.#stream, EMPTY, true);
+    this.#finish();
+  }
+
+  onExternalDrain(): void {
+    this.#returnCredit();
+  }
+
+  onExternalFailed(kind: "connect" | "closed" | "protocol", detail: string, untouched: boolean): void {
+    if (this.#over) return;
+    this.#connection = undefined;
+    this.#facts.error = detail;
+    if (this.#answerHead) {
+      this.#facts.reason = "UPSTREAM_FAILED";
+      this.#app.answers.resetStream(this.#stream, INTERNAL_ERROR);
+      this.#finish();
+    } else if (
+      untouched &&
+      kind === "closed" &&
+      !this.#retried &&
+      this.#keptBytes <= MAX_RESOURCE_BODY_BYTES
+    ) {
+      this.#retried = true;
+      this.#isWritten = false;
+      this.#send();
+    } else this.#refuse("UPSTREAM_FAILED", detail);
+  }
+
+  // --- from the application --------------------------------------------------------------------------------------
+
+  onRequestBody(chunk: Buffer, endStream: boolean): void {
+    this.#facts.requestBytes += chunk.length;
+    this.#owed += chunk.length;
+    if (endStream) this.#requestEnded = true;
+    if (this.#over) {
+      this.#returnCredit();
+      return;
+    }
+    const connection = this.#connection;
+    const isHeld = connection === undefined || !this.#isWritten;
+    if (isHeld || (connection.isReused && !this.#answerHead)) {
+      this.#keptBytes += chunk.length;
+      if (isHeld || this.#keptBytes <= MAX_RESOURCE_BODY_BYTES) this.#kept.push(Buffer.from(chunk));
+    }
+    if (this.#isDeciding) {
+      if (this.#keptBytes > MAX_RESOURCE_BODY_BYTES) this.#readBody(true);
+      else if (endStream) this.#readBody(false);
+      // A body that is read for the decision may be as long as the window, and a little longer.
+      else this.#returnCredit();
+      return;
+    }
+    if (isHeld) return;
+    this.#touch();
+    this.#writeBody(chunk);
+    if (endStream) this.#writeEnd();
+    if (!connection.socket.congested) this.#returnCredit();
+  }
+
+  onRequestTrailers(trailers: readonly Field[]): void {
+    this.#requestEnded = true;
+    this.#trailers = trailers;
+    if (this.#over) return;
+    if (this.#isDeciding) this.#readBody(false);
+    else if (this.#isWritten) this.#writeEnd();
+  }
+
+  #writeBody(chunk: Buffer): void {
+    const socket = this.#connection?.socket;
+    if (socket === undefined || chunk.length === 0) return;
+    if (this.#isChunked) socket.write(chunkHeader(chunk.length));
+    socket.write(Buffer.from(chunk));
+    if (this.#isChunked) socket.write(CHUNK_END);
+  }
+
+  #writeEnd(): void {
+    if (this.#isChunked) this.#connection?.socket.write(lastChunk(this.#trailers));
+    this.#requestSent = true;
+  }
+
+  onAppDrain(): void {
+    this.#connection?.resume();
+  }
+
+  onRequestMalformed(detail: string): boolean {
+    if (this.#over || this.#answerHead) {
+      this.onAppGone(detail, "REQ_MALFORMED");
+      return false;
+    }
+    this.#refuse("REQ_MALFORMED", detail);
+    return true;
+  }
+
+  onAppGone(detail: string, reason: Reason = "ALLOWED"): void {
+    if (this.#over) return;
+    this.#facts.error = detail;
+    this.#facts.reason = reason;
+    this.#finish();
+  }
+
+  timeOut(): void {
+    if (this.#over) return;
+    if (!this.#answerHead) {
+      this.#refuse("UPSTREAM_TIMEOUT", "the host did not answer in time");
+      return;
+    }
+    this.#facts.reason = "UPSTREAM_TIMEOUT";
+    this.#facts.error = "the answer stopped";
+    this.#app.answers.resetStream(this.#stream, INTERNAL_ERROR);
+    this.#finish();
+  }
+
+  #touch(): void {
+    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+  }
+
+  #returnCredit(): void {
+    if (this.#owed === 0) return;
+    const bytes = this.#owed;
+    this.#owed = 0;
+    this.#app.answers.consumed(this.#stream, bytes);
+  }
+
+  #refuse(reason: Reason, detail: string): void {
+    if (this.#over) return;
+    this.#facts.error = detail;
+    this.#facts.reason = reason;
+    this.#answerHead = true;
+    if (!this.#requestEnded) this.#app.closeAfterAnswer();
+    writeProblem(this.#app, this.#stream, this.#facts, this.#services);
+    if (!this.#requestEnded) this.#app.answers.resetStream(this.#stream, NO_ERROR);
+    this.#finish();
+  }
+
+  #finish(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#kept = [];
+    const connection = this.#connection;
+    this.#connection = undefined;
+    // The host answered before the whole request was sent.
+    if (!this.#requestEnded && this.#facts.reason === "ALLOWED") this.#app.closeAfterAnswer();
+    connection?.release(this.#bodyless || this.#requestSent);
+    this.#returnCredit();
+    this.#stream.context = undefined;
+    recordExternal(
+      {
+        facts: this.#facts,
+        external: this.#external,
+        call: this.#call,
+        decision: this.#decision,
+        txn: this.#chain?.txn,
+      },
+      this.#services,
+    );
+    this.#app.finished(this, this.#requestEnded);
+  }
+}
+
+const TRACE_FIELDS: ReadonlySet<string> = new Set(["traceparent"]);

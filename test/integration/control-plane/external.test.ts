@@ -1,0 +1,63 @@
+// ExternalServices from YAML to the tables of those who may call them: policies, packs and hosts follow every edit.
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { MESH_YAML, TestMesh } from "../../fakes/mesh.ts";
+
+const service = (packs: string, port = 443): string => `
+apiVersion: countersign.dev/v1alpha1
+kind: ExternalService
+metadata: {name: databricks, namespace: lab}
+spec: {hosts: [adb-1.azuredatabricks.net], port: ${port}, packs: [${packs}]}
+`;
+const policy = (operation: string): string => `
+apiVersion: countersign.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: out, namespace: lab}
+spec:
+  action: Allow
+  targets: [{external: databricks}]
+  rules: [{name: only, from: [{workload: {kinds: [notebook]}}], operations: [{op: ${operation}}]}]
+`;
+
+let mesh: TestMesh;
+beforeAll(async () => {
+  mesh = new TestMesh();
+  mesh.write("mesh.yaml", MESH_YAML);
+  await mesh.start();
+});
+afterAll(() => mesh.close());
+
+test("workloads of the namespace alone get them, and every edit", async () => {
+  const notebook = await mesh.sidecar("lab/notebook");
+  const scorer = await mesh.sidecar("serving/scorer");
+  await notebook.until(({ tables }) => tables.length > 0);
+  await scorer.until(({ tables }) => tables.length > 0);
+  expect(notebook.table.externals).toBeUndefined();
+
+  const external = () => notebook.table.externals?.get("lab/databricks");
+  mesh.write("service.yaml", service("databricks"));
+  await notebook.until(() => external() !== undefined);
+  expect(external()).toMatchObject({
+    hosts: ["adb-1.azuredatabricks.net"],
+    program: {
+      kind: "external",
+      defaultAction: "Deny",
+      ports: [{ port: 443, packs: ["databricks"] }],
+      policies: [],
+    },
+  });
+  expect(notebook.table.packs.has("databricks")).toBe(true);
+
+  mesh.write("policy.yaml", policy("sql"));
+  await notebook.until(() => external()?.program.policies.length === 1);
+  mesh.write("policy.yaml", policy("jobs"));
+  await notebook.until(() => external()?.program.policies[0]?.rules[0]?.operations?.[0]?.op === "jobs");
+
+  mesh.write("service.yaml", service("databricks, mlflow", 8443));
+  await notebook.until(() => external()?.program.ports[0]?.port === 8443);
+  expect(notebook.table.packs.has("mlflow")).toBe(true);
+
+  mesh.remove("policy.yaml");
+  mesh.remove("service.yaml");
+  await notebook.until(() => external() === undefined);
+  expect(scorer.tables.every(({ externals }) => externals === undefined)).toBe(true);
+});
