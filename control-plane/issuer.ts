@@ -150,6 +150,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
         name: workload.name,
         env: workload.env,
         owner: workload.owner,
+        runAs: workload.runAs,
         cluster: deps.cluster,
         ...(podUid === undefined ? {} : { pod: podUid }),
       },

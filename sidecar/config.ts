@@ -95,6 +95,8 @@ export interface SidecarConfig {
   readonly workload: string | undefined;
   /** `host:port` of discovery; undefined: only the last good state is served. */
   readonly controlPlane: string | undefined;
+  /** `host:port` of the token service; undefined: none is known. */
+  readonly tokenService: string | undefined;
   /** `host:port` of identity bootstrap. */
   readonly bootstrap: string | undefined;
   readonly proof: ProofSource | undefined;
@@ -175,6 +177,10 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
     help: "the workload this sidecar stands beside (required without --service-account-token-file)",
   },
   "--control-plane": { value: "HOST:PORT", help: "discovery port of the control plane (16012)" },
+  "--token-service": {
+    value: "HOST:PORT",
+    help: "token service of the control plane (default its host, port 16013; none: off)",
+  },
   "--bootstrap": { value: "HOST:PORT", help: "identity bootstrap port of the control plane (16011)" },
   "--join-token-file": { value: "FILE", help: "one-time join token, needed until an identity is kept" },
   "--service-account-token-file": {
@@ -423,6 +429,7 @@ function build(given: Given): SidecarConfig {
   return {
     workload,
     controlPlane: hostPort("--control-plane", one("--control-plane")),
+    tokenService: tokenServiceOf(one("--token-service"), one("--control-plane")),
     bootstrap: hostPort("--bootstrap", one("--bootstrap")),
     proof,
     node: node ?? hostname(),
@@ -585,6 +592,15 @@ function hostPort(flag: string, text: string | undefined): string | undefined {
   const parsed = address(flag, text);
   if (parsed.kind !== "tcp" || parsed.port === 0) throw bad(flag, `\`${text}\` is not a host and port`);
   return text;
+}
+
+const TOKEN_SERVICE_PORT = 16_013;
+
+/** As given, or beside the discovery port. */
+function tokenServiceOf(given: string | undefined, controlPlane: string | undefined): string | undefined {
+  if (given === "none") return undefined;
+  if (given !== undefined) return hostPort("--token-service", given);
+  return controlPlane?.replace(/:[0-9]+$/, `:${TOKEN_SERVICE_PORT}`);
 }
 
 function localService(text: string): LocalService {

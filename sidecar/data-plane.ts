@@ -163,6 +163,7 @@ export class DataPlane {
     bundleEpoch: "",
     carriesTrace: false,
     takesTxn: false,
+    bindsSession: false,
   };
   #identity: WorkloadIdentity | undefined;
   #cel: CelCompiler | undefined;
@@ -325,6 +326,11 @@ export class DataPlane {
     return this.#state.enforcement;
   }
 
+  /** Whether calls of this workload may be made for its one user (propagation mode `session`). */
+  get actsForUser(): boolean {
+    return this.#state.bindsSession && this.#identity?.actsFor !== undefined;
+  }
+
   /** Present when a policy in force has a CEL condition. */
   get cel(): CelCompiler | undefined {
     return this.#cel;
@@ -451,6 +457,7 @@ export class DataPlane {
     this.#state.enforcement = enforcement.value;
     this.#state.carriesTrace = table.settings.propagation.includes("trace");
     this.#state.takesTxn = table.settings.propagation.includes("forward");
+    this.#state.bindsSession = table.settings.propagation.includes("session");
     this.#redecider.check();
     return { ok: true, value: undefined };
   }

@@ -5,8 +5,10 @@ import { type AdminState, adminPages, healthPages } from "./admin.ts";
 import { loadIdentity, saveIdentity } from "./certs/identity-store.ts";
 import { createCertificateRequest, createKeys } from "./certs/key-and-csr.ts";
 import { runRotator } from "./certs/rotator.ts";
+import { clientTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig } from "./config.ts";
 import type { Gateway } from "./core/gateway/gateway.ts";
+import { Revocations } from "./core/identity/revocations.ts";
 import { workloadOf } from "./core/identity/spiffe-id.ts";
 import { isRetiring, type WorkloadIdentity } from "./core/identity/workload-identity.ts";
 import { SUPPORTED_FEATURES } from "./core/policy/wire.ts";
@@ -23,6 +25,9 @@ import { openResourceStore, type ResourceStore } from "./discovery/store.ts";
 import type { ClientCredentials } from "./discovery/stream.ts";
 import { Enrolment, identityOf } from "./enrolment.ts";
 import type { GatewayPlane } from "./gateway-plane.ts";
+import { HeldFile } from "./tokens/held-file.ts";
+import { OwnUser } from "./tokens/own-user.ts";
+import { TokenClient } from "./tokens/token-client.ts";
 
 /** What this build enforces; a table that needs more is refused. */
 const FEATURES: readonly string[] = [...SUPPORTED_FEATURES, ...RESOURCE_FEATURES, LIMIT_LEASES];
@@ -113,6 +118,8 @@ class Sidecar {
   #unlock: (() => Promise<void>) | undefined;
   #background: Promise<unknown>[] = [];
   #gateway: GatewayPlane | undefined;
+  readonly #tokens: TokenClient | undefined;
+  readonly #heldFile: HeldFile;
   #gatewayLoading: Promise<void> = Promise.resolve();
 
   constructor(config: SidecarConfig, deps: SidecarDeps, signal: AbortSignal) {
@@ -128,7 +135,24 @@ class Sidecar {
       log: this.#log,
       held: () => this.#plane.identity,
     });
+    const nowMs = this.#meshNowMs;
+    this.#tokens =
+      config.tokenService === undefined
+        ? undefined
+        : new TokenClient({
+            address: config.tokenService,
+            identity: () => this.#plane.identity,
+            tlsOptions: (identity, spiffeId) => clientTlsOptions(identity, spiffeId, nowMs, ["http/1.1"]),
+            nowMs,
+            random: Math.random,
+          });
+    const ownUser = new OwnUser({
+      client: () => this.#tokens,
+      isBound: () => this.#plane.actsForUser,
+      revocations: () => this.#plane.table?.revocations ?? Revocations.none,
+    });
     this.#plane = new DataPlane(config, {
+      ownUser,
       log: this.#log,
       clock: deps.clock,
       random: Math.random,
@@ -136,6 +160,12 @@ class Sidecar {
       resolve: (host, port) =>
         this.#client?.resolve(host, port) ?? Promise.resolve({ kind: "refused", reason: "NOT_READY" }),
       zone: () => this.#client?.zone() ?? "",
+    });
+    this.#heldFile = new HeldFile({
+      stateDir: config.stateDir,
+      held: this.#plane.held,
+      own: () => this.#tokens?.lookOwn(),
+      log: this.#log,
     });
   }
 
@@ -150,6 +180,8 @@ class Sidecar {
     ]);
     this.#store = store;
     if (!kept.ok) this.#log.warn("kept identity not used", { reason: kept.error.message });
+    const own = this.#heldFile.start(this.#clock.nowMs());
+    if (own !== undefined) this.#tokens?.keepOwn(own);
     const ports = await this.#plane.start();
     const metrics = await this.#serveStatus();
     const identity = (kept.ok ? kept.value : undefined) ?? (await this.#join());
@@ -366,6 +398,8 @@ class Sidecar {
     await Promise.allSettled([...this.#background, this.#rejoining]);
     // A table that came a moment ago may not be on disk yet, and the next start may find no control plane.
     await this.#store?.flush();
+    await this.#heldFile.close();
+    this.#tokens?.close();
     await Promise.allSettled(this.#servers.map((server) => server.close()));
     await this.#unlock?.();
   }

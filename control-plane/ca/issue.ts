@@ -2,6 +2,7 @@
 // WIT of the same lifetime. Nothing of the request but its two public keys ends up in either.
 import { hash, randomBytes, sign } from "node:crypto";
 import {
+  encodeWorkloadFacts,
   parseClaimsJson,
   parseTokenJwk,
   TOKEN_TYPES,
@@ -191,7 +192,7 @@ export function issueIdentity(
       exp: notAfterMs / 1000,
       jti: randomBytes(16).toString("base64url"),
       cnf: { jwk: jwk.value },
-      [WORKLOAD_CLAIM]: workloadFacts,
+      [WORKLOAD_CLAIM]: encodeWorkloadFacts(workloadFacts),
     },
     ca.wit.key,
   );

@@ -51,9 +51,13 @@ export function chooseChain(facts: CallFacts, services: OutboundServices): Chain
 }
 
 /** As the workload's one user, if it has one. */
-export function ofUser({ ownUser }: OutboundServices, nowMs: number): ChosenChain | Waiting {
-  const chain = ownUser?.chain(nowMs);
+export function ofUser(services: OutboundServices, nowMs: number): ChosenChain | Waiting {
+  const chain = services.ownUser?.chain(nowMs);
   if (chain === "waiting") return WAITING;
+  if (chain === "unavailable") {
+    count(services, "unavailable");
+    return NONE;
+  }
   return chain === undefined ? NONE : { kind: "chosen", chain };
 }
 

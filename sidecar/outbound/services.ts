@@ -33,7 +33,7 @@ export interface OutboundState {
 /** The one user of a workload that has one (propagation mode `session`). */
 export interface OwnUser {
   /** The chain of its calls now; `waiting`: its token must be asked for; undefined: there is no user. */
-  chain(nowMs: number): CallChain | undefined | "waiting";
+  chain(nowMs: number): CallChain | undefined | "waiting" | "unavailable";
   /** The same when it has been asked for; undefined: it could not be had, and calls go on as the workload's. Never rejects. */
   wait(): Promise<CallChain | undefined>;
 }

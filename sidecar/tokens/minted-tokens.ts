@@ -58,6 +58,11 @@ export class MintedTokens {
     return nowMs < endMs(entry.held) ? entry.held : undefined;
   }
 
+  /** The token of a key as it is; renews nothing. */
+  look(key: string): HeldTxn | undefined {
+    return this.#entries.get(key)?.held;
+  }
+
   /** The token of a key: the one that is held, or a new one. Never rejects. */
   get(key: string, mint: Mint): Promise<TokenResult<HeldTxn>> {
     const held = this.peek(key);

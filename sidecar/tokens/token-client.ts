@@ -134,6 +134,11 @@ export class TokenClient {
     return this.#minted.peek(OWN);
   }
 
+  /** The same, whether or not it is over, and without renewing it: to be kept. */
+  lookOwn(): HeldTxn | undefined {
+    return this.#minted.look(OWN);
+  }
+
   /** Whether `mintOwn` would only repeat a refusal now. */
   get isOwnRefused(): boolean {
     return this.#minted.refused(OWN) !== undefined;

@@ -60,6 +60,8 @@ export interface WorkloadFacts {
   readonly env?: string | undefined;
   /** `idp|user` of a single-user workload. */
   readonly owner?: string | undefined;
+  /** `idp|user` that the workload acts for, where that is somebody else than the owner. */
+  readonly runAs?: string | undefined;
   readonly pod?: string | undefined;
   readonly cluster?: string | undefined;
 }
@@ -194,6 +196,11 @@ function coordinate(jwk: Json, name: string): string {
   return value;
 }
 
+/** The workload claim as it goes into the token. */
+export function encodeWorkloadFacts({ runAs, ...facts }: WorkloadFacts): Json {
+  return runAs === undefined ? { ...facts } : { ...facts, run_as: runAs };
+}
+
 function readWorkload(claims: Json): WorkloadFacts | undefined {
   if (own(claims, WORKLOAD_CLAIM) === undefined) return undefined;
   const wl = object(claims, WORKLOAD_CLAIM);
@@ -202,6 +209,7 @@ function readWorkload(claims: Json): WorkloadFacts | undefined {
     name: text(wl, "name"),
     env: optionalText(wl, "env"),
     owner: optionalText(wl, "owner"),
+    runAs: optionalText(wl, "run_as"),
     pod: optionalText(wl, "pod"),
     cluster: optionalText(wl, "cluster"),
   };

@@ -18,6 +18,8 @@ export interface WorkloadIdentity {
   readonly tlsKey: KeyObject;
   readonly tokenKey: KeyObject;
   readonly wit: string;
+  /** `idp|user` of the one user that this workload acts for; undefined: it acts for itself. */
+  readonly actsFor: string | undefined;
   /** Unix milliseconds. */
   readonly witExpiresAtMs: number;
   readonly notBeforeMs: number;
@@ -97,6 +99,7 @@ export function createWorkloadIdentity(material: IdentityMaterial): Result<Workl
       tlsKey,
       tokenKey,
       wit,
+      actsFor: claims.value.workload?.runAs ?? claims.value.workload?.owner,
       witExpiresAtMs: claims.value.exp * 1000,
       notBeforeMs: facts.value.notBeforeMs,
       notAfterMs: facts.value.notAfterMs,
