@@ -22,7 +22,6 @@ import {
   unsupportedGrantSettings,
   unsupportedMeshSettings,
   unsupportedRoleSettings,
-  unsupportedWorkloadSettings,
 } from "./unsupported-settings.ts";
 
 /** @returns why the object must not come into force; empty when it may. Warnings are not among them. */
@@ -145,8 +144,6 @@ function createAdmission(
         return unknownIdempotent(object.value, context.operations);
       case "MeshConfig":
         return unsupportedMeshSettings(object.value, against.mode);
-      case "Workload":
-        return unsupportedWorkloadSettings(object.value);
       case "OperationCatalog":
         return takenNames(object.value, against.builtIn, against.catalogs);
       default:

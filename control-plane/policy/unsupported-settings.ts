@@ -2,7 +2,7 @@
 // them. A later part deletes rows here. PURE.
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
-import type { AccessGrant, MeshConfig, MeshRole, Workload } from "../sources/store.ts";
+import type { AccessGrant, MeshConfig, MeshRole } from "../sources/store.ts";
 import type { TargetMatch } from "./access-policy.ts";
 import { DEFAULT_MESH_CONFIG } from "./mesh-config.ts";
 
@@ -54,31 +54,6 @@ function unsupportedOutsideCluster(config: MeshConfig): readonly FieldProblem[] 
     if (config[field].length > 0)
       clusterOnly(`spec.${field}`, "who writes the directory is trusted with all of it", "leave it out");
   return problems;
-}
-
-/** `session` stands in the default list; whoever asks for it by itself relies on it. */
-function unsupportedPropagation(workload: Workload): readonly FieldProblem[] {
-  const asked = [...workload.propagation].sort().join();
-  if (asked === "session,trace") return [];
-  return workload.propagation.flatMap((mode, i): readonly FieldProblem[] =>
-    mode === "session"
-      ? [
-          unsupported(
-            `spec.propagation[${i}]`,
-            "signs no user of a workload in for `session` to carry",
-            "use `trace`, `forward` or `none`",
-          ),
-        ]
-      : [],
-  );
-}
-
-export function unsupportedWorkloadSettings(workload: Workload): readonly FieldProblem[] {
-  const runAs =
-    workload.runAs === undefined
-      ? []
-      : [unsupported("spec.runAs", "knows no users to act for", "leave it out")];
-  return [...runAs, ...unsupportedPropagation(workload)];
 }
 
 /** Nobody is asked for an approval yet: `status` says whether there is one. */

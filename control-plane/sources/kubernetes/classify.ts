@@ -93,15 +93,17 @@ export function classify(pod: PodFacts, context: ClassifyContext): Classified {
     else kind = known;
   }
   const name = pod.labels.get(NAME) || found.name || ownerName(pod);
+  const owner = pod.annotations.get("countersign.dev/verified-owner") || undefined;
+  const runAs = pod.annotations.get("countersign.dev/verified-run-as") || undefined;
   return {
     kind,
     name: SEGMENT.test(name) ? name : pod.name,
     env: pod.labels.get(ENV) || undefined,
-    owner: pod.annotations.get("countersign.dev/verified-owner") || undefined,
-    runAs: pod.annotations.get("countersign.dev/verified-run-as") || undefined,
+    owner,
+    runAs,
     packs: readPacks(pod, problems),
     defaultPacks: asked === undefined ? found.packs : [],
-    propagation: readPropagation(pod, problems),
+    propagation: readPropagation(pod, (owner ?? runAs) !== undefined, problems),
     problems,
   };
 }
@@ -126,22 +128,25 @@ function readPacks({ annotations }: PodFacts, problems: string[]): Map<number, r
   return packs;
 }
 
-function readPropagation({ annotations }: PodFacts, problems: string[]): Workload["propagation"] {
+/** @param actsForUser a trusted spawner named a user: its calls are that user's unless the pod says otherwise. */
+function readPropagation(
+  { annotations }: PodFacts,
+  actsForUser: boolean,
+  problems: string[],
+): Workload["propagation"] {
   const modes: Workload["propagation"][number][] = [];
   for (const part of (annotations.get("countersign.dev/propagation") ?? "").split(",")) {
     const mode = part.trim();
     if (mode === "") continue;
-    if (mode === "trace" || mode === "none") modes.push(mode);
-    else if (mode === "session" || mode === "forward")
-      problems.push(
-        `annotation \`countersign.dev/propagation\` asks for \`${mode}\`, which this build does not do yet`,
-      );
+    if (mode === "trace" || mode === "session" || mode === "forward" || mode === "none") modes.push(mode);
     else
       problems.push(
-        `annotation \`countersign.dev/propagation\` has \`${mode.slice(0, 80)}\`, expected trace or none; it is ignored`,
+        `annotation \`countersign.dev/propagation\` has \`${mode.slice(0, 80)}\`, expected forward, trace, session or none; it is ignored`,
       );
   }
-  return modes.includes("none") ? ["none"] : ["trace"];
+  if (modes.includes("none")) return ["none"];
+  if (modes.length > 0) return [...new Set(modes)];
+  return actsForUser ? ["trace", "session"] : ["trace"];
 }
 
 const PROTOCOL_WORDS: ReadonlyMap<string, PortProtocol> = new Map([

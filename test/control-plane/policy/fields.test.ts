@@ -83,6 +83,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^MeshRole/, "control-plane/policy/derived.ts", "roles"],
   [/^OperationCatalog spec\.packs/, "control-plane/publisher.ts", "catalog.packs"],
   [/^Workload spec\.(owner|env|kind)$/, "control-plane/issuer.ts", "workload.owner"],
+  [/^Workload spec\.runAs$/, "control-plane/issuer.ts", "workload.runAs"],
   [
     /^Workload spec\.(serviceAccount|addresses|meshPort|service|zone|ports\[\]\..*)/,
     "control-plane/resources/build.ts",
@@ -147,7 +148,6 @@ const granted = (approval: object): object => ({
   reason: "x",
   approval,
 });
-const declared = (more: object): object => ({ kind: "service", serviceAccount: "s", ...more });
 
 /** An object with the field, by the leaf that is refused. */
 const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]>> = {
@@ -188,8 +188,6 @@ const UNSUPPORTED: Readonly<Record<string, readonly [path: string, spec: object]
   "MeshConfig spec.trustedSpawners": ["spec.trustedSpawners", { trustedSpawners: ["a/b"] }],
   "MeshConfig spec.protectedLabels": ["spec.protectedLabels", { protectedLabels: ["a"] }],
   "MeshConfig spec.gateways": ["spec.gateways", { gateways: ["a/b"] }],
-  "Workload spec.runAs": ["spec.runAs", declared({ runAs: "i|u" })],
-  "Workload spec.propagation": ["spec.propagation[0]", declared({ propagation: ["session"] })],
 };
 
 const isRefused = (leaf: string): boolean =>

@@ -88,7 +88,11 @@ describe("classify", () => {
     const verified = podFactsOf({
       annotations: { "countersign.dev/verified-owner": "alice", "countersign.dev/verified-run-as": "sp-1" },
     });
-    expect(classify(verified, context)).toMatchObject({ owner: "alice", runAs: "sp-1" });
+    expect(classify(verified, context)).toMatchObject({
+      owner: "alice",
+      runAs: "sp-1",
+      propagation: ["trace", "session"],
+    });
   });
 
   test("packs and propagation; what cannot be read is named", () => {
@@ -116,8 +120,11 @@ describe("classify", () => {
       context,
     );
     expect([...bad.packs]).toEqual([]);
-    expect(bad.problems).toHaveLength(5);
-    expect(bad.propagation).toEqual(["trace"]);
+    expect(bad.problems).toHaveLength(4);
+    expect(bad.propagation).toEqual(["session"]);
+    const asked = { annotations: { "countersign.dev/propagation": "forward, trace,forward" } };
+    expect(classify(podFactsOf(asked), context).propagation).toEqual(["forward", "trace"]);
+    expect(classify(podFactsOf({}), context).propagation).toEqual(["trace"]);
   });
 
   test.each([
