@@ -147,6 +147,11 @@ export class SidecarMetrics {
     "requests from outside with fields that only we may write",
     ["kind"],
   );
+  readonly logins = new Counters(
+    "countersign_logins_total",
+    "sign-ins at the gateway, by what became of them",
+    ["idp", "result"],
+  );
 
   readonly overheadInbound = this.overhead.series("inbound");
   readonly overheadOutbound = this.overhead.series("outbound");
@@ -199,6 +204,7 @@ export class SidecarMetrics {
       this.rotations,
       this.gatewayRequests,
       this.headerAnomalies,
+      this.logins,
     ];
   }
 

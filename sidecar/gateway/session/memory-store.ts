@@ -16,12 +16,16 @@ interface Entry {
 
 /** Between two looks at everything that is over. */
 const SWEEP_MS = 60_000;
+/** Sign-ins under way, which anybody may begin: beyond, the oldest are forgotten. */
+const MAX_RECORDS = 20_000;
 
 export class MemorySessionStore implements SessionStore {
   readonly #limits: SessionLimits;
   readonly #byDigest = new Map<string, Entry>();
   /** Until when, monotonic milliseconds. */
   readonly #refreshing = new Map<string, number>();
+  /** The oldest first. */
+  readonly #records = new Map<string, { readonly record: object; readonly untilMs: number }>();
   readonly #listeners: ((sid: string) => void)[] = [];
   #sweepAtMs = 0;
 
@@ -90,6 +94,22 @@ export class MemorySessionStore implements SessionStore {
       count++;
     }
     return count;
+  }
+
+  async keep(id: string, record: object, ttlMs: number): Promise<void> {
+    const nowMs = performance.now();
+    for (const [digest, { untilMs }] of this.#records) {
+      if (untilMs > nowMs && this.#records.size < MAX_RECORDS) break;
+      this.#records.delete(digest);
+    }
+    this.#records.set(digestOf(id), { record, untilMs: nowMs + ttlMs });
+  }
+
+  async take(id: string): Promise<unknown> {
+    const digest = digestOf(id);
+    const kept = this.#records.get(digest);
+    this.#records.delete(digest);
+    return kept === undefined || kept.untilMs <= performance.now() ? undefined : kept.record;
   }
 
   onEnd(listener: (sid: string) => void): void {

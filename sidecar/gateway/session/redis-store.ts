@@ -1,9 +1,9 @@
 // Sessions in Redis or Valkey: any replica of the gateway serves any session, and a restart signs nobody out. What is
-// stored is sealed (sealed-session.ts). A replica keeps what it read as long as it hears of ends by publish and subscribe.
+// stored is sealed (sealed-record.ts). A replica keeps what it read as long as it hears of ends by publish and subscribe.
 import { Redis } from "ioredis";
 import { MeshError, messageOf } from "../../core/runtime/errors.ts";
 import type { Logger } from "../../core/runtime/log.ts";
-import { openSession, sealSession } from "./sealed-session.ts";
+import { open, seal } from "./sealed-record.ts";
 import { digestOf, type Session, type SessionLimits, type SessionStore, type SessionsOf } from "./session.ts";
 import { SessionCache } from "./session-cache.ts";
 
@@ -92,7 +92,7 @@ export class RedisSessionStore implements SessionStore {
       await this.#run(() => this.#redis.sadd(index, member));
       await this.#run(() => this.#redis.pexpire(index, INDEX_MS));
     }
-    const sealed = sealSession(id, digest, session);
+    const sealed = seal(id, digest, session);
     const lifeMs = this.#lifeMs(session, nowMs);
     if (lifeMs <= 0) return;
     await this.#run(() => this.#redis.set(this.#key(digest), sealed, "PX", lifeMs, "NX"));
@@ -103,7 +103,7 @@ export class RedisSessionStore implements SessionStore {
     const digest = digestOf(id);
     const lifeMs = this.#lifeMs(session, nowMs);
     if (lifeMs <= 0) return false;
-    const sealed = sealSession(id, digest, session);
+    const sealed = seal(id, digest, session);
     const done = await this.#run(() => this.#redis.set(this.#key(digest), sealed, "PX", lifeMs, "XX"));
     if (done === null) this.#cache.delete(digest);
     else this.#cache.set(digest, session, nowMs);
@@ -148,6 +148,17 @@ export class RedisSessionStore implements SessionStore {
     return members.length > MAX_ENDED_AT_ONCE ? count + (await this.endAll(of)) : count;
   }
 
+  async keep(id: string, record: object, ttlMs: number): Promise<void> {
+    const digest = digestOf(id);
+    await this.#run(() => this.#redis.set(this.#recordKey(digest), seal(id, digest, record), "PX", ttlMs));
+  }
+
+  async take(id: string): Promise<unknown> {
+    const digest = digestOf(id);
+    const sealed = await this.#run(() => this.#redis.getdelBuffer(this.#recordKey(digest)));
+    return sealed === null ? undefined : open(id, digest, sealed);
+  }
+
   onEnd(listener: (sid: string) => void): void {
     this.#listeners.push(listener);
   }
@@ -163,6 +174,10 @@ export class RedisSessionStore implements SessionStore {
 
   #key(digest: string): string {
     return `${this.#prefix}session:${digest}`;
+  }
+
+  #recordKey(digest: string): string {
+    return `${this.#prefix}attempt:${digest}`;
   }
 
   #lockKey(digest: string): string {
@@ -239,6 +254,11 @@ export class RedisSessionStore implements SessionStore {
       });
     }
   }
+}
+
+/** What is authentic has the shape that this file gave it. */
+function openSession(id: string, digest: string, sealed: Buffer): Session | undefined {
+  return open(id, digest, sealed) as Session | undefined;
 }
 
 function connectionTo({ url, caPem }: RedisSettings): Redis {

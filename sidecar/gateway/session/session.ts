@@ -60,6 +60,10 @@ export interface SessionStore {
   end(id: string): Promise<Session | undefined>;
   /** @returns how many ended. */
   endAll(of: SessionsOf): Promise<number>;
+  /** Keeps a small record of a sign-in under way for `ttlMs`; who has the id reads it. @throws MeshError `io_failed`. */
+  keep(id: string, record: object, ttlMs: number): Promise<void>;
+  /** Takes it out, once; undefined: there is none (any more). @throws MeshError `io_failed`. */
+  take(id: string): Promise<unknown>;
   /** Calls with the `sid` of each session that ended before its time, in whichever replica. */
   onEnd(listener: (sid: string) => void): void;
   close(): Promise<void>;

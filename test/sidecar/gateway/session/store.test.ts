@@ -101,6 +101,17 @@ function promises(open: () => Promise<SessionStore>): void {
     expect(await store.find(id, T0 + 2)).toMatchObject({ handle: "newer" });
   });
 
+  test("a sign-in under way is taken out once, and not by others", async () => {
+    const [id, other] = [createSessionId(), createSessionId()];
+    await store.keep(id, { state: "s" }, 60_000);
+    expect(await store.take(other)).toBeUndefined();
+    expect(await store.take(id)).toEqual({ state: "s" });
+    expect(await store.take(id)).toBeUndefined();
+    await store.keep(other, { state: "t" }, 20);
+    await new Promise((resolve) => setTimeout(resolve, 40));
+    expect(await store.take(other)).toBeUndefined();
+  });
+
   test("one refresh at a time", async () => {
     const id = createSessionId();
     expect(await store.lockRefresh(id, 10_000)).toBe(true);
@@ -143,6 +154,14 @@ describe("in memory", () => {
     expect(store.find(id, T0 + 2 * HOUR_MS - 2)).toBeDefined();
     expect(store.find(id, T0 + 3 * HOUR_MS - 2)).toBeUndefined();
     expect(store.size).toBe(0);
+  });
+
+  test("of sign-ins that strangers begin without end the oldest are forgotten", async () => {
+    const store = new MemorySessionStore(LIMITS);
+    for (let i = 0; i <= 20_000; i++) await store.keep(`id-${i}`, { i }, 60_000);
+    expect(await store.take("id-0")).toBeUndefined();
+    expect(await store.take("id-1")).toEqual({ i: 1 });
+    expect(await store.take("id-20000")).toEqual({ i: 20_000 });
   });
 
   test("as many as it may hold, and what is over makes room", async () => {

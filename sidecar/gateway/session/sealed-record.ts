@@ -1,7 +1,6 @@
-// A session as text that only the holder of its id can read: a store, its backups and its administrator cannot. PURE but
-// for the nonce.
+// A session, or a sign-in under way, as bytes that only the holder of its id can read: a store, its backups and its
+// administrator cannot. PURE but for the nonce.
 import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
-import type { Session } from "./session.ts";
 
 const VERSION = 1;
 const NONCE_BYTES = 12;
@@ -14,15 +13,15 @@ function keyOf(id: string): Buffer {
 }
 
 /** AES-256-GCM with a random nonce under a key of this session alone; bound to the place where it is stored. */
-export function sealSession(id: string, digest: string, session: Session): Buffer {
+export function seal(id: string, digest: string, record: object): Buffer {
   const nonce = randomBytes(NONCE_BYTES);
   const cipher = createCipheriv(CIPHER, keyOf(id), nonce).setAAD(Buffer.from(digest));
-  const text = Buffer.concat([cipher.update(JSON.stringify(session), "utf8"), cipher.final()]);
+  const text = Buffer.concat([cipher.update(JSON.stringify(record), "utf8"), cipher.final()]);
   return Buffer.concat([Buffer.of(VERSION), nonce, cipher.getAuthTag(), text]);
 }
 
-/** undefined: not made by {@link sealSession} for this id. */
-export function openSession(id: string, digest: string, sealed: Buffer): Session | undefined {
+/** undefined: not made by {@link seal} for this id. */
+export function open(id: string, digest: string, sealed: Buffer): unknown {
   if (sealed.length < 1 + NONCE_BYTES + TAG_BYTES || sealed[0] !== VERSION) return undefined;
   const nonce = sealed.subarray(1, 1 + NONCE_BYTES);
   const tag = sealed.subarray(1 + NONCE_BYTES, 1 + NONCE_BYTES + TAG_BYTES);
@@ -34,8 +33,7 @@ export function openSession(id: string, digest: string, sealed: Buffer): Session
       decipher.update(sealed.subarray(1 + NONCE_BYTES + TAG_BYTES)),
       decipher.final(),
     ]);
-    // Authentic, so it has the shape that sealSession gave it.
-    return JSON.parse(text.toString("utf8")) as Session;
+    return JSON.parse(text.toString("utf8"));
   } catch {
     return undefined;
   }

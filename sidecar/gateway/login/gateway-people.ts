@@ -1,0 +1,331 @@
+// Who a request from outside is made by: a session, a bearer token, or nobody; and the gateway's own pages.
+import type { GatewayRoute } from "../../core/gateway/gateway.ts";
+import type { HeldTxn } from "../../core/identity/held-txn.ts";
+import { messageOf } from "../../core/runtime/errors.ts";
+import { failurePage, problemPage, signedOutPage } from "../page/sign-in-pages.ts";
+import type { Admitted, EdgeAnswer, EdgeProblem, EdgeRequest, People } from "../people.ts";
+import type { CookieReading } from "../session/cookies.ts";
+import type { Session } from "../session/session.ts";
+import { challenge, json, loginPath, problem, redirect } from "./answers.ts";
+import { bearerOf, exchangeBearer } from "./bearer.ts";
+import type { LoginWorld } from "./login-world.ts";
+import { isNavigation, isSameSite } from "./request-kind.ts";
+import { OWN_PATHS, returnPath } from "./return-path.ts";
+import { beginSignIn, finishSignIn } from "./sign-in.ts";
+import { backChannelLogout, frontChannelLogout, signOut } from "./sign-out.ts";
+import { StaySignedIn } from "./stay-signed-in.ts";
+import { isStrongEnough, type Strength, strengthOf } from "./step-up.ts";
+import type { TokenRefusal } from "./token-service.ts";
+
+const RETRY_AFTER = ["retry-after", "2"] as const;
+
+export class GatewayPeople implements People {
+  readonly #world: LoginWorld;
+  readonly #stay: StaySignedIn;
+  readonly #listeners: ((session: string) => void)[] = [];
+  /** Sessions that streams may hang on, and their absolute end. */
+  readonly #ends = new Map<string, number>();
+
+  constructor(world: LoginWorld) {
+    this.#world = world;
+    this.#stay = new StaySignedIn(world);
+    world.store.onEnd((sid) => this.#ended(sid));
+  }
+
+  onSessionEnd(listener: (session: string) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  /** Ends what hangs on sessions that have reached their absolute end; called every few seconds. */
+  sweep(nowMs: number): void {
+    for (const [sid, endsMs] of this.#ends) if (nowMs >= endsMs) this.#ended(sid);
+  }
+
+  authenticate(request: EdgeRequest): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
+    const { route } = request;
+    const cookies = this.#world.cookies.read(request.field("cookie"));
+    if (route === undefined || route.access === "Public") return admitted(cookies, undefined, undefined);
+    if (route.access !== "Login") {
+      const token = bearerOf(request.field("authorization"));
+      if (token !== undefined) return this.#byBearer(request, cookies, token);
+      if (route.access === "Bearer") return this.#unauthenticated(request, route);
+    }
+    return this.#bySession(request, route, cookies);
+  }
+
+  async serve(request: EdgeRequest, body: Buffer): Promise<EdgeAnswer> {
+    const question = request.target.indexOf("?");
+    const path = question < 0 ? request.target : request.target.slice(0, question);
+    const query = new URLSearchParams(question < 0 ? "" : request.target.slice(question + 1));
+    const [page = "", idp = "", ...rest] = path.slice(OWN_PATHS.length).split("/");
+    const isRead = request.method === "GET" || request.method === "HEAD";
+    if (rest.length === 0) {
+      if (page === "backchannel-logout" && this.#isIdp(idp))
+        return await backChannelLogout(this.#world, request, idp, body);
+      if (page === "logout" && idp === "" && (isRead || request.method === "POST"))
+        return await this.#guarded(request, () => signOut(this.#world, request));
+      if (isRead) {
+        const answer = this.#read(request, page, idp, query);
+        if (answer !== undefined) return await this.#guarded(request, () => answer);
+      }
+    }
+    const detail = "There is no such page of the gateway.";
+    return (
+      this.explain(request, {
+        status: 404,
+        title: "Not found",
+        detail,
+        decisionId: this.#world.reference(),
+      }) ?? problem({ status: 404, reason: "NOT_FOUND", title: "Not found", detail })
+    );
+  }
+
+  explain(request: EdgeRequest, { status, title, detail, decisionId }: EdgeProblem): EdgeAnswer | undefined {
+    return isNavigation(request) ? problemPage(status, title, detail, decisionId) : undefined;
+  }
+
+  /** Resolves when no refresh is under way. */
+  async close(): Promise<void> {
+    await this.#stay.idle();
+    await this.#world.store.close();
+  }
+
+  #read(
+    request: EdgeRequest,
+    page: string,
+    idp: string,
+    query: URLSearchParams,
+  ): Promise<EdgeAnswer> | EdgeAnswer | undefined {
+    const world = this.#world;
+    if (page === "callback" && this.#isIdp(idp)) return finishSignIn(world, request, idp, query);
+    if (page === "frontchannel-logout" && this.#isIdp(idp)) return frontChannelLogout(world, idp, query);
+    if (idp !== "") return undefined;
+    if (page === "login") return beginSignIn(world, request, query);
+    if (page === "whoami") return this.#whoami(request);
+    if (page === "signed-out") return signedOutPage(loginPath(returnPath(query.get("rd"))), []);
+    if (page === "oauth-protected-resource") return this.#resource(request.host);
+    return undefined;
+  }
+
+  #isIdp(name: string): boolean {
+    return this.#world.gateway().idps.some((idp) => idp.name === name);
+  }
+
+  /** Only the store of sessions can fail below; the answer says so. */
+  async #guarded(request: EdgeRequest, answer: () => EdgeAnswer | Promise<EdgeAnswer>): Promise<EdgeAnswer> {
+    try {
+      return await answer();
+    } catch (error) {
+      return this.#unavailable(request, messageOf(error));
+    }
+  }
+
+  // --- sessions -----------------------------------------------------------------------------------------------------
+
+  #bySession(
+    request: EdgeRequest,
+    route: GatewayRoute,
+    cookies: CookieReading,
+  ): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
+    const { id } = cookies;
+    if (id === undefined) return this.#unauthenticated(request, route);
+    let found: Session | undefined | Promise<Session | undefined>;
+    const nowMs = this.#world.clock.nowMs();
+    try {
+      found = this.#world.store.find(id, nowMs);
+    } catch (error) {
+      return this.#unavailable(request, messageOf(error));
+    }
+    if (!(found instanceof Promise)) return this.#withSession(request, route, cookies, found);
+    return found.then(
+      (session) => this.#withSession(request, route, cookies, session),
+      (error: unknown) => this.#unavailable(request, messageOf(error)),
+    );
+  }
+
+  #withSession(
+    request: EdgeRequest,
+    route: GatewayRoute,
+    cookies: CookieReading,
+    session: Session | undefined,
+  ): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
+    const { id } = cookies;
+    if (session === undefined || id === undefined) return this.#unauthenticated(request, route);
+    if (!isSameSite(request, route.cors?.allowOrigins ?? []))
+      return problem({
+        status: 403,
+        reason: "ORIGIN_REFUSED",
+        title: "Forbidden",
+        detail: `a page of \`${(request.field("origin") ?? "an unknown origin").slice(0, 100)}\` may not do this in your name`,
+      });
+    const nowMs = this.#world.clock.nowMs();
+    const idp = this.#world.gateway().idps.find(({ name }) => name === session.idp);
+    // A provider that was taken away takes its sessions with it.
+    if (idp === undefined) return this.#end(id, session).then(() => this.#unauthenticated(request, route));
+    const strength = strengthOf(route, idp);
+    if (strength !== undefined && !isStrongEnough(session.user, strength, nowMs))
+      return this.#tooWeak(request, strength, session.idp);
+    this.#stay.look(id, session, nowMs);
+    const { tokens } = this.#world;
+    const context = { reqIp: request.sourceIp, sid: session.sid };
+    const held = tokens.heldForSession(session.handle, context);
+    if (held !== undefined) return this.#admit(cookies, session, held);
+    return tokens.mintFromSession(session.handle, context).then((answer) => {
+      if (answer.ok) return this.#admit(cookies, session, answer.value);
+      if (answer.error.isTemporary) return this.#unavailable(request, answer.error.detail);
+      this.#world.log.info("session ended by the token service", {
+        sid: session.sid,
+        reason: answer.error.reason,
+      });
+      return this.#end(id, session).then(() => this.#unauthenticated(request, route));
+    });
+  }
+
+  #admit(cookies: CookieReading, session: Session, txn: HeldTxn): Admitted {
+    this.#ends.set(session.sid, session.endsMs);
+    return admitted(cookies, txn, session.sid);
+  }
+
+  async #end(id: string, session: Session): Promise<void> {
+    try {
+      await this.#world.store.end(id);
+    } catch (error) {
+      // It lets nobody in: there are no tokens for it.
+      this.#world.log.warn("session not taken away", { sid: session.sid, reason: messageOf(error) });
+    }
+    this.#ended(session.sid);
+  }
+
+  #ended(sid: string): void {
+    this.#ends.delete(sid);
+    for (const listener of this.#listeners) listener(sid);
+  }
+
+  // --- bearer tokens ------------------------------------------------------------------------------------------------
+
+  #byBearer(
+    request: EdgeRequest,
+    cookies: CookieReading,
+    token: string,
+  ): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
+    const { tokens } = this.#world;
+    const found = exchangeBearer(tokens, this.#world.gateway(), token, request.sourceIp);
+    return found instanceof Promise
+      ? found.then((answer) => this.#withBearer(request, cookies, answer))
+      : this.#withBearer(request, cookies, found);
+  }
+
+  #withBearer(
+    request: EdgeRequest,
+    cookies: CookieReading,
+    found: HeldTxn | TokenRefusal,
+  ): Admitted | EdgeAnswer {
+    if ("token" in found) {
+      const { acr, authTime } = found.claims.tctx;
+      const strength = request.route === undefined ? undefined : strengthOf(request.route, undefined);
+      const user = { acr, authTimeMs: (authTime ?? 0) * 1_000 };
+      if (strength !== undefined && !isStrongEnough(user, strength, this.#world.clock.nowMs()))
+        return this.#tooWeak(request, strength, undefined);
+      return admitted(cookies, found, undefined);
+    }
+    if (found.isTemporary) return this.#unavailable(request, found.detail);
+    return problem({
+      status: 401,
+      reason: "LOGIN_REQUIRED",
+      title: "Unauthorized",
+      detail: `the bearer token is not accepted: ${found.detail}`,
+      fields: [["www-authenticate", challenge(request.host, "invalid_token")]],
+    });
+  }
+
+  // --- answers ------------------------------------------------------------------------------------------------------
+
+  #unauthenticated(request: EdgeRequest, route: GatewayRoute): EdgeAnswer {
+    const isPeoples = route.access !== "Bearer";
+    if (isPeoples && isNavigation(request)) return redirect(loginPath(returnPath(request.target)));
+    return problem({
+      status: 401,
+      reason: "LOGIN_REQUIRED",
+      title: "Unauthorized",
+      detail: isPeoples
+        ? "nobody is signed in, or the session is over; a person signs in at `login`"
+        : "an access token is expected in `Authorization: Bearer …`",
+      login: isPeoples ? absolute(request.host, loginPath("/")) : undefined,
+      fields: [["www-authenticate", challenge(request.host)]],
+    });
+  }
+
+  /** RFC 9470 section 3. */
+  #tooWeak(request: EdgeRequest, strength: Strength, idp: string | undefined): EdgeAnswer {
+    const login = loginPath(returnPath(request.target), { idp, strength });
+    if (idp !== undefined && isNavigation(request)) return redirect(login);
+    const more = {
+      ...(strength.acr === undefined ? {} : { acr_values: strength.acr }),
+      ...(strength.maxAgeSeconds === undefined ? {} : { max_age: String(strength.maxAgeSeconds) }),
+    };
+    return problem({
+      status: 401,
+      reason: "STEP_UP_REQUIRED",
+      title: "Unauthorized",
+      detail: "a stronger or fresher sign-in is needed for this",
+      login: idp === undefined ? undefined : absolute(request.host, loginPath("/", { idp, strength })),
+      fields: [["www-authenticate", challenge(request.host, "insufficient_user_authentication", more)]],
+    });
+  }
+
+  #unavailable(request: EdgeRequest, reason: string): EdgeAnswer {
+    const reference = this.#world.reference();
+    this.#world.log.warn("nobody can be recognised", { reason, reference });
+    if (!isNavigation(request))
+      return problem({
+        status: 503,
+        reason: "NOT_READY",
+        title: "Service Unavailable",
+        detail: "who you are cannot be told at the moment; ask again in a little while",
+        fields: [RETRY_AFTER],
+      });
+    const page = failurePage({ failure: "mesh_down", againLink: returnPath(request.target), reference });
+    return { ...page, fields: [...page.fields, RETRY_AFTER] };
+  }
+
+  async #whoami(request: EdgeRequest): Promise<EdgeAnswer> {
+    const { cookies, store, clock } = this.#world;
+    const { id } = cookies.read(request.field("cookie"));
+    const session = id === undefined ? undefined : await store.find(id, clock.nowMs());
+    if (session === undefined)
+      return json(200, { signedIn: false, login: absolute(request.host, loginPath("/")) });
+    const { user, idp, sid, endsMs } = session;
+    return json(200, {
+      signedIn: true,
+      user: user.id,
+      ...{ email: user.email, username: user.username, roles: user.roles, idp, session: sid },
+      authenticatedAt: new Date(user.authTimeMs).toISOString(),
+      endsAt: new Date(endsMs).toISOString(),
+      logout: absolute(request.host, `${OWN_PATHS}logout`),
+    });
+  }
+
+  /** RFC 9728 section 2. */
+  #resource(host: string): EdgeAnswer {
+    return json(200, {
+      resource: absolute(host, "/"),
+      authorization_servers: this.#world
+        .gateway()
+        .idps.filter(({ audiences }) => audiences.length > 0)
+        .map(({ issuer }) => issuer),
+      bearer_methods_supported: ["header"],
+    });
+  }
+}
+
+const absolute = (host: string, path: string): string => `https://${host.toLowerCase()}${path}`;
+
+function admitted(
+  { forwarded }: CookieReading,
+  txn: HeldTxn | undefined,
+  session: string | undefined,
+): Admitted {
+  return { kind: "admitted", txn, session, setCookie: NO_COOKIES, cookie: forwarded };
+}
+
+const NO_COOKIES: readonly string[] = [];

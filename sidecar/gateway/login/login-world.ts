@@ -1,0 +1,24 @@
+// What signing in, staying signed in and signing out have in common (types only).
+import type { Gateway } from "../../core/gateway/gateway.ts";
+import type { Clock } from "../../core/runtime/clock.ts";
+import type { Logger } from "../../core/runtime/log.ts";
+import type { GatewayCookies } from "../session/cookies.ts";
+import type { SessionStore } from "../session/session.ts";
+import type { Provider } from "./provider.ts";
+import type { SignInFailure } from "./sign-in-failure.ts";
+import type { TokenService } from "./token-service.ts";
+
+export interface LoginWorld {
+  /** As it is in force now. */
+  gateway(): Gateway;
+  /** One of the gateway's identity providers. @throws SignInError `invalid` when it has none of that name. */
+  provider(name: string): Provider;
+  readonly cookies: GatewayCookies;
+  readonly store: SessionStore;
+  readonly tokens: TokenService;
+  readonly clock: Pick<Clock, "nowMs">;
+  readonly log: Logger;
+  /** For a person to name to whoever helps; in the log, too. */
+  reference(): string;
+  count(idp: string, result: "ok" | SignInFailure): void;
+}

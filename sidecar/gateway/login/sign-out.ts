@@ -1,0 +1,134 @@
+// Signing out: by the person, and by the provider through the browser (OpenID Connect Front-Channel Logout 1.0) or from
+// server to server (Back-Channel Logout 1.0).
+import { messageOf } from "../../core/runtime/errors.ts";
+import { signedOutPage, signOutPage } from "../page/sign-in-pages.ts";
+import type { EdgeAnswer, EdgeRequest } from "../people.ts";
+import { json, loginPath, problem, redirect } from "./answers.ts";
+import type { LoginWorld } from "./login-world.ts";
+import { isSameSite } from "./request-kind.ts";
+import { OWN_PATHS } from "./return-path.ts";
+
+/** `GET logout` asks, `POST logout` does it: here, in the mesh, and where the provider has a page for it there. */
+export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<EdgeAnswer> {
+  const { cookies, store, tokens } = world;
+  const { id } = cookies.read(request.field("cookie"));
+  const nowMs = world.clock.nowMs();
+  const session = id === undefined ? undefined : await store.find(id, nowMs);
+  if (request.method !== "POST") {
+    if (session === undefined) return signedOutPage(loginPath("/"), [cookies.clearSession()]);
+    const { user, idp } = session;
+    return signOutPage(
+      user.email ?? user.username ?? user.id,
+      `${OWN_PATHS}logout`,
+      formTargetsOf(world, idp),
+    );
+  }
+  if (!isSameSite(request, []))
+    return problem({
+      status: 403,
+      reason: "ORIGIN_REFUSED",
+      title: "Forbidden",
+      detail: "only this gateway's own page signs people out",
+    });
+  if (session === undefined || id === undefined)
+    return redirect(`${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
+  await store.end(id);
+  world.log.info("signed out", { idp: session.idp, user: session.user.id, sid: session.sid });
+  const ended = await tokens.endSession({ handle: session.handle });
+  if (!ended.ok)
+    world.log.warn("session not revoked in the mesh", { sid: session.sid, reason: ended.error.detail });
+  const after = `https://${request.host.toLowerCase()}${OWN_PATHS}signed-out`;
+  const there = await providerPage(world, session.idp, session.idToken, after);
+  return redirect(there ?? `${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
+}
+
+async function providerPage(
+  world: LoginWorld,
+  idp: string,
+  idToken: string | undefined,
+  after: string,
+): Promise<string | undefined> {
+  try {
+    return (await world.provider(idp).endSessionUrl(idToken, after))?.href;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Forms that redirect are followed only where the policy of the page names both hosts. */
+function formTargetsOf(world: LoginWorld, name: string): readonly string[] {
+  const issuer = world.gateway().idps.find((idp) => idp.name === name)?.issuer;
+  return issuer !== undefined && URL.canParse(issuer) ? [new URL(issuer).origin] : [];
+}
+
+/** `POST backchannel-logout/IDP`: the token service verifies the logout token and revokes; here the sessions end. */
+export async function backChannelLogout(
+  world: LoginWorld,
+  request: EdgeRequest,
+  idp: string,
+  body: Buffer,
+): Promise<EdgeAnswer> {
+  const type = request.field("content-type") ?? "";
+  const form = /^application\/x-www-form-urlencoded\b/i.test(type)
+    ? new URLSearchParams(body.toString("utf8"))
+    : new URLSearchParams();
+  const [logoutToken, second] = form.getAll("logout_token");
+  if (request.method !== "POST" || logoutToken === undefined || second !== undefined)
+    return json(400, {
+      error: "invalid_request",
+      error_description: "one `logout_token` is expected in a form",
+    });
+  const answer = await world.tokens.endSession({ idp, logoutToken });
+  if (!answer.ok) {
+    world.log.warn("logout of an identity provider refused", { idp, reason: answer.error.detail });
+    // The provider asks again later where it can help (section 2.8: 400 for what is wrong with the token).
+    return answer.error.isTemporary
+      ? json(503, { error: "temporarily_unavailable" }, [["retry-after", "5"]])
+      : json(400, { error: "invalid_request", error_description: answer.error.reason });
+  }
+  const ended = await endHere(world, idp, logoutToken);
+  world.log.info("signed out by the identity provider", { idp, sessions: ended });
+  return json(200, {});
+}
+
+/** The token was verified: its claims are read as they are. */
+async function endHere(world: LoginWorld, idp: string, logoutToken: string): Promise<number> {
+  const claims: unknown = JSON.parse(
+    Buffer.from(logoutToken.split(".")[1] ?? "", "base64url").toString("utf8"),
+  );
+  const { sid, sub } = claims as { readonly sid?: unknown; readonly sub?: unknown };
+  if (typeof sid === "string") return world.store.endAll({ idp, idpSid: sid });
+  return typeof sub === "string" ? world.store.endAll({ user: `${idp}|${sub}` }) : 0;
+}
+
+/**
+ * `GET frontchannel-logout/IDP`: in a frame of the provider's page, where our cookie does not come along. The session is
+ * named by `sid`, which the provider and this gateway alone know; nothing tells whether there was one.
+ */
+export async function frontChannelLogout(
+  world: LoginWorld,
+  idp: string,
+  query: URLSearchParams,
+): Promise<EdgeAnswer> {
+  const provider = world.gateway().idps.find(({ name }) => name === idp);
+  const sid = query.get("sid");
+  if (provider === undefined || query.get("iss") !== provider.issuer || sid === null || sid === "")
+    return json(400, { error: "invalid_request", error_description: "`iss` and `sid` are expected" });
+  try {
+    await world.store.endAll({ idp, idpSid: sid });
+  } catch (error) {
+    world.log.warn("logout of an identity provider failed", { idp, reason: messageOf(error) });
+    return json(503, { error: "temporarily_unavailable" });
+  }
+  const origin = URL.canParse(provider.issuer) ? new URL(provider.issuer).origin : "'none'";
+  return {
+    kind: "answer",
+    status: 200,
+    fields: [
+      ["content-type", "text/plain; charset=utf-8"],
+      ["cache-control", "no-store"],
+      ["content-security-policy", `default-src 'none'; frame-ancestors ${origin}`],
+    ],
+    body: "",
+  };
+}
