@@ -10,7 +10,9 @@ import type { DataPlane, DataPlanePart } from "./data-plane.ts";
 import { EdgeCertificates } from "./gateway/certificates.ts";
 import { Front } from "./gateway/front.ts";
 import { EdgeListener, type EdgeListenerDeps } from "./gateway/listener.ts";
+import type { TokenService } from "./gateway/login/token-service.ts";
 import type { People } from "./gateway/people.ts";
+import type { PeoplePart } from "./gateway-people.ts";
 import { AppHttp2Connection } from "./outbound/app-http2-connection.ts";
 import { AppSideConnection } from "./outbound/app-side-connection.ts";
 import { OutboundExchange } from "./outbound/exchange.ts";
@@ -20,6 +22,8 @@ import { MeshSocket } from "./wire/socket.ts";
 export interface GatewayPlaneDeps {
   readonly plane: DataPlane;
   readonly settings: GatewaySettings;
+  /** undefined: no token service is given, so nobody can be signed in. */
+  readonly tokens?: TokenService | undefined;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -36,6 +40,7 @@ export class GatewayPlane implements DataPlanePart {
   readonly #listeners = new Map<number, EdgeListener>();
   readonly #ports = new Map<number, number>();
   #gateway: Gateway | undefined;
+  #people: PeoplePart | undefined;
   #isStopping = false;
   #adopting: Promise<void> = Promise.resolve();
   #bindAgainMs = Number.POSITIVE_INFINITY;
@@ -127,7 +132,32 @@ export class GatewayPlane implements DataPlanePart {
       listener.drainIdle();
     }
     this.#bindAgainMs = Number.POSITIVE_INFINITY;
+    await this.#knowPeople(gateway);
     for (const port of wanted.keys()) await this.#open(port, gateway);
+  }
+
+  /** Until sessions can be kept, whatever needs a person is refused, and what is public is served. */
+  async #knowPeople(gateway: Gateway | undefined): Promise<void> {
+    const { tokens, settings, clock, log, plane } = this.#deps;
+    if (gateway === undefined || this.#isStopping) return;
+    if (this.#people !== undefined) {
+      this.#people.adopt(gateway);
+      return;
+    }
+    if (tokens === undefined) {
+      log.error("nobody can sign in at the gateway", { reason: "--token-service is not given" });
+      return;
+    }
+    try {
+      const { PeoplePart } = await import("./gateway-people.ts");
+      const { secretsDir } = settings;
+      const { metrics } = plane.outboundServices;
+      this.#people = await PeoplePart.open(gateway, { tokens, secretsDir, clock, log, metrics });
+      this.people = this.#people.people;
+    } catch (error) {
+      this.#bindAgainMs = clock.monotonicMs() + BIND_AGAIN_MS;
+      log.error("nobody can sign in at the gateway", { reason: messageOf(error) });
+    }
   }
 
   async #open(port: number, gateway: Gateway | undefined): Promise<void> {
@@ -159,6 +189,7 @@ export class GatewayPlane implements DataPlanePart {
 
   sweep(nowMs: number): void {
     this.certificates.sweep(nowMs);
+    this.#people?.sweep();
     for (const listener of this.#listeners.values()) listener.sweep(nowMs);
     if (nowMs < this.#bindAgainMs) return;
     this.#bindAgainMs = Number.POSITIVE_INFINITY;
@@ -176,5 +207,6 @@ export class GatewayPlane implements DataPlanePart {
 
   destroy(): void {
     for (const listener of this.#listeners.values()) listener.destroy();
+    void this.#people?.close();
   }
 }

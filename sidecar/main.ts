@@ -211,7 +211,8 @@ class Sidecar {
       if (this.#gateway === undefined) {
         const { GatewayPlane } = await import("./gateway-plane.ts");
         const { gateway: settings } = this.#config;
-        this.#gateway = new GatewayPlane({ plane, settings, clock: this.#clock, log: this.#log });
+        const shared = { tokens: this.#tokens, clock: this.#clock, log: this.#log };
+        this.#gateway = new GatewayPlane({ plane, settings, ...shared });
       }
       await this.#gateway.adopt(gateway);
     });
