@@ -19,6 +19,7 @@ const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds
   events      added delay of server-sent events, beside Envoy, haproxy and nginx
   websocket   CPU and time of WebSocket echoes, beside Envoy
   grpc        CPU per unary gRPC call, beside Envoy (needs Debian's nghttp2-client)
+  tokens      Txn-Tokens per second of the token service's CPU, and what a login takes there
   decisions   the policy engine beside cedar-wasm and casbin, 10 to 10 000 policies, and the compiler
   process     start-up, memory and how fast an edit is in force, in the demo's platform
   kubernetes  the control plane with 5 000 pods, 10 000 policies and 150 sidecars on the test cluster (npm run cluster -- up)
@@ -52,6 +53,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
   events: async () => (await import("./streams/events.ts")).benchEvents,
   websocket: async () => (await import("./streams/websocket.ts")).benchWebSocket,
   grpc: async () => (await import("./grpc/grpc.ts")).benchGrpc,
+  tokens: async () => (await import("./tokens/tokens.ts")).benchTokens,
   decisions: async () => (await import("./decisions/decisions.ts")).benchDecisions,
   process: async () => (await import("./process/process.ts")).benchProcess,
   kubernetes: async () => (await import("./kubernetes/kubernetes.ts")).benchKubernetes,

@@ -36,6 +36,7 @@ const VARIANTS: Readonly<Record<string, readonly string[]>> = {
     "--set=issuer.existingSecret=mesh-issuer,priorityClassName=system-cluster-critical,imagePullSecrets[0].name=regcred",
     "--set=monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true,networkPolicy.webhookCIDRs[0]=10.0.0.1/32",
     '--set-json=meshConfig={"trustedSpawners":["jhub/hub"],"protectedLabels":["data-class"]}',
+    "--set=tokenIssuer=https://mesh.example",
     '--set-json=extraArgs=["--heartbeat-ms","10000"]',
     "--api-versions=monitoring.coreos.com/v1/PodMonitor",
     "--api-versions=monitoring.coreos.com/v1/ServiceMonitor",

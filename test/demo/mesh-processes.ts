@@ -11,6 +11,7 @@ const CLI = join(repositoryRoot, "dist/control-plane/cli/main.js");
 export interface ControlPlanePorts {
   readonly bootstrap: number;
   readonly discovery: number;
+  readonly tokens: number;
   readonly metrics: number;
 }
 
