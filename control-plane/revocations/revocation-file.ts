@@ -21,7 +21,9 @@ export async function openRevocationFile(stateDir: string, list: RevocationList)
   };
   return {
     list: () => list.all,
-    add: (revocation) => write((all) => [...all, revocation]),
+    // People sign out all day: what has expired leaves with the next one.
+    add: (revocation) =>
+      write((all) => [...all.filter(({ expiresAtMs }) => expiresAtMs > revocation.beforeMs), revocation]),
     async purge(nowMs) {
       const expired = list.all.filter(({ expiresAtMs }) => expiresAtMs <= nowMs).length;
       if (expired > 0) await write((all) => all.filter(({ expiresAtMs }) => expiresAtMs > nowMs));

@@ -1,5 +1,5 @@
 // Who asked the token service for what, and got it or not: one JSON line each, written before the answer.
-import { appendFile, mkdir } from "node:fs/promises";
+import { appendFile, mkdir, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { AuditNote } from "./token-service.ts";
 
@@ -43,12 +43,32 @@ export function batchedAudit(write: (lines: string) => Promise<void>): TokenAudi
   };
 }
 
-/** Appends to `{stateDir}/audit/tokens.jsonl` (0600). */
-export async function createTokenAuditFile(stateDir: string): Promise<TokenAudit> {
+const MAX_FILE_BYTES = 64 * 1024 * 1024;
+/** `tokens.jsonl.1` is the newest of them. */
+const KEPT_FILES = 4;
+
+/** Appends to `{stateDir}/audit/tokens.jsonl` (0600), and begins a new one at 64 MiB; four older ones are kept. */
+export async function createTokenAuditFile(
+  stateDir: string,
+  maxFileBytes = MAX_FILE_BYTES,
+): Promise<TokenAudit> {
   const directory = join(stateDir, "audit");
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const file = join(directory, "tokens.jsonl");
-  return batchedAudit((lines) => appendFile(file, lines, { mode: 0o600 }));
+  let bytes = await stat(file).then(
+    ({ size }) => size,
+    () => 0,
+  );
+  return batchedAudit(async (lines) => {
+    if (bytes > 0 && bytes + lines.length > maxFileBytes) {
+      for (let at = KEPT_FILES - 1; at > 0; at--)
+        await rename(`${file}.${at}`, `${file}.${at + 1}`).catch(() => {}); // not there yet
+      await rename(file, `${file}.1`);
+      bytes = 0;
+    }
+    await appendFile(file, lines, { mode: 0o600 });
+    bytes += Buffer.byteLength(lines);
+  });
 }
 
 /** Writes to the log stream whatever the log level. */

@@ -167,6 +167,14 @@ describe("revocations in a file", () => {
     expect((await open()).store.list()).toEqual([]);
   });
 
+  test("what has expired leaves with the next one", async () => {
+    const { store } = await open();
+    await store.add(make({ session: "BDp8kX2pQvOe3m1zR4sTuw", untilMs: NOW + 4_000 }));
+    const later = createRevocation({ pod: UID, reason: "INC-2" }, state, "lake.example", NOW + 60_000);
+    await store.add(later);
+    expect((await open()).store.list().map(({ id }) => id)).toEqual([later.id]);
+  });
+
   test.each([["{"], ['{"revocations":[{}]}'], ["[]"]])("a damaged file ends the start: %s", async (text) => {
     await writeFile(join(dir, "revocations.json"), text, { mode: 0o600 });
     await expect(open()).rejects.toThrow("is damaged; restore it");
