@@ -34,6 +34,7 @@ export async function openDirectoryMode(
     statusDir: stateDir,
     joinTokens: fileJoinTokens(stateDir),
     oneTimeUses: filedUses(stateDir, clock.nowMs),
+    loginRecords: undefined,
     openTokenAudit: () => createTokenAuditFile(stateDir),
     openHistory: () => openHistory(stateDir, log),
     openRevocations: (list) => openRevocationFile(stateDir, list),

@@ -32,6 +32,8 @@ import { ReplicaProxies } from "./status/replica-proxies.ts";
 import { ReportClient } from "./status/report-client.ts";
 import { createReportServer, type ReportServer } from "./status/report-server.ts";
 import { createTokenAuditStream } from "./tokens/audit.ts";
+import type { LoginRecords } from "./tokens/live-logins.ts";
+import { loginRecords } from "./tokens/login-records.ts";
 import { type OneTimeUses, recordedUses } from "./tokens/one-time-use.ts";
 import { SOFTWARE_VERSION } from "./version.ts";
 import { serveWebhooks } from "./webhooks.ts";
@@ -59,6 +61,7 @@ class KubernetesMode implements Mode {
   readonly statusDir: undefined;
   readonly joinTokens: JoinTokenStore;
   readonly oneTimeUses: OneTimeUses;
+  readonly loginRecords: LoginRecords;
   readonly numbersRevisions = true;
   readonly #config: ClusterConfig;
   readonly #kubernetes: Kubernetes;
@@ -73,6 +76,7 @@ class KubernetesMode implements Mode {
     this.#deps = deps;
     this.trustDomain = config.trustDomain;
     this.statusDir = undefined;
+    this.loginRecords = loginRecords(kubernetes.custom, config.namespace);
     this.oneTimeUses = recordedUses(kubernetes.custom, config.namespace);
     this.joinTokens = recordJoinTokens({ custom: kubernetes.custom, namespace: config.namespace });
   }

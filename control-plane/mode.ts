@@ -17,6 +17,7 @@ import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
 import type { StatusWorld, StatusWriter } from "./status/writer.ts";
 import type { TokenAudit } from "./tokens/audit.ts";
+import type { LoginRecords } from "./tokens/live-logins.ts";
 import type { OneTimeUses } from "./tokens/one-time-use.ts";
 
 export interface Deps {
@@ -72,6 +73,8 @@ export interface Mode {
   /** What counts once. */
   readonly oneTimeUses: OneTimeUses;
   openTokenAudit(): Promise<TokenAudit>;
+  /** Where replicas tell each other of logins; undefined: there is one control plane. */
+  readonly loginRecords: LoginRecords | undefined;
   /** Where join tokens are kept. */
   readonly joinTokens: JoinTokenStore;
   openAuthority(trustDomain: string): Promise<CertificateAuthority>;

@@ -41,6 +41,7 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
   const { config, mode, ca, credentials, state, revoked, revocations, metrics } = parts;
   const { trustDomain } = ca;
   const roles = createRoleFinder();
+  const handles = new SessionHandles(() => ca.handleKeys);
   const callers = new Callers({
     ...{ trustDomain, state, bundle: bundleOf(ca), nowMs: clock.nowMs },
     workloadOf: (svid) => workloadOfSvid(state(), trustDomain, svid),
@@ -57,8 +58,8 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
       ...{ trustDomain, ca, state, callers, clock, log },
       issuer: config.tokenIssuer ?? `https://${trustDomain}`,
       spiffeIdOf: (workload) => spiffeIdOf(workload, trustDomain),
-      handles: new SessionHandles(() => ca.handleKeys),
-      logins: new LiveLogins(),
+      handles,
+      logins: new LiveLogins({ handles, records: mode.loginRecords, monotonicMs: clock.monotonicMs, log }),
       verifiers: new Verifiers({
         providers: () => state().identityProviders,
         store: (name) => fileDocumentStore(join(config.stateDir, "identity-providers"), name),

@@ -122,7 +122,7 @@ export class Grants {
     caller: TokenCaller,
     wit: string | undefined,
     request: TokenRequest,
-  ): Promise<Subject> | Subject {
+  ): Promise<Subject> {
     switch (grant) {
       case "session":
         return this.#session(caller, request);
@@ -141,7 +141,7 @@ export class Grants {
   }
 
   /** A pod that acts for one user, as was verified when it was made; with the values of a login of that user, if there is one. */
-  #actingPod(caller: TokenCaller, wit: string | undefined, request: TokenRequest): Subject {
+  async #actingPod(caller: TokenCaller, wit: string | undefined, request: TokenRequest): Promise<Subject> {
     const { verifiers, logins, clock } = this.#deps;
     if (request.has("subject_token")) throw malformed("`self_signed` goes without `subject_token`");
     const user = caller.actsFor;
@@ -159,7 +159,7 @@ export class Grants {
         `\`${user.slice(0, 128)}\` is not a user; write \`identity-provider|id\``,
       );
     verifiers.named(idp);
-    const live = logins.of(user, (session) => {
+    const live = await logins.of(user, (session) => {
       try {
         checkSession(this.#deps, session);
         return false;

@@ -221,7 +221,7 @@ export class Sessions {
     checkSession(this.#deps, session);
     Object.assign(note, { user: userIdOf(person), sid });
     const handle = await this.#deps.handles.seal(session);
-    this.#deps.logins.seen(session);
+    await this.#deps.logins.opened(session, handle);
     const { idp, type, email, username, amr, acr, authTime } = person;
     return {
       ...{ handle, sid, expiresAt },

@@ -64,6 +64,7 @@ export async function createTestTokenService(clock: Clock): Promise<TestTokenSer
   const revoked: RevocationEntry[] = [];
   const asked: RevokedSubject[] = [];
   const used = new Set<string>();
+  const handles = new SessionHandles(() => authority.ca.handleKeys);
   const files = new Map<string, string>();
   const state = clusterState(
     [
@@ -87,8 +88,8 @@ export async function createTestTokenService(clock: Clock): Promise<TestTokenSer
     state: () => state,
     callers: { checkFacts: () => {} },
     spiffeIdOf: (one) => spiffeIdOf(one, TRUST_DOMAIN),
-    handles: new SessionHandles(() => authority.ca.handleKeys),
-    logins: new LiveLogins(),
+    handles,
+    logins: new LiveLogins({ handles, monotonicMs: clock.monotonicMs.bind(clock), log: silentLogger }),
     verifiers: new Verifiers({
       providers: () => configured,
       store: (name) => ({
