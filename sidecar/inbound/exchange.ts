@@ -408,9 +408,11 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     this.#answerHead = true;
     this.#answerFields = head.fields;
     this.#switched = true;
-    this.#frames = this.#head.upgrade === WEBSOCKET ? new FrameBoundary() : undefined;
+    const isWebSocket = this.#head.upgrade === WEBSOCKET;
+    this.#frames = isWebSocket ? new FrameBoundary() : undefined;
+    const key = isWebSocket ? (joinedField(this.#head.fields, "sec-websocket-key") ?? "") : "";
     if (!this.#peer.upgradesByConnect) this.#requestEnded = false;
-    this.#peer.switchTo(this.#stream, this.#head.upgrade, switchedFields(head));
+    this.#peer.switchTo(this.#stream, this.#head.upgrade, switchedFields(head, key));
     place.touch(nowMs);
     const early = this.#takeBody();
     if (early.length > 0) place.sendBody(early);

@@ -1,9 +1,9 @@
 // The heads that cross from one side to the other: the request as the application gets it, and its answers as the caller
 // gets them. Framing and host are written by us, identity headers from what was decided.
-import { WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
+import { isWebSocketKey, WEBSOCKET_HOP_FIELDS, webSocketAccept } from "../core/http/websocket.ts";
 import { COUNTERSIGN_STATUS } from "../core/identity/claims.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
-import { type Field, FieldFlag } from "../wire/field.ts";
+import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import { CHUNKED_LINE, requestLine } from "../wire/http1/serializer.ts";
 import type { AnswerHead } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
@@ -48,12 +48,19 @@ export function writeInformational(
   answers.endHeaders(false);
 }
 
-/** Those fields of the answer to an upgrade that belong to the whole way. */
-export function switchedFields({ fields, connectionNames }: AnswerHead): readonly Field[] {
-  return fields.filter(
+/**
+ * The fields of the answer to an upgrade that was agreed to, without those of the application's hop.
+ *
+ * @param key of the caller's hop: over HTTP/2 RFC 8441 needs none, but proxies such as Envoy pass theirs on and let the callee
+ *   answer it.
+ */
+export function switchedFields({ fields, connectionNames }: AnswerHead, key: string): readonly Field[] {
+  const kept = fields.filter(
     ({ flags, name }) =>
       (flags & STRIPPED_RESPONSE) === 0 && !connectionNames.includes(name) && !WEBSOCKET_HOP_FIELDS.has(name),
   );
+  if (isWebSocketKey(key)) kept.push(createField("sec-websocket-accept", webSocketAccept(key)));
+  return kept;
 }
 
 /**

@@ -2,7 +2,7 @@
 // requests are parsed strictly, one at a time, and take the way of every other call. Who calls is told by an `ConnectionPeer`.
 import { joinedField, lookupField } from "../core/http/headers.ts";
 import { problemJson, proxyStatus } from "../core/http/problem.ts";
-import { isWebSocketKey, upgradeOf, WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
+import { isWebSocketKey, upgradeOf, WEBSOCKET } from "../core/http/websocket.ts";
 import type { CompiledProgram } from "../core/policy/decide.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
@@ -57,8 +57,6 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   #leaving = false;
   /** It is turned into what its last request asked for. */
   #switched = false;
-  /** Of the handshake of a WebSocket. */
-  #webSocketKey = "";
   /** Monotonic milliseconds; of the time without an exchange. */
   #deadlineMs: number;
   #expelAtMs = Number.POSITIVE_INFINITY;
@@ -117,7 +115,6 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
   switchTo(_stream: CallerStream, upgrade: string, fields: readonly Field[]): void {
     let lines = "";
     for (const field of fields) lines += field.line;
-    if (upgrade === WEBSOCKET) lines += `sec-websocket-accept: ${webSocketAccept(this.#webSocketKey)}\r\n`;
     this.answers.switchTo(upgrade, lines);
     this.#switched = true;
     this.#closing = true;
@@ -249,7 +246,6 @@ export class Http1Connection implements CallerSide, Http1Owner, SocketHandler {
     const barred = barredOf(head, upgrade, isBodyless);
     const isUpgrade = upgrade !== undefined && upgrade !== "" && barred === undefined;
     const fields = this.#fieldsOf(head, isUpgrade ? upgrade : "");
-    if (upgrade === WEBSOCKET) this.#webSocketKey = joinedField(head.fields, "sec-websocket-key") ?? "";
     const exchange = new InboundExchange(this.#deps.services, this, this.#stream, fields);
     this.#stream.context = exchange;
     this.#exchange = exchange;

@@ -1,5 +1,6 @@
 // The head of a request as it crosses to the callee's sidecar: the application's fields without what belongs to its hop,
 // with the proof of who asks for what.
+import { randomBytes } from "node:crypto";
 import { formatGrpcTimeout } from "../core/http/grpc.ts";
 import { upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import { COUNTERSIGN_PROTOCOL } from "../core/identity/claims.ts";
@@ -59,6 +60,8 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, context: HeadContext
   if (target.includes("?")) h2.putPair(":path", target);
   else h2.putField(destination.pathField(target));
   h2.putField(destination.authorityField(authority === "" ? hostOf(facts, destination) : authority, cache));
+  // RFC 8441 needs none; a callee that is a proxy without our sidecar gives it to its application (Envoy does).
+  if (upgrade === WEBSOCKET) h2.putPair("sec-websocket-key", randomBytes(16).toString("base64"));
   for (let i = 0; i < fields.length; i++) {
     const field = fields[i];
     if (field === undefined) continue;

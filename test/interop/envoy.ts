@@ -71,7 +71,8 @@ export interface EnvoyOptions {
 /** One Envoy in front of one target on loopback. */
 export function startEnvoy(binary: string, dir: string, options: EnvoyOptions): Promise<ProgramProcess> {
   const { listen, target, downstream, upstream, version } = options;
-  const protocol = version === "h2" ? { http2_protocol_options: {} } : { http_protocol_options: {} };
+  const protocol =
+    version === "h2" ? { http2_protocol_options: { allow_connect: true } } : { http_protocol_options: {} };
   const address = (port: number) => ({ socket_address: { address: "127.0.0.1", port_value: port } });
   const configuration = {
     static_resources: {
@@ -88,6 +89,8 @@ export function startEnvoy(binary: string, dir: string, options: EnvoyOptions): 
                     "@type": type("filters.network.http_connection_manager.v3.HttpConnectionManager"),
                     stat_prefix: "edge",
                     codec_type: "AUTO",
+                    upgrade_configs: [{ upgrade_type: "websocket" }],
+                    http2_protocol_options: { allow_connect: true },
                     forward_client_cert_details: "SANITIZE_SET",
                     set_current_client_cert_details: { uri: true },
                     route_config: {
