@@ -116,6 +116,10 @@ export class ProxyConnect implements AppConversation, SocketHandler {
     this.#facts.ownTrace = !isTraceparent(trace);
     this.#facts.traceparent = this.#facts.ownTrace ? createTraceparent(services.ids) : trace;
     socket.attach(this);
+    if (services.state.externals?.find(authority) !== undefined) {
+      this.#refuse(OUTSIDE);
+      return;
+    }
     const located = locate(this.#facts, services);
     if (isDestination(located)) this.#join(located);
     else if (located.kind === "refused") this.#refuse(located);
@@ -253,6 +257,13 @@ export class ProxyConnect implements AppConversation, SocketHandler {
 }
 
 const EMPTY = Buffer.alloc(0);
+/** What a client says inside a tunnel of its own nobody could decide on. */
+const OUTSIDE: OutboundRefusal = {
+  kind: "refused",
+  reason: "UNSUPPORTED",
+  detail:
+    "a host outside the mesh takes requests, no tunnels: send them in absolute form with `http:`, the TLS is ours",
+};
 const TCP: Spoken = { protocol: "tcp", serverName: undefined };
 /** First byte of a TLS record with a handshake message: a ClientHello may come in several segments. */
 const HANDSHAKE_RECORD = 22;
