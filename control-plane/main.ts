@@ -232,6 +232,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
       credentials: tls,
       packs,
       state: () => publisher.state,
+      onState: (listener) => void publisher.subscribe(listener),
     },
     deps,
   );

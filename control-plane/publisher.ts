@@ -89,7 +89,7 @@ export class Publisher {
     return this.#live;
   }
 
-  /** Calls the listener after each state or report of the source. @returns how to end that. */
+  /** Calls the listener after each state or report of the source, rollback and release. @returns how to end that. */
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -113,6 +113,10 @@ export class Publisher {
     if (isSame) this.onPublished();
     else if (this.#ca) this.#publish("edit");
     this.#first.resolve(state.config.trustDomain);
+    this.#tell();
+  }
+
+  #tell(): void {
     for (const listener of this.#listeners) listener();
   }
 
@@ -201,6 +205,7 @@ export class Publisher {
       this.#overlay = overlay;
       this.#overlaid = revision;
       const summary = this.#publish("rollback", revision);
+      this.#tell();
       await history.flush();
       log.warn("rolled back", { to: revision, revision: summary.sequence });
       return summary;
@@ -217,6 +222,7 @@ export class Publisher {
       this.#overlay = undefined;
       this.#overlaid = undefined;
       const summary = this.#publish("release");
+      this.#tell();
       await history.flush();
       log.info("rollback released", { revision: summary.sequence });
       return summary;
@@ -235,6 +241,7 @@ export class Publisher {
           : new Overlay(restoredContent(await history.objects(pinned, this.#live)));
       this.#overlaid = pinned;
       this.#publish(pinned === undefined ? "release" : "rollback", pinned);
+      this.#tell();
       log.warn(pinned === undefined ? "rollback released" : "rolled back", {
         to: pinned,
         by: "another replica",

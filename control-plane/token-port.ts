@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { parseTrustBundle, type TrustBundle } from "../sidecar/core/identity/trust-bundle.ts";
 import { fileDocumentStore } from "../sidecar/core/idp/file-document-store.ts";
-import { MeshError } from "../sidecar/core/runtime/errors.ts";
+import { MeshError, messageOf } from "../sidecar/core/runtime/errors.ts";
 import { trustBundleJson } from "./ca/jwks.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import type { ControlPlaneConfig } from "./config.ts";
@@ -17,10 +17,11 @@ import type { RevocationList, RevocationStore } from "./revocations/store.ts";
 import type { ServerCredentials } from "./server-credentials.ts";
 import type { ClusterState } from "./sources/store.ts";
 import { Callers } from "./tokens/caller.ts";
+import { HeldRoles } from "./tokens/held-roles.ts";
 import { LiveLogins } from "./tokens/live-logins.ts";
 import { userIdOf } from "./tokens/person.ts";
 import { createTokenServer, type TokenServer } from "./tokens/server.ts";
-import { SessionHandles } from "./tokens/session-handle.ts";
+import { type Person, SessionHandles } from "./tokens/session-handle.ts";
 import { Verifiers } from "./tokens/verifiers.ts";
 
 export interface TokenPortParts {
@@ -30,6 +31,8 @@ export interface TokenPortParts {
   readonly credentials: ServerCredentials;
   /** The state in force: a pinned revision counts. */
   readonly state: () => ClusterState;
+  /** Calls the listener after another state is in force. */
+  readonly onState: (listener: () => void) => void;
   readonly packs: ReadonlyMap<string, string>;
   readonly revoked: RevocationList;
   readonly revocations: RevocationStore;
@@ -40,8 +43,13 @@ export interface TokenPortParts {
 export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps): Promise<TokenServer> {
   const { config, mode, ca, credentials, state, revoked, revocations, metrics } = parts;
   const { trustDomain } = ca;
-  const roles = createRoleFinder();
   const handles = new SessionHandles(() => ca.handleKeys);
+  const finder = createRoleFinder();
+  const rolesOf = (person: Person): readonly string[] => {
+    const { idp, type, groups, claims } = person;
+    return finder.rolesOf({ idp, userId: userIdOf(person), type, groups, claims }, state()).roles;
+  };
+  const held = new HeldRoles();
   const callers = new Callers({
     ...{ trustDomain, state, bundle: bundleOf(ca), nowMs: clock.nowMs },
     workloadOf: (svid) => workloadOfSvid(state(), trustDomain, svid),
@@ -67,8 +75,9 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
       }),
       uses: mode.oneTimeUses,
       rolesOf: (person) => {
-        const { idp, type, groups, claims } = person;
-        return roles.rolesOf({ idp, userId: userIdOf(person), type, groups, claims }, state()).roles;
+        const roles = rolesOf(person);
+        held.minted(person, roles, clock.nowMs() + state().config.txnTtlMs);
+        return roles;
       },
       knowsOperation: operationsOf(state, parts.packs),
       revocations: revoked,
@@ -80,8 +89,50 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
       },
     },
   });
+  parts.onState(
+    revokeLosses({
+      ...{ held, rolesOf, state, log },
+      nowMs: () => clock.nowMs(),
+      revoke: async (user, reason) =>
+        revocations.add(createRevocation({ user, reason }, state(), trustDomain, clock.nowMs())),
+    }),
+  );
   credentials.onRenewed((material) => server.rotate(material));
   return server;
+}
+
+/** Users that are signed out for one change at most: each is a record that every sidecar gets. */
+const MAX_SIGNED_OUT = 500;
+
+/** After bindings changed, signs out who lost a role: a token says what somebody could do when it was minted. */
+function revokeLosses(parts: {
+  readonly held: HeldRoles;
+  readonly rolesOf: (person: Person) => readonly string[];
+  readonly state: () => ClusterState;
+  readonly nowMs: () => number;
+  readonly revoke: (user: string, reason: string) => Promise<void>;
+  readonly log: Deps["log"];
+}): () => void {
+  const { held, rolesOf, state, nowMs, revoke, log } = parts;
+  let seen: ClusterState | undefined;
+  return () => {
+    const now = state();
+    const isSame =
+      seen?.bindings === now.bindings &&
+      seen.roles === now.roles &&
+      seen.identityProviders === now.identityProviders;
+    seen = now;
+    if (isSame || held.size === 0) return;
+    const losses = held.losses(rolesOf, nowMs());
+    for (const { user, lost } of losses.slice(0, MAX_SIGNED_OUT))
+      revoke(user, `holds no more: ${lost.join(", ")}`.slice(0, 256)).then(
+        () => log.info("user signed out who lost roles", { user }),
+        (error: unknown) =>
+          log.error("user keeps lost roles until tokens end", { user, error: messageOf(error) }),
+      );
+    if (losses.length > MAX_SIGNED_OUT)
+      log.warn("users keep lost roles until their tokens end", { count: losses.length - MAX_SIGNED_OUT });
+  };
 }
 
 /** The own bundle, read again when it changed. */

@@ -137,6 +137,21 @@ test("signs in and mints; every step is written down, without a token in it", as
   );
 });
 
+test("signs out at once who loses a role, and nobody else", async () => {
+  const alice = (await login()).body["handle"];
+  const bobToken = await idToken({ sub: "bob", groups: [] });
+  const body = { idp: "main", nonce: "n", id_token: bobToken };
+  const bob = (await ask(gateway, { path: "/v1/sessions", body })).body["handle"];
+  const status = async (handle: unknown) => (await mint(handle)).status;
+  expect([await status(alice), await status(bob)]).toEqual([200, 200]);
+  mesh.write("mesh.yaml", MESH(idp.issuer).replace("group: ds", "group: other"));
+  await eventually(
+    () => mint(alice),
+    (reply) => reply.body["reason"] === "REVOKED",
+  );
+  expect(await status(bob)).toBe(200);
+});
+
 describe("who asks", () => {
   test("nobody without a certificate of this mesh", async () => {
     await expect(ask(undefined, { path: "/v1/token", body: {} })).rejects.toThrow();
