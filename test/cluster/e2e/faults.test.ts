@@ -273,6 +273,37 @@ describeOnCluster("faults", { testMs: 300_000, suiteMs: 1_200_000 }, () => {
     await waitForStatus(200, 20_000, `${SCORER}/ping`);
   });
 
+  test("pods that only a controller takes for unready are called on, as after an outage", async () => {
+    const since = new Date();
+    const names = await kubectl([
+      ...["get", "pods", "-n", "ml-serving", "-l", "app=fraud-scorer"],
+      ...["-o", "jsonpath={.items[*].metadata.name}"],
+    ]);
+    const readiness = () =>
+      kubectl([
+        ...["get", "endpointslices", "-n", "ml-serving", "-l", "kubernetes.io/service-name=fraud-scorer"],
+        ...["-o", "jsonpath={.items[*].endpoints[*].conditions.ready}"],
+      ]);
+    const unready = JSON.stringify({ status: { conditions: [{ type: "Ready", status: "False" }] } });
+    // The kubelet takes it back, up to ten seconds later.
+    await Promise.all(
+      names
+        .split(" ")
+        .map((name) =>
+          kubectl(["patch", "pod", name, "-n", "ml-serving", "--subresource=status", "-p", unready]),
+        ),
+    );
+    await waitFor(
+      async () => (await readiness()) === "false false",
+      10_000,
+      "slices without a ready endpoint",
+    );
+    await platformIsReady();
+    const { answers, failed } = await answersSince(since);
+    expect(failed).toEqual([]);
+    expect(answers).toBeGreaterThan(5);
+  });
+
   test("a control plane that slept through a compaction catches up", async () => {
     await scale(1);
     await waitFor(
