@@ -16,6 +16,7 @@ const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds
   handshakes  full mutual TLS handshakes per second of CPU, beside nginx with the same certificates
   idle        memory of 10 000 idle connections, plain and mutual TLS
   edge        1 000 slow readers of 100 MB, and memory and CPU of hostile input beside valid requests
+  gateway     CPU of a signed-in request in a gateway, beside one sidecar and nginx with auth_request
   events      added delay of server-sent events, beside Envoy, haproxy and nginx
   websocket   CPU and time of WebSocket echoes, beside Envoy
   grpc        CPU per unary gRPC call, beside Envoy (needs Debian's nghttp2-client)
@@ -50,6 +51,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
   handshakes: async () => (await import("./connections/handshakes.ts")).benchHandshakes,
   idle: async () => (await import("./connections/idle.ts")).benchIdle,
   edge: async () => (await import("./edge/edge.ts")).benchEdge,
+  gateway: async () => (await import("./edge/gateway.ts")).benchGateway,
   events: async () => (await import("./streams/events.ts")).benchEvents,
   websocket: async () => (await import("./streams/websocket.ts")).benchWebSocket,
   grpc: async () => (await import("./grpc/grpc.ts")).benchGrpc,

@@ -22,20 +22,22 @@ export interface Target {
 
 const luaString = (text: string) => `"${text.replace(/[\\"]/g, "\\$&").replace(/\r\n/g, "\\r\\n")}"`;
 
-function requestText(port: number, target: Target): string {
-  return `GET ${target.path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n${target.headers.map((line) => `${line}\r\n`).join("")}\r\n`;
+function requestText(port: number, target: Target, host = "127.0.0.1"): string {
+  return `GET ${target.path} HTTP/1.1\r\nHost: ${host}:${port}\r\n${target.headers.map((line) => `${line}\r\n`).join("")}\r\n`;
 }
 
-/** wrk with one thread; targets in rotation. */
+/** wrk with one thread; targets in rotation. @param origin scheme and host. */
 export function runWrk(
   port: number,
   targets: readonly Target[],
   connections: number,
   seconds: number,
+  origin = "http://127.0.0.1",
 ): Promise<LoadResult> {
   const dir = mkdtempSync(join(tmpdir(), "countersign-wrk-"));
   const script = join(dir, "load.lua");
-  const list = targets.map((target) => luaString(requestText(port, target))).join(",\n");
+  const host = origin.slice(origin.indexOf("//") + 2);
+  const list = targets.map((target) => luaString(requestText(port, target, host))).join(",\n");
   writeFileSync(
     script,
     `local requests = {${list}}
@@ -50,7 +52,7 @@ end
   return new Promise((resolve, reject) => {
     const child = spawn(
       "wrk",
-      ["-t1", `-c${connections}`, `-d${seconds}s`, "-s", script, `http://127.0.0.1:${port}/`],
+      ["-t1", `-c${connections}`, `-d${seconds}s`, "-s", script, `${origin}:${port}/`],
       { stdio: ["ignore", "pipe", "pipe"] },
     );
     let text = "";

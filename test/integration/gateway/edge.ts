@@ -15,7 +15,8 @@ import { type Answer, type App, type ServiceSpec, type Sidecar, table, World } f
 export const FRONT: ServiceSpec = { namespace: "edge", kind: "gateway", name: "front", ports: [] };
 export const APP: ServiceSpec = { namespace: "ml", kind: "notebook", name: "app", ports: [8888] };
 
-const ALLOW: ProgramPolicy = {
+/** Gateways may do everything. */
+export const ALLOW_GATEWAYS: ProgramPolicy = {
   id: "ml/all",
   name: "all",
   cluster: false,
@@ -103,7 +104,7 @@ export class Edge {
     const callee = await world.sidecar(APP, { app });
     const front = await world.sidecar(FRONT);
     const bundle = world.authority.bundle.json;
-    callee.plane.setTable(table({ self: APP, policies: [ALLOW], bundle }));
+    callee.plane.setTable(table({ self: APP, policies: [ALLOW_GATEWAYS], bundle }));
     front.plane.setTable(
       table({ self: FRONT, services: [{ service: APP, meshPort: callee.meshPort }], bundle }),
     );
