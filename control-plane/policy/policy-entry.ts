@@ -1,4 +1,5 @@
 // A policy with everything that follows from it and the workloads: its problems, where it is in force, whom it lets in.
+import { doubtLabel } from "../../sidecar/core/policy/role-label.ts";
 import type { PolicyRule, ProgramPolicy } from "../../sidecar/core/policy/rule.ts";
 import type { ClusterState, ExternalService } from "../sources/store.ts";
 import type { AccessPolicy } from "./access-policy.ts";
@@ -50,7 +51,8 @@ export function createEntry(
   const refused = problems.some((problem) => problem.severity === "error");
   const failsClosed = refused && policy.action === "Deny" && policy.enforcement === "Enforce";
   const none = refused && !failsClosed;
-  const rules = failsClosed ? DENY_ALL : policy.rules;
+  const kept = before?.source.policy === policy && before.rules !== DENY_ALL ? before.rules : undefined;
+  const rules = failsClosed ? DENY_ALL : (kept ?? withDoubts(policy));
   const sameForm =
     before?.source.policy === policy && before.rules === rules && sameList(before.source.roles, source.roles);
   return {
@@ -65,6 +67,24 @@ export function createEntry(
     forms: sameForm && before !== undefined ? before.forms : new Map(),
     rules,
   };
+}
+
+/** A Deny on a role holds also for users of whom it is not known whether they have the role; its exceptions do not. */
+function withDoubts({ action, rules }: AccessPolicy): readonly PolicyRule[] {
+  const names =
+    action === "Deny" && rules.some(({ from }) => from?.some(({ user }) => user?.roles !== undefined));
+  if (!names) return rules;
+  return rules.map((rule) => ({
+    ...rule,
+    from: rule.from?.map((clause) =>
+      clause.user?.roles === undefined
+        ? clause
+        : {
+            ...clause,
+            user: { ...clause.user, roles: clause.user.roles.flatMap((role) => [role, doubtLabel(role)]) },
+          },
+    ),
+  }));
 }
 
 const sameList = (a: readonly string[] | undefined, b: readonly string[] | undefined): boolean =>

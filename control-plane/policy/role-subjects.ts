@@ -1,7 +1,7 @@
 // Who holds which roles, and by which binding: the one place that answers it, for tokens and for people who ask. PURE.
 import { createClaimCompiler } from "../../sidecar/core/policy/cel.ts";
 import type { CelCompiler } from "../../sidecar/core/policy/condition.ts";
-import { bindingLabel } from "../../sidecar/core/policy/role-label.ts";
+import { bindingLabel, doubtLabel } from "../../sidecar/core/policy/role-label.ts";
 import type { ClusterState, MeshRoleBinding } from "../sources/store.ts";
 
 /** Somebody or something that may hold roles, as it was verified. */
@@ -31,14 +31,17 @@ export interface RolePath {
 }
 
 export interface HeldRoles {
-  /** Names of roles, and the labels (`@binding`) of the bindings whose roles have rules of their own; sorted. */
+  /**
+   * Names of roles, the labels (`@binding`) of the bindings whose roles have rules of their own, and labels (`?role`) of
+   * unknown roles that some Deny names; sorted.
+   */
   readonly roles: readonly string[];
   readonly paths: readonly RolePath[];
-  /** Roles that may be held besides, because the groups are not known; sorted. A Deny on one of them cannot be kept. */
+  /** Roles that may be held besides, because the groups are not known; sorted. */
   readonly unknown: readonly string[];
 }
 
-export type RoleBook = Pick<ClusterState, "bindings" | "roles" | "identityProviders">;
+export type RoleBook = Pick<ClusterState, "bindings" | "roles" | "identityProviders" | "policies">;
 
 type Subject = MeshRoleBinding["subjects"][number];
 
@@ -65,16 +68,33 @@ export interface RoleFinder {
 export function createRoleFinder(): RoleFinder {
   const cel = createClaimCompiler();
   let index: Index | undefined;
+  let denied: { readonly policies: RoleBook["policies"]; readonly roles: ReadonlySet<string> } | undefined;
   return {
     rolesOf(holder, book) {
       if (index === undefined || !sameBook(index.book, book)) index = indexOf(book);
-      return held(holder, index, cel);
+      const found = held(holder, index, cel);
+      if (found.unknown.length === 0) return found;
+      if (denied?.policies !== book.policies)
+        denied = { policies: book.policies, roles: deniedRoles(book.policies) };
+      const { roles } = denied;
+      const doubts = found.unknown.filter((role) => roles.has(role)).map(doubtLabel);
+      return { ...found, roles: [...found.roles, ...doubts].sort() };
     },
   };
 }
 
 const sameBook = (a: RoleBook, b: RoleBook): boolean =>
   a.bindings === b.bindings && a.roles === b.roles && a.identityProviders === b.identityProviders;
+
+/** Roles that some Deny names. */
+function deniedRoles(policies: RoleBook["policies"]): ReadonlySet<string> {
+  const out = new Set<string>();
+  for (const { action, rules } of policies.values())
+    if (action === "Deny")
+      for (const { from = [] } of rules)
+        for (const { user } of from) for (const role of user?.roles ?? []) out.add(role);
+  return out;
+}
 
 const keyOf = (...parts: readonly string[]): string => parts.join("\0");
 

@@ -99,6 +99,7 @@ function reasonOf(match: UserMatch | undefined, user: User): string | undefined 
 }
 
 function bindingOfLabel(role: string): string | undefined {
+  if (role.startsWith("?")) return `role ${role.slice(1)}, as far as is known`;
   if (!isBindingLabel(role)) return undefined;
   return role.startsWith("@grant/") ? role.slice(1) : `binding ${role.slice(1)}`;
 }

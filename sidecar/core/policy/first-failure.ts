@@ -1,6 +1,7 @@
 // The first condition of a rule that did not hold for a call, in words. For people; it decides nothing.
 import type { Call, Caller, Hop } from "./call.ts";
 import { ERROR, type Tri, type View } from "./match.ts";
+import { withoutDoubts } from "./role-label.ts";
 import type { FromClause, OperationClause, PolicyRule, When } from "./rule.ts";
 import { quoted, whenFailure } from "./when-failure.ts";
 
@@ -145,7 +146,7 @@ function userFailure(clause: FromClause, path: string, call: Call): Failure | un
       ["ids", match.ids, match.ids?.includes(user.id) === true, `is \`${user.id}\``],
       [
         "roles",
-        roles,
+        roles && withoutDoubts(roles),
         roles?.some((role) => user.roles.includes(role)) === true,
         user.roles.length === 0 ? "has no roles" : `has ${quoted(user.roles)}`,
       ],

@@ -1,4 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
+import { decideDescribed } from "../../../control-plane/cli/described-call.ts";
+import { compile } from "../../../control-plane/policy/compile.ts";
+import { loadBuiltInPacks } from "../../../control-plane/policy/packs.ts";
 import { createRoleFinder, type RoleHolder } from "../../../control-plane/policy/role-subjects.ts";
 import { bindingLabel, namedRoles } from "../../../sidecar/core/policy/role-label.ts";
 import { stateOfYaml } from "../../fakes/yaml-state.ts";
@@ -84,7 +87,34 @@ test("labels of bindings are short, and not for applications to see", () => {
   expect(bindingLabel("a")).toBe("@a");
   expect(bindingLabel("x".repeat(253))).toHaveLength(65);
   expect(bindingLabel(`${"x".repeat(252)}y`)).not.toBe(bindingLabel(`${"x".repeat(252)}z`));
-  expect(namedRoles(["@a", "ds"])).toEqual(["ds"]);
+  expect(namedRoles(["?contractor", "@a", "ds"])).toEqual(["ds"]);
   const plain = ["ds"];
   expect(namedRoles(plain)).toBe(plain);
+});
+
+describe("a Deny by role", () => {
+  const guarded = stateOfYaml(`
+{kind: IdentityProvider, metadata: {name: okta}, spec: {type: oidc, issuer: "https://okta.example", clientID: c}}
+---
+{kind: MeshRoleBinding, metadata: {name: b}, spec: {roles: [contractor, ds], subjects: [{idp: okta, group: g}]}}
+---
+{kind: Workload, metadata: {name: a, namespace: ml}, spec: {kind: serving, serviceAccount: s, service: a, ports: [{port: 80, packs: [mlflow-scoring]}]}}
+---
+{kind: AccessPolicy, metadata: {name: all, namespace: ml}, spec: {action: Allow, rules: [{name: r, from: [{user: {presence: Required}}], operations: [{any: true}]}]}}
+---
+{kind: ClusterAccessPolicy, metadata: {name: no}, spec: {action: Deny, rules: [{name: r, from: [{user: {roles: [contractor]}}], unless: [{user: {roles: [ds]}}]}]}}
+`);
+  const allowed = (groups: RoleHolder["groups"]): boolean | undefined => {
+    const { roles } = rolesOf({ ...okta, groups }, guarded);
+    return decideDescribed(
+      { from: "serving/a", to: "serving/a", request: "GET /x", user: "okta|alice", roles, nowMs: 0 },
+      compile(guarded, loadBuiltInPacks()),
+      loadBuiltInPacks(),
+    ).decision?.allowed;
+  };
+
+  test("holds for users of whom it is not known whether they have the role", () => {
+    expect(rolesOf({ ...okta, groups: "unknown" }, guarded).roles).toEqual(["?contractor"]);
+    expect([allowed([]), allowed("unknown"), allowed(["g"])]).toEqual([true, false, true]);
+  });
 });
