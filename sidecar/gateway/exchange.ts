@@ -290,11 +290,8 @@ export class EdgeExchange
     });
     if (admitted.cookie !== undefined && admitted.cookie !== "")
       fields.push(front.field("cookie", admitted.cookie));
-    const { peer, peerFields } = this.#place;
-    fields.push(...(this.#sourceIp === peer ? peerFields : addressFields(this.#sourceIp)));
-    fields.push(PROTO, front.field("x-forwarded-host", head.authority));
-    if (route.rewrite?.prefix !== undefined && route.path.value !== "/")
-      fields.push(front.field("x-forwarded-prefix", route.path.value.replace(/\/$/, "")));
+    // Nobody outside needs to know who our clients are.
+    if (route.backend.kind === "service") this.#putAddress(fields, route);
     return {
       method: head.method,
       target,
@@ -303,6 +300,14 @@ export class EdgeExchange
       upgrade: head.upgrade,
       connectionNames: head.connectionNames,
     };
+  }
+
+  #putAddress(fields: Field[], route: GatewayRoute): void {
+    const { peer, peerFields } = this.#place;
+    fields.push(...(this.#sourceIp === peer ? peerFields : addressFields(this.#sourceIp)));
+    fields.push(PROTO, this.#front.field("x-forwarded-host", this.head.authority));
+    if (route.rewrite?.prefix !== undefined && route.path.value !== "/")
+      fields.push(this.#front.field("x-forwarded-prefix", route.path.value.replace(/\/$/, "")));
   }
 
   /** Whether the bearer token of the request is the gateway's to read, and not for the backend. */
