@@ -71,6 +71,9 @@ function request(options: http.RequestOptions, body?: string): Promise<{ status:
   });
 }
 
+/** For a process that starts beside many others; one that ends instead is told of at once. */
+const START_WITHIN_MS = 45_000;
+
 /** Polls until `check` gives a value; fails with `what` after `timeoutMs`. */
 export async function until<T>(
   what: string,
@@ -98,14 +101,18 @@ export async function startControlPlane(
     ...["--port-base", "0", "--log-level", "warn"],
   ]);
   running.push(process);
-  const ports = await until("the control plane", () => {
-    if (process.child.exitCode !== null) throw new Error(`the control plane ended:\n${process.errors()}`);
-    try {
-      return JSON.parse(readFileSync(join(stateDir, "ports.json"), "utf8")) as ControlPlanePorts;
-    } catch {
-      return undefined;
-    }
-  });
+  const ports = await until(
+    "the control plane",
+    () => {
+      if (process.child.exitCode !== null) throw new Error(`the control plane ended:\n${process.errors()}`);
+      try {
+        return JSON.parse(readFileSync(join(stateDir, "ports.json"), "utf8")) as ControlPlanePorts;
+      } catch {
+        return undefined;
+      }
+    },
+    START_WITHIN_MS,
+  );
   const manage: RunningControlPlane["manage"] = async (method, path, body) => {
     const answer = await request(
       {
@@ -157,10 +164,14 @@ export async function startSidecar(
     ...(spec.args ?? []),
   ]);
   running.push(process);
-  await until(`sidecar ${name}`, async () => {
-    if (process.child.exitCode !== null) throw new Error(`sidecar ${name} ended:\n${process.errors()}`);
-    return (await get(metricsPort, "/readyz")).status === 200 ? true : undefined;
-  });
+  await until(
+    `sidecar ${name}`,
+    async () => {
+      if (process.child.exitCode !== null) throw new Error(`sidecar ${name} ended:\n${process.errors()}`);
+      return (await get(metricsPort, "/readyz")).status === 200 ? true : undefined;
+    },
+    START_WITHIN_MS,
+  );
   const readyMs = performance.now() - startedMs;
   return { process, meshPort, proxyPort, metricsPort, stateDir, auditFile, readyMs };
 }
