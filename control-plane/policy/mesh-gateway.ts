@@ -262,6 +262,12 @@ export function parseMeshGateway(object: ValidObject): Result<MeshGateway, reado
       "is missing: routes that are not `Public` need somebody to sign in with",
       "identityProviders",
     );
+  if (gateway.tier === "external" && gateway.limits.perIp === undefined)
+    fields.report(
+      "is missing: anybody can reach an external gateway",
+      "limits.perIP",
+      "state `limits: {perIP: {requests: 600}}`",
+    );
   checkNames(fields, gateway);
   fields.end();
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: gateway };
