@@ -37,40 +37,17 @@ export function fieldOf(answer: Admitted | EdgeAnswer, name: string): string | u
   return answer.kind === "answer" ? answer.fields.find(([each]) => each === name)?.[1] : undefined;
 }
 
-export class Browser {
+export abstract class BaseBrowser {
   readonly jar = new CookieJar();
-  readonly #people: People;
-  readonly #route: GatewayRoute;
   /** Name for the provider's form; undefined: stops in front of it. */
   user: string | undefined;
 
-  constructor(people: People, route: GatewayRoute, user?: string) {
-    this.#people = people;
-    this.#route = route;
+  constructor(user?: string) {
     this.user = user;
   }
 
-  /** One request to the gateway. */
-  async ask(target: string, asked: Asked = {}): Promise<Admitted | EdgeAnswer> {
-    const { method = "GET", host = HOST, fields = NAVIGATION, body = "", isUpgrade = false } = asked;
-    const cookie = this.jar.field(host);
-    const all: Record<string, string> = { ...(cookie === undefined ? {} : { cookie }), ...fields };
-    const isOwn = target.startsWith("/.countersign/");
-    const request: EdgeRequest = {
-      ...{ method, host, target, isUpgrade, sourceIp: "203.0.113.7" },
-      route: isOwn ? undefined : (asked.route ?? this.#route),
-      field: (name) => all[name],
-    };
-    const answer = isOwn
-      ? await this.#people.serve(request, Buffer.from(body))
-      : await this.#people.authenticate(request);
-    const setCookie =
-      answer.kind === "admitted"
-        ? answer.setCookie
-        : answer.fields.filter(([name]) => name === "set-cookie").map(([, value]) => value);
-    this.jar.take(host, setCookie);
-    return answer;
-  }
+  /** One request to the gateway; takes its cookies. */
+  abstract ask(target: string, asked?: Asked): Promise<Admitted | EdgeAnswer>;
 
   /** Goes to an address and follows. */
   async go(target: string, asked: Asked = {}): Promise<Arrived> {
@@ -125,5 +102,38 @@ export class Browser {
     });
     this.jar.take(url.host, response.headers.getSetCookie());
     return response;
+  }
+}
+
+/** In front of `People` itself. */
+export class Browser extends BaseBrowser {
+  readonly #people: People;
+  readonly #route: GatewayRoute;
+
+  constructor(people: People, route: GatewayRoute, user?: string) {
+    super(user);
+    this.#people = people;
+    this.#route = route;
+  }
+
+  async ask(target: string, asked: Asked = {}): Promise<Admitted | EdgeAnswer> {
+    const { method = "GET", host = HOST, fields = NAVIGATION, body = "", isUpgrade = false } = asked;
+    const cookie = this.jar.field(host);
+    const all: Record<string, string> = { ...(cookie === undefined ? {} : { cookie }), ...fields };
+    const isOwn = target.startsWith("/.countersign/");
+    const request: EdgeRequest = {
+      ...{ method, host, target, isUpgrade, sourceIp: "203.0.113.7" },
+      route: isOwn ? undefined : (asked.route ?? this.#route),
+      field: (name) => all[name],
+    };
+    const answer = isOwn
+      ? await this.#people.serve(request, Buffer.from(body))
+      : await this.#people.authenticate(request);
+    const setCookie =
+      answer.kind === "admitted"
+        ? answer.setCookie
+        : answer.fields.filter(([name]) => name === "set-cookie").map(([, value]) => value);
+    this.jar.take(host, setCookie);
+    return answer;
   }
 }

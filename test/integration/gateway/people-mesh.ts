@@ -1,0 +1,301 @@
+// A whole small mesh with people, as processes: control plane with its token service, a gateway, a notebook and a model,
+// and a real OpenID Provider. The notebook's application calls the model with the trace that it was called with, as any
+// OpenTelemetry library does; it knows nothing of users.
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  createServer,
+  request as httpRequest,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from "node:http";
+import { request as httpsRequest } from "node:https";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { EdgeAnswer } from "../../../sidecar/gateway/people.ts";
+import {
+  type RunningControlPlane,
+  type Sidecar,
+  startControlPlane,
+  startSidecar,
+} from "../../demo/mesh-processes.ts";
+import { freePorts, type RunningProcess } from "../../demo/process.ts";
+import { edgeCertificate, writeSecret } from "../../fakes/edge-certificate.ts";
+import { type OpenIdProvider, startOpenIdProvider } from "../../fakes/openid-provider.ts";
+import { type Asked, BaseBrowser, NAVIGATION } from "../../sidecar/gateway/login/browser.ts";
+
+export const HOST = "nb.acme.example";
+const CLIENT_SECRET = "a secret of the client, thirty-two bytes";
+
+/** One line of an audit file, as far as the tests look. */
+export interface AuditData {
+  readonly actionName: string;
+  readonly serviceName: string;
+  readonly userIdentity: {
+    readonly id: string;
+    readonly roles: readonly string[];
+    readonly email?: string;
+  } | null;
+  readonly identityMetadata: {
+    readonly caller: string | null;
+    readonly origin: string | null;
+    readonly hops: number;
+    readonly chain: readonly { readonly s: string; readonly o: string }[];
+  };
+  readonly txn: string | null;
+  readonly decision: { readonly effect: string; readonly reason: string; readonly rule: string | null };
+}
+
+export interface PeopleMesh {
+  readonly op: OpenIdProvider;
+  readonly controlPlane: RunningControlPlane;
+  /** Root of the gateway's certificate, PEM. */
+  readonly ca: string;
+  readonly gatewayPort: number;
+  browser(user?: string): NetBrowser;
+  /** What the model's sidecar recorded so far. */
+  recorded(): AuditData[];
+  /** What the model's application got last. */
+  readonly seen: { headers: Readonly<Record<string, string | string[] | undefined>> };
+  /** Rewrites the policies. */
+  setPolicies(text: string): void;
+  close(): Promise<void>;
+}
+
+/** A browser that speaks to the gateway over TLS. */
+export class NetBrowser extends BaseBrowser {
+  readonly #port: number;
+  readonly #ca: string;
+
+  constructor(port: number, ca: string, user?: string) {
+    super(user);
+    this.#port = port;
+    this.#ca = ca;
+  }
+
+  async ask(target: string, asked: Asked = {}): Promise<EdgeAnswer> {
+    const { method = "GET", host = HOST, fields = NAVIGATION, body = "" } = asked;
+    const cookie = this.jar.field(host);
+    const answer = await new Promise<EdgeAnswer>((resolve, reject) => {
+      const outgoing = httpsRequest(
+        {
+          ...{ host: "127.0.0.1", port: this.#port, servername: host, ca: this.#ca, agent: false },
+          ...{ method, path: target, timeout: 10_000 },
+          headers: { host, ...(cookie === undefined ? {} : { cookie }), ...fields },
+        },
+        (response) => {
+          const chunks: Buffer[] = [];
+          response.on("data", (chunk: Buffer) => chunks.push(chunk));
+          response.on("end", () => resolve(answerOf(response, Buffer.concat(chunks))));
+        },
+      );
+      outgoing.on("timeout", () => outgoing.destroy(new Error("no answer from the gateway")));
+      outgoing.on("error", reject);
+      outgoing.end(body);
+    });
+    this.jar.take(
+      host,
+      answer.fields.filter(([name]) => name === "set-cookie").map(([, value]) => value),
+    );
+    return answer;
+  }
+}
+
+function answerOf(response: IncomingMessage, body: Buffer): EdgeAnswer {
+  const fields: [string, string][] = [];
+  for (let i = 0; i < response.rawHeaders.length; i += 2)
+    fields.push([(response.rawHeaders[i] ?? "").toLowerCase(), response.rawHeaders[i + 1] ?? ""]);
+  return { kind: "answer", status: response.statusCode ?? 0, fields, body: body.toString("utf8") };
+}
+
+async function listen(server: Server): Promise<number> {
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return (server.address() as AddressInfo).port;
+}
+
+function objects(issuer: string, ports: Readonly<Record<string, number>>): string {
+  return `apiVersion: countersign.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: default}
+spec: {trustDomain: lake.example}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: IdentityProvider
+metadata: {name: acme}
+spec:
+  type: oidc
+  displayName: Acme
+  issuer: ${issuer}
+  clientID: gateway
+  clientSecretRef: {name: oidc}
+  scopes: [openid, email, profile, groups]
+  groupsClaim: groups
+  algorithms: [ES256]
+  allowInsecureIssuer: true
+---
+apiVersion: countersign.dev/v1alpha1
+kind: MeshRoleBinding
+metadata: {name: fraud}
+spec: {roles: [fraud-ds], subjects: [{idp: acme, group: fraud}]}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: MeshRole
+metadata: {name: fraud-ds}
+spec: {}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: Workload
+metadata: {name: people, namespace: edge}
+spec: {kind: gateway, serviceAccount: gateway, addresses: [127.0.0.1], meshPort: ${ports["gateway"]}}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: Workload
+metadata: {name: nb, namespace: ml-dev}
+spec: {kind: notebook, serviceAccount: nb, addresses: [127.0.0.1], meshPort: ${ports["notebook"]}, service: nb, ports: [{port: 8888, protocol: http}]}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: Workload
+metadata: {name: scorer, namespace: ml-serving}
+spec: {kind: serving, serviceAccount: scorer, addresses: [127.0.0.1], meshPort: ${ports["model"]}, service: scorer, ports: [{port: 8080, protocol: http, packs: [mlflow-scoring]}]}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: MeshGateway
+metadata: {name: people, namespace: edge}
+spec:
+  tier: internal
+  identityProviders: [acme]
+  listeners: [{name: main, port: 8443, hosts: [${HOST}], tls: {secretName: edge-tls}}]
+  routes: [{name: lab, hosts: [${HOST}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
+`;
+}
+
+export const POLICIES = `apiVersion: countersign.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: people-open-notebooks, namespace: ml-dev}
+spec:
+  action: Allow
+  targets: [{kinds: [notebook]}]
+  rules: [{name: people, from: [{workload: {kinds: [gateway]}, user: {presence: Required}}], operations: [{any: true}]}]
+---
+apiVersion: countersign.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: scientists-score, namespace: ml-serving}
+spec:
+  action: Allow
+  targets: [{names: [scorer]}]
+  rules:
+  - name: scientists
+    from: [{workload: {kinds: [notebook]}, user: {roles: [fraud-ds]}, via: {origin: {kinds: [gateway]}}}]
+    operations: [{op: serving.invoke}]
+    with: {identity: {forward: [user, email, roles]}}
+`;
+
+/** Starts it; resolves when everything is ready. */
+export async function startPeopleMesh(): Promise<PeopleMesh> {
+  const dir = mkdtempSync(join(tmpdir(), "countersign-people-"));
+  const running: RunningProcess[] = [];
+  const [gateway = 0, notebook = 0, model = 0, edge = 0, proxy = 0, ...status] = await freePorts(8);
+  const op = await startOpenIdProvider({
+    ...{ clientId: "gateway", clientSecret: CLIENT_SECRET },
+    redirectUris: [`https://${HOST}/.countersign/callback/acme`],
+    postLogoutRedirectUris: [`https://${HOST}/.countersign/signed-out`],
+  });
+  const configDir = join(dir, "config");
+  mkdirSync(configDir);
+  writeFileSync(join(configDir, "objects.yaml"), objects(op.issuer, { gateway, notebook, model }));
+  writeFileSync(join(configDir, "policies.yaml"), POLICIES);
+  const secrets = join(dir, "secrets");
+  const certificate = await edgeCertificate([HOST], Date.now());
+  writeSecret(secrets, "edge-tls", certificate);
+  mkdirSync(join(secrets, "oidc"), { recursive: true });
+  writeFileSync(join(secrets, "oidc", "client-secret"), CLIENT_SECRET);
+  const seen: PeopleMesh["seen"] = { headers: {} };
+  const scorer = createServer((request, response) => {
+    seen.headers = request.headers;
+    request.resume().on("end", () => response.end('{"score":0.1}'));
+  });
+  // Calls the model as a cell would; what it was called with but the trace it does not look at.
+  const lab = createServer((request, response) => callModel(proxy, request, response));
+  const [scorerPort, labPort] = await Promise.all([listen(scorer), listen(lab)]);
+  const close = async (): Promise<void> => {
+    await Promise.all(running.map((process) => process.stop()));
+    for (const server of [scorer, lab]) {
+      server.closeAllConnections();
+      server.close();
+    }
+    await op.close();
+    rmSync(dir, { recursive: true, force: true });
+  };
+  try {
+    const controlPlane = await startControlPlane(configDir, join(dir, "control-plane"), running);
+    const tokens = ["--token-service", `127.0.0.1:${controlPlane.ports.tokens}`];
+    const start = (
+      namespace: string,
+      name: string,
+      meshPort: number,
+      i: number,
+      proxyPort: number,
+      args: readonly string[],
+    ): Promise<Sidecar> =>
+      startSidecar(
+        controlPlane,
+        {
+          namespace,
+          name,
+          dir: join(dir, name),
+          meshPort,
+          proxyPort,
+          metricsPort: status[i] ?? 0,
+          args: [...tokens, ...args],
+        },
+        running,
+      );
+    const [, , modelSidecar] = await Promise.all([
+      start("edge", "people", gateway, 0, 0, [
+        "--gateway-secrets",
+        secrets,
+        "--gateway-port-map",
+        `8443=127.0.0.1:${edge}`,
+      ]),
+      start("ml-dev", "nb", notebook, 1, proxy, ["--app-port-map", `8888=127.0.0.1:${labPort}`]),
+      start("ml-serving", "scorer", model, 2, 0, ["--app-port-map", `8080=127.0.0.1:${scorerPort}`]),
+    ]);
+    return {
+      ...{ op, controlPlane, ca: certificate.ca, gatewayPort: edge, seen },
+      browser: (user) => new NetBrowser(edge, certificate.ca, user),
+      recorded: () =>
+        readFileSync(modelSidecar.auditFile, "utf8")
+          .split("\n")
+          .slice(0, -1)
+          .map((line) => (JSON.parse(line) as { data: AuditData }).data),
+      setPolicies: (text) => writeFileSync(join(configDir, "policies.yaml"), text),
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+function callModel(proxyPort: number, request: IncomingMessage, response: ServerResponse): void {
+  const { traceparent } = request.headers;
+  const outgoing = httpRequest(
+    {
+      ...{ host: "127.0.0.1", port: proxyPort, method: "POST", agent: false },
+      path: "http://scorer.ml-serving:8080/invocations",
+      headers: {
+        ...{ host: "scorer.ml-serving:8080", "content-type": "application/json" },
+        ...(typeof traceparent === "string" && request.url !== "/untraced" ? { traceparent } : {}),
+      },
+    },
+    (answer) => {
+      response.writeHead(answer.statusCode ?? 502, {
+        "content-type": answer.headers["content-type"] ?? "text/plain",
+      });
+      answer.pipe(response);
+    },
+  );
+  outgoing.on("error", (error) => response.writeHead(502).end(error.message));
+  outgoing.end("{}");
+}
