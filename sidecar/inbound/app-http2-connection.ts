@@ -121,6 +121,7 @@ export class Http2AppConnection implements Http2Handler<Http2Place | undefined> 
       if (nowMs >= this.#deadlineMs) this.#destroy("the application could not be reached in time");
       return;
     }
+    this.h2.sweepWaiting();
     for (const place of this.#places.all())
       if (nowMs >= place.deadlineMs)
         place.fail("timeout", "the application did not answer in time", "nothing", 0);

@@ -255,6 +255,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
       this.h2.goaway(ENHANCE_YOUR_CALM);
     if ((this.#exchanges.size === 0 && nowMs - this.activeAtMs >= idleMs) || !this.#peer.isWelcome)
       this.drain();
+    this.h2.sweepWaiting();
     this.unreadBytes = this.h2.openStreams === 0 ? 0 : this.h2.sweepUnread(nowMs, idleMs);
     if (this.#exchanges.size === 0 && (this.#ending || this.h2.closed)) {
       if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;

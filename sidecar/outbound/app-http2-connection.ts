@@ -206,6 +206,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   /** Ends what took too long, and notices an application that is gone or stays without reading. */
   sweep(nowMs: number): void {
     for (const exchange of this.#exchanges.all()) if (nowMs >= exchange.deadlineMs) exchange.timeOut();
+    this.h2.sweepWaiting();
     if (this.#unfinished.isTooSlow(this.h2.unfinishedHead, nowMs, this.#deps.services.timeouts.headerMs))
       this.h2.goaway(ENHANCE_YOUR_CALM);
     if (this.#readPaused) {

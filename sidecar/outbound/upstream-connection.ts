@@ -211,6 +211,7 @@ export class UpstreamConnection implements Timed {
       if (nowMs >= this.deadlineMs) this.timeOut();
       return;
     }
+    this.#h2?.sweepWaiting();
     const state = this.#keepAlive.check(nowMs);
     if (state === "ping") this.#h2?.ping();
     else if (state === "dead") this.#raw.destroy(new Error("the callee's sidecar does not answer any more"));

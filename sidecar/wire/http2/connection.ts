@@ -330,6 +330,12 @@ export class Http2Connection<T> {
     if (!this.#core.closed) this.#core.sender.pause(false);
   }
 
+  /** Call it about twice a second: lets streams go on that were told to wait, and whose windows the peer leaves as they are. */
+  sweepWaiting(): void {
+    const core = this.#core;
+    for (const stream of core.streams.values()) core.sender.wake(stream);
+  }
+
   /**
    * Looks for bodies that are complete but for what the peer does not read, and resets those that were seen like that
    * `withinMs` ago or earlier: nobody waits for them, so nothing else ends them.

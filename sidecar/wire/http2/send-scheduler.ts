@@ -16,6 +16,9 @@ interface SendOwner<T> {
   onTrailersDue(stream: StreamState<T>): void;
 }
 
+/** Less than our own windows are ever left with once everything is read (half of 16 KiB). */
+const LITTLE_WINDOW = 8_192;
+
 /** How much may wait. */
 interface QueueLimits {
   /** From which on a stream is told to wait. */
@@ -57,7 +60,7 @@ export class SendScheduler<T> {
       const at = this.#output.frame(FrameType.data, endStream ? FrameFlag.endStream : 0, stream.id, bytes);
       chunk.copy(this.#output.buffer, at);
       this.#sent(stream, bytes, endStream);
-      return true;
+      return endStream || !this.#mustWait(stream);
     }
     if (bytes > 0) {
       stream.enqueue(chunk);
@@ -65,9 +68,24 @@ export class SendScheduler<T> {
     }
     stream.endQueued = endStream;
     this.#makeReady(stream);
-    if (stream.queuedBytes < this.#queueBytes && !this.#queued.isMuch) return true;
-    stream.wantsWritable = true;
+    if (stream.queuedBytes >= this.#queueBytes) stream.wantsWritable = true;
+    else if (!this.#mustWait(stream)) return true;
     return false;
+  }
+
+  /** While much is queued: what is read for a stream with little window would wait, and is better left where it is. */
+  #mustWait(stream: StreamState<T>): boolean {
+    if (!this.#queued.isMuch || (stream.queuedBytes === 0 && stream.sendWindow >= LITTLE_WINDOW))
+      return false;
+    stream.wantsWritable = true;
+    return true;
+  }
+
+  /** A peer need not open a window that is not used up: who waits for more of it goes on with what there is. */
+  wake(stream: StreamState<T>): void {
+    if (!stream.wantsWritable || stream.queuedBytes > 0 || stream.sendWindow <= 0) return;
+    stream.wantsWritable = false;
+    if (stream.alive && !stream.localClosed) this.#owner.onRoom(stream);
   }
 
   /** WINDOW_UPDATE of the connection; false: overflow. */
@@ -83,6 +101,7 @@ export class SendScheduler<T> {
     stream.sendWindow += increment;
     if (stream.sendWindow > MAX_WINDOW) return false;
     if (stream.queuedBytes > 0) this.#makeReady(stream);
+    else this.#tellRoom(stream);
     return true;
   }
 
@@ -130,10 +149,14 @@ export class SendScheduler<T> {
     this.#sent(stream, bytes, ends);
     if (queue.bytes > 0) this.#goOn(stream, queue);
     if (isLast && !ends) this.#owner.onTrailersDue(stream);
-    if (stream.wantsWritable && stream.alive && !stream.localClosed && queue.bytes * 4 <= this.#queueBytes) {
-      stream.wantsWritable = false;
-      if (!stream.endQueued) this.#owner.onRoom(stream);
-    }
+    this.#tellRoom(stream);
+  }
+
+  #tellRoom(stream: StreamState<T>): void {
+    if (!stream.wantsWritable || !stream.alive || stream.localClosed) return;
+    if (stream.queuedBytes * 4 > this.#queueBytes || this.#mustWait(stream)) return;
+    stream.wantsWritable = false;
+    if (!stream.endQueued) this.#owner.onRoom(stream);
   }
 
   #goOn(stream: StreamState<T>, queue: ChunkQueue): void {

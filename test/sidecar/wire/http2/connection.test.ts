@@ -647,6 +647,41 @@ describe("two ends", () => {
     expect(shared.queued.bytes).toBe(16 * 1_048_576);
   });
 
+  test("leave what a stream with little window would only queue where it is, and go on in the end", () => {
+    const shared = createHttp2Shared();
+    shared.queued.add(16 * 1_048_576);
+    let reader: TestStream | undefined;
+    let held = 0;
+    const server = new End("server", {
+      onData: (stream, chunk) => {
+        reader = stream;
+        held += chunk.length;
+      },
+    });
+    const client = new End("client", {}, { shared });
+    const stream = client.request(POST_FIELDS, false);
+    settle(client, server);
+    const send = (bytes: number): boolean => {
+      const goesOn = client.connection.sendData(stream, Buffer.alloc(bytes), false);
+      settle(client, server);
+      client.events.length = 0;
+      return goesOn;
+    };
+    expect(send(16_000)).toBe(true);
+    expect([send(16_000), send(16_000), send(15_000)]).toEqual([true, true, false]);
+    // The peer may leave it at that: it has 2.5 KiB to give.
+    client.connection.sweepWaiting();
+    expect(client.events).toEqual(["writable 1"]);
+    expect(send(20_000)).toBe(false);
+    expect(stream.queuedBytes).toBe(63_000 + 20_000 - 65_536);
+    client.connection.sweepWaiting();
+    expect(client.events).toEqual([]);
+    if (reader !== undefined) server.connection.consumed(reader, held);
+    settle(client, server);
+    expect(client.events).toEqual(["writable 1"]);
+    expect([held, shared.queued.bytes]).toEqual([83_000, 16 * 1_048_576]);
+  });
+
   test("send frames that fill a TLS record", () => {
     const server = new End("server");
     const client = new End("client");
