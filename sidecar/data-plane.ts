@@ -578,10 +578,10 @@ export class DataPlane {
     );
     metrics.addGauge({
       name: "countersign_held_stream_bytes",
-      help: "body bytes of open HTTP/2 streams that wait for whoever does not read",
+      help: "body bytes of open HTTP/2 streams that peers may send or have sent, and that wait to be sent",
       labels: ["state"],
       read: () => [
-        [["received"], this.#http2.received.bytes],
+        [["windows"], this.#http2.windows.bytes],
         [["queued"], this.#http2.queued.bytes],
       ],
     });

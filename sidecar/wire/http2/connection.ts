@@ -285,7 +285,7 @@ export class Http2Connection<T> {
     const own = stateOf(stream);
     const taken = Math.min(bytes, own.unconsumed);
     if (taken <= 0 || this.#core.closed) return;
-    this.#core.unhold(own, taken);
+    own.unconsumed -= taken;
     this.#core.releaseStream(own, taken);
     if (!this.#core.releasesAtOnce) this.#core.release(taken);
   }
@@ -330,7 +330,7 @@ export class Http2Connection<T> {
     if (!this.#core.closed) this.#core.sender.pause(false);
   }
 
-  /** Call it about twice a second: lets streams go on that were told to wait, and whose windows the peer leaves as they are. */
+  /** Call it about twice a second: for streams that wait, and whose windows the peer leaves as they are. */
   sweepWaiting(): void {
     const core = this.#core;
     for (const stream of core.streams.values()) core.sender.wake(stream);

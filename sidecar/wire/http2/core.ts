@@ -2,7 +2,7 @@
 // once: closed on both sides, or reset; a connection ends exactly once, with every stream reset before.
 import type { Http2Error, Http2Handler, Http2Options } from "./connection.ts";
 import { FloodBudget } from "./flood-budget.ts";
-import { ReceiveWindow } from "./flow.ts";
+import { ReceiveWindow, type WindowSizes } from "./flow.ts";
 import { FrameOutput } from "./frame-output.ts";
 import { ErrorCode, FrameType, PREFACE } from "./frames.ts";
 import { HeldBytes } from "./held-bytes.ts";
@@ -14,8 +14,8 @@ import { StreamState } from "./stream.ts";
 import { StreamTable } from "./stream-table.ts";
 
 const DEFAULT_CONNECTION_WINDOW = 65_535;
-/** What a stream's window shrinks to: a frame. */
-const LEAST_STREAM_WINDOW = 16_384;
+/** What the window of a stream shrinks to: two frames. */
+const LEAST_STREAM_WINDOW = 32_768;
 const LAST_STREAM = 0x7fff_ffff;
 /** Streams that we reset and the peer had not ended: what was in flight for them is ignored, not an error. */
 const MAX_REMEMBERED_RESETS = 256;
@@ -35,7 +35,7 @@ export class Core<T> {
   readonly streams = new StreamTable<StreamState<T>>();
   readonly #options: Http2Options<T>;
   readonly #window: ReceiveWindow;
-  readonly #received: HeldBytes;
+  readonly #streamSizes: WindowSizes;
   readonly #queued: HeldBytes;
   readonly #resetByUs = new Set<number>();
   /** Streams in use, those of a client that have no identifier yet included. */
@@ -68,12 +68,14 @@ export class Core<T> {
       onRoom: (stream: StreamState<T>) => this.handler.onWritable(stream),
       onTrailersDue: (stream: StreamState<T>) => this.#writeTrailers(stream),
     };
-    this.#received = options.shared?.received ?? new HeldBytes();
-    this.#queued = options.shared?.queued ?? new HeldBytes();
+    this.#queued = options.shared?.queued ?? new HeldBytes(Number.POSITIVE_INFINITY);
     const queue = { streamBytes: settings.streamQueueBytes, all: this.#queued };
     this.sender = new SendScheduler<T>(this.output, owner, this.budget, queue);
     const window = Math.max(settings.connectionWindow, DEFAULT_CONNECTION_WINDOW);
-    this.#window = new ReceiveWindow(window, window, options.nowMs());
+    const sizes = { initial: window, least: window, most: settings.maxConnectionWindow };
+    this.#window = new ReceiveWindow(sizes, options.nowMs(), options.shared?.connectionWindows);
+    const { initialWindowSize: initial, maxStreamWindow: most } = settings;
+    this.#streamSizes = { initial, least: Math.min(initial, LEAST_STREAM_WINDOW), most };
     this.#greet(window);
   }
 
@@ -94,30 +96,16 @@ export class Core<T> {
 
   /** The stream's window, likewise. */
   receiveStreamBytes(stream: StreamState<T>, bytes: number): boolean {
-    const { initialWindowSize } = this.settings;
-    const least = Math.min(initialWindowSize, LEAST_STREAM_WINDOW);
-    stream.receiveWindow ??= new ReceiveWindow(initialWindowSize, least, this.#options.nowMs());
+    const { nowMs, shared } = this.#options;
+    stream.receiveWindow ??= new ReceiveWindow(this.#streamSizes, nowMs(), shared?.windows);
     stream.receiveWindow.available -= bytes;
     return stream.receiveWindow.available >= 0;
-  }
-
-  /** `bytes` of a body go to the owner, who holds them until they are passed on. */
-  hold(stream: StreamState<T>, bytes: number): void {
-    stream.unconsumed += bytes;
-    this.#received.add(bytes);
-  }
-
-  /** The owner has passed on `bytes`. What it holds of streams that are over is no more counted. */
-  unhold(stream: StreamState<T>, bytes: number): void {
-    stream.unconsumed -= bytes;
-    if (stream.alive) this.#received.remove(bytes);
   }
 
   /** Gives `bytes` back to the peer for the connection alone. */
   release(bytes: number): void {
     if (bytes <= 0 || this.closed) return;
-    const { nowMs, shared } = this.#options;
-    const increment = this.#window.consumed(bytes, this.settings.maxConnectionWindow, nowMs, shared?.windows);
+    const increment = this.#window.consumed(bytes, this.#options.nowMs);
     if (increment > 0) this.output.numberFrame(FrameType.windowUpdate, 0, increment);
   }
 
@@ -125,8 +113,7 @@ export class Core<T> {
   releaseStream(stream: StreamState<T>, bytes: number): void {
     const window = stream.receiveWindow;
     if (window === undefined || !stream.alive || stream.remoteClosed) return;
-    const { nowMs, shared } = this.#options;
-    const increment = window.consumed(bytes, this.settings.maxStreamWindow, nowMs, shared?.windows);
+    const increment = window.consumed(bytes, this.#options.nowMs);
     if (increment > 0) this.output.numberFrame(FrameType.windowUpdate, stream.id, increment);
   }
 
@@ -165,13 +152,11 @@ export class Core<T> {
     if (!stream.alive) return;
     stream.alive = false;
     stream.localClosed = true;
-    this.#received.remove(stream.unconsumed);
     this.#queued.remove(stream.queuedBytes);
     stream.queue?.clear();
     this.streams.delete(stream.id);
     this.open--;
-    const grown = stream.receiveWindow?.grown ?? 0;
-    if (grown > 0) this.#options.shared?.windows.give(grown);
+    stream.receiveWindow?.end();
     if (this.#leaving && this.open === 0) this.output.requestFlush();
   }
 
@@ -208,9 +193,9 @@ export class Core<T> {
   /** Forgets a stream that was reset by either side; what its owner held counts as consumed. */
   abandon(stream: StreamState<T>): void {
     const { unconsumed } = stream;
+    stream.unconsumed = 0;
     stream.remoteClosed = true;
     this.retire(stream);
-    stream.unconsumed = 0;
     if (!this.releasesAtOnce) this.release(unconsumed);
   }
 
@@ -306,7 +291,6 @@ export class Core<T> {
   #giveBack(): StreamState<T>[] {
     const streams = [...this.streams.values()];
     this.sender.clear();
-    if (this.#window.grown > 0) this.#options.shared?.windows.give(this.#window.grown);
     for (const stream of streams) {
       stream.remoteClosed = true;
       this.retire(stream);

@@ -1,15 +1,12 @@
 // PURE. Counts what streams hold for peers that do not read, over all connections of a process, and says when that is much.
 
-/** From here on each stream is given little; what is already held stays. */
-const MUCH_BYTES = 16 * 1024 * 1024;
-
 export class HeldBytes {
   readonly #much: number;
   #bytes = 0;
   #isMuch = false;
 
   /** @param much bytes from which on it is much, until there is only half of it. */
-  constructor(much: number = MUCH_BYTES) {
+  constructor(much: number) {
     this.#much = much;
   }
 

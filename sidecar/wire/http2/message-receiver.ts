@@ -128,7 +128,7 @@ export class MessageReceiver<T> {
       return;
     }
     const padding = bytes - (to - from);
-    core.hold(stream, to - from);
+    stream.unconsumed += to - from;
     if (core.releasesAtOnce) core.release(to - from);
     if (padding > 0) {
       core.release(padding);

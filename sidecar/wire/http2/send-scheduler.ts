@@ -16,7 +16,7 @@ interface SendOwner<T> {
   onTrailersDue(stream: StreamState<T>): void;
 }
 
-/** Less than our own windows are ever left with once everything is read (half of 16 KiB). */
+/** Less than our own windows are ever left with once everything is read (half of 32 KiB). */
 const LITTLE_WINDOW = 8_192;
 
 /** How much may wait. */
@@ -81,9 +81,16 @@ export class SendScheduler<T> {
     return true;
   }
 
-  /** A peer need not open a window that is not used up: who waits for more of it goes on with what there is. */
+  /**
+   * A peer need not open a window that is not used up: who waits for more of it goes on with what there is. What waits for
+   * long while much is queued keeps nothing else alive.
+   */
   wake(stream: StreamState<T>): void {
-    if (!stream.wantsWritable || stream.queuedBytes > 0 || stream.sendWindow <= 0) return;
+    if (stream.queuedBytes > 0) {
+      if (this.#queued.isMuch && stream.sendWindow <= 0) stream.queue?.unpin();
+      return;
+    }
+    if (!stream.wantsWritable || stream.sendWindow <= 0) return;
     stream.wantsWritable = false;
     if (stream.alive && !stream.localClosed) this.#owner.onRoom(stream);
   }

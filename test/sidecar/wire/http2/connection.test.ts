@@ -523,34 +523,31 @@ describe("two ends", () => {
     expect(server.events.at(-1)).toBe("data 1 later true");
   });
 
-  test("grow a stream's window up to its maximum while the consumer keeps up, under the budget", () => {
-    let left = 3 * 65_536;
-    const windows = {
-      isTight: false,
-      take: (bytes: number) => {
-        if (bytes > left) return false;
-        left -= bytes;
-        return true;
-      },
-      give: (bytes: number) => {
-        left += bytes;
-      },
-    };
-    const server = new End("server", {}, { shared: { ...createHttp2Shared(), windows } });
+  test("grow a stream's window up to its maximum while the consumer keeps up, counted for the process", () => {
+    const shared = createHttp2Shared();
+    const server = new End("server", {}, { shared });
     const client = new End("client");
     const stream = client.request(POST_FIELDS, false);
-    for (let n = 0; n < 40; n++) {
-      client.connection.sendData(stream, Buffer.alloc(65_536), false);
-      settle(client, server);
-    }
-    expect(left).toBe(0);
+    const push = (times: number): void => {
+      for (let n = 0; n < times; n++) {
+        client.connection.sendData(stream, Buffer.alloc(65_536), false);
+        settle(client, server);
+      }
+    };
+    // Others have nearly all.
+    shared.windows.add(24 * 1_048_576 - 4 * 65_536);
+    push(40);
+    expect(shared.windows.bytes).toBe(24 * 1_048_576);
+    shared.windows.give(24 * 1_048_576 - 4 * 65_536);
+    push(400);
+    expect(shared.windows.bytes).toBe(4_194_304);
     client.connection.resetStream(stream, 8);
     settle(client, server);
-    expect(left).toBe(3 * 65_536);
+    expect(shared.windows.bytes).toBe(0);
   });
 
-  test("grow the connection's window likewise, and give the growth back at the end", () => {
-    const shared = createHttp2Shared(16 * 1_048_576);
+  test("grow the connection's window likewise", () => {
+    const shared = createHttp2Shared();
     const server = new End("server", {}, { shared });
     const client = new End("client");
     const streams = Array.from({ length: 8 }, () => client.request(POST_FIELDS, false));
@@ -565,10 +562,10 @@ describe("two ends", () => {
     }
     expect(most).toBeGreaterThan(400_000);
     server.connection.goaway(2);
-    expect(shared.windows.take(16 * 1_048_576)).toBe(true);
+    expect(shared.windows.bytes).toBe(0);
   });
 
-  test("hold less for a stream while much of the process is held, and more again after that", () => {
+  test("hold less for a stream while the windows of the process are too much, and more again after that", () => {
     const shared = createHttp2Shared();
     let held = 0;
     let isReading = true;
@@ -600,15 +597,17 @@ describe("two ends", () => {
       settle(client, server);
       return bytes;
     };
-    shared.received.add(16 * 1_048_576);
+    shared.windows.add(33 * 1_048_576);
     expect(heldAfter(100)).toBe(65_436);
     const few = heldAfter(100);
-    expect(few).toBeGreaterThan(8_192);
-    expect(few).toBeLessThanOrEqual(16_384);
-    shared.received.remove(16 * 1_048_576);
+    expect(few).toBeGreaterThan(16_384);
+    expect(few).toBeLessThanOrEqual(32_768);
+    shared.windows.give(33 * 1_048_576);
     expect(heldAfter(1_000_000)).toBeGreaterThan(65_536);
     expect(Buffer.concat(server.exchanges[0]?.body ?? []).length).toBe(1_000_200 + 3 * 1_048_576);
-    expect(shared.received.bytes).toBe(0);
+    client.connection.resetStream(stream, 8);
+    settle(client, server);
+    expect(shared.windows.bytes).toBe(0);
   });
 
   test.each([
@@ -621,15 +620,14 @@ describe("two ends", () => {
     const streams = Array.from({ length: 20 }, () => client.request(POST_FIELDS, false));
     for (const stream of streams) client.connection.sendData(stream, Buffer.alloc(100_000), false);
     settle(client, server);
-    expect(shared.received.bytes).toBe(1_048_576);
+    expect(shared.windows.bytes).toBe(20 * 65_536);
     expect(shared.queued.bytes).toBe(2_000_000 - 1_048_576);
     for (const one of [client, server]) {
       one.events.length = 0;
       end(one);
       expect(one.events).toHaveLength(told);
     }
-    expect([shared.received.bytes, shared.queued.bytes]).toEqual([0, 0]);
-    expect(shared.windows.take(32 * 1_048_576)).toBe(true);
+    expect([shared.windows.bytes, shared.queued.bytes]).toEqual([0, 0]);
   });
 
   test("tell a stream to wait for any byte while much of the process is queued", () => {

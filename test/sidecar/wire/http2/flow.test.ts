@@ -6,19 +6,24 @@ import { HeldBytes } from "../../../../sidecar/wire/http2/held-bytes.ts";
 const INITIAL = 65_536;
 const LEAST = 16_384;
 const MOST = 4_194_304;
+const SIZES = { initial: INITIAL, least: LEAST, most: MOST };
+const GROWTH = 8 * INITIAL;
 
 /** A budget that a test can tighten. */
-function budgetOf(bytes: number) {
+function budgetOf() {
   return {
     isTight: false,
-    left: bytes,
-    take(wanted: number) {
-      if (wanted > this.left) return false;
-      this.left -= wanted;
+    taken: 0,
+    add(bytes: number) {
+      this.taken += bytes;
+    },
+    take(bytes: number) {
+      if (this.taken + bytes > INITIAL + GROWTH) return false;
+      this.taken += bytes;
       return true;
     },
-    give(returned: number) {
-      this.left += returned;
+    give(bytes: number) {
+      this.taken -= bytes;
     },
   };
 }
@@ -32,16 +37,16 @@ const step = fc.record({
 });
 
 describe("a receive window", () => {
-  test("never holds more than its size, never stands still, and gives back what it took", () => {
+  test("never lets more be held than is counted, never stands still, and gives all back", () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
-        const budget = budgetOf(8 * INITIAL);
-        const window = new ReceiveWindow(INITIAL, LEAST, 0);
-        let held = 0;
+        const budget = budgetOf();
         let now = 0;
+        const window = new ReceiveWindow(SIZES, now, budget);
+        let held = 0;
         const pass = (bytes: number): void => {
           held -= bytes;
-          window.consumed(bytes, MOST, () => now, budget);
+          window.consumed(bytes, () => now);
         };
         for (const { tight, ms, sent, passed } of steps) {
           budget.isTight = tight;
@@ -49,33 +54,43 @@ describe("a receive window", () => {
           const bytes = Math.floor(sent * window.available);
           window.available -= bytes;
           held += bytes;
-          expect(held).toBeLessThanOrEqual(INITIAL + window.grown);
           pass(Math.floor(passed * held));
+          expect(held + window.available).toBeLessThanOrEqual(budget.taken);
           expect(window.available).toBeGreaterThanOrEqual(0);
-          expect(budget.left + window.grown).toBe(8 * INITIAL);
         }
         pass(held);
         expect(window.available).toBeGreaterThan(LEAST / 2);
+        window.end();
+        expect(budget.taken).toBe(0);
       }),
     );
   });
 
-  test("shrinks to the least with what is returned while much is held, and opens again", () => {
-    const budget = budgetOf(MOST);
-    const window = new ReceiveWindow(INITIAL, LEAST, 0);
+  test("shrinks to the least with what is returned while there is too much, and opens again", () => {
+    const budget = budgetOf();
+    const window = new ReceiveWindow(SIZES, 0, budget);
     const pass = (bytes: number): number => {
       window.available -= bytes;
-      return window.consumed(bytes, MOST, () => 0, budget);
+      return window.consumed(bytes, () => 0);
     };
     for (let n = 0; n < 64; n++) pass(window.available);
-    expect(window.available).toBe(MOST);
+    expect(window.available).toBe(GROWTH);
     budget.isTight = true;
     for (let n = 0; n < 64; n++) pass(Math.ceil(window.available / 2));
-    expect(window.available).toBe(LEAST);
-    expect([window.grown, budget.left]).toEqual([0, MOST]);
+    expect([window.available, budget.taken]).toEqual([LEAST, LEAST]);
     budget.isTight = false;
     expect(pass(LEAST)).toBe(INITIAL);
-    expect(window.available).toBe(INITIAL);
+    expect([window.available, budget.taken]).toEqual([INITIAL, INITIAL]);
+  });
+
+  test("without a budget grows to its most", () => {
+    const window = new ReceiveWindow(SIZES, 0, undefined);
+    for (let n = 0; n < 64; n++) {
+      const bytes = window.available;
+      window.available = 0;
+      window.consumed(bytes, () => 0);
+    }
+    expect(window.available).toBe(MOST);
   });
 });
 
