@@ -107,7 +107,7 @@ export class MeshSocket {
    */
   write(data: string | Buffer): void {
     if (data.length === 0 || this.#ended || this.#destroyed) return;
-    this.#parts.push(this.#socket.writableLength >= this.#highWaterBytes / 2 ? unpinned(data) : data);
+    this.#parts.push(this.bufferedBytes >= this.#highWaterBytes / 2 ? unpinned(data) : data);
     this.#gatheredBytes += data.length;
     if (this.congested) this.#owesDrain = true;
     if (!this.#scheduled) {

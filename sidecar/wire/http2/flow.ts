@@ -1,10 +1,12 @@
 // Receive windows (RFC 9113 section 5.2): what the peer may still send, and when to let it send more. A window doubles
-// while its consumer returns half of it within a short time, so a fast stream is not held to 64 KiB a round trip; while
+// while its consumer returns halves of it within a short time, so a fast stream is not held to 64 KiB a round trip; while
 // all windows of the process are too much together, each shrinks with what is returned.
 import { MAX_WINDOW } from "./frames.ts";
 
 /** Half a window consumed faster than this lets the window grow; at 64 KiB that is 320 KB/s. */
 const GROW_WITHIN_MS = 100;
+/** So many halves in a row: with fewer, what the kernel takes for a reader that stands still would pass for reading. */
+const GROW_AFTER = 4;
 
 /** What bounds the windows of a process together. */
 export interface WindowBudget {
@@ -35,6 +37,8 @@ export class ReceiveWindow {
   /** Consumed, but not yet announced to the peer. */
   #returned = 0;
   #updatedMs: number;
+  /** Halves that were returned fast since the window last changed. */
+  #fast = 0;
 
   constructor(sizes: WindowSizes, nowMs: number, budget: WindowBudget | undefined) {
     this.available = sizes.initial;
@@ -78,10 +82,12 @@ export class ReceiveWindow {
 
   #grow(spentMs: number): number {
     const { initial, most } = this.#sizes;
+    this.#fast = spentMs < GROW_WITHIN_MS ? this.#fast + 1 : 0;
     const isSmall = this.#size < initial;
     const bytes = isSmall ? initial - this.#size : Math.min(this.#size, most - this.#size);
-    if (bytes <= 0 || (!isSmall && spentMs >= GROW_WITHIN_MS)) return 0;
+    if (bytes <= 0 || (!isSmall && this.#fast < GROW_AFTER)) return 0;
     if (this.#budget?.take(bytes) === false) return 0;
+    this.#fast = 0;
     this.#size += bytes;
     return bytes;
   }

@@ -83,6 +83,21 @@ describe("a receive window", () => {
     expect([window.available, budget.taken]).toEqual([INITIAL, INITIAL]);
   });
 
+  test("does not take for reading what a kernel takes at once", () => {
+    const budget = budgetOf();
+    const window = new ReceiveWindow(SIZES, 0, budget);
+    const halves = (count: number): void => {
+      for (let n = 0; n < count; n++) {
+        window.available -= INITIAL / 2;
+        window.consumed(INITIAL / 2, () => 0);
+      }
+    };
+    halves(3);
+    expect(window.available).toBe(INITIAL);
+    halves(1);
+    expect(window.available).toBe(2 * INITIAL);
+  });
+
   test("without a budget grows to its most", () => {
     const window = new ReceiveWindow(SIZES, 0, undefined);
     for (let n = 0; n < 64; n++) {
