@@ -13,6 +13,7 @@ import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { Http2Stream } from "../wire/http2/connection.ts";
+import { ownCopy } from "../wire/own-memory.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { Attempts } from "./attempts.ts";
 import { CallFacts } from "./call-facts.ts";
@@ -528,7 +529,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     if (this.#over || this.#answerEnded) this.#returnCredit();
     else if (this.#stream === undefined) {
       // A copy: the view would keep the whole received buffer alive.
-      if (chunk.length > 0) this.#keep(Buffer.from(chunk));
+      if (chunk.length > 0) this.#keep(ownCopy(chunk));
     } else {
       if (this.#replayable && chunk.length > 0) {
         this.#keep(chunk);

@@ -1,6 +1,7 @@
 // Reads of TCP sockets that we open, through one buffer of the process. By itself Node allocates 64 KiB for each read, copies
 // what came into memory of its own, frees the rest, and passes it through a stream: 2 us more for an answer of 1 KB.
 import type { OnReadOpts } from "node:net";
+import { ownMemory } from "./own-memory.ts";
 
 const READ_BYTES = 65_536;
 
@@ -18,7 +19,7 @@ export class SharedReads {
     return {
       buffer,
       callback: (bytes) => {
-        const chunk = Buffer.allocUnsafe(bytes);
+        const chunk = ownMemory(bytes);
         buffer.copy(chunk, 0, 0, bytes);
         deliver(chunk);
         return true;

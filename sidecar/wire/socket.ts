@@ -2,6 +2,7 @@
 // everything answered in one poll shares a system call and a TLS record.
 import type { Socket } from "node:net";
 import type { BufferPool } from "./http2/buffer-pool.ts";
+import { ownCopy } from "./own-memory.ts";
 
 /** Larger buffers are passed on as they are: copying them costs more than a further entry of the gathered write. */
 const COPY_LIMIT_BYTES = 4_096;
@@ -273,7 +274,7 @@ function sizeFor(bytes: number): number {
 
 /** What has to wait must not keep the rest of a received buffer alive, of which it may be a small part. */
 function unpinned(data: string | Buffer): string | Buffer {
-  return typeof data === "string" || data.length * 2 > data.buffer.byteLength ? data : Buffer.from(data);
+  return typeof data === "string" || data.length * 2 > data.buffer.byteLength ? data : ownCopy(data);
 }
 
 /** End of the run that begins at `from`: one large part, or the small ones that fit into one buffer. */

@@ -1,7 +1,9 @@
 // PURE. What both roles of the HTTP/1.1 parser share (RFC 9112): the states of a message, pausing and holding. A head that
 // lies whole in one chunk is cut out of it as one string; only what is incomplete is copied. Bodies are views.
+
 import type { Field } from "../field.ts";
 import type { FieldCache } from "../field-cache.ts";
+import { ownMemory } from "../own-memory.ts";
 import { ChunkedBody } from "./body.ts";
 import { FieldReader } from "./fields.ts";
 import {
@@ -136,7 +138,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
       return;
     }
     if (this.#block === undefined || this.#blockUsed + chunk.length > this.#block.length) {
-      this.#block = Buffer.allocUnsafe(BLOCK_BYTES);
+      this.#block = ownMemory(BLOCK_BYTES);
       this.#blockUsed = chunk.copy(this.#block);
       this.#queue.push(this.#block.subarray(0, this.#blockUsed));
       return;

@@ -1,6 +1,8 @@
 // Body bytes of one stream that wait for window or for their turn. Large chunks are kept as they are, small ones are
 // copied together: a one-byte chunk must not keep a 64 KiB read buffer, nor an object of its own, alive.
 
+import { ownCopy, ownMemory } from "../own-memory.ts";
+
 const COPY_BELOW_BYTES = 4096;
 const BLOCK_BYTES = 16_384;
 
@@ -24,7 +26,7 @@ export class ChunkQueue {
     }
     if (this.#block !== undefined && this.#blockUsed + chunk.length > this.#block.length) this.#seal();
     // The first block is small, as most streams queue little.
-    this.#block ??= Buffer.allocUnsafe(this.#chunks.length === 0 ? COPY_BELOW_BYTES : BLOCK_BYTES);
+    this.#block ??= ownMemory(this.#chunks.length === 0 ? COPY_BELOW_BYTES : BLOCK_BYTES);
     chunk.copy(this.#block, this.#blockUsed);
     this.#blockUsed += chunk.length;
   }
@@ -54,7 +56,7 @@ export class ChunkQueue {
   unpin(): void {
     for (const [at, whole] of this.#chunks.entries()) {
       const chunk = at === 0 ? whole.subarray(this.#taken) : whole;
-      this.#chunks[at] = chunk.length * 2 <= chunk.buffer.byteLength ? Buffer.from(chunk) : chunk;
+      this.#chunks[at] = chunk.length * 2 <= chunk.buffer.byteLength ? ownCopy(chunk) : chunk;
     }
     this.#taken = 0;
   }

@@ -1,4 +1,5 @@
 // Cuts the byte stream into frames (RFC 9113 section 4.1). Only an unfinished frame is held, at most 16 KiB + 9 bytes.
+import { ownMemory } from "../own-memory.ts";
 import { FRAME_HEADER_BYTES, MAX_FRAME_BYTES, PREFACE, readUint32 } from "./frames.ts";
 
 /** Where frames go. */
@@ -80,7 +81,7 @@ export class FrameReader {
     const bytes = chunk.length - at;
     const size =
       bytes < FRAME_HEADER_BYTES ? FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + frameLength(chunk, at);
-    this.#held = Buffer.allocUnsafe(size);
+    this.#held = ownMemory(size);
     this.#heldBytes = chunk.copy(this.#held, 0, at);
   }
 
@@ -101,7 +102,7 @@ export class FrameReader {
     }
     const size = FRAME_HEADER_BYTES + length;
     if (held.length < size) {
-      const whole = Buffer.allocUnsafe(size);
+      const whole = ownMemory(size);
       held.copy(whole, 0, 0, this.#heldBytes);
       this.#held = whole;
       held = whole;
