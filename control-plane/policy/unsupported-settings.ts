@@ -4,7 +4,6 @@ import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
 import type { AccessGrant, MeshConfig, MeshRole } from "../sources/store.ts";
 import type { TargetMatch } from "./access-policy.ts";
-import { DEFAULT_MESH_CONFIG } from "./mesh-config.ts";
 
 const unsupported = (path: string, what: string, hint: string): FieldProblem => ({
   reason: "Unsupported",
@@ -20,11 +19,7 @@ export function unsupportedMeshSettings(
   config: MeshConfig,
   mode: ConfigurationMode,
 ): readonly FieldProblem[] {
-  const token =
-    config.txnTtlMs === DEFAULT_MESH_CONFIG.txnTtlMs
-      ? []
-      : [unsupported("spec.txnTTL", "issues no transaction tokens", "leave it out")];
-  return mode === "kubernetes" ? token : [...unsupportedOutsideCluster(config), ...token];
+  return mode === "kubernetes" ? [] : unsupportedOutsideCluster(config);
 }
 
 /** Explicit mode captures nothing, so there is no plaintext to let in and nothing unknown to let out. */

@@ -149,12 +149,11 @@ describe("admission", () => {
       trustedSpawners: ["jhub/hub"],
       protectedLabels: ["data-class"],
       gateways: ["countersign-system/gateway"],
-      txnTTL: "1m",
     };
     const cluster = createAdmitter(loadBuiltInPacks(), { mode: "kubernetes" });
     const found = (by: typeof admitter): string[] =>
       refusals("MeshConfig", spec, { name: "default", by }).map((problem) => problem.split(":")[0] ?? "");
-    expect(found(cluster)).toEqual(["Unsupported spec.txnTTL"]);
+    expect(found(cluster)).toEqual([]);
     expect(found(admitter)).toEqual([
       "Unsupported spec.mtls",
       "Unsupported spec.namespaces[0].mtls",
@@ -162,7 +161,6 @@ describe("admission", () => {
       "Unsupported spec.trustedSpawners",
       "Unsupported spec.protectedLabels",
       "Unsupported spec.gateways",
-      "Unsupported spec.txnTTL",
     ]);
   });
 });
