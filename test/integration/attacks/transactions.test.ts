@@ -59,8 +59,12 @@ const enforce = (more: Partial<Parameters<typeof table>[0]> = {}): void => {
 beforeAll(async () => {
   world = await World.create();
   bundle = service.bundleJson(world.authority.bundle.json);
-  app = await world.app((_head, socket) => {
-    socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+  app = await world.app((head, socket) => {
+    if (head.startsWith("GET /stream/"))
+      socket.write(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n3\r\n:a\n\r\n",
+      );
+    else socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
   });
   callee = await world.sidecar(THINGS, { app, meshNowMs: () => Date.now() + offsetMs });
   own = world.identity(NOTEBOOK);
@@ -83,10 +87,14 @@ interface Shown {
   readonly via?: readonly ServiceSpec[];
   readonly scope?: string;
   readonly tth?: string;
+  readonly operation?: string;
 }
 let count = 0;
 /** Fields of an honest caller's sidecar with this token. */
-function shown(token: string | undefined, { identity = own, via = [], scope, tth }: Shown = {}): Pair[] {
+function shown(
+  token: string | undefined,
+  { identity = own, via = [], scope, tth, operation = "thing.read" }: Shown = {},
+): Pair[] {
   const signer = new ProofSigner({
     identity: () => identity,
     nowMs: () => Date.now(),
@@ -95,7 +103,7 @@ function shown(token: string | undefined, { identity = own, via = [], scope, tth
   const hash = tth ?? (token === undefined ? undefined : tokenHash(token));
   const { wit, wpt } = signer.proof({
     audience: idOfSpec(THINGS),
-    operation: "thing.read",
+    operation,
     packsDigest: callee.plane.enforcement?.ports.get(8080)?.packsDigest ?? "",
     via: via.map((hop) => ({ s: idOfSpec(hop), o: "notebook.kernel" })),
     caveat: scope === undefined ? undefined : { scope },
@@ -346,6 +354,46 @@ describe("V7: revocation", () => {
     expect((await ask(shown(bob))).status).toBe(200);
     revoke(entry, claims().iat * 1_000);
     expect((await ask(shown(mint()))).status).toBe(200);
+  });
+});
+
+describe("an open stream", () => {
+  const opened = async (over: Partial<TxnClaims> = {}) => {
+    const pairs = shown(mint(over), { operation: "thing.stream" });
+    const stream = peer.open(request("GET", "/stream/a", ...pairs), true);
+    const untilMs = performance.now() + 5_000;
+    while (stream.answer.body === "" && performance.now() < untilMs)
+      await new Promise((resolve) => setImmediate(resolve));
+    expect(stream.answer).toMatchObject({ status: 200, body: ":a\n" });
+    return stream;
+  };
+
+  test.each([
+    ["its user", { user: "okta-main|alice" }],
+    ["its session", { session: "sid-alice" }],
+  ])("ends when %s is revoked, and says so", async (_name, subject) => {
+    const stream = await opened();
+    const bobs = await opened({ sub: "okta-main|bob", rctx: { sid: "sid-bob" } });
+    const entry = { spiffeId: "", pod: "", ...subject, beforeMs: Date.now() + 1_000 };
+    enforce({ revocations: new Revocations([entry]) });
+    const { body } = await stream.done;
+    expect(body).toContain("event: error");
+    expect(body).toContain("REVOKED");
+    expect(bobs.answer.body).toBe(":a\n");
+  });
+
+  test("ends when the login is older than the rule wants, not when its token is over", async () => {
+    const maxAgeMs = 3_600_000;
+    enforce({ policies: [allow({ when: { authn: { maxAgeMs } } })] });
+    const { tctx } = claims();
+    const authTime = Math.floor(Date.now() / 1_000) - 3_000;
+    const old = await opened({ tctx: { ...tctx, authTime } });
+    const young = await opened();
+    // Both tokens are over; one login is too old.
+    offsetMs = 1_000_000;
+    const { body } = await old.done;
+    expect(body).toContain("NO_MATCHING_ALLOW");
+    expect(young.answer).toMatchObject({ body: ":a\n", reset: undefined });
   });
 });
 
