@@ -179,7 +179,7 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
   "--control-plane": { value: "HOST:PORT", help: "discovery port of the control plane (16012)" },
   "--token-service": {
     value: "HOST:PORT",
-    help: "token service of the control plane (default its host, port 16013; none: off)",
+    help: "token service of the control plane (default the port behind --control-plane, 16013; none: off)",
   },
   "--bootstrap": { value: "HOST:PORT", help: "identity bootstrap port of the control plane (16011)" },
   "--join-token-file": { value: "FILE", help: "one-time join token, needed until an identity is kept" },
@@ -594,13 +594,11 @@ function hostPort(flag: string, text: string | undefined): string | undefined {
   return text;
 }
 
-const TOKEN_SERVICE_PORT = 16_013;
-
-/** As given, or beside the discovery port. */
+/** As given, or behind the discovery port: 16013 behind 16012, and the same where both were moved. */
 function tokenServiceOf(given: string | undefined, controlPlane: string | undefined): string | undefined {
   if (given === "none") return undefined;
   if (given !== undefined) return hostPort("--token-service", given);
-  return controlPlane?.replace(/:[0-9]+$/, `:${TOKEN_SERVICE_PORT}`);
+  return controlPlane?.replace(/[0-9]+$/, (port) => String(Number(port) + 1));
 }
 
 function localService(text: string): LocalService {

@@ -6,10 +6,12 @@ import type { CallChain } from "./correlation.ts";
 const MAX_HELD = 20_000;
 /** An expired token is still known for what it is, so that who sends it learns that it is over. */
 const KEPT_AFTER_MS = 60_000;
+const SWEEP_MS = 1_000;
 
 export class HeldChains {
   /** By token, oldest delivery first. */
   readonly #chains = new Map<string, CallChain>();
+  #sweepAtMs = 0;
   /** Grows with each change. */
   version = 0;
 
@@ -37,6 +39,8 @@ export class HeldChains {
 
   /** Forgets what has been over for a while. */
   sweep(nowMs: number): void {
+    if (nowMs < this.#sweepAtMs) return;
+    this.#sweepAtMs = nowMs + SWEEP_MS;
     for (const [token, { txn }] of this.#chains) {
       if (nowMs < (txn?.claims.exp ?? 0) * 1_000 + KEPT_AFTER_MS) continue;
       this.#chains.delete(token);

@@ -7,6 +7,16 @@ const NEEDED = ["--workload", "ml/things", "--state-dir", "/s"];
 const POD = ["--state-dir", "/s", "--service-account-token-file", "/t", "--trust-bundle-file", "/b"];
 
 describe("parseSidecarConfig", () => {
+  test.each<[string, readonly string[], string | undefined]>([
+    ["behind the discovery port", ["--control-plane", "cp.example:16012"], "cp.example:16013"],
+    ["of an IPv6 address, too", ["--control-plane", "[::1]:17012"], "[::1]:17013"],
+    ["as given", ["--control-plane", "a:1", "--token-service", "b:2"], "b:2"],
+    ["off", ["--control-plane", "a:1", "--token-service", "none"], undefined],
+    ["not known without a control plane", [], undefined],
+  ])("the token service is %s", (_name, args, address) => {
+    expect(parseSidecarConfig([...NEEDED, ...args]).tokenService).toBe(address);
+  });
+
   test("needs no workload in a pod, where the environment gives the rest", () => {
     const env = { COUNTERSIGN_NODE: "trainer-0", COUNTERSIGN_TRUST_DOMAIN: "lake.example" };
     expect(parseSidecarConfig(POD, env)).toMatchObject({
