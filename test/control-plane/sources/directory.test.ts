@@ -469,15 +469,12 @@ describe("readDirectory", () => {
     bench = new Bench();
     const { state, report } = readDirectory(examples, schemas, 0);
     expect(report.problems.map(({ object, reason, path }) => `${object} ${reason} ${path}`)).toEqual([
-      "AccessPolicy ml-dev/databricks-egress Unsupported spec.targets[0].external",
-      "ExternalService ml-dev/databricks-prod Unsupported spec.hosts",
-      "ExternalService ml-dev/databricks-prod Unsupported spec.credential",
       "AccessGrant ml-serving/inc-42 Unsupported spec.approval.fromRoles",
       ...["trustedSpawners", "protectedLabels", "gateways"].map(
         (field) => `MeshConfig default Unsupported spec.${field}`,
       ),
     ]);
-    expect(state.policies.size).toBe(9);
+    expect(state.policies.size).toBe(10);
     expect(report.notices.map(({ message }) => message)).toEqual([
       "there is no MeshConfig, so the defaults hold and the trust domain is `mesh.local`",
     ]);
