@@ -15,7 +15,7 @@ import { clientTlsOptions, serverTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig, SocketAddress } from "./config.ts";
 import { ProofVerifier } from "./core/identity/proofs.ts";
 import { parseTrustBundle } from "./core/identity/trust-bundle.ts";
-import { type WorkloadIdentity, withBundle } from "./core/identity/workload-identity.ts";
+import { isRetiring, type WorkloadIdentity, withBundle } from "./core/identity/workload-identity.ts";
 import type { CelCompiler } from "./core/policy/condition.ts";
 import { needsCel } from "./core/policy/decide.ts";
 import type { LimitKey } from "./core/policy/rule.ts";
@@ -408,7 +408,10 @@ export class DataPlane {
 
   #adopt(identity: WorkloadIdentity): void {
     const { epoch, roots } = identity.bundle;
-    const before = this.#identity?.bundle;
+    const left = this.#identity;
+    if (left !== undefined && left.leafThumbprint !== identity.leafThumbprint && isRetiring(left))
+      this.inbound.reconnectAll();
+    const before = left?.bundle;
     if (before !== undefined && before.epoch !== epoch) {
       const kept = new Set(roots.map((root) => root.fingerprint256));
       if (before.roots.some((root) => !kept.has(root.fingerprint256)))

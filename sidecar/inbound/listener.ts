@@ -119,6 +119,14 @@ export class InboundListener {
     for (const connection of this.#connections) connection.expel(nowMs + drainMs);
   }
 
+  /**
+   * The own certificate was replaced because its root is about to leave the bundle: callers connect again, and what is
+   * open goes on. Otherwise they would end their connections, with what is open, when the root leaves theirs.
+   */
+  reconnectAll(): void {
+    for (const connection of this.#connections) connection.drain();
+  }
+
   /** A connection before its handshake; beyond the limit the one that has taken longest is given up. */
   #begin(socket: Socket): void {
     const end = endOf(socket);

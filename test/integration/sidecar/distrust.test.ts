@@ -7,7 +7,7 @@ import { connect as connectTls, createServer as createTlsServer, type TLSSocket 
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
 import { clientTlsOptions, serverTlsOptions } from "../../../sidecar/certs/tls-contexts.ts";
 import { Revocations } from "../../../sidecar/core/identity/revocations.ts";
-import { parseTrustBundle } from "../../../sidecar/core/identity/trust-bundle.ts";
+import { parseTrustBundle, RETIRING_MEMBER } from "../../../sidecar/core/identity/trust-bundle.ts";
 import { exposition } from "../../../sidecar/telemetry/exposition.ts";
 import { createTestAuthority, issueTestIdentity, must, type TestAuthority } from "../../fakes/authority.ts";
 import {
@@ -89,6 +89,36 @@ test("a caller sends nothing more to a callee of a withdrawn root", async () => 
   expect(exposition(caller.plane.metrics).body).toContain(
     'countersign_protocol_errors_total{side="upstream",code="distrusted"} 1',
   );
+});
+
+test("a callee that leaves a root which is about to go has its callers connect again, before they withdraw it", async () => {
+  const keys = JSON.parse(both).keys as readonly Record<string, unknown>[];
+  const withdrawn = new Set(JSON.parse(first).keys.map((key: { x5c?: unknown }) => JSON.stringify(key.x5c)));
+  const marked = keys.map((key) =>
+    key["use"] === "x509-svid" && !withdrawn.has(JSON.stringify(key["x5c"]))
+      ? { ...key, [RETIRING_MEMBER]: true }
+      : key,
+  );
+  const retiring = JSON.stringify({ ...JSON.parse(both), spiffe_sequence: 6, keys: marked });
+  first = JSON.stringify({ ...JSON.parse(first), spiffe_sequence: 7 });
+  await callee.plane.setIdentity(foreign(THINGS));
+  for (const [sidecar, made] of [
+    [callee, calleeTable(retiring)],
+    [caller, callerTable(retiring)],
+  ] as const)
+    expect(sidecar.plane.setTable(made).ok).toBe(true);
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  // Renewed below the root that stays.
+  await callee.plane.setIdentity(
+    issueTestIdentity(world.authority, idOfSpec(THINGS), Date.now(), {
+      bundle: must(parseTrustBundle(retiring, world.authority.bundle.trustDomain)),
+    }),
+  );
+  await until(() => callee.plane.inbound.connections.size === 0);
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  expect(caller.plane.setTable(callerTable(first)).ok).toBe(true);
+  expect((await send(caller.proxyPort, GET)).status).toBe(200);
+  expect(exposition(caller.plane.metrics).body).not.toContain('code="distrusted"');
 });
 
 test("a handshake that was under way when the root was withdrawn counts no more", async () => {
