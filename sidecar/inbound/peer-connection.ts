@@ -54,8 +54,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   readonly #flush = (): void => {
     this.h2.flush();
     this.#socket.flush();
-    if (this.#ending && this.#exchanges.size === 0) this.#socket.end();
-    else if (this.#socket.congested) {
+    if (this.#socket.congested) {
       if (!this.#dataPaused) {
         this.#dataPaused = true;
         this.h2.pauseData();
@@ -235,7 +234,6 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   finished(exchange: InboundStream, nowMs: number): void {
     this.#exchanges.delete(exchange);
     this.activeAtMs = nowMs;
-    if (this.#ending && this.#exchanges.size === 0) setImmediate(this.#flush);
   }
 
   /** A request's identity did not verify; ten of them end the connection. */
