@@ -10,7 +10,10 @@ import {
 import { ProofSigner } from "../../../../../sidecar/core/identity/proofs.ts";
 import { parseSvid } from "../../../../../sidecar/core/identity/svid.ts";
 import { splitToken, tokenKeyOf, verifyWit, verifyWpt } from "../../../../../sidecar/core/identity/token.ts";
+import { parseTxnClaims } from "../../../../../sidecar/core/identity/txn.ts";
+import { TxnVerifier } from "../../../../../sidecar/core/identity/txn-verifier.ts";
 import { createTestAuthority, issueTestIdentity, must, testId } from "../../../../fakes/authority.ts";
+import { TestTokenService, txnClaims } from "../../../../fakes/txn.ts";
 
 const NOW = Date.parse("2026-11-20T10:00:00Z");
 
@@ -34,6 +37,11 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
     peerLeafThumbprint: peer.leafThumbprint,
     nowMs: NOW,
   };
+  const service = new TestTokenService();
+  const bundle = service.bundle(authority.bundle);
+  const txn = service.mint(txnClaims("alice", NOW));
+  const txns = new TxnVerifier();
+  if (!txns.verify(txn, bundle, NOW).ok) throw new Error("refused a good transaction token");
   const mutate = (token: string) =>
     fc
       .tuple(
@@ -45,16 +53,23 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
   const json = fc.json({ maxDepth: 5 }).map((text) => Buffer.from(text));
   let cases = 0;
   fc.assert(
-    fc.property(fc.oneof(mutate(wit), mutate(wpt), fc.string({ maxLength: 300 })), json, (token, bytes) => {
-      cases++;
-      splitToken(token);
-      if (verifyWit(token, witContext).ok && token !== wit) throw new Error("accepted an altered WIT");
-      if (verifyWpt(token, wptContext).ok && token !== wpt) throw new Error("accepted an altered WPT");
-      const parsed = parseClaimsJson(bytes);
-      if (!parsed.ok) return;
-      parseWitClaims(parsed.value);
-      parseWptClaims(parsed.value);
-    }),
+    fc.property(
+      fc.oneof(mutate(wit), mutate(wpt), mutate(txn), fc.string({ maxLength: 300 })),
+      json,
+      (token, bytes) => {
+        cases++;
+        splitToken(token);
+        if (verifyWit(token, witContext).ok && token !== wit) throw new Error("accepted an altered WIT");
+        if (verifyWpt(token, wptContext).ok && token !== wpt) throw new Error("accepted an altered WPT");
+        if (txns.verify(token, bundle, NOW).ok && token !== txn)
+          throw new Error("accepted an altered Txn-Token");
+        const parsed = parseClaimsJson(bytes);
+        if (!parsed.ok) return;
+        parseWitClaims(parsed.value);
+        parseWptClaims(parsed.value);
+        parseTxnClaims(parsed.value);
+      },
+    ),
     {
       seed: options.seed,
       interruptAfterTimeLimit: options.seconds * 1000,
