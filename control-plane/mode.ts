@@ -16,7 +16,7 @@ import type { ServerCredentials } from "./server-credentials.ts";
 import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
 import type { StatusWorld, StatusWriter } from "./status/writer.ts";
-import type { TokenAudit } from "./tokens/audit.ts";
+import type { OpenedAudit } from "./tokens/audit.ts";
 import type { LoginRecords } from "./tokens/live-logins.ts";
 import type { OneTimeUses } from "./tokens/one-time-use.ts";
 
@@ -72,7 +72,7 @@ export interface Mode {
   openRevocations(list: RevocationList, signal: AbortSignal): Promise<RevocationStore>;
   /** What counts once. */
   readonly oneTimeUses: OneTimeUses;
-  openTokenAudit(): Promise<TokenAudit>;
+  openTokenAudit(): Promise<OpenedAudit>;
   /** Where replicas tell each other of logins; undefined: there is one control plane. */
   readonly loginRecords: LoginRecords | undefined;
   /** Where join tokens are kept. */

@@ -55,11 +55,12 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
     workloadOf: (svid) => workloadOfSvid(state(), trustDomain, svid),
     isRevoked: (svid) => revoked.covers(svid),
   });
+  const audit = await mode.openTokenAudit();
   const server = await createTokenServer({
     host: config.listen,
     port: config.ports.tokens,
     material: credentials.material,
-    audit: await mode.openTokenAudit(),
+    audit: audit.record,
     observe: (what, outcome, seconds) => metrics.tokenAsked(what, outcome, seconds),
     observeLogin: (idp, outcome) => metrics.signedIn(idp, outcome),
     service: {
@@ -98,7 +99,14 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
     }),
   );
   credentials.onRenewed((material) => server.rotate(material));
-  return server;
+  return {
+    port: server.port,
+    rotate: (material) => server.rotate(material),
+    async close() {
+      await server.close();
+      await audit.close();
+    },
+  };
 }
 
 /** Users that are signed out for one change at most: each is a record that every sidecar gets. */

@@ -1,5 +1,5 @@
 // Who asked the token service for what, and got it or not: one JSON line each, written before the answer.
-import { appendFile, mkdir, rename, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { AuditNote } from "./token-service.ts";
 
@@ -18,6 +18,11 @@ export interface TokenRecord extends AuditNote {
 
 /** Resolves when the record is where it is kept; what cannot be kept is not answered. */
 export type TokenAudit = (record: TokenRecord) => Promise<void>;
+
+export interface OpenedAudit {
+  readonly record: TokenAudit;
+  close(): Promise<void>;
+}
 
 /**
  * Collects what is written while a write is under way: thousands of tokens a second are a few writes.
@@ -51,29 +56,45 @@ const KEPT_FILES = 4;
 export async function createTokenAuditFile(
   stateDir: string,
   maxFileBytes = MAX_FILE_BYTES,
-): Promise<TokenAudit> {
+): Promise<OpenedAudit> {
   const directory = join(stateDir, "audit");
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  const file = join(directory, "tokens.jsonl");
-  let bytes = await stat(file).then(
-    ({ size }) => size,
-    () => 0,
-  );
-  return batchedAudit(async (lines) => {
-    if (bytes > 0 && bytes + lines.length > maxFileBytes) {
+  const path = join(directory, "tokens.jsonl");
+  // Kept open: opening it for each write would cost as much as the tokens.
+  let file: FileHandle | undefined;
+  let bytes = 0;
+  const writable = async (more: number): Promise<FileHandle> => {
+    if (file !== undefined && bytes > 0 && bytes + more > maxFileBytes) {
+      await file.close();
+      // After a failure the next record begins here again.
+      file = undefined;
       for (let at = KEPT_FILES - 1; at > 0; at--)
-        await rename(`${file}.${at}`, `${file}.${at + 1}`).catch(() => {}); // not there yet
-      await rename(file, `${file}.1`);
-      bytes = 0;
+        await rename(`${path}.${at}`, `${path}.${at + 1}`).catch(() => {}); // not there yet
+      await rename(path, `${path}.1`);
     }
-    await appendFile(file, lines, { mode: 0o600 });
-    bytes += Buffer.byteLength(lines);
-  });
+    if (file === undefined) {
+      file = await open(path, "a", 0o600);
+      bytes = (await file.stat()).size;
+    }
+    return file;
+  };
+  await writable(0);
+  return {
+    record: batchedAudit(async (lines) => {
+      await (await writable(lines.length)).appendFile(lines);
+      bytes += Buffer.byteLength(lines);
+    }),
+    async close() {
+      await file?.close();
+      file = undefined;
+    },
+  };
 }
 
 /** Writes to the log stream whatever the log level. */
-export function createTokenAuditStream(write: (lines: string) => unknown): TokenAudit {
-  return batchedAudit(async (lines) => {
+export function createTokenAuditStream(write: (lines: string) => unknown): OpenedAudit {
+  const record = batchedAudit(async (lines) => {
     write(lines);
   });
+  return { record, close: async () => {} };
 }

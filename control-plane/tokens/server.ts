@@ -231,18 +231,32 @@ function refusalOf(error: unknown): TokenRefusal {
   });
 }
 
-async function readBody(request: IncomingMessage): Promise<Buffer> {
-  const tooLarge = malformed(`the body is larger than ${MAX_BODY_BYTES} bytes`);
-  if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) throw tooLarge;
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_BODY_BYTES) throw tooLarge;
-    chunks.push(chunk);
-  }
-  const [only] = chunks;
-  return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks);
+/** Rejects with what is wrong with the body, or when the peer goes. By events: a stream iterator costs a token's worth. */
+function readBody(request: IncomingMessage): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const tooLarge = (): TokenRefusal => malformed(`the body is larger than ${MAX_BODY_BYTES} bytes`);
+    if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) {
+      reject(tooLarge());
+      return;
+    }
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    request.on("data", (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= MAX_BODY_BYTES) chunks.push(chunk);
+      else {
+        request.pause();
+        reject(tooLarge());
+      }
+    });
+    request.once("end", () => {
+      const [only] = chunks;
+      resolve(chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks));
+    });
+    const gone = (): void => reject(malformed("the request did not arrive whole"));
+    request.once("error", gone);
+    request.once("close", gone);
+  });
 }
 
 function send(response: ServerResponse, status: number, body: object, cacheControl = "no-store"): void {

@@ -40,6 +40,13 @@ const MAX_HANDLE_CHARS = 40_960;
 const MAX_OPEN = 20_000;
 const CONTENT = { alg: "dir", enc: "A256GCM", typ: "countersign-session" } as const;
 
+function invalid(): TokenRefusal {
+  return new TokenRefusal(
+    "SESSION_INVALID",
+    "this is no session of this mesh, or one from before its keys changed; sign in again",
+  );
+}
+
 export class SessionHandles {
   readonly #keys: () => readonly HandleKey[];
   /** Opened before, oldest first: opening one costs more than signing a token. */
@@ -70,17 +77,13 @@ export class SessionHandles {
   async open(handle: string): Promise<Session> {
     const known = this.#open.get(handle);
     if (known !== undefined) return known;
-    const invalid = new TokenRefusal(
-      "SESSION_INVALID",
-      "this is no session of this mesh, or one from before its keys changed; sign in again",
-    );
-    if (handle.length > MAX_HANDLE_CHARS || handle.split(".", 6).length !== 5) throw invalid;
+    if (handle.length > MAX_HANDLE_CHARS || handle.split(".", 6).length !== 5) throw invalid();
     try {
       const { plaintext } = await compactDecrypt(
         handle,
         ({ kid }) => {
           const key = this.#keys().find((one) => one.kid === kid);
-          if (key === undefined) throw invalid;
+          if (key === undefined) throw invalid();
           return key.key;
         },
         { keyManagementAlgorithms: [CONTENT.alg], contentEncryptionAlgorithms: [CONTENT.enc] },
@@ -90,7 +93,7 @@ export class SessionHandles {
       this.#remember(handle, session);
       return session;
     } catch {
-      throw invalid;
+      throw invalid();
     }
   }
 

@@ -45,7 +45,7 @@ test("what cannot be written is told to who waits for it, and the next is tried"
 });
 
 test("files are bounded in size and number, and nothing is lost between them", async () => {
-  const audit = await createTokenAuditFile(dir, 1_000);
+  const { record: audit, close } = await createTokenAuditFile(dir, 1_000);
   for (let at = 0; at < 12; at++) await audit({ ...RECORD, txn: String(at) });
   const names = (await readdir(join(dir, "audit"))).sort();
   expect(names).toEqual(
@@ -60,6 +60,9 @@ test("files are bounded in size and number, and nothing is lost between them", a
   expect(all).toEqual(Array.from({ length: all.length }, (_, at) => String(12 - all.length + at)));
   expect(names.length).toBeGreaterThan(2);
   // A restart goes on where it was.
-  await (await createTokenAuditFile(dir, 1_000))({ ...RECORD, txn: "last" });
+  await close();
+  const again = await createTokenAuditFile(dir, 1_000);
+  await again.record({ ...RECORD, txn: "last" });
+  await again.close();
   expect(await readFile(join(dir, "audit/tokens.jsonl"), "utf8")).toContain("last");
 });
