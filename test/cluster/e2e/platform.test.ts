@@ -249,15 +249,18 @@ describeOnCluster("the ML platform in the mesh", { testMs: 120_000, suiteMs: 600
   });
 
   test("what this build does not enforce is refused and says Unsupported", async () => {
-    const limited = scorerPolicy(["health.probe"]);
-    const [rule] = limited.spec.rules;
     const { code, stderr } = await tryKubectl(["apply", "-f", "-"], {
       stdin: JSON.stringify({
-        ...limited,
-        spec: { ...limited.spec, rules: [{ ...rule, with: { identity: { forward: ["user"] } } }] },
+        apiVersion: "countersign.dev/v1alpha1",
+        kind: "ExternalService",
+        metadata: { name: "warehouse", namespace: "ml-dev" },
+        spec: {
+          hosts: ["warehouse.example.com"],
+          credential: { type: "tokenFederation", tokenURL: "https://warehouse.example.com/token" },
+        },
       }),
     });
-    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("not enforce") });
+    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("does not sign in") });
   });
 
   (hasPrometheus ? test : test.skip)(
