@@ -285,17 +285,16 @@ describeOnCluster("faults", { testMs: 300_000, suiteMs: 1_200_000 }, () => {
         ...["-o", "jsonpath={.items[*].endpoints[*].conditions.ready}"],
       ]);
     const unready = JSON.stringify({ status: { conditions: [{ type: "Ready", status: "False" }] } });
-    // The kubelet takes it back, up to ten seconds later.
-    await Promise.all(
-      names
-        .split(" ")
-        .map((name) =>
-          kubectl(["patch", "pod", name, "-n", "ml-serving", "--subresource=status", "-p", unready]),
-        ),
-    );
+    // The kubelet takes it back within ten seconds, sometimes before the slices have followed: then once more.
+    const markUnready = (name: string): Promise<string> =>
+      kubectl(["patch", "pod", name, "-n", "ml-serving", "--subresource=status", "-p", unready]);
     await waitFor(
-      async () => (await readiness()) === "false false",
-      10_000,
+      async () => {
+        await Promise.all(names.split(" ").map(markUnready));
+        await sleep(1_000);
+        return (await readiness()) === "false false";
+      },
+      40_000,
       "slices without a ready endpoint",
     );
     await platformIsReady();
