@@ -130,6 +130,11 @@ class World implements LoginWorld {
     logins.add(logins.series(idp, result));
   }
 
+  countOddCookie(): void {
+    const { headerAnomalies } = this.#deps.metrics;
+    headerAnomalies.add(headerAnomalies.series("cookie"));
+  }
+
   async close(): Promise<void> {
     await Promise.all(Array.from(this.#providers.values(), (provider) => provider.close()));
   }

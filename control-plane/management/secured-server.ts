@@ -1,16 +1,16 @@
 // The management API on the network (16080): HTTPS with the control plane's certificate, callers known by Kubernetes token
 // or operator certificate, rights from RBAC, every write audited. Whatever cannot be checked is refused.
-import { constants } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { createServer } from "node:https";
 import { isIPv4, type Socket } from "node:net";
-import type { SecureContextOptions, TLSSocket } from "node:tls";
+import type { TLSSocket } from "node:tls";
 import type { AuthenticationV1Api, AuthorizationV1Api } from "@kubernetes/client-node";
 import { controlPlaneSpiffeId } from "../../proto/protocol.ts";
 import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
+import { contextOptions, type ServerMaterial } from "../discovery/credentials.ts";
 import { ApiReviews } from "./api-reviews.ts";
 import type { ManagementAudit } from "./audit-log.ts";
 import { Authenticator, isOperator, ownIdOf } from "./authenticate.ts";
@@ -22,7 +22,7 @@ export interface SecuredManagementOptions {
   readonly host: string;
   /** 16080; 0: the system chooses. */
   readonly port: number;
-  readonly material: ManagementMaterial;
+  readonly material: ServerMaterial;
   readonly trustDomain: string;
   /** Of the control plane. */
   readonly namespace: string;
@@ -35,19 +35,10 @@ export interface SecuredManagementOptions {
   readonly observe?: ((action: string, outcome: ManagementOutcome) => void) | undefined;
 }
 
-/** As of `discovery/credentials.ts`. */
-export interface ManagementMaterial {
-  /** Leaf first. */
-  readonly certificateChainPem: string;
-  readonly keyPem: string;
-  /** Roots that operators' certificates must lead to. */
-  readonly rootsPem: string;
-}
-
 export interface SecuredManagementServer {
   readonly port: number;
   /** Uses other material from the next connection on. @throws Error when it does not fit together; nothing changes then. */
-  rotate(material: ManagementMaterial): void;
+  rotate(material: ServerMaterial): void;
   close(): Promise<void>;
 }
 
@@ -57,15 +48,6 @@ const MAX_PER_ADDRESS = 16;
 const MAX_FROM_LOOPBACK = 128;
 const IDLE_MS = 30_000;
 const MAX_REQUESTS_PER_CONNECTION = 256;
-
-function contextOf(material: ManagementMaterial): SecureContextOptions {
-  return {
-    ...{ key: material.keyPem, cert: material.certificateChainPem, ca: material.rootsPem },
-    minVersion: "TLSv1.3",
-    // No resumption: a resumed connection skips the check against the CA.
-    secureOptions: constants.SSL_OP_NO_TICKET,
-  };
-}
 
 /** The peer's address without port; IPv4 also where the socket is a dual one. */
 function addressOf(socket: { readonly remoteAddress?: string | undefined }): string {
@@ -121,7 +103,7 @@ export async function createSecuredManagementServer(
   });
   const server = createServer(
     {
-      ...contextOf(options.material),
+      ...contextOptions(options.material),
       // A certificate is one way to say who one is; without it, or with one of elsewhere, a token is asked for.
       ...{ requestCert: true, rejectUnauthorized: false, ALPNProtocols: ["http/1.1"] },
       ...{ handshakeTimeout: 5_000, headersTimeout: 5_000, requestTimeout: 30_000, keepAliveTimeout: 5_000 },
@@ -166,7 +148,7 @@ export async function createSecuredManagementServer(
   const bound = server.address();
   return {
     port: typeof bound === "object" && bound !== null ? bound.port : port,
-    rotate: (material) => server.setSecureContext(contextOf(material)),
+    rotate: (material) => server.setSecureContext(contextOptions(material)),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

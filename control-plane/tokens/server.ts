@@ -1,13 +1,12 @@
 // The token service's port (16013): HTTPS with mutual TLS, callers known by their certificate of this mesh. Everything that
 // is asked is counted, every grant and refusal audited; nothing of a body is read before the caller is known.
-import { constants } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer } from "node:https";
-import type { SecureContextOptions, TLSSocket } from "node:tls";
+import type { TLSSocket } from "node:tls";
 import { WORKLOAD_IDENTITY_TOKEN } from "../../sidecar/core/identity/claims.ts";
 import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
-import type { ServerMaterial } from "../discovery/credentials.ts";
+import { contextOptions, type ServerMaterial } from "../discovery/credentials.ts";
 import type { TokenAudit } from "./audit.ts";
 import type { Callers, TokenCaller } from "./caller.ts";
 import { GRANTS, Grants } from "./grants.ts";
@@ -51,22 +50,13 @@ type Answering = (
   wit: string | undefined,
 ) => Promise<object>;
 
-function contextOf(material: ServerMaterial): SecureContextOptions {
-  return {
-    ...{ key: material.keyPem, cert: material.certificateChainPem, ca: material.rootsPem },
-    minVersion: "TLSv1.3",
-    // No resumption: a resumed connection skips the check against the CA.
-    secureOptions: constants.SSL_OP_NO_TICKET,
-  };
-}
-
 /** Opens the port. @throws MeshError `bad_config` when it is taken or the material does not fit together. */
 export async function createTokenServer(options: TokenServerOptions): Promise<TokenServer> {
   const { host, port, service } = options;
   const endpoints = new TokenEndpoints(options);
   const server = createServer(
     {
-      ...contextOf(options.material),
+      ...contextOptions(options.material),
       ...{ requestCert: true, rejectUnauthorized: true, ALPNProtocols: ["http/1.1"] },
       ...{ handshakeTimeout: 5_000, headersTimeout: 5_000, requestTimeout: 15_000 },
       keepAliveTimeout: IDLE_MS,
@@ -97,7 +87,7 @@ export async function createTokenServer(options: TokenServerOptions): Promise<To
   const bound = server.address();
   return {
     port: typeof bound === "object" && bound !== null ? bound.port : port,
-    rotate: (material) => server.setSecureContext(contextOf(material)),
+    rotate: (material) => server.setSecureContext(contextOptions(material)),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

@@ -5,6 +5,7 @@ import { createServer as createTlsServer, type SecureContext, type TLSSocket } f
 import type { Limits, Timeouts } from "../config.ts";
 import type { GatewayListener } from "../core/gateway/gateway.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
+import { Handshakes, MAX_HANDSHAKES } from "../core/runtime/handshakes.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { CreateExchange } from "../outbound/app-side.ts";
@@ -35,16 +36,10 @@ export interface EdgeListenerDeps {
   ) => AppConversation;
 }
 
-/** Handshakes at a time; beyond, the one that has taken longest is given up. */
-const MAX_HANDSHAKES = 1_024;
-
-const endOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`;
-
 export class EdgeListener {
   readonly #deps: EdgeListenerDeps;
   readonly #connections = new Set<AppConversation>();
-  /** Connections whose handshake is under way, by their other end, the oldest first. */
-  readonly #shaking = new Map<string, Socket>();
+  readonly #handshakes = new Handshakes((detail) => this.#refuse(detail));
   readonly #places: Places;
   #names: HostNames<GatewayListener>;
   #listeners: readonly GatewayListener[];
@@ -125,7 +120,7 @@ export class EdgeListener {
     });
     server.on("connection", (socket: Socket) => this.#begin(socket));
     server.on("secureConnection", (socket) => {
-      this.#shaking.delete(endOf(socket));
+      this.#handshakes.done(socket);
       this.#accept(socket);
     });
     server.on("tlsClientError", (error, socket) => {
@@ -143,19 +138,7 @@ export class EdgeListener {
 
   /** A connection before its handshake. */
   #begin(socket: Socket): void {
-    if (this.#place(socket) === undefined) return;
-    const end = endOf(socket);
-    this.#shaking.set(end, socket);
-    socket.once("close", () => {
-      if (this.#shaking.get(end) === socket) this.#shaking.delete(end);
-    });
-    if (this.#shaking.size <= MAX_HANDSHAKES) return;
-    for (const [key, oldest] of this.#shaking) {
-      this.#shaking.delete(key);
-      this.#refuse("too many handshakes at a time");
-      oldest.destroy();
-      return;
-    }
+    if (this.#place(socket) !== undefined) this.#handshakes.begin(socket);
   }
 
   /** Takes a place for the address it comes from; undefined: there is none, and the socket is closed. */
@@ -228,7 +211,7 @@ export class EdgeListener {
 
   destroy(): void {
     this.drain();
-    for (const socket of this.#shaking.values()) socket.destroy();
+    this.#handshakes.destroy();
     for (const connection of this.#connections) connection.destroy();
   }
 }

@@ -4,6 +4,7 @@ import { createServer, type Server, type TLSSocket, type TlsOptions } from "node
 import type { SocketAddress } from "../config.ts";
 import { parseSvid, SVID_PROBLEMS } from "../core/identity/svid.ts";
 import { MeshError, messageOf } from "../core/runtime/errors.ts";
+import { Handshakes, MAX_HANDSHAKES } from "../core/runtime/handshakes.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { MeshSocket } from "../wire/socket.ts";
 import type { InboundStream } from "./caller-side.ts";
@@ -31,19 +32,11 @@ interface MeshConnection extends CallerConnection {
 /** Between the keep-alive probes of TCP on HTTP/1.1 connections, which have no ping of their own. */
 const KEEP_ALIVE_MS = 60_000;
 
-/**
- * Handshakes at a time: peers that have shown no certificate must not take the places of those that have. One takes
- * milliseconds, so even a flood does not reach an honest one before it is done.
- */
-const MAX_HANDSHAKES = 1_024;
-
-const endOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`;
-
 export class InboundListener {
   readonly #deps: InboundListenerDeps;
   readonly #connections = new Set<MeshConnection>();
-  /** Connections whose handshake is under way, by their other end, the oldest first. */
-  readonly #shaking = new Map<string, Socket>();
+  /** Peers that have shown no certificate must not take the places of those that have. */
+  readonly #handshakes = new Handshakes((detail) => this.#refuse(detail));
   #server: Server | undefined;
   #draining = false;
 
@@ -69,9 +62,9 @@ export class InboundListener {
     });
     this.#server = server;
     server.maxConnections = this.#deps.services.limits.connections + MAX_HANDSHAKES;
-    server.on("connection", (socket: Socket) => this.#begin(socket));
+    server.on("connection", (socket: Socket) => this.#handshakes.begin(socket));
     server.on("secureConnection", (socket) => {
-      this.#shaking.delete(endOf(socket));
+      this.#handshakes.done(socket);
       this.#accept(socket);
     });
     server.on("tlsClientError", (error, socket) => {
@@ -125,22 +118,6 @@ export class InboundListener {
    */
   reconnectAll(): void {
     for (const connection of this.#connections) connection.drain();
-  }
-
-  /** A connection before its handshake; beyond the limit the one that has taken longest is given up. */
-  #begin(socket: Socket): void {
-    const end = endOf(socket);
-    this.#shaking.set(end, socket);
-    socket.on("close", () => {
-      if (this.#shaking.get(end) === socket) this.#shaking.delete(end);
-    });
-    if (this.#shaking.size <= MAX_HANDSHAKES) return;
-    for (const [key, oldest] of this.#shaking) {
-      this.#shaking.delete(key);
-      this.#refuse("too many handshakes at a time");
-      oldest.destroy();
-      return;
-    }
   }
 
   #refuse(detail: string): void {

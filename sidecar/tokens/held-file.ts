@@ -5,7 +5,7 @@ import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type HeldTxn, holdTxn } from "../core/identity/held-txn.ts";
 import { parseSpiffeId } from "../core/identity/spiffe-id.ts";
-import { messageOf } from "../core/runtime/errors.ts";
+import { messageOf, systemCodeOf } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import { type CallChain, chainOf } from "../telemetry/correlation.ts";
 import type { HeldChains } from "../telemetry/held-chains.ts";
@@ -95,7 +95,7 @@ export class HeldFile {
       for (const chain of found.chains) if (nowMs < (chain.txn?.claims.exp ?? 0) * 1_000) held.deliver(chain);
       own = found.own;
     } catch (error) {
-      if (!isMissing(error)) log.warn("kept tokens not used", { reason: messageOf(error) });
+      if (systemCodeOf(error) !== "ENOENT") log.warn("kept tokens not used", { reason: messageOf(error) });
     }
     this.#saved = this.#stamp();
     this.#timer = setInterval(() => void this.save(), SAVE_MS).unref();
@@ -134,8 +134,4 @@ export class HeldFile {
       log.warn("held tokens cannot be kept", { reason: messageOf(error) });
     }
   }
-}
-
-function isMissing(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === "ENOENT";
 }

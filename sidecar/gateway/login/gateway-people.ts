@@ -44,6 +44,7 @@ export class GatewayPeople implements People {
   authenticate(request: EdgeRequest): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
     const { route } = request;
     const cookies = this.#world.cookies.read(request.field("cookie"));
+    if (cookies.isOdd) this.#world.countOddCookie();
     if (route === undefined || route.access === "Public") return admitted(cookies, undefined, undefined);
     if (route.access !== "Login") {
       const token = bearerOf(request.field("authorization"));
@@ -192,8 +193,8 @@ export class GatewayPeople implements People {
     } catch (error) {
       // It lets nobody in: there are no tokens for it.
       this.#world.log.warn("session not taken away", { sid: session.sid, reason: messageOf(error) });
+      this.#ended(session.sid);
     }
-    this.#ended(session.sid);
   }
 
   #ended(sid: string): void {

@@ -21,4 +21,6 @@ export interface LoginWorld {
   /** For a person to name to whoever helps; in the log, too. */
   reference(): string;
   count(idp: string, result: "ok" | SignInFailure): void;
+  /** A cookie of ours came that this gateway did not set: two of a name, or a value that it never gives. */
+  countOddCookie(): void;
 }

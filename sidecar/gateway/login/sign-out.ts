@@ -17,11 +17,10 @@ export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<
   if (request.method !== "POST") {
     if (session === undefined) return signedOutPage(loginPath("/"), [cookies.clearSession()]);
     const { user, idp } = session;
-    return signOutPage(
-      user.email ?? user.username ?? user.id,
-      `${OWN_PATHS}logout`,
-      formTargetsOf(world, idp),
-    );
+    const there = await providerPage(world, idp, session.idToken, signedOutAt(request.host));
+    // The form redirects there, which the policy of the page must permit.
+    const targets = there === undefined ? [] : [new URL(there).origin];
+    return signOutPage(user.email ?? user.username ?? user.id, `${OWN_PATHS}logout`, targets);
   }
   if (!isSameSite(request, []))
     return problem({
@@ -37,8 +36,7 @@ export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<
   const ended = await tokens.endSession({ handle: session.handle });
   if (!ended.ok)
     world.log.warn("session not revoked in the mesh", { sid: session.sid, reason: ended.error.detail });
-  const after = `https://${request.host.toLowerCase()}${OWN_PATHS}signed-out`;
-  const there = await providerPage(world, session.idp, session.idToken, after);
+  const there = await providerPage(world, session.idp, session.idToken, signedOutAt(request.host));
   return redirect(there ?? `${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
 }
 
@@ -55,11 +53,7 @@ async function providerPage(
   }
 }
 
-/** Forms that redirect are followed only where the policy of the page names both hosts. */
-function formTargetsOf(world: LoginWorld, name: string): readonly string[] {
-  const issuer = world.gateway().idps.find((idp) => idp.name === name)?.issuer;
-  return issuer !== undefined && URL.canParse(issuer) ? [new URL(issuer).origin] : [];
-}
+const signedOutAt = (host: string): string => `https://${host.toLowerCase()}${OWN_PATHS}signed-out`;
 
 /** `POST backchannel-logout/IDP`: the token service verifies the logout token and revokes; here the sessions end. */
 export async function backChannelLogout(

@@ -104,6 +104,9 @@ describe("signing in", () => {
       expect(await browserOf().ask("/lab", { fields: { ...NAVIGATION, cookie } })).toMatchObject({
         status: 302,
       });
+    // Of the four the second and the third are such as no gateway sets.
+    const { headerAnomalies } = world.metrics;
+    expect(headerAnomalies.read(headerAnomalies.series("cookie"))).toBe(2);
   });
 
   test("several tabs sign in side by side", async () => {

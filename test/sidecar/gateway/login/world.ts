@@ -146,6 +146,7 @@ export class FakeTokens implements TokenService {
       expiresAt: Math.floor(Date.now() / 1_000) + 43_200,
       user: {
         id: `${idp}|${String(claims["sub"])}`,
+        ...{ idp, type: "person" as const },
         email: typeof claims["email"] === "string" ? claims["email"] : undefined,
         username: undefined,
         roles: ["fraud-ds"],
