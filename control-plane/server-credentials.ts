@@ -2,9 +2,10 @@
 import type { Clock } from "../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../sidecar/core/runtime/log.ts";
+import type { ServerMaterial } from "../sidecar/core/runtime/server-tls.ts";
 import type { CertificateAuthority } from "./ca/root.ts";
 import { runServerIdentity, type ServerIdentity } from "./ca/server-identity.ts";
-import { LiveCredentials, type ServerMaterial } from "./discovery/credentials.ts";
+import { LiveCredentials } from "./discovery/credentials.ts";
 
 export interface ServerCredentials {
   readonly discovery: LiveCredentials;

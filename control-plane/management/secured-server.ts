@@ -10,7 +10,7 @@ import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
-import { contextOptions, type ServerMaterial } from "../discovery/credentials.ts";
+import { type ServerMaterial, serverContextOptions } from "../../sidecar/core/runtime/server-tls.ts";
 import { ApiReviews } from "./api-reviews.ts";
 import type { ManagementAudit } from "./audit-log.ts";
 import { Authenticator, isOperator, ownIdOf } from "./authenticate.ts";
@@ -103,7 +103,7 @@ export async function createSecuredManagementServer(
   });
   const server = createServer(
     {
-      ...contextOptions(options.material),
+      ...serverContextOptions(options.material),
       // A certificate is one way to say who one is; without it, or with one of elsewhere, a token is asked for.
       ...{ requestCert: true, rejectUnauthorized: false, ALPNProtocols: ["http/1.1"] },
       ...{ handshakeTimeout: 5_000, headersTimeout: 5_000, requestTimeout: 30_000, keepAliveTimeout: 5_000 },
@@ -148,7 +148,7 @@ export async function createSecuredManagementServer(
   const bound = server.address();
   return {
     port: typeof bound === "object" && bound !== null ? bound.port : port,
-    rotate: (material) => server.setSecureContext(contextOptions(material)),
+    rotate: (material) => server.setSecureContext(serverContextOptions(material)),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

@@ -6,7 +6,7 @@ import type { TLSSocket } from "node:tls";
 import { WORKLOAD_IDENTITY_TOKEN } from "../../sidecar/core/identity/claims.ts";
 import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
-import { contextOptions, type ServerMaterial } from "../discovery/credentials.ts";
+import { type ServerMaterial, serverContextOptions } from "../../sidecar/core/runtime/server-tls.ts";
 import type { TokenAudit } from "./audit.ts";
 import type { Callers, TokenCaller } from "./caller.ts";
 import { GRANTS, Grants } from "./grants.ts";
@@ -56,7 +56,7 @@ export async function createTokenServer(options: TokenServerOptions): Promise<To
   const endpoints = new TokenEndpoints(options);
   const server = createServer(
     {
-      ...contextOptions(options.material),
+      ...serverContextOptions(options.material),
       ...{ requestCert: true, rejectUnauthorized: true, ALPNProtocols: ["http/1.1"] },
       ...{ handshakeTimeout: 5_000, headersTimeout: 5_000, requestTimeout: 15_000 },
       keepAliveTimeout: IDLE_MS,
@@ -87,7 +87,7 @@ export async function createTokenServer(options: TokenServerOptions): Promise<To
   const bound = server.address();
   return {
     port: typeof bound === "object" && bound !== null ? bound.port : port,
-    rotate: (material) => server.setSecureContext(contextOptions(material)),
+    rotate: (material) => server.setSecureContext(serverContextOptions(material)),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

@@ -12,7 +12,7 @@ import { trustBundleJson } from "../../control-plane/ca/jwks.ts";
 import { type CertificateAuthority, openCertificateAuthority } from "../../control-plane/ca/root.ts";
 import { createServerIdentity } from "../../control-plane/ca/server-identity.ts";
 import { type BootstrapServer, createBootstrapServer } from "../../control-plane/discovery/bootstrap.ts";
-import { LiveCredentials, type ServerMaterial } from "../../control-plane/discovery/credentials.ts";
+import { LiveCredentials } from "../../control-plane/discovery/credentials.ts";
 import { createDiscoveryServer, type DiscoveryServer } from "../../control-plane/discovery/server.ts";
 import { createIssuer } from "../../control-plane/issuer.ts";
 import { compile } from "../../control-plane/policy/compile.ts";
@@ -23,6 +23,7 @@ import { RevocationList } from "../../control-plane/revocations/store.ts";
 import type { ClusterState, MeshPod, Workload } from "../../control-plane/sources/store.ts";
 import { systemClock } from "../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../sidecar/core/runtime/log.ts";
+import type { ServerMaterial } from "../../sidecar/core/runtime/server-tls.ts";
 import { CONFIG, clusterState, workload } from "./resources.ts";
 import { FakeTokenReviews, podReview } from "./token-reviews.ts";
 
