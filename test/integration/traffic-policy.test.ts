@@ -172,7 +172,7 @@ test("timeouts: the whole call, and an answer that stops", async () => {
   const startedMs = performance.now();
   const answer = await ask();
   expect([answer.status, reasonOf(answer)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
-  expect(performance.now() - startedMs).toBeLessThan(3_000);
+  expect(performance.now() - startedMs).toBeLessThan(15_000);
   answers[0] = answers[1] = hello;
   expect(await statuses(10)).toEqual({ 200: 10 });
 }, 60_000);

@@ -191,7 +191,7 @@ describe("a sidecar in a pod", () => {
     await says(/identity not renewed.*"leftMs":0[,}]/);
     await mesh.start();
     await connectedAs("lab/runner/job/trainer");
-  }, 20_000);
+  });
 
   test("goes over to a new authority when the file brings its roots", async () => {
     mesh.setPod(FIRST, "job", "trainer");
@@ -204,7 +204,7 @@ describe("a sidecar in a pod", () => {
     mesh.writeBundle();
     await says(/joining again.*disowned/);
     await connectedAs("lab/runner/job/trainer");
-  }, 20_000);
+  });
 
   test("does not renew by token what its stream renews", async () => {
     mesh.setPod(FIRST, "job", "trainer");

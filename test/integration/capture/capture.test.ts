@@ -166,7 +166,7 @@ const backends = able ? (["nft", "legacy"] as const).filter(hasBackend) : [];
     afterAll(async () => {
       await spaces?.close();
       rmSync(dir, { recursive: true, force: true });
-    }, 20_000);
+    });
 
     describe.each(["ipv4", "ipv6"] as const)("over %s", (family) => {
       test("an unmodified client reaches an allowed operation through both sidecars", async () => {

@@ -160,7 +160,7 @@ const uri = (addresses: { ipv4: string; ipv6: string }, family: "ipv4" | "ipv6",
   afterAll(async () => {
     await spaces?.close();
     rmSync(dir, { recursive: true, force: true });
-  }, 20_000);
+  });
 
   describe.each(["ipv4", "ipv6"] as const)("over %s", (family) => {
     const invoke = (addresses: typeof SCORER, rest: string, ...more: readonly string[]) =>

@@ -304,7 +304,7 @@ describe("the HTTP ports", () => {
     const answer = await fetch(`http://127.0.0.1:${mesh.handle.ports.metrics}/metrics`);
     expect(answer.status).toBe(200);
     await allIsWell();
-  }, 20_000);
+  });
 
   test.each([
     { name: "a body that is no object", body: "[1]", says: "must be a JSON object" },

@@ -193,7 +193,7 @@ const list = (): Promise<{ items: string[]; code: number }> =>
   });
 
 async function until(done: () => boolean): Promise<void> {
-  const untilMs = performance.now() + 8_000;
+  const untilMs = performance.now() + 30_000;
   while (!done()) {
     if (performance.now() > untilMs) throw new Error(exposition(caller.plane.metrics).body);
     await new Promise((resolve) => setImmediate(resolve));

@@ -328,7 +328,7 @@ describe("HTTP/1.1 from outside", () => {
       ),
       { numRuns: 60 },
     );
-  }, 20_000);
+  });
 
   test("an answer before the end of the request is the last of its connection", async () => {
     use("Permissive", [DENY_WRITES]);

@@ -67,8 +67,8 @@ describe("redaction", () => {
   test("takes linear time", () => {
     const began = performance.now();
     for (const odd of ['"', '"a":"', '\\"', '"":', `"a"${" ".repeat(50)}`])
-      redactedJson(odd.repeat(16_384 / odd.length), NONE);
-    expect(performance.now() - began).toBeLessThan(200);
+      redactedJson(odd.repeat(65_536 / odd.length), NONE);
+    expect(performance.now() - began).toBeLessThan(5_000);
   });
 });
 
