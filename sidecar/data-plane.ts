@@ -455,6 +455,7 @@ export class DataPlane {
     this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail, {
       node: this.#config.node,
       random: this.#deps.random,
+      actsFor: () => this.#identity?.actsFor,
     });
     this.#state.externals = externals.value;
     this.#state.enforcement = enforcement.value;

@@ -56,6 +56,8 @@ export interface AuditEdgeInput {
   /** `kind/name` of the caller, undefined without one. */
   readonly caller: string | undefined;
   readonly callerSpiffeId: string | undefined;
+  /** `idp|user` that the caller acts for, as the control plane attested; undefined: nobody, or not known. */
+  readonly runAs: string | undefined;
   /** Earlier hops, oldest first. */
   readonly via: readonly { readonly kind: string; readonly name: string; readonly operation: string }[];
 }
@@ -68,7 +70,7 @@ export function auditEdge(input: AuditEdgeInput): AuditEdge {
   const identity = {
     caller: input.caller ?? null,
     callerSpiffeId: input.callerSpiffeId ?? null,
-    runAs: null,
+    runAs: input.runAs ?? null,
     origin: origin ?? null,
     hops: input.caller === undefined ? 0 : via.length + 1,
     chain: input.caller === undefined ? chain : [...chain, { s: input.caller, o: input.operation }],

@@ -132,7 +132,10 @@ export class Enforcement {
 
   /** The edge of a caller and operation; `edges` is the caller's own cache for this enforcement. */
   edge(caller: Caller | undefined, via: readonly Hop[], viaKey: string, operation: string): InboundEdge {
-    const key = caller === undefined ? `\n${operation}` : `${caller.spiffeId}\n${viaKey}\n${operation}`;
+    const key =
+      caller === undefined
+        ? `\n${operation}`
+        : `${caller.spiffeId}\n${caller.runAs ?? ""}\n${viaKey}\n${operation}`;
     let edge = this.#edges.get(key);
     if (edge === undefined) {
       // Bounded: chains are asserted by callers, so their number is not ours to choose.
@@ -188,6 +191,7 @@ export class Enforcement {
         operation,
         caller: caller === undefined ? undefined : nameOf(caller),
         callerSpiffeId: caller?.authenticated ? caller.spiffeId : undefined,
+        runAs: caller?.runAs,
         via,
       }),
       outcomes: new Map(),

@@ -99,6 +99,7 @@ function callerOf(verified: VerifiedCaller, ownTrustDomain: string): Caller {
     name: path?.name ?? "",
     labels: EMPTY_LABELS,
     owner: wit?.workload?.owner,
+    runAs: wit?.workload?.runAs ?? wit?.workload?.owner,
     env: wit?.workload?.env,
   });
 }

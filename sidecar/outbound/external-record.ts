@@ -55,7 +55,7 @@ export function recordExternal(
       {
         timeMs: facts.nowMs,
         traceparent: facts.traceparent,
-        edge: external.edge(facts.operation, call?.via ?? []),
+        edge: external.edge(facts.operation, call?.via ?? [], call?.caller.runAs),
         decision: trail.decisionText({ allowed, reason, policy, rule, would }, external.revision),
         decisionId: facts.decisionId,
         person: txn === undefined ? undefined : personTexts(txn),

@@ -75,8 +75,9 @@ export class ExternalDestination {
     return counters;
   }
 
-  edge(operation: string, via: readonly Hop[]): AuditEdge {
-    const key = `${operation}\n${via.map((hop) => `${hop.spiffeId} ${hop.operation}`).join("\n")}`;
+  /** @param runAs whom the own workload acts for. */
+  edge(operation: string, via: readonly Hop[], runAs: string | undefined): AuditEdge {
+    const key = `${operation}\n${runAs ?? ""}\n${via.map((hop) => `${hop.spiffeId} ${hop.operation}`).join("\n")}`;
     let edge = this.#edges.get(key);
     if (edge === undefined) {
       // Chains are asserted by callers, so their number is not ours to choose.
@@ -90,6 +91,7 @@ export class ExternalDestination {
         operation,
         caller: `${program.kind}/${program.name}`,
         callerSpiffeId: program.spiffeId,
+        runAs,
         via,
       });
       this.#edges.set(key, edge);
@@ -197,6 +199,7 @@ function selfOf({ spiffeId, trustDomain, wit, certificateChainPem }: WorkloadIde
     // As callees see callers: labels do not travel.
     labels: NO_LABELS,
     owner: workload?.owner,
+    runAs: workload?.runAs ?? workload?.owner,
     env: workload?.env,
   });
   return { caller, issuedTo: leaf.ok ? leaf.value : undefined };

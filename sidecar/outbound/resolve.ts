@@ -17,6 +17,8 @@ import type { UpstreamPool } from "./pool.ts";
 import { DestinationRoute } from "./route.ts";
 
 export interface OutboundEdge {
+  /** Whom this workload acted for when the edge was made. */
+  readonly runAs: string | undefined;
   readonly counters: EdgeCounters;
   readonly audit: AuditEdge;
 }
@@ -90,7 +92,7 @@ export class Destination {
 
   edge(operation: string): OutboundEdge {
     let edge = this.#edges.get(operation);
-    if (edge === undefined) {
+    if (edge === undefined || edge.runAs !== this.#directory.runAs) {
       edge = this.#directory.edge(this.callee, this.service.id, operation);
       this.#edges.set(operation, edge);
     }
@@ -119,6 +121,8 @@ export interface Surroundings {
   readonly node: string;
   /** In [0, 1). */
   readonly random: () => number;
+  /** Whom this workload acts for now, `idp|user`. */
+  readonly actsFor: () => string | undefined;
 }
 
 export class Directory {
@@ -214,10 +218,14 @@ export class Directory {
     return service === undefined || found === undefined ? undefined : this.#destination(service, found);
   }
 
+  get runAs(): string | undefined {
+    return this.#surroundings.actsFor();
+  }
+
   /** Edge of calls to a name that is no service: metrics know it as unknown, the audit event has the name. */
   stranger(target: string): OutboundEdge {
     let edge = this.#strangers.get(target);
-    if (edge === undefined) {
+    if (edge === undefined || edge.runAs !== this.runAs) {
       if (this.#strangers.size >= 1_000) this.#strangers.clear();
       edge = this.edge(UNKNOWN_PARTY, target, "unknown");
       this.#strangers.set(target, edge);
@@ -227,7 +235,9 @@ export class Directory {
 
   edge(callee: Party, serviceId: string, operation: string): OutboundEdge {
     const { program, settings } = this.table;
+    const { runAs } = this;
     return {
+      runAs,
       counters: new EdgeCounters(this.#metrics, "source", this.#self, callee, operation),
       audit: this.#trail.edge({
         source: { spiffeId: program.spiffeId, cluster: settings.cluster },
@@ -237,6 +247,7 @@ export class Directory {
         operation,
         caller: `${program.kind}/${program.name}`,
         callerSpiffeId: program.spiffeId,
+        runAs,
         via: [],
       }),
     };

@@ -24,6 +24,8 @@ export interface Caller {
   readonly labels: ReadonlyMap<string, string>;
   /** Owner of a single-user workload as `idp|user`; undefined when unset. */
   readonly owner: string | undefined;
+  /** Whom a workload acts for, `idp|user`: for the record alone, rules do not look at it. Absent: nobody that is known. */
+  readonly runAs?: string | undefined;
   /** Environment such as `dev`; undefined when unset (then `environments` is an error, DOMAIN 3.3). */
   readonly env: string | undefined;
 }

@@ -31,6 +31,7 @@ class CallerRecord extends CallerKeys implements Caller {
   readonly name: string;
   readonly labels: ReadonlyMap<string, string>;
   readonly owner: string | undefined;
+  readonly runAs: string | undefined;
   readonly env: string | undefined;
 
   constructor(facts: Caller) {
@@ -45,6 +46,7 @@ class CallerRecord extends CallerKeys implements Caller {
     this.name = facts.name;
     this.labels = facts.labels;
     this.owner = facts.owner;
+    this.runAs = facts.runAs;
     this.env = facts.env;
   }
 }

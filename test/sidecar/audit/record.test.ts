@@ -19,6 +19,7 @@ test("an event is JSON, whatever stands in the request", () => {
           operation: "op",
           caller: agent,
           callerSpiffeId: "id",
+          runAs: resource,
           via: [{ kind: "gateway", name: path, operation: "o" }],
         });
         const line = auditEvent(
@@ -53,7 +54,7 @@ test("an event is JSON, whatever stands in the request", () => {
           specversion: "1.0",
           data: {
             resource: { type: "model", name: resource ?? null },
-            identityMetadata: { hops: 2, origin: `gateway/${path}` },
+            identityMetadata: { hops: 2, runAs: resource ?? null, origin: `gateway/${path}` },
             request: { pathTemplate: path, userAgent: agent, sourceIp: null },
             response: { statusCode: null, durationMs: 1.23, upstreamMs: null, errorMessage: path },
             integrity: { proxySeq: 9 },
@@ -75,6 +76,7 @@ test("an edge that remembers its last event writes what a new edge writes", () =
       operation: "op",
       caller: "notebook/n",
       callerSpiffeId: "id",
+      runAs: undefined,
       via: [],
     });
   const edge = newEdge();
