@@ -1,3 +1,5 @@
+import { availableParallelism } from "node:os";
+
 // Native ESM through swc; see CONTRIBUTING.md for why `--experimental-vm-modules` must be set (test/run.mjs does).
 export default {
   testEnvironment: "node",
@@ -19,6 +21,8 @@ export default {
       },
     ],
   },
+  // Two at least: much of a test is waiting.
+  maxWorkers: Math.max(2, availableParallelism() - 1),
   // Only what hangs meets it: a busy machine may be ten times as slow as a quiet one.
   testTimeout: 60_000,
 };
