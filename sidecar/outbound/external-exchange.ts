@@ -12,12 +12,13 @@ import { MAX_RESOURCE_BODY_BYTES } from "../core/policy/operations.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { intersectScopes } from "../core/policy/scope.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
-import { createTraceparent, isTraceparent, traceIdOf } from "../telemetry/trace.ts";
+import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
 import type { ResponseHead } from "../wire/http1/parser.ts";
 import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { CallFacts } from "./call-facts.ts";
+import { afterWaiting, chooseChain } from "./choose-chain.ts";
 import { type ExternalDestination, unmetDemand } from "./external.ts";
 import type { ExternalConnection, ExternalUser } from "./external-connection.ts";
 import { recordExternal } from "./external-record.ts";
@@ -41,7 +42,6 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   readonly #app: AppSide;
   readonly #stream: AppStream;
   readonly #facts: CallFacts;
-  #chain: CallChain | undefined;
   #classified: Classified | undefined;
   #call: Call | undefined;
   #decision: Decision | undefined;
@@ -101,12 +101,24 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       this.#refuse("UNSUPPORTED", "neither tunnels, upgrades nor gRPC are carried to hosts outside the mesh");
       return;
     }
-    this.#chain = chain ?? this.#continued();
+    const choice = chain === undefined ? chooseChain(facts, this.#services) : undefined;
+    if (choice?.kind === "refused") this.#refuse(choice.reason, choice.detail);
+    else if (choice?.kind === "waiting") {
+      void afterWaiting(this.#services).then((own) => {
+        if (!this.#over) this.#classify(own);
+      });
+    } else this.#classify(choice === undefined ? chain : choice.chain);
+  }
+
+  /** @param chain hops and person that the call goes on for. */
+  #classify(chain: CallChain | undefined): void {
+    const facts = this.#facts;
+    facts.chain = chain;
     const classified = this.#external.classifier.classify({
       method: this.head.method,
       target: this.head.target,
       contentType: joinedField(this.head.fields, "content-type"),
-      hasBody: !bodyless,
+      hasBody: !this.#bodyless,
       header: this.#app.lookup(this.head.fields),
       corsMethod:
         this.head.method === "OPTIONS" && facts.header("origin") !== undefined
@@ -122,8 +134,13 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     const wantsBody =
       pending !== undefined && (pending.kind === "mcp" || needsResource(this.#external.program, operation));
     if (!wantsBody) this.#decide();
-    else if (pending.kind === "protobuf" || bodyless) this.#readBody(pending.kind === "protobuf");
-    else this.#isDeciding = true;
+    else if (pending.kind === "protobuf" || this.#keptBytes > MAX_RESOURCE_BODY_BYTES) this.#readBody(true);
+    else if (this.#requestEnded) this.#readBody(false);
+    else {
+      this.#isDeciding = true;
+      // What came while the token was asked for.
+      this.#returnCredit();
+    }
   }
 
   #know(classified: Classified): void {
@@ -141,12 +158,6 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       facts.traceparent = createTraceparent(this.#services.ids);
       facts.ownTrace = true;
     }
-  }
-
-  #continued(): CallChain | undefined {
-    const { traceparent, ownTrace, nowMs } = this.#facts;
-    if (!this.#services.state.carriesTrace || ownTrace || traceparent === undefined) return undefined;
-    return this.#services.correlation?.find(traceIdOf(traceparent), nowMs);
   }
 
   #readBody(truncated: boolean): void {
@@ -184,10 +195,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     }
     const { caller, issuedTo } = externals.self(identity);
     const { nowMs } = this.#facts;
-    const txn = this.#chain?.txn;
+    const { chain } = this.#facts;
+    const txn = chain?.txn;
     // The hops come from a verified proof, whose IDs were parsed (claims.ts).
-    const via = (this.#chain?.via ?? []) as readonly ViaHop[];
-    const caveat = this.#chain?.caveat;
+    const via = (chain?.via ?? []) as readonly ViaHop[];
+    const caveat = chain?.caveat;
     const { revocations } = directory.table;
     if (issuedTo === undefined || revocations.covers(issuedTo)) {
       this.#refuse("REVOKED", "what this workload was issued is revoked");
@@ -480,7 +492,6 @@ export class ExternalExchange implements AppExchange, ExternalUser {
         external: this.#external,
         call: this.#call,
         decision: this.#decision,
-        txn: this.#chain?.txn,
       },
       this.#services,
     );

@@ -1,6 +1,5 @@
 // What is written down of a call to a host outside the mesh: no callee's sidecar records it, so everything is recorded
 // here, allowed calls too.
-import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { Call } from "../core/policy/call.ts";
 import type { Decision } from "../core/policy/decide.ts";
 import { REASONS } from "../core/policy/reason.ts";
@@ -15,15 +14,15 @@ export interface ExternalCall {
   /** undefined: it was refused before it could be decided on. */
   readonly call: Call | undefined;
   readonly decision: Decision | undefined;
-  readonly txn: HeldTxn | undefined;
 }
 
 /** Counts, remembers, audits and logs the call, once, when it is over. */
 export function recordExternal(
-  { facts, external, call, decision, txn }: ExternalCall,
+  { facts, external, call, decision }: ExternalCall,
   { metrics, trail, clock, accessLog }: OutboundServices,
 ): void {
   const durationMs = clock.monotonicMs() - facts.startedMs;
+  const txn = facts.chain?.txn;
   const isDenied = decision?.allowed === false || REASONS[facts.reason].http === 403;
   const isCarried = decision?.allowed === true && facts.reason === "ALLOWED";
   external.counters(facts.operation).count(facts.status, isDenied ? "deny" : "allow", durationMs / 1_000);

@@ -52,6 +52,7 @@ async function setUp(options: {
   policies?: readonly ProgramPolicy[];
   trusted?: boolean;
   handler?: Handler;
+  settings?: Partial<SidecarTable["settings"]>;
 }): Promise<{ sidecar: Sidecar; port: number }> {
   world = await World.create();
   seen = [];
@@ -77,7 +78,8 @@ async function setUp(options: {
       localServices: [{ listen: { kind: "tcp", host: "127.0.0.1", port: 0 }, service: "lab/outside", port }],
     },
   });
-  const base = table({ self: NOTEBOOK, bundle: world.authority.bundle.json });
+  const { settings = {} } = options;
+  const base = table({ self: NOTEBOOK, bundle: world.authority.bundle.json, settings });
   const full: SidecarTable = {
     ...base,
     externals: new Map([
@@ -182,6 +184,16 @@ describe("a call to a host outside the mesh", () => {
     expect(seen).toEqual([]);
     const [event] = await sidecar.audit();
     expect(JSON.stringify(event)).toContain(`"reason":"${reason}"`);
+  });
+
+  test("a transaction token that this workload never received goes nowhere", async () => {
+    const { sidecar, port } = await setUp({ settings: { propagation: ["forward"] } });
+    const answer = await send(
+      sidecar.proxyPort,
+      get(`localhost:${port}`, "/things/a", "txn-token: eyJhbGciOiJFUzI1NiJ9.e30.c2ln"),
+    );
+    expect([answer.status, JSON.parse(answer.body).reason]).toEqual([403, "TXN_NOT_HELD"]);
+    expect(seen).toEqual([]);
   });
 
   test.each([
