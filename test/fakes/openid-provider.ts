@@ -2,7 +2,7 @@
 // for a gateway. Its pages are those that the library brings for development.
 import { generateKeyPairSync } from "node:crypto";
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { type Configuration, Provider } from "oidc-provider";
 
 export interface OpenIdProvider {
@@ -13,6 +13,8 @@ export interface OpenIdProvider {
   readonly gone: Set<string>;
   /** Requests so far: method and path. */
   readonly asked: string[];
+  /** Waited for before the token endpoint's next answers are sent; what was asked for is done by then. */
+  beforeTokens: ((socket: Socket) => Promise<void> | void) | undefined;
   /** Ends all sessions and grants of everybody. */
   readonly provider: Provider;
   close(): Promise<void>;
@@ -24,7 +26,7 @@ export interface ProviderClient {
   readonly redirectUris: readonly string[];
   readonly postLogoutRedirectUris?: readonly string[];
   readonly backchannelLogoutUri?: string;
-  /** Gives refresh tokens; by default not. */
+  /** Gives refresh tokens, each good once; by default not. */
   readonly refreshTokens?: boolean;
 }
 
@@ -95,6 +97,7 @@ export async function startOpenIdProvider(client: ProviderClient): Promise<OpenI
     // A gateway asks for what it needs; consent is not what is tested.
     // As most do: the library's own default wants the person's consent each time.
     issueRefreshToken: async () => client.refreshTokens ?? false,
+    rotateRefreshToken: true,
     loadExistingGrant: async (context) => {
       const { Grant } = context.oidc.provider;
       const grant = new Grant({
@@ -120,21 +123,27 @@ export async function startOpenIdProvider(client: ProviderClient): Promise<OpenI
   };
   const provider = quietly(() => new Provider(issuer, configuration));
   const asked: string[] = [];
-  const callback = provider.callback();
-  server.on("request", (request, response) => {
-    asked.push(`${request.method} ${(request.url ?? "").split("?")[0]}`);
-    void callback(request, response);
-  });
-  return {
+  const op: OpenIdProvider = {
     issuer,
     claims,
     gone,
     asked,
     provider,
+    beforeTokens: undefined,
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());
         server.closeAllConnections();
       }),
   };
+  provider.use(async (context, next) => {
+    await next();
+    if (context.path === "/token") await op.beforeTokens?.(context.req.socket);
+  });
+  const callback = provider.callback();
+  server.on("request", (request, response) => {
+    asked.push(`${request.method} ${(request.url ?? "").split("?")[0]}`);
+    void callback(request, response);
+  });
+  return op;
 }

@@ -8,6 +8,8 @@ import { sessionOf } from "./sign-in.ts";
 const LOCK_MS = 20_000;
 /** After a failure that says nothing about the person. */
 const AGAIN_MS = 60_000;
+/** How long a session lasts on whose refresh token was lost with an answer or a replica. */
+const WITHOUT_REFRESH_MS = 3_600_000;
 const MAX_WAITING = 10_000;
 
 export class StaySignedIn {
@@ -62,7 +64,13 @@ export class StaySignedIn {
     const { store, tokens: service, clock, log } = this.#world;
     if (session.refreshToken === undefined) return;
     const provider = this.#world.provider(session.idp);
+    // Written down before it is sent: most refresh tokens are good once, and this replica may not live to see the answer.
+    if (!(await store.replace(id, { ...session, mayBeSpent: true }, clock.nowMs()))) return;
     const tokens = await provider.refresh(session.refreshToken);
+    if (tokens === undefined && session.mayBeSpent === true) {
+      await this.#goOnWithout(id, session);
+      return;
+    }
     if (tokens === undefined) {
       log.info("session ended by its identity provider", { idp: session.idp, sid: session.sid });
       await store.end(id);
@@ -84,8 +92,24 @@ export class StaySignedIn {
     const fresh =
       opened?.ok === true
         ? sessionOf(this.#world, { provider, tokens, opened: opened.value }, nowMs, session)
-        : { ...session, refreshToken: tokens.refreshToken, refreshAtMs: nowMs + AGAIN_MS };
+        : {
+            ...session,
+            refreshToken: tokens.refreshToken,
+            refreshAtMs: nowMs + AGAIN_MS,
+            mayBeSpent: undefined,
+          };
     await store.replace(id, fresh, nowMs);
     if (opened?.ok === true) this.#notBefore.delete(session.sid);
+  }
+
+  /** The refusal says nothing about the person: the token was sent before, and what came back was lost. */
+  async #goOnWithout(id: string, session: Session): Promise<void> {
+    const nowMs = this.#world.clock.nowMs();
+    this.#world.log.warn("refresh token lost, session goes on without", {
+      ...{ idp: session.idp, sid: session.sid, forSeconds: WITHOUT_REFRESH_MS / 1_000 },
+    });
+    const endsMs = Math.min(session.endsMs, nowMs + WITHOUT_REFRESH_MS);
+    const without = { refreshToken: undefined, refreshAtMs: undefined, mayBeSpent: undefined, endsMs };
+    await this.#world.store.replace(id, { ...session, ...without }, nowMs);
   }
 }

@@ -33,6 +33,8 @@ export interface Session {
   readonly endsMs: number;
   /** When the identity provider is to be asked again; undefined: never. */
   readonly refreshAtMs?: number | undefined;
+  /** The refresh token was sent and no answer came to be written down: the provider may hold it for spent. */
+  readonly mayBeSpent?: true | undefined;
 }
 
 /** Whose sessions end: all of one user, or those that one session at the identity provider began. */

@@ -13,6 +13,8 @@ import { request as httpsRequest } from "node:https";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { WebSocketServer } from "ws";
+import { systemCodeOf } from "../../../sidecar/core/runtime/errors.ts";
 import type { EdgeAnswer } from "../../../sidecar/gateway/people.ts";
 import {
   type RunningControlPlane,
@@ -47,9 +49,17 @@ export interface AuditData {
   readonly decision: { readonly effect: string; readonly reason: string; readonly rule: string | null };
 }
 
+export interface PeopleMeshOptions {
+  /** Gateways, all of the same workload; 1 when omitted. */
+  readonly replicas?: number;
+  /** Redis that they keep sessions in; in memory when omitted. */
+  readonly redisUrl?: string;
+}
+
 export interface PeopleMesh {
   readonly op: OpenIdProvider;
   readonly controlPlane: RunningControlPlane;
+  readonly gateways: readonly MeshGatewayProcess[];
   /** Root of the gateway's certificate, PEM. */
   readonly ca: string;
   readonly gatewayPort: number;
@@ -63,24 +73,47 @@ export interface PeopleMesh {
   close(): Promise<void>;
 }
 
-/** A browser that speaks to the gateway over TLS. */
-export class NetBrowser extends BaseBrowser {
-  readonly #port: number;
-  readonly #ca: string;
+export interface MeshGatewayProcess {
+  /** Where clients come in. */
+  readonly port: number;
+  readonly process: RunningProcess;
+}
 
-  constructor(port: number, ca: string, user?: string) {
+/** A browser that speaks to a gateway over TLS; where that one is gone, to the next, as behind a balancer. */
+export class NetBrowser extends BaseBrowser {
+  readonly #ports: readonly number[];
+  readonly #ca: string;
+  /** Which of the gateways it speaks to. */
+  at = 0;
+
+  constructor(ports: readonly number[], ca: string, user?: string) {
     super(user);
-    this.#port = port;
+    this.#ports = ports;
     this.#ca = ca;
   }
 
+  get port(): number {
+    return this.#ports[this.at] ?? 0;
+  }
+
   async ask(target: string, asked: Asked = {}): Promise<EdgeAnswer> {
+    try {
+      return await this.#ask(target, asked);
+    } catch (error) {
+      const isGone = systemCodeOf(error) === "ECONNREFUSED" || systemCodeOf(error) === "ECONNRESET";
+      if (!isGone || this.#ports.length < 2) throw error;
+      this.at = (this.at + 1) % this.#ports.length;
+      return await this.#ask(target, asked);
+    }
+  }
+
+  async #ask(target: string, asked: Asked): Promise<EdgeAnswer> {
     const { method = "GET", host = HOST, fields = NAVIGATION, body = "" } = asked;
     const cookie = this.jar.field(host);
     const answer = await new Promise<EdgeAnswer>((resolve, reject) => {
       const outgoing = httpsRequest(
         {
-          ...{ host: "127.0.0.1", port: this.#port, servername: host, ca: this.#ca, agent: false },
+          ...{ host: "127.0.0.1", port: this.port, servername: host, ca: this.#ca, agent: false },
           ...{ method, path: target, timeout: 10_000 },
           headers: { host, ...(cookie === undefined ? {} : { cookie }), ...fields },
         },
@@ -114,7 +147,8 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-function objects(issuer: string, ports: Readonly<Record<string, number>>): string {
+function objects(issuer: string, ports: Readonly<Record<string, number>>, isShared: boolean): string {
+  const store = isShared ? "{type: redis, secretRef: {name: sessions}}" : "{type: memory}";
   return `apiVersion: countersign.dev/v1alpha1
 kind: MeshConfig
 metadata: {name: default}
@@ -133,6 +167,7 @@ spec:
   groupsClaim: groups
   algorithms: [ES256]
   allowInsecureIssuer: true
+  offlineAccess: true
 ---
 apiVersion: countersign.dev/v1alpha1
 kind: MeshRoleBinding
@@ -167,6 +202,7 @@ spec:
   identityProviders: [acme]
   listeners: [{name: main, port: 8443, hosts: [${HOST}], tls: {secretName: edge-tls}}]
   routes: [{name: lab, hosts: [${HOST}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
+  session: {store: ${store}}
 `;
 }
 
@@ -192,31 +228,49 @@ spec:
 `;
 
 /** Starts it; resolves when everything is ready. */
-export async function startPeopleMesh(): Promise<PeopleMesh> {
-  const dir = mkdtempSync(join(tmpdir(), "countersign-people-"));
+export async function startPeopleMesh(options: PeopleMeshOptions = {}): Promise<PeopleMesh> {
+  const { replicas = 1, redisUrl } = options;
+  const root = mkdtempSync(join(tmpdir(), "countersign-people-"));
   const running: RunningProcess[] = [];
-  const [gateway = 0, notebook = 0, model = 0, edge = 0, proxy = 0, ...status] = await freePorts(8);
+  const ports = await freePorts(5 + 3 * replicas);
+  const [notebook = 0, model = 0, proxy = 0, ...status] = ports.splice(0, 5);
+  const edges = ports.splice(0, replicas);
+  const gateway = ports[0] ?? 0;
   const op = await startOpenIdProvider({
-    ...{ clientId: "gateway", clientSecret: CLIENT_SECRET },
+    ...{ clientId: "gateway", clientSecret: CLIENT_SECRET, refreshTokens: true },
     redirectUris: [`https://${HOST}/.countersign/callback/acme`],
     postLogoutRedirectUris: [`https://${HOST}/.countersign/signed-out`],
   });
-  const configDir = join(dir, "config");
+  const configDir = join(root, "config");
   mkdirSync(configDir);
-  writeFileSync(join(configDir, "objects.yaml"), objects(op.issuer, { gateway, notebook, model }));
+  writeFileSync(
+    join(configDir, "objects.yaml"),
+    objects(op.issuer, { gateway, notebook, model }, redisUrl !== undefined),
+  );
   writeFileSync(join(configDir, "policies.yaml"), POLICIES);
-  const secrets = join(dir, "secrets");
+  const secrets = join(root, "secrets");
   const certificate = await edgeCertificate([HOST], Date.now());
   writeSecret(secrets, "edge-tls", certificate);
   mkdirSync(join(secrets, "oidc"), { recursive: true });
   writeFileSync(join(secrets, "oidc", "client-secret"), CLIENT_SECRET);
+  if (redisUrl !== undefined) {
+    mkdirSync(join(secrets, "sessions"));
+    writeFileSync(join(secrets, "sessions", "url"), redisUrl);
+  }
   const seen: PeopleMesh["seen"] = { headers: {} };
   const scorer = createServer((request, response) => {
     seen.headers = request.headers;
     request.resume().on("end", () => response.end('{"score":0.1}'));
   });
   // Calls the model as a cell would; what it was called with but the trace it does not look at.
-  const lab = createServer((request, response) => callModel(proxy, request, response));
+  const lab = createServer((request, response) => {
+    if (request.url === "/events")
+      response.writeHead(200, { "content-type": "text/event-stream" }).write("data: hello\n\n");
+    else callModel(proxy, request, response);
+  });
+  new WebSocketServer({ server: lab }).on("connection", (socket) =>
+    socket.on("message", (message) => socket.send(String(message))),
+  );
   const [scorerPort, labPort] = await Promise.all([listen(scorer), listen(lab)]);
   const close = async (): Promise<void> => {
     await Promise.all(running.map((process) => process.stop()));
@@ -225,45 +279,46 @@ export async function startPeopleMesh(): Promise<PeopleMesh> {
       server.close();
     }
     await op.close();
-    rmSync(dir, { recursive: true, force: true });
+    rmSync(root, { recursive: true, force: true });
   };
   try {
-    const controlPlane = await startControlPlane(configDir, join(dir, "control-plane"), running);
+    const controlPlane = await startControlPlane(configDir, join(root, "control-plane"), running);
     const tokens = ["--token-service", `127.0.0.1:${controlPlane.ports.tokens}`];
     const start = (
-      namespace: string,
-      name: string,
-      meshPort: number,
-      i: number,
-      proxyPort: number,
+      [namespace, name]: readonly [string, string],
+      [meshPort, metricsPort, proxyPort]: readonly [number, number, number],
       args: readonly string[],
+      dir = join(root, name),
     ): Promise<Sidecar> =>
       startSidecar(
         controlPlane,
-        {
-          namespace,
-          name,
-          dir: join(dir, name),
-          meshPort,
-          proxyPort,
-          metricsPort: status[i] ?? 0,
-          args: [...tokens, ...args],
-        },
+        { namespace, name, dir, meshPort, proxyPort, metricsPort, args: [...tokens, ...args] },
         running,
       );
-    const [, , modelSidecar] = await Promise.all([
-      start("edge", "people", gateway, 0, 0, [
-        "--gateway-secrets",
-        secrets,
-        "--gateway-port-map",
-        `8443=127.0.0.1:${edge}`,
-      ]),
-      start("ml-dev", "nb", notebook, 1, proxy, ["--app-port-map", `8888=127.0.0.1:${labPort}`]),
-      start("ml-serving", "scorer", model, 2, 0, ["--app-port-map", `8080=127.0.0.1:${scorerPort}`]),
+    const startGateway = (edge: number, i: number): Promise<Sidecar> =>
+      start(
+        ["edge", "people"],
+        [ports[2 * i] ?? 0, ports[2 * i + 1] ?? 0, 0],
+        ["--gateway-secrets", secrets, "--gateway-port-map", `8443=127.0.0.1:${edge}`],
+        join(root, `people-${i}`),
+      );
+    const [modelSidecar, , ...gateways] = await Promise.all([
+      start(
+        ["ml-serving", "scorer"],
+        [model, status[0] ?? 0, 0],
+        ["--app-port-map", `8080=127.0.0.1:${scorerPort}`],
+      ),
+      start(
+        ["ml-dev", "nb"],
+        [notebook, status[1] ?? 0, proxy],
+        ["--app-port-map", `8888=127.0.0.1:${labPort}`],
+      ),
+      ...edges.map(startGateway),
     ]);
     return {
-      ...{ op, controlPlane, ca: certificate.ca, gatewayPort: edge, seen },
-      browser: (user) => new NetBrowser(edge, certificate.ca, user),
+      ...{ op, controlPlane, ca: certificate.ca, gatewayPort: edges[0] ?? 0, seen },
+      gateways: gateways.map(({ process }, i) => ({ process, port: edges[i] ?? 0 })),
+      browser: (user) => new NetBrowser(edges, certificate.ca, user),
       recorded: () =>
         readFileSync(modelSidecar.auditFile, "utf8")
           .split("\n")

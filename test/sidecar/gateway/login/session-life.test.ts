@@ -9,6 +9,13 @@ const SESSION = "__Host-countersign";
 const API = { accept: "application/json", "sec-fetch-mode": "cors", "sec-fetch-site": "same-origin" };
 const GOOD_ORIGIN = { origin: `https://${HOST}`, "sec-fetch-site": "same-origin" };
 
+async function until(what: string, isSo: () => boolean): Promise<void> {
+  for (let tries = 0; !isSo(); tries++) {
+    if (tries === 1_500) throw new Error(`never: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
 describe("a session", () => {
   let world: LoginTest;
   let browser: Browser;
@@ -169,6 +176,24 @@ describe("a session", () => {
       expect(refreshes()).toBe((before[0] ?? 0) + 1);
       expect(world.tokens.refreshed.length).toBe((before[1] ?? 0) + 1);
       expect(await browser.ask("/lab")).toMatchObject({ kind: "admitted" });
+    });
+
+    test("when an answer with new tokens is lost, for an hour; the refresh token is not good twice", async () => {
+      world.op.beforeTokens = (socket) => void socket.destroy();
+      world.time.offsetMs = 120_000;
+      const before = refreshes();
+      expect(await browser.ask("/lab")).toMatchObject({ kind: "admitted" });
+      const wasLogged = (event: string) => world.logged.some((line) => line.startsWith(event));
+      await until("the answer that is lost", () => wasLogged("session not refreshed"));
+      world.op.beforeTokens = undefined;
+      world.time.offsetMs = 240_000;
+      expect(await browser.ask("/lab")).toMatchObject({ kind: "admitted" });
+      await until("the refusal", () => wasLogged("refresh token lost, session goes on without"));
+      world.time.offsetMs = 240_000 + 3_500_000;
+      expect(await browser.ask("/lab")).toMatchObject({ kind: "admitted" });
+      expect(refreshes()).toBe(before + 2);
+      world.time.offsetMs = 240_000 + 3_700_000;
+      expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
     });
 
     test("not when the provider has ended it", async () => {

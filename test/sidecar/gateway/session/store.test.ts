@@ -1,20 +1,18 @@
 // What every store of sessions promises, held by both: memory, and a real Redis where there is one.
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import { createLogger } from "../../../../sidecar/core/runtime/log.ts";
 import { createSessionId } from "../../../../sidecar/gateway/session/cookies.ts";
 import { MemorySessionStore } from "../../../../sidecar/gateway/session/memory-store.ts";
 import { RedisSessionStore } from "../../../../sidecar/gateway/session/redis-store.ts";
 import type { SessionStore } from "../../../../sidecar/gateway/session/session.ts";
-import { freePorts, type RunningProcess, startProgram } from "../../../demo/process.ts";
+import { freePorts } from "../../../demo/process.ts";
+import { REDIS, RedisServer } from "../../../fakes/redis-server.ts";
 import { canTest } from "../../../left-out.ts";
 import { sessionOf, T0 } from "./sessions.ts";
 
 const LIMITS = { idleMs: 3_600_000, maxSessions: 1_000 };
 const HOUR_MS = 3_600_000;
-const canRedis = canTest("sessions in Redis", { "redis-server": "Debian's package redis-server" });
+const canRedis = canTest("sessions in Redis", REDIS);
 const log = createLogger("silent", {});
 
 async function until<T>(what: string, look: () => T | undefined | Promise<T | undefined>): Promise<T> {
@@ -24,39 +22,6 @@ async function until<T>(what: string, look: () => T | undefined | Promise<T | un
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   throw new Error(`never: ${what}`);
-}
-
-class RedisServer {
-  readonly port: number;
-  readonly #dir: string;
-  #process: RunningProcess | undefined;
-
-  constructor(port: number) {
-    this.port = port;
-    this.#dir = mkdtempSync(join(tmpdir(), "countersign-redis-"));
-  }
-
-  get url(): string {
-    return `redis://127.0.0.1:${this.port}/3`;
-  }
-
-  async start(): Promise<void> {
-    const args = ["--port", String(this.port), "--bind", "127.0.0.1", "--save", "", "--dir", this.#dir];
-    this.#process = startProgram("redis", "redis-server", args);
-    const probe = await RedisSessionStore.open({ url: this.url, prefix: "probe:" }, LIMITS, log);
-    await until("Redis", () => probe.lockRefresh("x", 1).catch(() => undefined));
-    await probe.close();
-  }
-
-  async stop(): Promise<void> {
-    await this.#process?.stop();
-    this.#process = undefined;
-  }
-
-  async close(): Promise<void> {
-    await this.stop();
-    rmSync(this.#dir, { recursive: true, force: true });
-  }
 }
 
 function promises(open: () => Promise<SessionStore>): void {
