@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Gateway, GatewayIdp } from "./core/gateway/gateway.ts";
+import type { Revocations } from "./core/identity/revocations.ts";
 import type { Clock } from "./core/runtime/clock.ts";
 import { MeshError, messageOf, systemCodeOf } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
@@ -19,6 +20,8 @@ import type { SidecarMetrics } from "./metrics.ts";
 
 export interface PeopleDeps {
   readonly tokens: TokenService;
+  /** Of the table in force. */
+  readonly revocations: () => Revocations;
   /** Mounted Secrets, `DIR/NAME/KEY`; undefined: none. */
   readonly secretsDir: string | undefined;
   readonly clock: Clock;
@@ -52,6 +55,11 @@ export class PeoplePart {
     this.#world.adopt(gateway);
   }
 
+  /** Ends what is revoked; called with each table. */
+  revoked(): void {
+    this.people.revoked();
+  }
+
   /** Called every few seconds. */
   sweep(): void {
     this.people.sweep(this.#world.clock.nowMs());
@@ -82,18 +90,22 @@ class World implements LoginWorld {
     this.tokens = deps.tokens;
     this.clock = deps.clock;
     this.log = deps.log;
-    this.cookies = cookiesOf(gateway);
+    this.cookies = GatewayCookies.of(gateway);
   }
 
   gateway(): Gateway {
     return this.#gateway;
   }
 
+  revocations(): Revocations {
+    return this.#deps.revocations();
+  }
+
   adopt(gateway: Gateway): void {
     const before = this.#gateway;
     this.#gateway = gateway;
     this.#limits.idleMs = gateway.session.idleMs;
-    if (before.session.cookieName !== gateway.session.cookieName) this.cookies = cookiesOf(gateway);
+    if (before.session.cookieName !== gateway.session.cookieName) this.cookies = GatewayCookies.of(gateway);
     if (
       before.session.store !== gateway.session.store ||
       before.session.storeSecretName !== gateway.session.storeSecretName
@@ -139,10 +151,6 @@ class World implements LoginWorld {
     await Promise.all(Array.from(this.#providers.values(), (provider) => provider.close()));
   }
 }
-
-/** The resource names the whole cookie, `__Host-…`. */
-const cookiesOf = ({ session }: Gateway): GatewayCookies =>
-  new GatewayCookies(session.cookieName.replace(/^__Host-/, ""));
 
 /** Read with each use, so that a new one counts at once. @throws MeshError `io_failed`. */
 async function clientSecret(dir: string | undefined, idp: GatewayIdp): Promise<string | undefined> {

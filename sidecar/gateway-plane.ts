@@ -3,6 +3,7 @@
 
 import type { GatewaySettings } from "./config.ts";
 import type { Gateway } from "./core/gateway/gateway.ts";
+import { Revocations } from "./core/identity/revocations.ts";
 import type { Clock } from "./core/runtime/clock.ts";
 import { messageOf } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
@@ -110,8 +111,9 @@ export class GatewayPlane implements DataPlanePart {
     return bare === undefined ? undefined : `there is no certificate for listener \`${bare.name}\``;
   }
 
-  /** Puts a gateway resource in force; undefined: it was taken away. Resolves when ports are bound or were tried. */
+  /** Puts a gateway resource and what a new table revokes in force; undefined: it was taken away. Resolves when ports are bound or were tried. */
   adopt(gateway: Gateway | undefined): Promise<void> {
+    this.#people?.revoked();
     if (gateway === this.#gateway) return this.#adopting;
     this.#gateway = gateway;
     this.front.adopt(gateway);
@@ -151,8 +153,11 @@ export class GatewayPlane implements DataPlanePart {
     try {
       const { PeoplePart } = await import("./gateway-people.ts");
       const { secretsDir } = settings;
-      const { metrics } = plane.outboundServices;
-      this.#people = await PeoplePart.open(gateway, { tokens, secretsDir, clock, log, metrics });
+      const { metrics, state } = plane.outboundServices;
+      const revocations = (): Revocations => state.directory?.table.revocations ?? Revocations.none;
+      this.#people = await PeoplePart.open(gateway, {
+        ...{ tokens, revocations, secretsDir, clock, log, metrics },
+      });
       this.people = this.#people.people;
     } catch (error) {
       this.#bindAgainMs = clock.monotonicMs() + BIND_AGAIN_MS;

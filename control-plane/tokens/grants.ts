@@ -24,8 +24,10 @@ import {
   accepted,
   checkSession,
   firstAccepted,
+  hasProvider,
   openSessionOf,
   requireGateway,
+  requireProviderOf,
   type TokenServiceDeps,
 } from "./token-service.ts";
 
@@ -183,7 +185,13 @@ export class Grants {
     if (grant === "access_token" || !caller.isTrustedSpawner) requireGateway(caller);
     const token = requiredText(request, "subject_token");
     const { iss } = accepted(readJwtShape(token)).claims;
-    const { provider: used, value: jwt } = await firstAccepted(verifiers.ofIssuer(iss), ({ verifier }) =>
+    const ofIssuer = verifiers.ofIssuer(iss);
+    // A gateway speaks for its own providers alone: one that faces the world must not take tokens of another's people.
+    const its = ofIssuer.filter(
+      ({ provider }) => caller.kind !== "gateway" || hasProvider(this.#deps, caller, provider.name),
+    );
+    if (its.length === 0) requireProviderOf(this.#deps, caller, ofIssuer[0]?.provider.name ?? "");
+    const { provider: used, value: jwt } = await firstAccepted(its, ({ verifier }) =>
       grant === "jwt" ? verifier.verifyAssertion(token) : verifier.verifyAccessToken(token),
     );
     const person = personOf(jwt, used.provider);

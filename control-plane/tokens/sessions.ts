@@ -1,5 +1,4 @@
 // Sessions of people: opened by a login that the token service verifies itself, refreshed, and ended. Gateways only.
-import { workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { VerifiedJwt } from "../../sidecar/core/idp/token-claims.ts";
 import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { TokenCaller } from "./caller.ts";
@@ -20,6 +19,7 @@ import {
   checkSession,
   openSessionOf,
   requireGateway,
+  requireProviderOf,
   SESSION_SECONDS,
   type TokenServiceDeps,
 } from "./token-service.ts";
@@ -61,7 +61,7 @@ export class Sessions {
     checkFields(request, ["idp", "id_token", "access_token", "nonce", "userinfo", "request"]);
     note.idp = requiredText(request, "idp");
     const used = this.#deps.verifiers.named(note.idp);
-    this.#requireProviderOf(caller, note.idp);
+    requireProviderOf(this.#deps, caller, note.idp);
     const nonce = requiredText(request, "nonce");
     const { jwt, person } = await this.#login(used, request, nonce);
     const openedAt = Math.floor(this.#deps.clock.nowMs() / 1000);
@@ -140,22 +140,6 @@ export class Sessions {
     note.user = user;
     await revoke({ kind: "user", user }, reason, untilMs);
     return { ended: { user } };
-  }
-
-  /** A gateway speaks for the providers that its own MeshGateway names. @throws TokenRefusal `CALLER_NOT_PERMITTED`. */
-  #requireProviderOf({ spiffeId }: TokenCaller, idp: string): void {
-    const workload = workloadOf(spiffeId);
-    for (const gateway of this.#deps.state().meshGateways.values())
-      if (
-        gateway.namespace === workload?.namespace &&
-        gateway.workload === workload.name &&
-        gateway.identityProviders.includes(idp)
-      )
-        return;
-    throw new TokenRefusal(
-      "CALLER_NOT_PERMITTED",
-      `no MeshGateway of this workload signs people in with \`${idp.slice(0, 64)}\``,
-    );
   }
 
   #isOver(session: Session): boolean {

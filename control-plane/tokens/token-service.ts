@@ -1,4 +1,6 @@
 // What the token service is made of, and what its endpoints share.
+
+import { workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { TxnClaims } from "../../sidecar/core/identity/txn.ts";
 import { type IdpRefusal, refuseIdp } from "../../sidecar/core/idp/settings.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
@@ -59,6 +61,36 @@ export function requireGateway(caller: TokenCaller): void {
   if (caller.kind !== "gateway") throw new TokenRefusal("CALLER_NOT_PERMITTED", "only gateways may ask this");
 }
 
+/** Whether a MeshGateway of the caller names the provider. */
+export function hasProvider(
+  { state }: Pick<TokenServiceDeps, "state">,
+  { spiffeId }: Pick<TokenCaller, "spiffeId">,
+  idp: string,
+): boolean {
+  const workload = workloadOf(spiffeId);
+  for (const gateway of state().meshGateways.values())
+    if (
+      gateway.namespace === workload?.namespace &&
+      gateway.workload === workload.name &&
+      gateway.identityProviders.includes(idp)
+    )
+      return true;
+  return false;
+}
+
+/** A gateway speaks for the providers that its own MeshGateway names. @throws TokenRefusal `CALLER_NOT_PERMITTED`. */
+export function requireProviderOf(
+  deps: Pick<TokenServiceDeps, "state">,
+  caller: Pick<TokenCaller, "spiffeId">,
+  idp: string,
+): void {
+  if (hasProvider(deps, caller, idp)) return;
+  throw new TokenRefusal(
+    "CALLER_NOT_PERMITTED",
+    `no MeshGateway of this workload signs people in with \`${idp.slice(0, 64)}\``,
+  );
+}
+
 /** The value of a verification. @throws TokenRefusal `TOKEN_INVALID`, `IDP_UNAVAILABLE`. */
 export function accepted<T>(result: { readonly ok: true; readonly value: T } | IdpRefusal): T {
   if (result.ok) return result.value;
@@ -84,7 +116,7 @@ export async function firstAccepted<P, T>(
  * A session that the caller may use now.
  *
  * @throws TokenRefusal `SESSION_INVALID` (also for another gateway's), `SESSION_EXPIRED`, `REVOKED`, `IDP_UNKNOWN` when the
- *   provider is configured no more.
+ *   provider is configured no more, `CALLER_NOT_PERMITTED` when it is not for this gateway any more.
  */
 export async function openSessionOf(
   deps: TokenServiceDeps,
@@ -95,6 +127,7 @@ export async function openSessionOf(
   if (session.gateway !== caller.spiffeId)
     throw new TokenRefusal("SESSION_INVALID", "the session is one of another gateway");
   deps.verifiers.named(session.person.idp);
+  requireProviderOf(deps, caller, session.person.idp);
   checkSession(deps, session);
   return session;
 }

@@ -27,23 +27,26 @@ const FORWARDED: ReadonlySet<string> = new Set([
 /** By which proxies and applications tell each other who signed in. */
 const IDENTITY: ReadonlySet<string> = new Set([
   "remote-user",
+  "remote-name",
+  "remote-email",
+  "remote-group",
+  "remote-groups",
   "x-remote-user",
   "x-remote-group",
+  "x-remote-groups",
   "x-user",
   "x-user-id",
   "x-username",
   "x-email",
   "x-groups",
-  "x-webauth-user",
   "x-authenticated-user",
   "x-client-cert",
   "x-client-dn",
-  "x-ms-token-aad-id-token",
   "kubeflow-userid",
 ]);
 const FORWARDED_PREFIX = /^x-(?:forwarded|original-forwarded|envoy)-/;
 const IDENTITY_PREFIX =
-  /^(?:x-(?:mesh|auth-request|amzn-oidc|goog-authenticated-user|ms-client-principal|remote-extra|ssl|token|jwt)|countersign|ssl-client|impersonate|cf-access)(?:-|$)/;
+  /^(?:x-(?:mesh|auth-request|amzn-oidc|goog-authenticated-user|ms-client-principal|remote-extra|ssl|token|jwt|webauth|ms-token|goog-iap|pomerium|authentik|vouch)|countersign|ssl-client|impersonate|cf-access|tailscale-user|oidc-claim)(?:-|$)/;
 const B3 = /^x-b3-/;
 
 const REQUEST_ID = /^[A-Za-z0-9._:/+=@-]{1,128}$/;

@@ -20,6 +20,7 @@ import type { EdgeResult, EdgeRules, Forwarded, Front, SessionBound } from "./fr
 import { endWithSession } from "./last-words.ts";
 import type { Admitted, EdgeAnswer, EdgeRequest } from "./people.ts";
 import { rewriteTarget, routeOf } from "./route-table.ts";
+import { clientOf } from "./source-address.ts";
 
 const NO_ERROR = 0x0;
 /** How long signing in, or asking who it is, may take. */
@@ -78,6 +79,9 @@ export class EdgeExchange
   #status = 0;
   #answerBegan = false;
   #isEventStream = false;
+  #isGrpc = false;
+  /** Nothing can be added to it: it is compressed, or as long as was said. */
+  #isFixed = false;
   #frames: FrameBoundary | undefined;
   #isEnding = false;
 
@@ -149,7 +153,8 @@ export class EdgeExchange
       this.#refuse("unknown_host", { status: 421, detail: "this server does not answer for that host" });
       return;
     }
-    const waitSeconds = rules.perIp?.take(this.#sourceIp, this.#front.deps.clock.monotonicMs()) ?? 0;
+    const waitSeconds =
+      rules.perIp?.take(clientOf(this.#sourceIp), this.#front.deps.clock.monotonicMs()) ?? 0;
     if (waitSeconds > 0) {
       this.#limited(waitSeconds, "too many requests from this address");
       return;
@@ -391,7 +396,8 @@ export class EdgeExchange
     }
     endWithSession(this.#app.answers, this.#stream, {
       frames: this.#frames,
-      isEventStream: this.#isEventStream,
+      isGrpc: this.#isGrpc,
+      isEventStream: this.#isEventStream && !this.#isFixed,
     });
     this.#finish(false);
   }
@@ -438,7 +444,11 @@ export class EdgeExchange
     if (!this.#answerBegan) {
       if (this.#rules?.security.names.has(name) === true) return;
       if (this.#route?.cors !== undefined && isCorsField(name)) return;
-      if (name === "content-type") this.#isEventStream = field.value.startsWith("text/event-stream");
+      if (name === "set-cookie" && this.#rules?.cookies.isOurs(field.value) === true) return;
+      if (name === "content-type") {
+        this.#isEventStream = field.value.toLowerCase().startsWith("text/event-stream");
+        this.#isGrpc = isGrpc(field.value);
+      } else if (name === "content-length" || name === "content-encoding") this.#isFixed = true;
     }
     this.#app.answers.putField(field);
   }

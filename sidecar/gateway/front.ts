@@ -13,6 +13,7 @@ import type { People } from "./people.ts";
 import { RequestLimit } from "./request-limit.ts";
 import { RouteTable } from "./route-table.ts";
 import { type SecurityHeaders, securityHeaders } from "./security-headers.ts";
+import { GatewayCookies } from "./session/cookies.ts";
 import { TrustedHops } from "./source-address.ts";
 
 /** A request on its way into the mesh. */
@@ -42,6 +43,7 @@ export interface EdgeRules {
   readonly routes: RouteTable;
   readonly trusted: TrustedHops;
   readonly security: SecurityHeaders;
+  readonly cookies: GatewayCookies;
   readonly perIp: RequestLimit | undefined;
   readonly perUser: RequestLimit | undefined;
 }
@@ -111,6 +113,7 @@ export class Front {
       routes: new RouteTable(gateway),
       trusted: new TrustedHops(gateway.trustedHops),
       security: securityHeaders(gateway.securityHeaders),
+      cookies: GatewayCookies.of(gateway),
       perIp: kept("perIp"),
       perUser: kept("perUser"),
     };

@@ -3,12 +3,18 @@ import { closeFrame, type FrameBoundary } from "../core/http/websocket.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 
 const CANCEL = 0x8;
+/** `PERMISSION_DENIED`. */
+const GRPC_DENIED = "7";
 /** RFC 6455 section 7.4.1. */
 const POLICY_VIOLATION = 1008;
 
+const WHY = "the session ended, sign in again";
+
 /** What is known of the answer. */
 export interface OpenAnswer {
+  /** And something can be added to it. */
   readonly isEventStream: boolean;
+  readonly isGrpc: boolean;
   /** Of a WebSocket, towards the client. */
   readonly frames: FrameBoundary | undefined;
 }
@@ -16,11 +22,15 @@ export interface OpenAnswer {
 export function endWithSession<S>(
   answers: AnswerWriter<S>,
   stream: S,
-  { frames, isEventStream }: OpenAnswer,
+  { frames, isGrpc, isEventStream }: OpenAnswer,
 ): void {
-  if (frames?.between === true)
-    answers.sendData(stream, closeFrame(POLICY_VIOLATION, "the session ended, sign in again"), true);
-  else if (frames === undefined && isEventStream)
+  if (frames?.between === true) answers.sendData(stream, closeFrame(POLICY_VIOLATION, WHY), true);
+  else if (frames === undefined && isGrpc) {
+    answers.beginHeaders(stream);
+    answers.putPair("grpc-status", GRPC_DENIED);
+    answers.putPair("grpc-message", WHY);
+    answers.endHeaders(true);
+  } else if (frames === undefined && isEventStream)
     // The empty line ends an event that may be under way.
     answers.sendData(stream, Buffer.from('\n\nevent: error\ndata: {"reason":"LOGIN_REQUIRED"}\n\n'), true);
   else answers.resetStream(stream, CANCEL);

@@ -17,7 +17,7 @@ import type { HostNames } from "./host-names.ts";
 import { Places } from "./places.ts";
 import { RedirectExchange } from "./redirect.ts";
 import { listenersByName } from "./route-table.ts";
-import { plainAddress } from "./source-address.ts";
+import { clientOf, plainAddress } from "./source-address.ts";
 
 export interface EdgeListenerDeps {
   readonly front: Front;
@@ -147,12 +147,13 @@ export class EdgeListener {
     const isProxy = this.#deps.front.rules?.trusted.isTrusted(address) === true;
     const isFull = this.#connections.size >= this.#deps.limits.connections;
     // A proxy in front brings everybody from one address.
-    if (this.#draining || isFull || address === "" || (!isProxy && !this.#places.take(address))) {
+    const client = clientOf(address);
+    if (this.#draining || isFull || address === "" || (!isProxy && !this.#places.take(client))) {
       this.#refuse("too many connections");
       socket.destroy();
       return undefined;
     }
-    if (!isProxy) socket.once("close", () => this.#places.leave(address));
+    if (!isProxy) socket.once("close", () => this.#places.leave(client));
     return address;
   }
 

@@ -43,6 +43,19 @@ export class TrustedHops {
 
 const MAX_ENTRIES = 32;
 
+/**
+ * Who an address is counted as: an IPv6 client has all addresses of a /64 and can come from another one each time
+ * (RFC 4291 section 2.5.4). What is no address is its own text.
+ */
+export function clientOf(address: string): string {
+  if (!address.includes(":")) return address;
+  const parsed = parseIp(address);
+  if (parsed === undefined) return address;
+  const { bits, value } = parsed;
+  if (bits === 128) return `${(value >> 64n).toString(16)}::/64`;
+  return [24n, 16n, 8n, 0n].map((shift) => (value >> shift) & 255n).join(".");
+}
+
 /** IPv4 as a dual-stack socket shows it, in its usual spelling. */
 export function plainAddress(address: string): string {
   return address.startsWith("::ffff:") && address.includes(".") ? address.slice(7) : address;

@@ -29,10 +29,10 @@ export const identityProvider = (issuer: string, over: Partial<IdentityProvider>
   ...over,
 });
 
-const gateway = (name: string): MeshGateway =>
+const gateway = (name: string, identityProviders: readonly string[]): MeshGateway =>
   ({
     ...{ kind: "MeshGateway", name, namespace: "edge", generation: 1, workload: name },
-    ...{ identityProviders: [IDP, "second"], listeners: [], routes: [], notebooks: [] },
+    ...{ identityProviders, listeners: [], routes: [], notebooks: [] },
   }) as unknown as MeshGateway; // the token service reads nothing else of it
 
 export const idOf = (kind: string, name: string, namespace = "edge") =>
@@ -51,6 +51,8 @@ export interface TestTokenService extends TokenServiceDeps {
   readonly authority: TestAuthority;
   /** Configured, by name. */
   readonly configured: Map<string, IdpProvider & IdentityProvider>;
+  /** Providers of both gateways. */
+  readonly gatewayIdps: string[];
   readonly revoked: RevocationEntry[];
   readonly asked: RevokedSubject[];
   readonly used: Set<string>;
@@ -66,6 +68,7 @@ export async function createTestTokenService(clock: Clock): Promise<TestTokenSer
   const used = new Set<string>();
   const handles = new SessionHandles(() => authority.ca.handleKeys);
   const files = new Map<string, string>();
+  const gatewayIdps = [IDP, "second"];
   const state = clusterState(
     [
       workload("people", "edge", { kind: "gateway" }),
@@ -77,14 +80,14 @@ export async function createTestTokenService(clock: Clock): Promise<TestTokenSer
       config: { ...CONFIG, trustDomain: TRUST_DOMAIN },
       identityProviders: configured,
       meshGateways: new Map([
-        ["edge/people", gateway("people")],
-        ["edge/other", gateway("other")],
+        ["edge/people", gateway("people", gatewayIdps)],
+        ["edge/other", gateway("other", gatewayIdps)],
       ]),
     },
   );
   return {
     ...{ trustDomain: TRUST_DOMAIN, issuer: "https://mesh.example", ca: authority.ca, authority, idp },
-    ...{ configured, revoked, asked, used, clock },
+    ...{ configured, gatewayIdps, revoked, asked, used, clock },
     state: () => state,
     callers: { checkFacts: () => {} },
     spiffeIdOf: (one) => spiffeIdOf(one, TRUST_DOMAIN),

@@ -17,13 +17,19 @@ const NEVER = blocks(
   ...([
     ["0.0.0.0", 8],
     ["169.254.0.0", 16],
+    // Metadata and host services of Azure, Alibaba Cloud and Google Cloud, at addresses that look like anybody's.
+    ["168.63.129.16", 32],
+    ["100.100.100.200", 32],
+    ["fd20:ce::", 64],
     ["224.0.0.0", 4],
     ["240.0.0.0", 4],
-    ["::", 128],
+    ["::", 96],
     ["fe80::", 10],
     ["ff00::", 8],
     ["fd00:ec2::", 32],
     ["64:ff9b::", 96],
+    ["64:ff9b:1::", 48],
+    ["2001::", 32],
     ["2002::", 16],
   ] as const),
 );
@@ -45,8 +51,9 @@ export function reachOf(address: string): Reach {
   const version = isIP(mapped);
   if (version === 0) return "never";
   const family = version === 4 ? "ipv4" : "ipv6";
-  if (NEVER.check(mapped, family)) return "never";
+  // Before the rest of `::/96`, IPv4 in a form that nobody uses.
   if (LOOPBACK.check(mapped, family)) return "loopback";
+  if (NEVER.check(mapped, family)) return "never";
   // `::ffff:0:0/96` in hexadecimal form: no resolver writes it so.
   if (family === "ipv6" && /^::ffff:/i.test(mapped)) return "never";
   return PRIVATE.check(mapped, family) ? "private" : "public";

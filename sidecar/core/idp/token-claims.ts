@@ -135,7 +135,11 @@ export function checkIdToken(
   return verified(shape, times.value);
 }
 
-function checkApiAudience(shape: JwtShape, { audiences }: IdpSettings): IdpRefusal | undefined {
+/** What is good for anybody who has it, and meant for this API. */
+function checkApiToken(shape: JwtShape, { audiences }: IdpSettings): IdpRefusal | undefined {
+  // RFC 7800 section 3.1, RFC 8705, RFC 9449: it proves nothing without its key, which nobody here asks for.
+  if (shape.claims["cnf"] !== undefined)
+    return bad("it is bound to a key (`cnf`), which cannot be checked here");
   const isOurs = audiencesOf(shape).some((one) => typeof one === "string" && audiences.includes(one));
   return isOurs ? undefined : refuseIdp("audience", "`aud` is none of `spec.audiences`");
 }
@@ -145,8 +149,8 @@ export function checkAccessToken(shape: JwtShape, context: ClaimContext): IdpRes
   if (shape.typ !== "at+jwt") return refuseIdp("type", "`typ` is not `at+jwt`");
   const times = checkIssuerAndTimes(shape, context, undefined);
   if (!times.ok) return times;
-  const foreign = checkApiAudience(shape, context.settings);
-  if (foreign !== undefined) return foreign;
+  const unfit = checkApiToken(shape, context.settings);
+  if (unfit !== undefined) return unfit;
   for (const name of ["client_id", "jti"])
     if (claimText(shape.claims[name], 1_024) === undefined) return bad(`\`${name}\` is missing`);
   return verified(shape, times.value);
@@ -161,7 +165,7 @@ export function checkAssertion(shape: JwtShape, context: ClaimContext): IdpResul
     if (shape.claims[name] !== undefined) return refuseIdp("type", `an assertion has no \`${name}\``);
   const times = checkIssuerAndTimes(shape, context, undefined);
   if (!times.ok) return times;
-  return checkApiAudience(shape, context.settings) ?? verified(shape, times.value);
+  return checkApiToken(shape, context.settings) ?? verified(shape, times.value);
 }
 
 /**

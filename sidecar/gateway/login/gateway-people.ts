@@ -1,6 +1,8 @@
 // Who a request from outside is made by: a session, a bearer token, or nobody; and the gateway's own pages.
 import type { GatewayRoute } from "../../core/gateway/gateway.ts";
 import type { HeldTxn } from "../../core/identity/held-txn.ts";
+import { Revocations } from "../../core/identity/revocations.ts";
+import type { TxnClaims } from "../../core/identity/txn.ts";
 import { messageOf } from "../../core/runtime/errors.ts";
 import { failurePage, problemPage, signedOutPage } from "../page/sign-in-pages.ts";
 import type { Admitted, EdgeAnswer, EdgeProblem, EdgeRequest, People } from "../people.ts";
@@ -19,12 +21,20 @@ import type { TokenRefusal } from "./token-service.ts";
 
 const RETRY_AFTER = ["retry-after", "2"] as const;
 
+interface OpenSession {
+  /** Its absolute end. */
+  readonly endsMs: number;
+  /** Of its newest token. */
+  claims: Pick<TxnClaims, "sub" | "iat" | "rctx">;
+}
+
 export class GatewayPeople implements People {
   readonly #world: LoginWorld;
   readonly #stay: StaySignedIn;
   readonly #listeners: ((session: string) => void)[] = [];
-  /** Sessions that streams may hang on, and their absolute end. */
-  readonly #ends = new Map<string, number>();
+  /** Sessions that streams may hang on. */
+  readonly #open = new Map<string, OpenSession>();
+  #judged = Revocations.none;
 
   constructor(world: LoginWorld) {
     this.#world = world;
@@ -38,7 +48,16 @@ export class GatewayPeople implements People {
 
   /** Ends what hangs on sessions that have reached their absolute end; called every few seconds. */
   sweep(nowMs: number): void {
-    for (const [sid, endsMs] of this.#ends) if (nowMs >= endsMs) this.#ended(sid);
+    for (const [sid, { endsMs }] of this.#open) if (nowMs >= endsMs) this.#ended(sid);
+  }
+
+  /** Ends what hangs on sessions that were revoked meanwhile; called with each table. */
+  revoked(): void {
+    const revocations = this.#world.revocations();
+    if (revocations === this.#judged) return;
+    this.#judged = revocations;
+    if (revocations.size === 0) return;
+    for (const [sid, { claims }] of this.#open) if (revocations.coversTxn(claims)) this.#ended(sid);
   }
 
   authenticate(request: EdgeRequest): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
@@ -170,9 +189,9 @@ export class GatewayPeople implements People {
     const { tokens } = this.#world;
     const context = { reqIp: request.sourceIp, sid: session.sid };
     const held = tokens.heldForSession(session.handle, context);
-    if (held !== undefined) return this.#admit(cookies, session, held);
+    if (held !== undefined) return this.#admit(request, route, cookies, session, held);
     return tokens.mintFromSession(session.handle, context).then((answer) => {
-      if (answer.ok) return this.#admit(cookies, session, answer.value);
+      if (answer.ok) return this.#admit(request, route, cookies, session, answer.value);
       if (answer.error.isTemporary) return this.#unavailable(request, answer.error.detail);
       this.#world.log.info("session ended by the token service", {
         sid: session.sid,
@@ -182,9 +201,24 @@ export class GatewayPeople implements People {
     });
   }
 
-  #admit(cookies: CookieReading, session: Session, txn: HeldTxn): Admitted {
-    this.#ends.set(session.sid, session.endsMs);
-    return admitted(cookies, txn, session.sid);
+  #admit(
+    request: EdgeRequest,
+    route: GatewayRoute,
+    cookies: CookieReading,
+    session: Session,
+    txn: HeldTxn,
+  ): Admitted | Promise<EdgeAnswer> {
+    const { claims } = txn;
+    const { sid, endsMs } = session;
+    // A token that is held is as old as the session, or younger: what revokes it revokes the session.
+    if (this.#world.revocations().coversTxn(claims)) {
+      this.#world.log.info("session ended by a revocation", { sid, user: session.user.id });
+      return this.#end(cookies.id ?? "", session).then(() => this.#unauthenticated(request, route));
+    }
+    const open = this.#open.get(sid);
+    if (open === undefined) this.#open.set(sid, { endsMs, claims });
+    else open.claims = claims;
+    return admitted(cookies, txn, sid);
   }
 
   async #end(id: string, session: Session): Promise<void> {
@@ -198,7 +232,7 @@ export class GatewayPeople implements People {
   }
 
   #ended(sid: string): void {
-    this.#ends.delete(sid);
+    this.#open.delete(sid);
     for (const listener of this.#listeners) listener(sid);
   }
 
@@ -221,6 +255,8 @@ export class GatewayPeople implements People {
     cookies: CookieReading,
     found: HeldTxn | TokenRefusal,
   ): Admitted | EdgeAnswer {
+    if ("token" in found && this.#world.revocations().coversTxn(found.claims))
+      return this.#badToken(request, "the user was revoked; get a new one");
     if ("token" in found) {
       const { acr, authTime } = found.claims.tctx;
       const strength = request.route === undefined ? undefined : strengthOf(request.route, undefined);
@@ -230,11 +266,16 @@ export class GatewayPeople implements People {
       return admitted(cookies, found, undefined);
     }
     if (found.isTemporary) return this.#unavailable(request, found.detail);
+    return this.#badToken(request, found.detail);
+  }
+
+  /** RFC 6750 section 3.1. */
+  #badToken(request: EdgeRequest, why: string): EdgeAnswer {
     return problem({
       status: 401,
       reason: "LOGIN_REQUIRED",
       title: "Unauthorized",
-      detail: `the bearer token is not accepted: ${found.detail}`,
+      detail: `the bearer token is not accepted: ${why}`,
       fields: [["www-authenticate", challenge(request.host, "invalid_token")]],
     });
   }

@@ -1,5 +1,6 @@
 // What signing in, staying signed in and signing out have in common (types only).
 import type { Gateway } from "../../core/gateway/gateway.ts";
+import type { Revocations } from "../../core/identity/revocations.ts";
 import type { Clock } from "../../core/runtime/clock.ts";
 import type { Logger } from "../../core/runtime/log.ts";
 import type { GatewayCookies } from "../session/cookies.ts";
@@ -16,6 +17,8 @@ export interface LoginWorld {
   readonly cookies: GatewayCookies;
   readonly store: SessionStore;
   readonly tokens: TokenService;
+  /** Whose tokens and sessions count no more, as this gateway knows it now. */
+  revocations(): Revocations;
   readonly clock: Pick<Clock, "nowMs">;
   readonly log: Logger;
   /** For a person to name to whoever helps; in the log, too. */

@@ -1,6 +1,7 @@
 // The gateway's cookies: a session is an opaque random id in a `__Host-` cookie (RFC 6265bis section 4.1.3.2), which a
 // sibling host or plain HTTP cannot set. What is ours is taken off a request before it goes on. PURE but for the random id.
 import { randomBytes } from "node:crypto";
+import type { Gateway } from "../../core/gateway/gateway.ts";
 
 const ID_BYTES = 32;
 const ID = /^[A-Za-z0-9_-]{43}$/;
@@ -26,6 +27,19 @@ export interface CookieReading {
   readonly forwarded: string | undefined;
 }
 
+/**
+ * Without the spaces and tabs around it, and nothing else: `String.trim` also takes off U+00A0 and the like, which a
+ * sibling host may put before `__Host-` where browsers do not see the prefix then.
+ */
+function trimmed(text: string): string {
+  let [from, to] = [0, text.length];
+  while (from < to && isBlank(text.charCodeAt(from))) from++;
+  while (to > from && isBlank(text.charCodeAt(to - 1))) to--;
+  return text.slice(from, to);
+}
+
+const isBlank = (code: number): boolean => code === 32 || code === 9;
+
 const NONE: CookieReading = { id: undefined, isOdd: false, own: new Map(), forwarded: undefined };
 
 /** The cookies of one gateway: `NAME` holds the session, `NAME-…` what a sign-in under way needs. */
@@ -39,6 +53,19 @@ export class GatewayCookies {
     this.#folded = this.#session.toLowerCase();
   }
 
+  /** Those of a gateway, whose resource names the whole cookie, `__Host-…`. */
+  static of({ session }: Pick<Gateway, "session">): GatewayCookies {
+    return new GatewayCookies(session.cookieName.replace(/^__Host-/, ""));
+  }
+
+  /** Whether a `set-cookie` field would set one of ours: that is the gateway's alone, and no application's. */
+  isOurs(setCookie: string): boolean {
+    // A cookie without name is sent as its value, which may look like one with.
+    const text = setCookie.replace(/^[=\s]+/, "");
+    const { length } = this.#folded;
+    return text.slice(0, length).toLowerCase() === this.#folded && /^[=\-;\s]?$/.test(text.charAt(length));
+  }
+
   /** @param field the value of `cookie`, several fields joined with `; ` (RFC 9113 section 8.2.3). */
   read(field: string | undefined): CookieReading {
     if (field === undefined) return NONE;
@@ -48,22 +75,23 @@ export class GatewayCookies {
     let id: string | undefined;
     let isOdd = pairs.length > MAX_PAIRS;
     for (const pair of pairs.slice(0, MAX_PAIRS)) {
-      const text = pair.trim();
+      const text = trimmed(pair);
       const equals = text.indexOf("=");
-      const name = equals < 0 ? text : text.slice(0, equals).trimEnd();
+      const name = equals < 0 ? text : trimmed(text.slice(0, equals));
       // Folded: an application that compares without case must not take one of ours for its own.
       if (!name.toLowerCase().startsWith(this.#folded)) {
         if (text !== "") kept.push(text);
         continue;
       }
-      const value = equals < 0 ? "" : text.slice(equals + 1).trim();
+      const value = equals < 0 ? "" : trimmed(text.slice(equals + 1));
       if (name === this.#session) {
         if (!ID.test(value) || (id !== undefined && id !== value)) isOdd = true;
         id = value;
       } else if (name.startsWith(`${this.#session}-`)) {
         const key = name.slice(this.#session.length + 1);
+        // Of two that differ neither counts: one of them was put there by somebody else.
         if (own.has(key)) isOdd = true;
-        own.set(key, value);
+        own.set(key, own.has(key) && own.get(key) !== value ? "" : value);
       } else if (name.toLowerCase() === this.#folded) isOdd = true;
       else kept.push(text);
     }

@@ -317,6 +317,14 @@ describe("for a token of an identity provider", () => {
     await expect(exchange(await access())).rejects.toMatchObject({ reason: "REVOKED" });
   });
 
+  test("not by a gateway that signs nobody in with that provider, nor with a session of before", async () => {
+    const { handle } = await login();
+    service.gatewayIdps.splice(0);
+    const refused = { reason: "CALLER_NOT_PERMITTED" };
+    await expect(exchange(await access())).rejects.toMatchObject(refused);
+    await expect(bySession(handle)).rejects.toMatchObject(refused);
+  });
+
   test("finds the right one of two clients at one provider", async () => {
     const second = identityProvider(service.idp.issuer, {
       name: "second",

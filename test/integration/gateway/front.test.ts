@@ -1,5 +1,6 @@
 // The front of the gateway with real TLS clients: hosts, routes, fields, limits, pages of its own, sessions that end.
 import { request } from "node:http";
+import type { IncomingHttpHeaders } from "node:http2";
 import { afterEach, describe, expect, test } from "@jest/globals";
 import type { Gateway } from "../../../sidecar/core/gateway/gateway.ts";
 import { webSocketAccept } from "../../../sidecar/core/http/websocket.ts";
@@ -248,6 +249,16 @@ describe("people", () => {
     expect(lastHead()).not.toContain("secret");
   });
 
+  test("have a cookie that no application sets", async () => {
+    edge = await Edge.create((_head, socket) => {
+      const cookies = ["__Host-session=stolen; Secure; Path=/", "=__host-Session-login-x=1", "_xsrf=1"];
+      const lines = cookies.map((cookie) => `set-cookie: ${cookie}\r\n`).join("");
+      socket.write(`HTTP/1.1 200 OK\r\n${lines}content-length: 2\r\n\r\nok`);
+    });
+    const { headers } = await edge.ask(edge.session(), { ":path": "/things/a" });
+    expect(headers["set-cookie"]).toEqual(["_xsrf=1"]);
+  });
+
   test("a body that comes while they think arrives whole", async () => {
     edge = await Edge.create((_head, socket, body) =>
       socket.write(`HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\n\r\n${body.toString("latin1")}`),
@@ -377,6 +388,43 @@ describe("the end of a session", () => {
     const all = Buffer.concat(chunks);
     const frame = all.subarray(all.indexOf(Buffer.from([0x81, 0x01, 0x61])) + 3);
     expect([frame[0], frame.readUInt16BE(2)]).toEqual([0x88, 1008]);
+  });
+
+  test("ends a gRPC call with PERMISSION_DENIED", async () => {
+    const people = await signedIn((_head, socket) =>
+      socket.write(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n5\r\n\0\0\0\0\0\r\n",
+      ),
+    );
+    const stream = edge.session().request({ ":authority": "app.example.com", ":path": "/stream/a" });
+    stream.on("error", () => {});
+    const trailers = new Promise<IncomingHttpHeaders>((resolve) => stream.once("trailers", resolve));
+    await new Promise<void>((resolve) => stream.once("data", () => resolve()));
+    people.end("s-1");
+    expect(await trailers).toMatchObject({ "grpc-status": "7" });
+  });
+
+  test("resets what has no words for it: an answer of known length, and compressed events", async () => {
+    for (const more of ["content-length: 1000", "content-encoding: gzip\r\ntransfer-encoding: chunked"]) {
+      const people = await signedIn((_head, socket) =>
+        socket.write(`HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n${more}\r\n\r\n1\r\na\r\n`),
+      );
+      const stream = edge.session().request({ ":authority": "app.example.com", ":path": "/stream/a" });
+      const chunks: Buffer[] = [];
+      const code = new Promise<number>((resolve) => stream.once("close", () => resolve(stream.rstCode)));
+      stream.on("error", () => {});
+      await new Promise<void>((resolve) =>
+        stream.on("data", (chunk: Buffer) => {
+          chunks.push(chunk);
+          resolve();
+        }),
+      );
+      people.end("s-1");
+      expect(await code).toBe(8);
+      expect(Buffer.concat(chunks).toString()).not.toContain("event:");
+      await edge.close();
+    }
+    await signedIn(hello);
   });
 
   test("answers a request that waits with 401", async () => {

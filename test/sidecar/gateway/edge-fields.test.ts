@@ -1,6 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import { type Anomaly, EdgeFieldNames, forwardedFields } from "../../../sidecar/gateway/edge-fields.ts";
-import { TrustedHops } from "../../../sidecar/gateway/source-address.ts";
+import { clientOf, TrustedHops } from "../../../sidecar/gateway/source-address.ts";
 import { createField } from "../../../sidecar/wire/field.ts";
 
 function forward(
@@ -36,6 +36,14 @@ describe("fields from outside", () => {
     "impersonate-user",
     "kubeflow-userid",
     "x-forwarded-groups",
+    "remote-groups",
+    "x_webauth_role",
+    "x-ms-token-aad-access-token",
+    "x-goog-iap-jwt-assertion",
+    "x-pomerium-claim-email",
+    "x-authentik-username",
+    "tailscale-user-login",
+    "oidc_claim_sub",
   ])("%s claims to be somebody", (name) => {
     expect(forward([[name, "root"]])).toEqual({ kept: [], anomalies: ["identity"] });
   });
@@ -103,6 +111,20 @@ describe("the address of a client", () => {
     ["2001:db8::1, fd00::2", "2001:db8::1"],
   ])("in `%s` behind a trusted hop is %s", (forwardedFor, expected) => {
     expect(hops.client("10.0.0.1", forwardedFor)).toBe(expected);
+  });
+
+  test.each([
+    ["203.0.113.9", "203.0.113.9"],
+    ["::ffff:203.0.113.9", "203.0.113.9"],
+    ["::ffff:cb00:7109", "203.0.113.9"],
+    ["2001:db8:1:2:aaaa::1", "20010db800010002::/64"],
+    ["2001:DB8:1:2::", "20010db800010002::/64"],
+    ["2001:db8:1:3::1", "20010db800010003::/64"],
+    ["::1", "0::/64"],
+    ["no:address", "no:address"],
+    ["", ""],
+  ])("%s counts as %s", (address, expected) => {
+    expect(clientOf(address)).toBe(expected);
   });
 
   test("nobody is trusted by default", () => {

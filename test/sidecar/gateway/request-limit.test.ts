@@ -29,6 +29,15 @@ describe("a limit of requests", () => {
   });
 });
 
+test("however many addresses come, what is remembered is bounded, and who was known keeps their own bucket", () => {
+  const limit = new RequestLimit({ requests: 1, perMs: 60_000, burst: 2 });
+  expect(limit.take("known", 0)).toBe(0);
+  for (let i = 0; i < 60_000; i++) limit.take(`10.0.${i >> 8}.${i & 255}`, 0);
+  // Strangers share one bucket by now, which is empty.
+  expect(limit.take("203.0.113.9", 0)).toBeGreaterThan(0);
+  expect(limit.take("known", 0)).toBe(0);
+});
+
 test("an address has so many places, and gets them back", () => {
   const places = new Places(2);
   expect([places.take("a"), places.take("a"), places.take("a"), places.take("b")]).toEqual([

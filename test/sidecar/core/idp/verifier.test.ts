@@ -274,6 +274,12 @@ describe("an access token (RFC 9068)", () => {
       header: { typ: "at+jwt" },
     },
     { error: "expired", name: "expired", claims: { ...ACCESS, exp: S - 61 }, header: { typ: "at+jwt" } },
+    {
+      error: "claims",
+      name: "bound to a key that nobody here asks for (DPoP)",
+      claims: { ...ACCESS, cnf: { jkt: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" } },
+      header: { typ: "at+jwt" },
+    },
   ])("is refused: $name", async ({ claims, header, error }) => {
     expect(errorOf(await verifier().verifyAccessToken(await signJwt(EC, claims, header)))).toBe(error);
   });

@@ -2,6 +2,8 @@
 // were, and how it ends.
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import type { GatewayRoute } from "../../../../sidecar/core/gateway/gateway.ts";
+import { Revocations } from "../../../../sidecar/core/identity/revocations.ts";
+import { txnClaims } from "../../../fakes/txn.ts";
 import { Browser, fieldOf, HOST, NAVIGATION, textOf } from "./browser.ts";
 import { idpOf, type LoginTest, ROUTE, startLogin } from "./world.ts";
 
@@ -30,6 +32,7 @@ describe("a session", () => {
   beforeEach(async () => {
     world.tokens.refuse = undefined;
     world.time.offsetMs = 0;
+    world.revocations = Revocations.none;
     browser = new Browser(world.part.people, ROUTE, "alice");
     await browser.go("/lab");
   });
@@ -151,6 +154,46 @@ describe("a session", () => {
     expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
     world.tokens.refuse = undefined;
     expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
+  });
+
+  describe("that was revoked", () => {
+    const revoked = (entry: { user?: string; session?: string }, beforeMs: number): Revocations =>
+      new Revocations([{ spiffeId: "", pod: "", ...entry, beforeMs }]);
+    const admittedSession = async (): Promise<string> => {
+      const found = await browser.ask("/lab");
+      return found.kind === "admitted" ? (found.session ?? "") : "";
+    };
+
+    test("ends what is open at once, and asks to sign in", async () => {
+      const ended: string[] = [];
+      world.part.people.onSessionEnd((sid) => ended.push(sid));
+      const session = await admittedSession();
+      const user = txnClaims("alice", Date.now()).sub;
+      world.revocations = revoked({ user: `${user}-of-another-name` }, Date.now() + 3_000);
+      world.part.revoked();
+      expect(ended).toEqual([]);
+      world.revocations = revoked({ user }, Date.now() + 3_000);
+      world.part.revoked();
+      expect(ended).toContain(session);
+      expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
+      expect(await browser.ask("/lab", { fields: API })).toMatchObject({ status: 401 });
+      // For good: the session itself is gone, not only its token.
+      world.revocations = Revocations.none;
+      expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
+    });
+
+    test("before its token was looked at again", async () => {
+      await admittedSession();
+      world.revocations = revoked({ user: txnClaims("alice", Date.now()).sub }, Date.now() + 3_000);
+      expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
+    });
+
+    test("before, ends nothing of who signed in since", async () => {
+      await admittedSession();
+      world.revocations = revoked({ user: txnClaims("alice", Date.now()).sub }, Date.now() - 60_000);
+      world.part.revoked();
+      expect(await browser.ask("/lab")).toMatchObject({ kind: "admitted" });
+    });
   });
 
   test("a token service that is away ends nothing", async () => {

@@ -4,6 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Gateway, GatewayIdp, GatewayRoute } from "../../../../sidecar/core/gateway/gateway.ts";
+import { Revocations } from "../../../../sidecar/core/identity/revocations.ts";
 import { type Logger, silentLogger } from "../../../../sidecar/core/runtime/log.ts";
 import type {
   OpenedSession,
@@ -167,6 +168,7 @@ export interface LoginTest {
   /** Lines of the log: event and fields. */
   readonly logged: string[];
   readonly time: { offsetMs: number };
+  revocations: Revocations;
   close(): Promise<void>;
 }
 
@@ -206,17 +208,20 @@ export async function startLogin(
   const idps = more.idps?.(op.issuer) ?? [idpOf("acme", op.issuer)];
   const part = await PeoplePart.open(gatewayOf(idps, more.gateway), {
     tokens,
+    revocations: () => world.revocations,
     secretsDir,
     clock,
     log,
     metrics,
   });
-  return {
+  const world: LoginTest = {
     ...{ op, tokens, part, metrics, secretsDir, logged, time },
+    revocations: Revocations.none,
     close: async () => {
       await part.close();
       await op.close();
       rmSync(secretsDir, { recursive: true, force: true });
     },
   };
+  return world;
 }
