@@ -8,6 +8,7 @@ import type { Revocations } from "./core/identity/revocations.ts";
 import type { Clock } from "./core/runtime/clock.ts";
 import { MeshError, messageOf, systemCodeOf } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
+import type { TellEdge } from "./gateway/edge-audit.ts";
 import { GatewayPeople } from "./gateway/login/gateway-people.ts";
 import type { LoginWorld } from "./gateway/login/login-world.ts";
 import { Provider } from "./gateway/login/provider.ts";
@@ -24,6 +25,8 @@ export interface PeopleDeps {
   readonly revocations: () => Revocations;
   /** Mounted Secrets, `DIR/NAME/KEY`; undefined: none. */
   readonly secretsDir: string | undefined;
+  /** Writes down who signs in and out. */
+  readonly tell: TellEdge;
   readonly clock: Clock;
   readonly log: Logger;
   readonly metrics: SidecarMetrics;
@@ -74,6 +77,7 @@ export class PeoplePart {
 class World implements LoginWorld {
   readonly store: SessionStore;
   readonly tokens: TokenService;
+  readonly tell: TellEdge;
   readonly clock: Clock;
   readonly log: Logger;
   cookies: GatewayCookies;
@@ -88,6 +92,7 @@ class World implements LoginWorld {
     this.#limits = limits;
     this.store = store;
     this.tokens = deps.tokens;
+    this.tell = deps.tell;
     this.clock = deps.clock;
     this.log = deps.log;
     this.cookies = GatewayCookies.of(gateway);

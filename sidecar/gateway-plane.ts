@@ -9,6 +9,7 @@ import { messageOf } from "./core/runtime/errors.ts";
 import type { Logger } from "./core/runtime/log.ts";
 import type { DataPlane, DataPlanePart } from "./data-plane.ts";
 import { EdgeCertificates } from "./gateway/certificates.ts";
+import { EdgeAudit } from "./gateway/edge-audit.ts";
 import { Front } from "./gateway/front.ts";
 import { EdgeListener, type EdgeListenerDeps } from "./gateway/listener.ts";
 import type { TokenService } from "./gateway/login/token-service.ts";
@@ -40,6 +41,7 @@ export class GatewayPlane implements DataPlanePart {
   /** By the port that the resource names. */
   readonly #listeners = new Map<number, EdgeListener>();
   readonly #ports = new Map<number, number>();
+  readonly #audit: EdgeAudit;
   #gateway: Gateway | undefined;
   #people: PeoplePart | undefined;
   #isStopping = false;
@@ -51,12 +53,14 @@ export class GatewayPlane implements DataPlanePart {
     const { plane, settings, clock, log } = deps;
     const services = plane.outboundServices;
     const { metrics, trail, cache, limits, timeouts, state } = services;
+    this.#audit = new EdgeAudit({ trail, table: () => plane.table, meshNowMs: services.meshNowMs });
     this.certificates = new EdgeCertificates({ dir: settings.secretsDir, clock, log });
     this.front = new Front({
       clock,
       cache,
       metrics,
       decisionId: () => trail.decisionId(),
+      tell: this.#audit.tell,
       forward: (id, app, stream, head) => {
         if (id === undefined) return new OutboundExchange(services, app, stream, head);
         const external = state.externals?.ofId(id);
@@ -156,7 +160,7 @@ export class GatewayPlane implements DataPlanePart {
       const { metrics, state } = plane.outboundServices;
       const revocations = (): Revocations => state.directory?.table.revocations ?? Revocations.none;
       this.#people = await PeoplePart.open(gateway, {
-        ...{ tokens, revocations, secretsDir, clock, log, metrics },
+        ...{ tokens, revocations, tell: this.#audit.tell, secretsDir, clock, log, metrics },
       });
       this.people = this.#people.people;
     } catch (error) {
@@ -194,6 +198,7 @@ export class GatewayPlane implements DataPlanePart {
 
   sweep(nowMs: number): void {
     this.certificates.sweep(nowMs);
+    this.#audit.sweep(nowMs);
     this.#people?.sweep();
     for (const listener of this.#listeners.values()) listener.sweep(nowMs);
     if (nowMs < this.#bindAgainMs) return;

@@ -5,12 +5,14 @@ import type { AuditSetting } from "../core/policy/rule.ts";
 import { JsonTexts } from "../telemetry/json-texts.ts";
 import { threeDigits } from "../telemetry/number-texts.ts";
 import type { RandomIds } from "../telemetry/random-ids.ts";
+import { type EdgeEvent, type EdgeSource, edgeEvent } from "./edge-event.ts";
 import { AuditPayload } from "./payload.ts";
 import {
   type AuditCall,
   type AuditDecision,
   type AuditEdge,
   type AuditEdgeInput,
+  type AuditStamp,
   auditDecision,
   auditEdge,
   auditEvent,
@@ -102,6 +104,16 @@ export class AuditTrail {
     return AuditPayload.of(setting?.level, takesBodies, secretNames);
   }
 
+  /** Writes down what a gateway decided by itself; `repeated` such events are one line. */
+  tell(
+    event: EdgeEvent,
+    { source, repeated, timeMs }: { source: EdgeSource; repeated: number; timeMs: number },
+  ): void {
+    const { sink } = this.#options;
+    if (sink === undefined) return;
+    sink.append(edgeEvent(event, { source, repeated, stamp: this.#stamp(timeMs) }), !event.allowed);
+  }
+
   record(input: AuditInput, allowed: boolean): void {
     this.#options.sink?.append(this.#line(input), !allowed);
   }
@@ -119,10 +131,13 @@ export class AuditTrail {
   }
 
   #line(input: AuditInput): string {
+    return auditEvent(input, this.#stamp(input.timeMs), this.#texts);
+  }
+
+  #stamp(timeMs: number): AuditStamp {
     this.#sequence++;
     this.recorded++;
-    const stamp = { id: this.#options.ids.hex(16), time: this.#time(input.timeMs), proxySeq: this.#sequence };
-    return auditEvent(input, stamp, this.#texts);
+    return { id: this.#options.ids.hex(16), time: this.#time(timeMs), proxySeq: this.#sequence };
   }
 
   remember(denial: RecentDenial): void {

@@ -7,6 +7,7 @@ import { joinedField } from "../core/http/headers.ts";
 import { normalizePath, splitTarget } from "../core/http/path.ts";
 import { type ProblemAnswer, problemJson } from "../core/http/problem.ts";
 import { FrameBoundary, upgradeOf, WEBSOCKET } from "../core/http/websocket.ts";
+import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "../outbound/app-side.ts";
@@ -15,6 +16,7 @@ import { originChain } from "../telemetry/correlation.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import { createField, type Field } from "../wire/field.ts";
 import { corsFields, isCorsField, preflightFields } from "./cors.ts";
+import type { EdgeNote } from "./edge-audit.ts";
 import { forwardedFields } from "./edge-fields.ts";
 import type { EdgeResult, EdgeRules, Forwarded, Front, SessionBound } from "./front.ts";
 import { endWithSession } from "./last-words.ts";
@@ -65,6 +67,7 @@ export class EdgeExchange
   #route: GatewayRoute | undefined;
   #sourceIp = "";
   #session: string | undefined;
+  #admitted: HeldTxn | undefined;
   #setCookie: readonly string[] = [];
   #bodyless = false;
   /** Of the request, as long as it is not known where it goes. */
@@ -233,6 +236,7 @@ export class EdgeExchange
       this.#answer(found.status, found.fields, found.body, route);
       return;
     }
+    this.#admitted = found.txn;
     const user = found.txn?.claims.sub;
     if (route.owner !== undefined && user !== route.owner) {
       this.#refuse("not_owner", {
@@ -516,10 +520,15 @@ export class EdgeExchange
     const { deps, people } = this.#front;
     this.#count(result);
     const decisionId = deps.decisionId();
+    const { reason, detail } = why;
     const problem =
-      why.reason === undefined
+      reason === undefined
         ? plainProblem(why.status ?? 500, why.detail, decisionId)
-        : problemJson({ reason: why.reason, detail: why.detail, decisionId });
+        : problemJson({ reason, detail, decisionId });
+    deps.tell({
+      ...{ action: "request", allowed: false, reason: reason ?? result.toUpperCase(), detail, decisionId },
+      ...{ user: userOf(this.#admitted), session: this.#session, request: this, status: problem.status },
+    });
     const page = people?.explain(this, {
       status: problem.status,
       title: titleOf(problem.status),
@@ -583,6 +592,12 @@ export class EdgeExchange
     this.#stream.context = undefined;
     this.#app.finished(this, requestEnded);
   }
+}
+
+function userOf(txn: HeldTxn | undefined): EdgeNote["user"] {
+  if (txn === undefined) return undefined;
+  const { typ, roles, email } = txn.claims.tctx;
+  return { id: txn.claims.sub, type: typ, roles, email };
 }
 
 const titleOf = (status: number): string => TITLES.get(status) ?? "The request was not carried out";

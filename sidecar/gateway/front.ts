@@ -8,6 +8,7 @@ import type { FixedDestination } from "../outbound/resolve.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
+import type { TellEdge } from "./edge-audit.ts";
 import { type Anomaly, EdgeFieldNames } from "./edge-fields.ts";
 import type { People } from "./people.ts";
 import { RequestLimit } from "./request-limit.ts";
@@ -26,6 +27,8 @@ export interface FrontDeps {
   readonly cache: FieldCache;
   readonly metrics: SidecarMetrics;
   readonly decisionId: () => string;
+  /** Writes down what is refused here. */
+  readonly tell: TellEdge;
   /** @param external id of an ExternalService; undefined: the call goes into the mesh. @returns undefined: there is none. */
   readonly forward: (
     external: string | undefined,

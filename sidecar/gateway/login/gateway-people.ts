@@ -8,14 +8,14 @@ import { failurePage, problemPage, signedOutPage } from "../page/sign-in-pages.t
 import type { Admitted, EdgeAnswer, EdgeProblem, EdgeRequest, People } from "../people.ts";
 import type { CookieReading } from "../session/cookies.ts";
 import type { Session } from "../session/session.ts";
-import { challenge, json, loginPath, problem, redirect } from "./answers.ts";
+import { challenge, json, loginPath, problem, type Refusal, redirect } from "./answers.ts";
 import { bearerOf, exchangeBearer } from "./bearer.ts";
 import type { LoginWorld } from "./login-world.ts";
 import { isNavigation, isSameSite } from "./request-kind.ts";
 import { OWN_PATHS, returnPath } from "./return-path.ts";
 import { beginSignIn, finishSignIn } from "./sign-in.ts";
 import { backChannelLogout, frontChannelLogout, signOut } from "./sign-out.ts";
-import { StaySignedIn } from "./stay-signed-in.ts";
+import { endOf, StaySignedIn } from "./stay-signed-in.ts";
 import { isStrongEnough, type Strength, strengthOf } from "./step-up.ts";
 import type { TokenRefusal } from "./token-service.ts";
 
@@ -25,7 +25,7 @@ interface OpenSession {
   /** Its absolute end. */
   readonly endsMs: number;
   /** Of its newest token. */
-  claims: Pick<TxnClaims, "sub" | "iat" | "rctx">;
+  claims: TxnClaims;
 }
 
 export class GatewayPeople implements People {
@@ -57,7 +57,15 @@ export class GatewayPeople implements People {
     if (revocations === this.#judged) return;
     this.#judged = revocations;
     if (revocations.size === 0) return;
-    for (const [sid, { claims }] of this.#open) if (revocations.coversTxn(claims)) this.#ended(sid);
+    for (const [sid, { claims }] of this.#open) {
+      if (!revocations.coversTxn(claims)) continue;
+      const { sub, tctx } = claims;
+      this.#world.tell({
+        ...{ action: "session.end", allowed: false, reason: "REVOKED", session: sid, idp: tctx.idp },
+        ...{ detail: "what it had open was ended", user: { id: sub, type: tctx.typ, roles: tctx.roles } },
+      });
+      this.#ended(sid);
+    }
   }
 
   authenticate(request: EdgeRequest): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
@@ -118,7 +126,8 @@ export class GatewayPeople implements People {
   ): Promise<EdgeAnswer> | EdgeAnswer | undefined {
     const world = this.#world;
     if (page === "callback" && this.#isIdp(idp)) return finishSignIn(world, request, idp, query);
-    if (page === "frontchannel-logout" && this.#isIdp(idp)) return frontChannelLogout(world, idp, query);
+    if (page === "frontchannel-logout" && this.#isIdp(idp))
+      return frontChannelLogout(world, request, idp, query);
     if (idp !== "") return undefined;
     if (page === "login") return beginSignIn(world, request, query);
     if (page === "whoami") return this.#whoami(request);
@@ -172,7 +181,7 @@ export class GatewayPeople implements People {
     const { id } = cookies;
     if (session === undefined || id === undefined) return this.#unauthenticated(request, route);
     if (!isSameSite(request, route.cors?.allowOrigins ?? []))
-      return problem({
+      return this.#refused(request, session, {
         status: 403,
         reason: "ORIGIN_REFUSED",
         title: "Forbidden",
@@ -181,10 +190,15 @@ export class GatewayPeople implements People {
     const nowMs = this.#world.clock.nowMs();
     const idp = this.#world.gateway().idps.find(({ name }) => name === session.idp);
     // A provider that was taken away takes its sessions with it.
-    if (idp === undefined) return this.#end(id, session).then(() => this.#unauthenticated(request, route));
+    if (idp === undefined) {
+      this.#world.tell(
+        endOf(session, "IDP_UNKNOWN", "its identity provider is not of this gateway any more"),
+      );
+      return this.#end(id, session).then(() => this.#unauthenticated(request, route));
+    }
     const strength = strengthOf(route, idp);
     if (strength !== undefined && !isStrongEnough(session.user, strength, nowMs))
-      return this.#tooWeak(request, strength, session.idp);
+      return this.#tooWeak(request, strength, session);
     this.#stay.look(id, session, nowMs);
     const { tokens } = this.#world;
     const context = { reqIp: request.sourceIp, sid: session.sid };
@@ -197,6 +211,7 @@ export class GatewayPeople implements People {
         sid: session.sid,
         reason: answer.error.reason,
       });
+      this.#world.tell({ ...endOf(session, answer.error.reason, answer.error.detail), request });
       return this.#end(id, session).then(() => this.#unauthenticated(request, route));
     });
   }
@@ -213,6 +228,7 @@ export class GatewayPeople implements People {
     // A token that is held is as old as the session, or younger: what revokes it revokes the session.
     if (this.#world.revocations().coversTxn(claims)) {
       this.#world.log.info("session ended by a revocation", { sid, user: session.user.id });
+      this.#world.tell({ ...endOf(session, "REVOKED", "the user or the session was revoked"), request });
       return this.#end(cookies.id ?? "", session).then(() => this.#unauthenticated(request, route));
     }
     const open = this.#open.get(sid);
@@ -271,7 +287,7 @@ export class GatewayPeople implements People {
 
   /** RFC 6750 section 3.1. */
   #badToken(request: EdgeRequest, why: string): EdgeAnswer {
-    return problem({
+    return this.#refused(request, undefined, {
       status: 401,
       reason: "LOGIN_REQUIRED",
       title: "Unauthorized",
@@ -282,10 +298,20 @@ export class GatewayPeople implements People {
 
   // --- answers ------------------------------------------------------------------------------------------------------
 
+  /** A problem document, and an event that says who was refused. */
+  #refused(request: EdgeRequest, session: Session | undefined, refusal: Refusal): EdgeAnswer {
+    const { reason, detail, status } = refusal;
+    const { user, sid, idp } = session ?? {};
+    this.#world.tell({
+      ...{ action: "request", allowed: false, reason, detail, status, request, user, session: sid, idp },
+    });
+    return problem(refusal);
+  }
+
   #unauthenticated(request: EdgeRequest, route: GatewayRoute): EdgeAnswer {
     const isPeoples = route.access !== "Bearer";
     if (isPeoples && isNavigation(request)) return redirect(loginPath(returnPath(request.target)));
-    return problem({
+    return this.#refused(request, undefined, {
       status: 401,
       reason: "LOGIN_REQUIRED",
       title: "Unauthorized",
@@ -298,14 +324,15 @@ export class GatewayPeople implements People {
   }
 
   /** RFC 9470 section 3. */
-  #tooWeak(request: EdgeRequest, strength: Strength, idp: string | undefined): EdgeAnswer {
+  #tooWeak(request: EdgeRequest, strength: Strength, session: Session | undefined): EdgeAnswer {
+    const idp = session?.idp;
     const login = loginPath(returnPath(request.target), { idp, strength });
     if (idp !== undefined && isNavigation(request)) return redirect(login);
     const more = {
       ...(strength.acr === undefined ? {} : { acr_values: strength.acr }),
       ...(strength.maxAgeSeconds === undefined ? {} : { max_age: String(strength.maxAgeSeconds) }),
     };
-    return problem({
+    return this.#refused(request, session, {
       status: 401,
       reason: "STEP_UP_REQUIRED",
       title: "Unauthorized",
@@ -317,7 +344,11 @@ export class GatewayPeople implements People {
 
   #unavailable(request: EdgeRequest, reason: string): EdgeAnswer {
     const reference = this.#world.reference();
-    this.#world.log.warn("nobody can be recognised", { reason, reference });
+    const isNew = this.#world.tell({
+      ...{ action: "request", allowed: false, reason: "NOT_READY", detail: reason, request, status: 503 },
+      decisionId: reference,
+    });
+    if (isNew) this.#world.log.warn("nobody can be recognised", { reason, reference });
     if (!isNavigation(request))
       return problem({
         status: 503,

@@ -3,6 +3,7 @@ import type { Gateway } from "../../core/gateway/gateway.ts";
 import type { Revocations } from "../../core/identity/revocations.ts";
 import type { Clock } from "../../core/runtime/clock.ts";
 import type { Logger } from "../../core/runtime/log.ts";
+import type { TellEdge } from "../edge-audit.ts";
 import type { GatewayCookies } from "../session/cookies.ts";
 import type { SessionStore } from "../session/session.ts";
 import type { Provider } from "./provider.ts";
@@ -21,6 +22,8 @@ export interface LoginWorld {
   revocations(): Revocations;
   readonly clock: Pick<Clock, "nowMs">;
   readonly log: Logger;
+  /** Writes down who signs in and out, and who is refused. */
+  readonly tell: TellEdge;
   /** For a person to name to whoever helps; in the log, too. */
   reference(): string;
   count(idp: string, result: "ok" | SignInFailure): void;

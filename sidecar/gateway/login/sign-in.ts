@@ -24,20 +24,32 @@ export function failed(
   world: LoginWorld,
   failure: SignInError,
   {
+    request,
     idp,
     again,
     setCookie,
-  }: { readonly idp: string; readonly again: string; readonly setCookie?: readonly string[] },
+  }: {
+    readonly request: EdgeRequest;
+    readonly idp: string;
+    readonly again: string;
+    readonly setCookie?: readonly string[];
+  },
 ): EdgeAnswer {
   const reference = world.reference();
-  world.count(idp, failure.code);
-  world.log.warn("sign-in failed", { idp, result: failure.code, detail: failure.detail, reference });
-  return failurePage({
-    failure: failure.code,
+  const { code, detail } = failure;
+  world.count(idp, code);
+  const page = failurePage({
+    failure: code,
     againLink: again,
     reference,
     ...(setCookie === undefined ? {} : { setCookie }),
   });
+  const isNew = world.tell({
+    ...{ action: "login", allowed: false, reason: code.toUpperCase(), detail, idp },
+    ...{ request, status: page.status, decisionId: reference },
+  });
+  if (isNew) world.log.warn("sign-in failed", { idp, result: code, detail, reference });
+  return page;
 }
 
 const asFailure = (error: unknown, code: SignInFailure): SignInError =>
@@ -54,6 +66,7 @@ export async function beginSignIn(
   const tries = triesOf(cookies.read(request.field("cookie")).own.get(TRIES_COOKIE));
   if (goesInCircles(tries))
     return failed(world, new SignInError("in_circles", `${tries} sign-ins within ${TRIES_SECONDS} s`), {
+      request,
       idp: "",
       again: loginPath(returnTo),
       setCookie: [cookies.clear(TRIES_COOKIE)],
@@ -77,6 +90,7 @@ export async function beginSignIn(
     return await sendToProvider(world, request, chosen, { returnTo, ...strength, tries });
   } catch (error) {
     return failed(world, asFailure(error, "mesh_down"), {
+      request,
       idp: chosen.name,
       again: loginPath(returnTo, { strength }),
     });
@@ -139,10 +153,14 @@ export async function finishSignIn(
     const id = await establish(world, { provider, tokens, opened, before: own.id });
     world.count(idp, "ok");
     world.log.info("signed in", { idp, user: opened.user.id, sid: opened.sid });
+    world.tell({
+      ...{ action: "login", allowed: true, reason: "ALLOWED", idp, user: opened.user },
+      ...{ session: opened.sid, request, status: 303 },
+    });
     // 303: the provider's page may have come by POST; the session's id is new with each sign-in.
     return redirect(attempt.returnTo, [...setCookie, cookies.setSession(id)], 303);
   } catch (error) {
-    return failed(world, asFailure(error, "mesh_down"), { idp, again, setCookie });
+    return failed(world, asFailure(error, "mesh_down"), { request, idp, again, setCookie });
   }
 }
 

@@ -22,21 +22,26 @@ export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<
     const targets = there === undefined ? [] : [new URL(there).origin];
     return signOutPage(user.email ?? user.username ?? user.id, `${OWN_PATHS}logout`, targets);
   }
-  if (!isSameSite(request, []))
-    return problem({
-      status: 403,
-      reason: "ORIGIN_REFUSED",
-      title: "Forbidden",
-      detail: "only this gateway's own page signs people out",
+  if (!isSameSite(request, [])) {
+    const detail = "only this gateway's own page signs people out";
+    const { user, sid, idp } = session ?? {};
+    const reason = "ORIGIN_REFUSED";
+    world.tell({
+      ...{ action: "logout", allowed: false, reason, detail, user, session: sid, idp, request, status: 403 },
     });
+    return problem({ status: 403, reason, title: "Forbidden", detail });
+  }
   if (session === undefined || id === undefined)
     return redirect(`${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
   await store.end(id);
-  world.log.info("signed out", { idp: session.idp, user: session.user.id, sid: session.sid });
+  const { idp, sid, user } = session;
+  world.log.info("signed out", { idp, user: user.id, sid });
+  world.tell({
+    ...{ action: "logout", allowed: true, reason: "ALLOWED", idp, user, session: sid, request, status: 303 },
+  });
   const ended = await tokens.endSession({ handle: session.handle });
-  if (!ended.ok)
-    world.log.warn("session not revoked in the mesh", { sid: session.sid, reason: ended.error.detail });
-  const there = await providerPage(world, session.idp, session.idToken, signedOutAt(request.host));
+  if (!ended.ok) world.log.warn("session not revoked in the mesh", { sid, reason: ended.error.detail });
+  const there = await providerPage(world, idp, session.idToken, signedOutAt(request.host));
   return redirect(there ?? `${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
 }
 
@@ -74,25 +79,39 @@ export async function backChannelLogout(
     });
   const answer = await world.tokens.endSession({ idp, logoutToken });
   if (!answer.ok) {
-    world.log.warn("logout of an identity provider refused", { idp, reason: answer.error.detail });
+    const { reason, detail, isTemporary } = answer.error;
+    const status = isTemporary ? 503 : 400;
+    if (world.tell({ action: "logout", allowed: false, reason, detail, idp, request, status }))
+      world.log.warn("logout of an identity provider refused", { idp, reason: detail });
     // The provider asks again later where it can help (section 2.8: 400 for what is wrong with the token).
     return answer.error.isTemporary
       ? json(503, { error: "temporarily_unavailable" }, [["retry-after", "5"]])
       : json(400, { error: "invalid_request", error_description: answer.error.reason });
   }
-  const ended = await endHere(world, idp, logoutToken);
+  const { ended, user, sid } = await endHere(world, idp, logoutToken);
+  world.tell({
+    ...{ action: "logout", allowed: true, reason: "ALLOWED", idp, request, status: 200 },
+    detail: `by the identity provider, ${sid === undefined ? "all sessions" : `session \`${sid.slice(0, 64)}\` of its own`}: ${ended} ended here`,
+    user: user === undefined ? undefined : { id: user, roles: [] },
+  });
   world.log.info("signed out by the identity provider", { idp, sessions: ended });
   return json(200, {});
 }
 
 /** The token was verified: its claims are read as they are. */
-async function endHere(world: LoginWorld, idp: string, logoutToken: string): Promise<number> {
+async function endHere(
+  world: LoginWorld,
+  idp: string,
+  logoutToken: string,
+): Promise<{ readonly ended: number; readonly user: string | undefined; readonly sid: string | undefined }> {
   const claims: unknown = JSON.parse(
     Buffer.from(logoutToken.split(".")[1] ?? "", "base64url").toString("utf8"),
   );
   const { sid, sub } = claims as { readonly sid?: unknown; readonly sub?: unknown };
-  if (typeof sid === "string") return world.store.endAll({ idp, idpSid: sid });
-  return typeof sub === "string" ? world.store.endAll({ user: `${idp}|${sub}` }) : 0;
+  const user = typeof sub === "string" ? `${idp}|${sub}` : undefined;
+  if (typeof sid === "string") return { ended: await world.store.endAll({ idp, idpSid: sid }), user, sid };
+  const ended = user === undefined ? 0 : await world.store.endAll({ user });
+  return { ended, user, sid: undefined };
 }
 
 /**
@@ -101,6 +120,7 @@ async function endHere(world: LoginWorld, idp: string, logoutToken: string): Pro
  */
 export async function frontChannelLogout(
   world: LoginWorld,
+  request: EdgeRequest,
   idp: string,
   query: URLSearchParams,
 ): Promise<EdgeAnswer> {
@@ -109,7 +129,12 @@ export async function frontChannelLogout(
   if (provider === undefined || query.get("iss") !== provider.issuer || sid === null || sid === "")
     return json(400, { error: "invalid_request", error_description: "`iss` and `sid` are expected" });
   try {
-    await world.store.endAll({ idp, idpSid: sid });
+    const ended = await world.store.endAll({ idp, idpSid: sid });
+    if (ended > 0)
+      world.tell({
+        ...{ action: "logout", allowed: true, reason: "ALLOWED", idp, request, status: 200 },
+        detail: `through the identity provider's page: ${ended} ended here`,
+      });
   } catch (error) {
     world.log.warn("logout of an identity provider failed", { idp, reason: messageOf(error) });
     return json(503, { error: "temporarily_unavailable" });

@@ -1,6 +1,7 @@
 // Silent refresh: now and then the provider is asked whether a person is still who they were, in the background, by one
 // replica and once at a time per session.
 import { messageOf } from "../../core/runtime/errors.ts";
+import type { EdgeNote } from "../edge-audit.ts";
 import type { Session } from "../session/session.ts";
 import type { LoginWorld } from "./login-world.ts";
 import { sessionOf } from "./sign-in.ts";
@@ -11,6 +12,11 @@ const AGAIN_MS = 60_000;
 /** How long a session lasts on whose refresh token was lost with an answer or a replica. */
 const WITHOUT_REFRESH_MS = 3_600_000;
 const MAX_WAITING = 10_000;
+
+/** The event of a session that ends by no will of the person. */
+export function endOf({ sid, idp, user }: Session, reason: string, detail: string): EdgeNote {
+  return { action: "session.end", allowed: false, reason, detail, idp, session: sid, user };
+}
 
 export class StaySignedIn {
   readonly #world: LoginWorld;
@@ -73,6 +79,7 @@ export class StaySignedIn {
     }
     if (tokens === undefined) {
       log.info("session ended by its identity provider", { idp: session.idp, sid: session.sid });
+      this.#world.tell(endOf(session, "SESSION_EXPIRED", "the identity provider has ended it"));
       await store.end(id);
       await service.endSession({ handle: session.handle });
       return;
@@ -85,6 +92,7 @@ export class StaySignedIn {
     const nowMs = clock.nowMs();
     if (opened?.ok === false && !opened.error.isTemporary) {
       log.info("session ended by the token service", { sid: session.sid, reason: opened.error.reason });
+      this.#world.tell(endOf(session, opened.error.reason, opened.error.detail));
       await store.end(id);
       return;
     }

@@ -182,6 +182,19 @@ describe("a session", () => {
       expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
     });
 
+    test("is written down, with who, where and why", async () => {
+      const session = await admittedSession();
+      world.notes.splice(0);
+      world.revocations = revoked({ user: txnClaims("alice", Date.now()).sub }, Date.now() + 3_000);
+      world.part.revoked();
+      await browser.ask("/lab");
+      const ends = world.notes.filter((note) => note.session === session);
+      expect(ends).toMatchObject([
+        { action: "session.end", allowed: false, reason: "REVOKED", user: { id: "okta-main|alice" } },
+        { action: "session.end", reason: "REVOKED", user: { id: "acme|alice" }, request: { target: "/lab" } },
+      ]);
+    });
+
     test("before its token was looked at again", async () => {
       await admittedSession();
       world.revocations = revoked({ user: txnClaims("alice", Date.now()).sub }, Date.now() + 3_000);
@@ -311,6 +324,9 @@ describe("a session", () => {
       expect(to.searchParams.get("id_token_hint")).toMatch(/^ey/);
       expect(world.tokens.ended.length).toBe(before + 1);
       expect(ended.length).toBe(1);
+      expect(world.notes.at(-1)).toMatchObject({
+        ...{ action: "logout", allowed: true, user: { id: "acme|alice" }, idp: "acme", session: ended[0] },
+      });
       expect(browser.jar.get(HOST, SESSION)).toBeUndefined();
       expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
     });

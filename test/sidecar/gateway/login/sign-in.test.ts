@@ -246,6 +246,11 @@ describe("signing in", () => {
       expect(textOf(answer)).toContain("You were not signed in");
       expect(textOf(answer)).not.toContain("script");
       expect(world.logged.at(-1)).toContain("access_denied");
+      expect(world.notes.at(-1)).toMatchObject({
+        ...{ action: "login", allowed: false, reason: "DECLINED", idp: "acme", status: 403 },
+        request: { sourceIp: "203.0.113.7" },
+        decisionId: expect.stringMatching(/^g-/),
+      });
     });
 
     test("for a provider that the gateway does not have", async () => {

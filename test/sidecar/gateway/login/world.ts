@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { Gateway, GatewayIdp, GatewayRoute } from "../../../../sidecar/core/gateway/gateway.ts";
 import { Revocations } from "../../../../sidecar/core/identity/revocations.ts";
 import { type Logger, silentLogger } from "../../../../sidecar/core/runtime/log.ts";
+import type { EdgeNote } from "../../../../sidecar/gateway/edge-audit.ts";
 import type {
   OpenedSession,
   TokenRefusal,
@@ -167,6 +168,8 @@ export interface LoginTest {
   readonly secretsDir: string;
   /** Lines of the log: event and fields. */
   readonly logged: string[];
+  /** What the audit was told. */
+  readonly notes: EdgeNote[];
   readonly time: { offsetMs: number };
   revocations: Revocations;
   close(): Promise<void>;
@@ -200,6 +203,7 @@ export async function startLogin(
     void logged.push(`${event} ${JSON.stringify(fields ?? {})}`);
   const log: Logger = { ...silentLogger, debug: note, info: note, warn: note, error: note };
   const time = { offsetMs: 0 };
+  const notes: EdgeNote[] = [];
   const clock = {
     nowMs: () => Date.now() + time.offsetMs,
     monotonicMs: () => performance.now() + time.offsetMs,
@@ -209,13 +213,14 @@ export async function startLogin(
   const part = await PeoplePart.open(gatewayOf(idps, more.gateway), {
     tokens,
     revocations: () => world.revocations,
+    tell: (note) => notes.push(note) > 0,
     secretsDir,
     clock,
     log,
     metrics,
   });
   const world: LoginTest = {
-    ...{ op, tokens, part, metrics, secretsDir, logged, time },
+    ...{ op, tokens, part, metrics, secretsDir, logged, notes, time },
     revocations: Revocations.none,
     close: async () => {
       await part.close();

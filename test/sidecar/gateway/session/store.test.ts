@@ -77,6 +77,13 @@ function promises(open: () => Promise<SessionStore>): void {
     expect(await store.take(other)).toBeUndefined();
   });
 
+  test("a sign-in that took too long is gone, though the browser still has its cookie", async () => {
+    await store.keep("late", { state: "x" }, 1);
+    const untilMs = performance.now() + 50;
+    while (performance.now() < untilMs) await new Promise((resolve) => setImmediate(resolve));
+    expect(await store.take("late")).toBeUndefined();
+  });
+
   test("one refresh at a time", async () => {
     const id = createSessionId();
     expect(await store.lockRefresh(id, 10_000)).toBe(true);
