@@ -324,17 +324,18 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
 
   #forward(): void {
     const { correlation, metrics, state, clock, held } = this.#services;
-    const { identified, classified, nowMs, enforcement } = this.#facts;
+    const { identified, classified, enforcement } = this.#facts;
+    this.#upstreamAtMs = clock.monotonicMs();
     if (correlation !== undefined && identified !== undefined && classified !== undefined) {
       if (state.carriesTrace) {
-        this.#traceId = traceIdOf(this.#head.traceparent);
-        correlation.begin(this.#traceId, identified.chain(operationLabel(classified)), nowMs);
+        const traceId = traceIdOf(this.#head.traceparent);
+        if (correlation.begin(traceId, identified.chain(operationLabel(classified)), this.#upstreamAtMs))
+          this.#traceId = traceId;
       }
       if (identified.txn !== undefined && enforcement?.passesTxn === true)
         held.deliver(identified.chain(operationLabel(classified)));
     }
     metrics.forwarded.add(metrics.allowedAndForwarded);
-    this.#upstreamAtMs = clock.monotonicMs();
     this.#take(this.#head.upgrade !== "", this.#upstreamAtMs);
   }
 
@@ -752,7 +753,7 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
     this.#giveCredit();
     this.#takeBody();
     this.#messages?.close();
-    if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId);
+    if (this.#traceId !== undefined) this.#services.correlation?.end(this.#traceId, nowMs);
     this.#stream.context = undefined;
     this.#facts.duties?.end();
     this.#facts.record(this.#services, this.#peer, nowMs);

@@ -33,10 +33,10 @@ const refused = (reason: OutboundRefusal["reason"], detail: string): OutboundRef
 /** Chooses for one call. Nearly all of them have neither token nor known trace: three comparisons. */
 export function chooseChain(facts: CallFacts, services: OutboundServices): ChainChoice {
   const { state, correlation, ownUser } = services;
-  const { traceparent, ownTrace, nowMs } = facts;
+  const { traceparent, ownTrace, nowMs, startedMs } = facts;
   const found =
     state.carriesTrace && !ownTrace && traceparent !== undefined
-      ? correlation?.find(traceIdOf(traceparent), nowMs)
+      ? correlation?.find(traceIdOf(traceparent), startedMs)
       : undefined;
   if (state.takesTxn) {
     const token = sentToken(facts.head.fields);

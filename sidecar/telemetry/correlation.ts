@@ -67,34 +67,44 @@ interface Entry {
 }
 
 const LINGER_MS = 10_000;
-/** Trace ids remembered at most; beyond, the oldest generation is forgotten early. */
+/** Trace ids remembered at most in one generation; beyond, those of ended requests are forgotten early. */
 const MAX_ENTRIES = 50_000;
+/** Forgetting early must make room worth the walk through all entries; when so many are open, none is added. */
+const MAX_OPEN_TO_TURN = MAX_ENTRIES / 2;
 
-/** Trace ids in two generations of `LINGER_MS`; requests that are still open are carried over. */
+/**
+ * Trace ids in two generations of `LINGER_MS`; requests that are still open are carried over. Times are monotonic
+ * milliseconds: a clock that is set must neither forget nor keep anybody.
+ */
 export class Correlation {
   #current = new Map<string, Entry>();
   #previous = new Map<string, Entry>();
+  /** Entries with an open request. */
+  #openEntries = 0;
   #turnsAtMs = 0;
 
-  begin(traceId: string, chain: CallChain, nowMs: number): void {
-    if (nowMs >= this.#turnsAtMs || this.#current.size >= MAX_ENTRIES) this.#turn(nowMs);
+  /** @returns false when there is no room: calls under this trace id continue nothing, and `end` must not be told. */
+  begin(traceId: string, chain: CallChain, nowMs: number): boolean {
+    if (nowMs >= this.#turnsAtMs) this.#turn(nowMs);
     const entry = this.#current.get(traceId) ?? this.#previous.get(traceId);
-    if (entry === undefined) {
-      this.#current.set(traceId, { chain, open: 1 });
-      return;
-    }
-    entry.open++;
+    if (entry === undefined) return this.#add(traceId, chain, nowMs);
+    if (entry.open++ === 0) this.#openEntries++;
     // Two chains under one trace id: no way to tell which one a call continues, so it continues none. Of two that are
-    // alike the later token lives longer.
-    if (entry.chain !== AMBIGUOUS && entry.chain.key !== chain.key)
-      entry.chain = entry.chain.line === chain.line ? chain : AMBIGUOUS;
+    // alike the one whose token lives longer.
+    if (entry.chain !== AMBIGUOUS && entry.chain.key !== chain.key) {
+      if (entry.chain.line !== chain.line) entry.chain = AMBIGUOUS;
+      else if (endOf(chain) >= endOf(entry.chain)) entry.chain = chain;
+    }
     this.#current.set(traceId, entry);
+    return true;
   }
 
-  end(traceId: string): void {
+  end(traceId: string, nowMs: number): void {
+    // Before it ends: what ended before the turn would count as old by then, however long nothing was asked.
+    if (nowMs >= this.#turnsAtMs) this.#turn(nowMs);
     const entry = this.#current.get(traceId) ?? this.#previous.get(traceId);
-    if (entry === undefined) return;
-    if (entry.open > 0) entry.open--;
+    if (entry === undefined || entry.open === 0) return;
+    if (--entry.open === 0) this.#openEntries--;
     this.#current.set(traceId, entry);
   }
 
@@ -108,6 +118,16 @@ export class Correlation {
     return this.#current.size + this.#previous.size;
   }
 
+  #add(traceId: string, chain: CallChain, nowMs: number): boolean {
+    if (this.#current.size >= MAX_ENTRIES) {
+      if (this.#openEntries > MAX_OPEN_TO_TURN) return false;
+      this.#turn(nowMs);
+    }
+    this.#current.set(traceId, { chain, open: 1 });
+    this.#openEntries++;
+    return true;
+  }
+
   #turn(nowMs: number): void {
     // After a quiet time longer than a generation both are old.
     const stale = nowMs >= this.#turnsAtMs + LINGER_MS;
@@ -119,4 +139,9 @@ export class Correlation {
     this.#current = kept;
     this.#turnsAtMs = nowMs + LINGER_MS;
   }
+}
+
+/** Unix seconds. */
+function endOf({ txn }: CallChain): number {
+  return txn?.claims.exp ?? 0;
 }

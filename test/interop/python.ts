@@ -1,4 +1,5 @@
-// One virtual environment with the Python packages of all suites, pinned by requirements.txt; and programs run in it.
+// Virtual environments with Python packages, one for all suites (requirements.txt) but those that need others; and
+// programs run in them.
 import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,7 +9,6 @@ import { type RunningProcess, startProgram } from "../demo/process.ts";
 import { canTest } from "../left-out.ts";
 import { installed, runInstaller } from "./installed.ts";
 
-const REQUIREMENTS = fileURLToPath(new URL("requirements.txt", import.meta.url));
 const OUTPUT_LIMIT_BYTES = 64 * 1024 * 1024;
 
 export interface Python {
@@ -26,14 +26,22 @@ export interface Python {
   start(program: string, args: readonly string[], env?: Readonly<Record<string, string>>): RunningProcess;
 }
 
-/** The environment; undefined where Python is not installed or the packages cannot be had, which is said at the end. */
-export async function pythonEnvironment(what: string): Promise<Python | undefined> {
+/**
+ * The environment; undefined where Python is not installed or the packages cannot be had, which is said at the end.
+ *
+ * @param requirements file beside this one that pins every package.
+ */
+export async function pythonEnvironment(
+  what: string,
+  requirements = "requirements.txt",
+): Promise<Python | undefined> {
   const needs = { python3: "Debian's python3-venv", flock: "Debian's util-linux" };
   if (!canTest(what, needs)) return undefined;
-  const folder = await installed("python", readFileSync(REQUIREMENTS, "utf8"), async (target) => {
+  const file = fileURLToPath(new URL(requirements, import.meta.url));
+  const folder = await installed("python", readFileSync(file, "utf8"), async (target) => {
     await runInstaller("python3", ["-m", "venv", target]);
     const quiet = ["--quiet", "--disable-pip-version-check", "--no-compile", "--only-binary", ":all:"];
-    await runInstaller(join(target, "bin", "pip"), ["install", ...quiet, "-r", REQUIREMENTS]);
+    await runInstaller(join(target, "bin", "pip"), ["install", ...quiet, "-r", file]);
   });
   if (folder === undefined) return undefined;
   const bin = join(folder, "bin");
@@ -44,12 +52,12 @@ export async function pythonEnvironment(what: string): Promise<Python | undefine
     no_proxy: "",
     NO_PROXY: "",
   };
-  const file = (folderName: string, name: string): string =>
+  const source = (folderName: string, name: string): string =>
     fileURLToPath(new URL(`${folderName}/${name}.py`, import.meta.url));
   return {
     bin,
     run: async (name, args, { env = {}, timeoutMs = 60_000 } = {}) => {
-      const { stdout, stderr } = await promisify(execFile)(interpreter, [file("clients", name), ...args], {
+      const { stdout, stderr } = await promisify(execFile)(interpreter, [source("clients", name), ...args], {
         env: { ...process.env, ...base, ...env },
         timeout: timeoutMs,
         maxBuffer: OUTPUT_LIMIT_BYTES,
@@ -60,7 +68,7 @@ export async function pythonEnvironment(what: string): Promise<Python | undefine
       return JSON.parse(last);
     },
     serve: (name, args, env = {}) =>
-      startProgram(name, interpreter, [file("servers", name), ...args], { ...base, ...env }),
+      startProgram(name, interpreter, [source("servers", name), ...args], { ...base, ...env }),
     start: (program, args, env = {}) => startProgram(program, join(bin, program), args, { ...base, ...env }),
   };
 }

@@ -17,6 +17,7 @@ let app: App;
 let dir: string;
 let modelPort: number;
 const stops = new Map<string, () => Promise<void>>();
+const handles = new Map<string, SidecarHandle>();
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), "countersign-own-"));
@@ -43,6 +44,17 @@ apiVersion: countersign.dev/v1alpha1
 kind: MeshRoleBinding
 metadata: {name: alice}
 spec: {roles: [fraud-ds], subjects: [{user: "okta-main|alice"}]}
+---
+{apiVersion: countersign.dev/v1alpha1, kind: ExternalService, metadata: {name: outside, namespace: lab}, spec: {hosts: [outside.example], port: 8443}}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: out, namespace: lab}
+spec:
+  action: Allow
+  targets: [{external: outside}]
+  rules:
+  - {name: scientists, from: [{user: {roles: [fraud-ds]}}], operations: [{any: true}]}
 ---
 apiVersion: countersign.dev/v1alpha1
 kind: AccessPolicy
@@ -89,6 +101,7 @@ async function start(workload: string, listen = "127.0.0.1:0"): Promise<SidecarH
     await handle.done;
   });
   await handle.ready;
+  handles.set(workload, handle);
   return handle;
 }
 
@@ -108,9 +121,9 @@ interface Event {
     readonly identityMetadata: object;
   };
 }
-const lastEvent = async (): Promise<Event> => {
+const lastEvent = async (workload = "serving/scorer"): Promise<Event> => {
   const text = await eventually(
-    () => readFileSync(auditOf("serving/scorer"), "utf8"),
+    () => readFileSync(auditOf(workload), "utf8"),
     (found) => found.endsWith("\n"),
   );
   return JSON.parse(text.trimEnd().split("\n").at(-1) ?? "") as Event;
@@ -140,6 +153,21 @@ test("a notebook's calls are its owner's, a job's those of whom it runs as, a sh
   expect([denied.status, JSON.parse(denied.body).reason]).toEqual([403, "NO_MATCHING_ALLOW"]);
   await eventually(lastEvent, ({ data }) => Reflect.get(data.identityMetadata, "runAs") === null);
 }, 30_000);
+
+test("what it asks of hosts outside the mesh is its user's too", async () => {
+  const handle = handles.get("lab/nb-alice");
+  const shared = handles.get("lab/nb-shared");
+  if (handle === undefined || shared === undefined) throw new Error("not started");
+  const outside =
+    "POST http://outside.example:8443/x HTTP/1.1\r\nhost: outside.example:8443\r\ncontent-length: 2\r\n\r\n{}";
+  // Nobody is there: what counts is that the call was let out, and whose it was.
+  const answer = await send(handle.ports.outbound ?? 0, outside);
+  expect([answer.status, JSON.parse(answer.body).reason]).toEqual([502, "UPSTREAM_FAILED"]);
+  const denied = await send(shared.ports.outbound ?? 0, outside);
+  expect([denied.status, JSON.parse(denied.body).reason]).toEqual([403, "NO_MATCHING_ALLOW"]);
+  expect((await lastEvent("lab/nb-alice")).data.userIdentity).toMatchObject({ id: "okta-main|alice" });
+  expect((await lastEvent("lab/nb-shared")).data.userIdentity).toBeNull();
+}, 20_000);
 
 test("goes on with its token when the control plane is away, after a restart too", async () => {
   await stops.get("lab/nb-alice")?.();
