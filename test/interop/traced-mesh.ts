@@ -220,7 +220,7 @@ export async function startTracedMesh(modules: string, python: Python): Promise<
     );
     return {
       ...{ ca: certificate.ca, gatewayPort: edge, notebook: { agent: toAgent, proxy } },
-      browser: (user) => new NetBrowser(edge, certificate.ca, user),
+      browser: (user) => new NetBrowser([edge], certificate.ca, user),
       recorded: (name) =>
         readFileSync(sidecar(name).auditFile, "utf8")
           .split("\n")
