@@ -1,10 +1,11 @@
 // `countersign identity export` and `join-token`: identities for clients without a sidecar, and for new sidecars.
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
 import type { Mesh } from "./mesh.ts";
 import { EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
+import { writePrivateFile } from "./private-file.ts";
 
 /**
  * Writes `svid.pem` (chain), `key.pem` and `bundle.pem` for a client such as curl.
@@ -30,9 +31,9 @@ export async function exportIdentity(
   try {
     // Not `recursive`: Node never returns from that below /proc, and a mistyped path should not become a tree.
     if (!existsSync(out)) mkdirSync(out, { mode: 0o700 });
-    writeWhole(key, textOf(issued["keyPem"]));
-    writeWhole(svid, textOf(issued["certificatePem"]));
-    writeWhole(bundle, textOf(issued["caPem"]));
+    writePrivateFile(key, textOf(issued["keyPem"]));
+    writePrivateFile(svid, textOf(issued["certificatePem"]));
+    writePrivateFile(bundle, textOf(issued["caPem"]));
   } catch (error) {
     throw new MeshError("io_failed", `cannot write to \`${out}\`: ${messageOf(error)}`, { cause: error });
   }
@@ -51,17 +52,6 @@ export async function exportIdentity(
   output.out("\ntry it (`--insecure`: an SVID carries no DNS name, so curl cannot check whom it reaches):\n");
   output.out(`  curl --http2 --insecure --cert ${quoted(svid)} --key ${quoted(key)} ${url}\n`);
   return EXIT.ok;
-}
-
-/** A file with mode 0600 from its first byte, and never half of it. */
-function writeWhole(path: string, text: string): void {
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    writeFileSync(temporary, text, { mode: 0o600, flag: "wx" });
-    renameSync(temporary, path);
-  } finally {
-    rmSync(temporary, { force: true });
-  }
 }
 
 /** The mesh port of some workload that can be called, as an example. */

@@ -9,6 +9,7 @@ import { addClusterVerbs } from "./verbs-of-cluster.ts";
 import { addFileVerbs } from "./verbs-of-files.ts";
 import { addInjectionVerbs } from "./verbs-of-injection.ts";
 import { addMeshVerbs } from "./verbs-of-mesh.ts";
+import { addPeopleVerbs } from "./verbs-of-people.ts";
 
 const DESCRIPTION = `A service mesh for machine-learning platforms: every call is authenticated, decided, countersigned and recorded.`;
 
@@ -69,6 +70,7 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
   addInjectionVerbs(verbs);
   addMeshVerbs(verbs);
   addAuthorityVerbs(verbs);
+  addPeopleVerbs(verbs);
 
   try {
     if (args.length === 0) {

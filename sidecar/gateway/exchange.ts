@@ -1,6 +1,7 @@
 // One request from outside: host and route found, people asked who it is, fields cleaned, then either answered here or
 // carried into the mesh by an exchange like an application's. To the connection it is the exchange, to that one the
 // connection.
+import { CLIENT_TOKEN_PREFIX } from "../core/gateway/client-login.ts";
 import type { GatewayRoute } from "../core/gateway/gateway.ts";
 import { isGrpc } from "../core/http/grpc.ts";
 import { joinedField } from "../core/http/headers.ts";
@@ -47,6 +48,7 @@ export function addressFields(address: string): readonly Field[] {
   return [createField("x-forwarded-for", address), createField("x-real-ip", address)];
 }
 
+const OWN_TOKEN = new RegExp(`\\b${CLIENT_TOKEN_PREFIX}[A-Za-z0-9_-]{43}`);
 const PROTO: Field = createField("x-forwarded-proto", "https");
 
 export class EdgeExchange
@@ -321,8 +323,11 @@ export class EdgeExchange
 
   /** Whether the bearer token of the request is the gateway's to read, and not for the backend. */
   #usesBearer({ access }: GatewayRoute): boolean {
-    if (access !== "Bearer" && access !== "LoginOrBearer") return false;
-    return /^bearer(?: |$)/i.test(this.field("authorization") ?? "");
+    const authorization = this.field("authorization");
+    if (authorization === undefined) return false;
+    // A token of ours is nobody else's, wherever it is shown.
+    if (OWN_TOKEN.test(authorization)) return true;
+    return (access === "Bearer" || access === "LoginOrBearer") && /^bearer(?: |$)/i.test(authorization);
   }
 
   #passKept(inner: Forwarded): void {

@@ -1,4 +1,5 @@
 // Who a request from outside is made by: a session, a bearer token, or nobody; and the gateway's own pages.
+import { isClientToken } from "../../core/gateway/client-login.ts";
 import type { GatewayRoute } from "../../core/gateway/gateway.ts";
 import type { HeldTxn } from "../../core/identity/held-txn.ts";
 import { Revocations } from "../../core/identity/revocations.ts";
@@ -10,6 +11,7 @@ import type { CookieReading } from "../session/cookies.ts";
 import type { Session } from "../session/session.ts";
 import { challenge, json, loginPath, problem, type Refusal, redirect } from "./answers.ts";
 import { bearerOf, exchangeBearer } from "./bearer.ts";
+import { authorizeClient, clientToken, revokeClientToken } from "./client-sign-in.ts";
 import type { LoginWorld } from "./login-world.ts";
 import { isNavigation, isSameSite } from "./request-kind.ts";
 import { OWN_PATHS, returnPath } from "./return-path.ts";
@@ -19,11 +21,21 @@ import { endOf, StaySignedIn } from "./stay-signed-in.ts";
 import { isStrongEnough, type Strength, strengthOf } from "./step-up.ts";
 import type { TokenRefusal } from "./token-service.ts";
 
+const NO_BODY = Buffer.alloc(0);
+/** What programs post to, and the person's yes. */
+const CLIENT_PAGES: ReadonlyMap<
+  string,
+  (world: LoginWorld, request: EdgeRequest, body: Buffer) => Promise<EdgeAnswer>
+> = new Map([
+  ["authorize", (world, request, body) => authorizeClient(world, request, new URLSearchParams(), body)],
+  ["token", clientToken],
+  ["revoke", revokeClientToken],
+]);
 const RETRY_AFTER = ["retry-after", "2"] as const;
 
 interface OpenSession {
   /** Its absolute end. */
-  readonly endsMs: number;
+  endsMs: number;
   /** Of its newest token. */
   claims: TxnClaims;
 }
@@ -73,12 +85,13 @@ export class GatewayPeople implements People {
     const cookies = this.#world.cookies.read(request.field("cookie"));
     if (cookies.isOdd) this.#world.countOddCookie();
     if (route === undefined || route.access === "Public") return admitted(cookies, undefined, undefined);
-    if (route.access !== "Login") {
+    if (route.access !== "Login" || cookies.id === undefined) {
       const token = bearerOf(request.field("authorization"));
-      if (token !== undefined) return this.#byBearer(request, cookies, token);
+      if (token !== undefined && isClientToken(token)) return this.#bySession(request, route, cookies, token);
+      if (token !== undefined && route.access !== "Login") return this.#byBearer(request, cookies, token);
       if (route.access === "Bearer") return this.#unauthenticated(request, route);
     }
-    return this.#bySession(request, route, cookies);
+    return this.#bySession(request, route, cookies, cookies.id);
   }
 
   async serve(request: EdgeRequest, body: Buffer): Promise<EdgeAnswer> {
@@ -90,6 +103,9 @@ export class GatewayPeople implements People {
     if (rest.length === 0) {
       if (page === "backchannel-logout" && this.#isIdp(idp))
         return await backChannelLogout(this.#world, request, idp, body);
+      const clients = idp === "" && request.method === "POST" ? CLIENT_PAGES.get(page) : undefined;
+      if (clients !== undefined)
+        return await this.#guarded(request, () => clients(this.#world, request, body));
       if (page === "logout" && idp === "" && (isRead || request.method === "POST"))
         return await this.#guarded(request, () => signOut(this.#world, request));
       if (isRead) {
@@ -129,6 +145,7 @@ export class GatewayPeople implements People {
     if (page === "frontchannel-logout" && this.#isIdp(idp))
       return frontChannelLogout(world, request, idp, query);
     if (idp !== "") return undefined;
+    if (page === "authorize") return authorizeClient(world, request, query, NO_BODY);
     if (page === "login") return beginSignIn(world, request, query);
     if (page === "whoami") return this.#whoami(request);
     if (page === "signed-out") return signedOutPage(loginPath(returnPath(query.get("rd"))), []);
@@ -155,8 +172,8 @@ export class GatewayPeople implements People {
     request: EdgeRequest,
     route: GatewayRoute,
     cookies: CookieReading,
+    id: string | undefined,
   ): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
-    const { id } = cookies;
     if (id === undefined) return this.#unauthenticated(request, route);
     let found: Session | undefined | Promise<Session | undefined>;
     const nowMs = this.#world.clock.nowMs();
@@ -165,9 +182,9 @@ export class GatewayPeople implements People {
     } catch (error) {
       return this.#unavailable(request, messageOf(error));
     }
-    if (!(found instanceof Promise)) return this.#withSession(request, route, cookies, found);
+    if (!(found instanceof Promise)) return this.#withSession(request, route, cookies, id, found);
     return found.then(
-      (session) => this.#withSession(request, route, cookies, session),
+      (session) => this.#withSession(request, route, cookies, id, session),
       (error: unknown) => this.#unavailable(request, messageOf(error)),
     );
   }
@@ -176,11 +193,12 @@ export class GatewayPeople implements People {
     request: EdgeRequest,
     route: GatewayRoute,
     cookies: CookieReading,
+    id: string,
     session: Session | undefined,
   ): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
-    const { id } = cookies;
-    if (session === undefined || id === undefined) return this.#unauthenticated(request, route);
-    if (!isSameSite(request, route.cors?.allowOrigins ?? []))
+    if (session === undefined) return this.#unauthenticated(request, route);
+    // A browser shows a token only when a page has it.
+    if (session.isToken !== true && !isSameSite(request, route.cors?.allowOrigins ?? []))
       return this.#refused(request, session, {
         status: 403,
         reason: "ORIGIN_REFUSED",
@@ -203,9 +221,9 @@ export class GatewayPeople implements People {
     const { tokens } = this.#world;
     const context = { reqIp: request.sourceIp, sid: session.sid };
     const held = tokens.heldForSession(session.handle, context);
-    if (held !== undefined) return this.#admit(request, route, cookies, session, held);
+    if (held !== undefined) return this.#admit(request, route, cookies, { id, session }, held);
     return tokens.mintFromSession(session.handle, context).then((answer) => {
-      if (answer.ok) return this.#admit(request, route, cookies, session, answer.value);
+      if (answer.ok) return this.#admit(request, route, cookies, { id, session }, answer.value);
       if (answer.error.isTemporary) return this.#unavailable(request, answer.error.detail);
       this.#world.log.info("session ended by the token service", {
         sid: session.sid,
@@ -220,20 +238,25 @@ export class GatewayPeople implements People {
     request: EdgeRequest,
     route: GatewayRoute,
     cookies: CookieReading,
-    session: Session,
+    key: { readonly id: string; readonly session: Session },
     txn: HeldTxn,
   ): Admitted | Promise<EdgeAnswer> {
+    const { id, session } = key;
     const { claims } = txn;
     const { sid, endsMs } = session;
     // A token that is held is as old as the session, or younger: what revokes it revokes the session.
     if (this.#world.revocations().coversTxn(claims)) {
       this.#world.log.info("session ended by a revocation", { sid, user: session.user.id });
       this.#world.tell({ ...endOf(session, "REVOKED", "the user or the session was revoked"), request });
-      return this.#end(cookies.id ?? "", session).then(() => this.#unauthenticated(request, route));
+      return this.#end(id, session).then(() => this.#unauthenticated(request, route));
     }
     const open = this.#open.get(sid);
     if (open === undefined) this.#open.set(sid, { endsMs, claims });
-    else open.claims = claims;
+    else {
+      open.claims = claims;
+      // Streams are the session's, whichever of its keys opened them.
+      if (session.isToken !== true) open.endsMs = endsMs;
+    }
     return admitted(cookies, txn, sid);
   }
 
@@ -316,7 +339,7 @@ export class GatewayPeople implements People {
       reason: "LOGIN_REQUIRED",
       title: "Unauthorized",
       detail: isPeoples
-        ? "nobody is signed in, or the session is over; a person signs in at `login`"
+        ? "nobody is signed in, or the session is over; a person signs in at `login`, or at a terminal with `countersign login`"
         : "an access token is expected in `Authorization: Bearer …`",
       login: isPeoples ? absolute(request.host, loginPath("/")) : undefined,
       fields: [["www-authenticate", challenge(request.host)]],
@@ -363,7 +386,8 @@ export class GatewayPeople implements People {
 
   async #whoami(request: EdgeRequest): Promise<EdgeAnswer> {
     const { cookies, store, clock } = this.#world;
-    const { id } = cookies.read(request.field("cookie"));
+    const token = bearerOf(request.field("authorization"));
+    const id = token !== undefined && isClientToken(token) ? token : cookies.read(request.field("cookie")).id;
     const session = id === undefined ? undefined : await store.find(id, clock.nowMs());
     if (session === undefined)
       return json(200, { signedIn: false, login: absolute(request.host, loginPath("/")) });

@@ -33,7 +33,8 @@ export function isSameSite(
 ): boolean {
   if (!request.isUpgrade && SAFE.has(request.method)) return true;
   const origin = request.field("origin");
-  if (origin !== undefined) {
+  // Forms of pages that tell nobody where they are (`no-referrer`), as our own, send `null`; Fetch Metadata know better.
+  if (origin !== undefined && !(origin === "null" && request.field("sec-fetch-site") === "same-origin")) {
     const own = `https://${request.host.toLowerCase().replace(/:443$/, "")}`;
     return origin.toLowerCase() === own || permitted.includes(origin);
   }

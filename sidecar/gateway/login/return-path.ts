@@ -1,11 +1,15 @@
 // Where a person goes on after signing in: a path of the same host and nothing else, whatever was asked for. PURE.
 
+import { CLIENT_PATHS } from "../../core/gateway/client-login.ts";
+
 export const OWN_PATHS = "/.countersign/";
 const MAX_CHARS = 2_048;
+/** Own pages that a person may come back to: what they do needs another click. */
+const RETURN_PAGES: ReadonlySet<string> = new Set([CLIENT_PATHS.authorize]);
 
 /**
  * The path (with query) to return to; `/` where what was asked for could lead elsewhere (RFC 9700 section 4.11): another
- * host, a scheme, a spelling that browsers read as one, or one of our own pages.
+ * host, a scheme, a spelling that browsers read as one, or most of our own pages.
  */
 export function returnPath(asked: string | null | undefined): string {
   if (asked === null || asked === undefined || asked.length > MAX_CHARS) return "/";
@@ -15,6 +19,7 @@ export function returnPath(asked: string | null | undefined): string {
   if (url.origin !== "https://here.invalid") return "/";
   const path = url.pathname + url.search;
   // Dots and escapes are resolved by now, as the browser will resolve them.
+  if (RETURN_PAGES.has(url.pathname)) return path;
   if (path.startsWith("//") || decodes(url.pathname).startsWith(OWN_PATHS)) return "/";
   return path;
 }

@@ -210,7 +210,10 @@ async function establish(
   const session = sessionOf(world, made, nowMs);
   if (made.before !== undefined) {
     const old = await store.end(made.before);
-    if (old !== undefined) void world.tokens.endSession({ handle: old.handle });
+    if (old !== undefined) {
+      await store.endAll({ sid: old.sid });
+      void world.tokens.endSession({ handle: old.handle });
+    }
   }
   const id = createSessionId();
   await store.create(id, session, nowMs);

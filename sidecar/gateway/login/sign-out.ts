@@ -33,7 +33,8 @@ export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<
   }
   if (session === undefined || id === undefined)
     return redirect(`${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
-  await store.end(id);
+  // What programs hold of it ends, too.
+  await store.endAll({ sid: session.sid });
   const { idp, sid, user } = session;
   world.log.info("signed out", { idp, user: user.id, sid });
   world.tell({

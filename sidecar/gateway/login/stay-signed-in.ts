@@ -80,7 +80,7 @@ export class StaySignedIn {
     if (tokens === undefined) {
       log.info("session ended by its identity provider", { idp: session.idp, sid: session.sid });
       this.#world.tell(endOf(session, "SESSION_EXPIRED", "the identity provider has ended it"));
-      await store.end(id);
+      await store.endAll({ sid: session.sid });
       await service.endSession({ handle: session.handle });
       return;
     }
@@ -93,7 +93,7 @@ export class StaySignedIn {
     if (opened?.ok === false && !opened.error.isTemporary) {
       log.info("session ended by the token service", { sid: session.sid, reason: opened.error.reason });
       this.#world.tell(endOf(session, opened.error.reason, opened.error.detail));
-      await store.end(id);
+      await store.endAll({ sid: session.sid });
       return;
     }
     // The provider's new refresh token is kept in any case: the old one is spent.

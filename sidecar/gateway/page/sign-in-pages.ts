@@ -126,3 +126,31 @@ export function signedOutPage(againLink: string, setCookie: readonly string[]): 
 export function problemPage(status: number, title: string, detail: string, reference: string): EdgeAnswer {
   return page({ status, title, content: html`<p>${detail}</p>`, reference });
 }
+
+export interface ConsentInput {
+  readonly host: string;
+  /** On 127.0.0.1, where the program listens. */
+  readonly port: number;
+  /** What the program shows, too. */
+  readonly check: string;
+  readonly who: string;
+  readonly action: string;
+  readonly fields: readonly (readonly [string, string])[];
+  readonly cancelLink: string;
+}
+
+/** Whether a program may act as the person: nothing happens without the click. */
+export function consentPage(input: ConsentInput): EdgeAnswer {
+  const { host, port, check, who, action, fields, cancelLink } = input;
+  const hidden = fields.map(([name, value]) => html`<input type="hidden" name="${name}" value="${value}">`);
+  return page({
+    status: 200,
+    title: "Give a program access?",
+    content: html`<p>A program on this computer (127.0.0.1, port ${port}) wants to act as <span class="host">${who}</span> at <span class="host">${host}</span> for up to an hour.</p>
+<p>Go on only if you have just started <code>countersign login</code> yourself, and it shows</p>
+<p><code class="host">${check}</code></p>
+<form method="post" action="${action}">${hidden}<button>Give access</button></form>
+<ul><li><a class="choice" href="${cancelLink}"><span>Cancel</span></a></li></ul>`,
+    formTargets: [`http://127.0.0.1:${port}`],
+  });
+}

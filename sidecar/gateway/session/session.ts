@@ -18,6 +18,8 @@ export interface SessionUser {
 export interface Session {
   /** Public name, as in Txn-Tokens and audit events: it gives no access. */
   readonly sid: string;
+  /** A program's part of a session (`countersign login`), under a token instead of a cookie's id. */
+  readonly isToken?: true | undefined;
   readonly idp: string;
   /** The identity provider's own name of the session (OIDC `sid`), for its logout. */
   readonly idpSid?: string | undefined;
