@@ -54,6 +54,8 @@ export interface PeopleMeshOptions {
   readonly replicas?: number;
   /** Redis that they keep sessions in; in memory when omitted. */
   readonly redisUrl?: string;
+  /** Also served as `localhost`, for programs that look names up. */
+  readonly localhost?: boolean;
 }
 
 export interface PeopleMesh {
@@ -113,7 +115,13 @@ export class NetBrowser extends BaseBrowser {
     const answer = await new Promise<EdgeAnswer>((resolve, reject) => {
       const outgoing = httpsRequest(
         {
-          ...{ host: "127.0.0.1", port: this.port, servername: host, ca: this.#ca, agent: false },
+          ...{
+            host: "127.0.0.1",
+            port: this.port,
+            servername: host.replace(/:\d+$/, ""),
+            ca: this.#ca,
+            agent: false,
+          },
           ...{ method, path: target, timeout: 10_000 },
           headers: { host, ...(cookie === undefined ? {} : { cookie }), ...fields },
         },
@@ -147,7 +155,12 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-function objects(issuer: string, ports: Readonly<Record<string, number>>, isShared: boolean): string {
+function objects(
+  issuer: string,
+  ports: Readonly<Record<string, number>>,
+  isShared: boolean,
+  hosts: readonly string[],
+): string {
   const store = isShared ? "{type: redis, secretRef: {name: sessions}}" : "{type: memory}";
   return `apiVersion: countersign.dev/v1alpha1
 kind: MeshConfig
@@ -200,8 +213,8 @@ metadata: {name: people, namespace: edge}
 spec:
   tier: internal
   identityProviders: [acme]
-  listeners: [{name: main, port: 8443, hosts: [${HOST}], tls: {secretName: edge-tls}}]
-  routes: [{name: lab, hosts: [${HOST}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
+  listeners: [{name: main, port: 8443, hosts: [${hosts.join(", ")}], tls: {secretName: edge-tls}}]
+  routes: [{name: lab, hosts: [${hosts.join(", ")}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
   session: {store: ${store}}
 `;
 }
@@ -236,20 +249,21 @@ export async function startPeopleMesh(options: PeopleMeshOptions = {}): Promise<
   const [notebook = 0, model = 0, proxy = 0, ...status] = ports.splice(0, 5);
   const edges = ports.splice(0, replicas);
   const gateway = ports[0] ?? 0;
+  const hosts = options.localhost === true ? [HOST, "localhost"] : [HOST];
   const op = await startOpenIdProvider({
     ...{ clientId: "gateway", clientSecret: CLIENT_SECRET, refreshTokens: true },
-    redirectUris: [`https://${HOST}/.countersign/callback/acme`],
+    redirectUris: [HOST, `localhost:${edges[0]}`].map((host) => `https://${host}/.countersign/callback/acme`),
     postLogoutRedirectUris: [`https://${HOST}/.countersign/signed-out`],
   });
   const configDir = join(root, "config");
   mkdirSync(configDir);
   writeFileSync(
     join(configDir, "objects.yaml"),
-    objects(op.issuer, { gateway, notebook, model }, redisUrl !== undefined),
+    objects(op.issuer, { gateway, notebook, model }, redisUrl !== undefined, hosts),
   );
   writeFileSync(join(configDir, "policies.yaml"), POLICIES);
   const secrets = join(root, "secrets");
-  const certificate = await edgeCertificate([HOST], Date.now());
+  const certificate = await edgeCertificate(hosts, Date.now());
   writeSecret(secrets, "edge-tls", certificate);
   mkdirSync(join(secrets, "oidc"), { recursive: true });
   writeFileSync(join(secrets, "oidc", "client-secret"), CLIENT_SECRET);

@@ -1,0 +1,181 @@
+// `countersign login` as people use it: the command line as a process, a browser that agrees, and calls with the token.
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { request as httpsRequest } from "node:https";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { until } from "../../demo/mesh-processes.ts";
+import { repositoryRoot } from "../../demo/process.ts";
+import { fieldOf, textOf } from "../../sidecar/gateway/login/browser.ts";
+import { type NetBrowser, type PeopleMesh, startPeopleMesh } from "./people-mesh.ts";
+
+const MAIN = join(repositoryRoot, "dist/control-plane/cli/main.js");
+
+/** The command line under way. */
+class Running {
+  readonly #child: ChildProcess;
+  out = "";
+  err = "";
+  readonly status: Promise<number | null>;
+
+  constructor(args: readonly string[], home: string) {
+    this.#child = spawn(process.execPath, [MAIN, ...args], {
+      env: { PATH: process.env["PATH"], XDG_CONFIG_HOME: home, NODE_NO_WARNINGS: "1" },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    this.#child.stdout?.on("data", (chunk) => {
+      this.out += String(chunk);
+    });
+    this.#child.stderr?.on("data", (chunk) => {
+      this.err += String(chunk);
+    });
+    this.status = new Promise((resolve) => this.#child.on("close", resolve));
+  }
+
+  /** The address that a person is to open. */
+  async address(): Promise<string> {
+    return await until("the address", () => /https:\S+authorize\S+/.exec(this.err)?.[0]);
+  }
+
+  stop(): void {
+    this.#child.kill("SIGKILL");
+  }
+}
+
+describe("a person at a terminal", () => {
+  let mesh: PeopleMesh;
+  let home: string;
+  let gateway: string;
+  let host: string;
+  const running: Running[] = [];
+  const countersign = (...args: string[]): Running => {
+    const started = new Running(args, home);
+    running.push(started);
+    return started;
+  };
+  beforeAll(async () => {
+    mesh = await startPeopleMesh({ localhost: true });
+    mesh.op.claims.set("alice", { groups: ["fraud"] });
+    home = mkdtempSync(join(tmpdir(), "countersign-home-"));
+    writeFileSync(join(home, "roots.pem"), mesh.ca);
+    host = `localhost:${mesh.gatewayPort}`;
+    gateway = `https://${host}`;
+  }, 60_000);
+  afterAll(async () => {
+    for (const one of running) one.stop();
+    await mesh?.close();
+    if (home !== undefined) rmSync(home, { recursive: true, force: true });
+  });
+
+  /** Opens the address and gives access; the result is where the browser is sent then. */
+  async function agree(browser: NetBrowser, address: string): Promise<string> {
+    const { answer, url } = await browser.go(address);
+    expect(new URL(url).pathname).toBe("/.countersign/authorize");
+    expect(textOf(answer)).toContain("alice@acme.example");
+    const form = new URLSearchParams(
+      Array.from(
+        textOf(answer).matchAll(/<input type="hidden" name="([^"]+)" value="([^"]*)"/g),
+        ([, name = "", value = ""]): [string, string] => [name, value],
+      ),
+    );
+    const agreed = await browser.ask("/.countersign/authorize", {
+      ...{ method: "POST", host, body: String(form) },
+      fields: {
+        "content-type": "application/x-www-form-urlencoded",
+        // As browsers write them for a page with `Referrer-Policy: no-referrer`.
+        ...{ origin: "null", "sec-fetch-site": "same-origin", "sec-fetch-mode": "navigate" },
+      },
+    });
+    expect(agreed.status).toBe(303);
+    return fieldOf(agreed, "location") ?? "";
+  }
+
+  function call(token: string): Promise<number> {
+    return new Promise((resolve, reject) => {
+      httpsRequest(
+        `${gateway}/run`,
+        { ca: mesh.ca, agent: false, headers: { authorization: `Bearer ${token}` } },
+        (response) => response.resume().on("end", () => resolve(response.statusCode ?? 0)),
+      )
+        .on("error", reject)
+        .end();
+    });
+  }
+
+  test("signs in by the browser, calls a model as themselves, and signs out", async () => {
+    const browser = mesh.browser("alice");
+    const login = countersign("login", gateway, "--ca", join(home, "roots.pem"), "--no-browser");
+    const address = await login.address();
+    const [shown] = /[2-9A-Z]{4}-[2-9A-Z]{4}/.exec(login.err) ?? [];
+    const page = await browser.go(address);
+    expect(textOf(page.answer)).toContain(`>${shown}<`);
+    const callback = await agree(browser, address);
+    expect(callback).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/callback\?code=/);
+    const done = await fetch(callback);
+    expect([done.status, await done.text()]).toEqual([200, expect.stringContaining("Done.")]);
+    expect(await login.status).toBe(0);
+    expect(login.out).toContain(`signed in at ${gateway} as acme|alice until `);
+
+    const file = join(home, "countersign", "logins.json");
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    const print = countersign("login", "--print");
+    expect([await print.status, print.err]).toEqual([0, ""]);
+    expect(print.out).toMatch(/^countersign_[A-Za-z0-9_-]{43}\n$/);
+    const token = print.out.trim();
+    // Neither the token nor anything else that gives access is printed otherwise.
+    expect(login.out + login.err).not.toContain(token);
+
+    expect(await call(token)).toBe(200);
+    const line = await until("the record", () =>
+      mesh.recorded().find(({ userIdentity }) => userIdentity?.id === "acme|alice"),
+    );
+    expect(line).toMatchObject({
+      userIdentity: { roles: ["fraud-ds"] },
+      identityMetadata: { origin: "gateway/people", caller: "notebook/nb" },
+      decision: { effect: "Allow" },
+    });
+    expect(JSON.stringify(mesh.seen.headers)).not.toContain("countersign_");
+
+    const who = countersign("whoami", "--json");
+    expect(await who.status).toBe(0);
+    expect(JSON.parse(who.out)).toMatchObject({ signedIn: true, user: "acme|alice", roles: ["fraud-ds"] });
+
+    const out = countersign("logout");
+    expect(await out.status).toBe(0);
+    expect(await call(token)).toBe(401);
+    expect(readFileSync(file, "utf8")).not.toContain(token);
+    const nobody = countersign("whoami");
+    expect([await nobody.status, nobody.err]).toEqual([
+      1,
+      `countersign: you are not signed in at ${gateway}; run \`countersign login ${gateway}\`\n`,
+    ]);
+  }, 60_000);
+
+  test("a token ends when its person signs out in the browser", async () => {
+    const browser = mesh.browser("alice");
+    const login = countersign("login", "--print", "--ca", join(home, "roots.pem"), "--no-browser");
+    await fetch(await agree(browser, await login.address()));
+    expect(await login.status).toBe(0);
+    const token = login.out.trim();
+    expect(await call(token)).toBe(200);
+    await browser.ask("/.countersign/logout", { method: "POST", host, fields: { origin: gateway } });
+    expect(await call(token)).toBe(401);
+    const who = countersign("whoami");
+    expect([await who.status, who.err]).toEqual([1, expect.stringContaining("the session has ended")]);
+  }, 60_000);
+
+  test("says what is wrong: refused, not reachable, no gateway", async () => {
+    const browser = mesh.browser("alice");
+    const login = countersign("login", "--renew", "--ca", join(home, "roots.pem"), "--no-browser");
+    const { answer } = await browser.go(await login.address());
+    const cancel = /href="(http:\/\/127[^"]+)"/.exec(textOf(answer))?.[1]?.replaceAll("&amp;", "&") ?? "";
+    await fetch(cancel);
+    expect([await login.status, login.err]).toEqual([1, expect.stringContaining("you did not give access")]);
+    const strange = countersign("whoami", "http://lab.example");
+    expect([await strange.status, strange.err]).toEqual([
+      2,
+      expect.stringContaining("no address of a gateway"),
+    ]);
+  }, 60_000);
+});
