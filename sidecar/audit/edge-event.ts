@@ -2,7 +2,7 @@
 // refused at its front. The same envelope and body as the event of a call (record.ts), so that one reader takes both.
 
 /** `actionName`. */
-export type EdgeAction = "login" | "logout" | "session.end" | "request";
+export type EdgeAction = "login" | "logout" | "session.end" | "token.give" | "token.end" | "request";
 
 export interface EdgeUser {
   /** `idp|id`. */

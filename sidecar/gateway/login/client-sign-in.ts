@@ -7,6 +7,7 @@ import {
   checkOf,
 } from "../../core/gateway/client-login.ts";
 import { messageOf } from "../../core/runtime/errors.ts";
+import type { EdgeNote } from "../edge-audit.ts";
 import { consentPage, problemPage } from "../page/sign-in-pages.ts";
 import type { EdgeAnswer, EdgeRequest } from "../people.ts";
 import { createSessionId } from "../session/cookies.ts";
@@ -57,13 +58,12 @@ export async function authorizeClient(
     return redirect(loginPath(`${CLIENT_PATHS.authorize}?${clientParameters(asked.value)}`), [], 303);
   if (!isPost) return askPerson(request.host, session, asked.value);
   // Only the button of our own page is a yes.
-  if (!isSameSite(request, []))
-    return problem({
-      status: 403,
-      reason: "ORIGIN_REFUSED",
-      title: "Forbidden",
-      detail: "only this gateway's own page gives a program access",
-    });
+  if (!isSameSite(request, [])) {
+    const reason = "ORIGIN_REFUSED";
+    const detail = "only this gateway's own page gives a program access";
+    tell(world, request, session, { action: "token.give", allowed: false, reason, detail, status: 403 });
+    return problem({ status: 403, reason, title: "Forbidden", detail });
+  }
   const { redirectUri, challenge, state } = asked.value;
   const code = createSessionId();
   const consent: Consent = { sessionId: id, host: request.host.toLowerCase(), redirectUri, challenge };
@@ -80,6 +80,15 @@ function askPerson(host: string, { user }: Session, request: ClientRequest): Edg
     fields: [...clientParameters(request)],
     cancelLink: `${redirectUri}?${new URLSearchParams({ error: "access_denied", state })}`,
   });
+}
+
+function tell(
+  world: LoginWorld,
+  request: EdgeRequest,
+  { user, sid, idp }: Session,
+  what: Pick<EdgeNote, "action" | "allowed" | "reason" | "detail" | "status">,
+): void {
+  world.tell({ ...what, user, session: sid, idp, request });
 }
 
 const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
@@ -117,6 +126,7 @@ export async function clientToken(
   const part = tokenSession(session, nowMs);
   await world.store.create(token, part, nowMs);
   world.log.info("token given to a program", { user: session.user.id, sid: session.sid, host: consent.host });
+  tell(world, request, session, { action: "token.give", allowed: true, reason: "ALLOWED", status: 200 });
   return json(200, {
     access_token: token,
     token_type: "Bearer",
@@ -149,8 +159,10 @@ export async function revokeClientToken(
   if (token === undefined) return refusal("invalid_request", "one `token` is expected in a form");
   try {
     const ended = token.startsWith(CLIENT_TOKEN_PREFIX) ? await world.store.end(token) : undefined;
-    if (ended !== undefined)
+    if (ended !== undefined) {
       world.log.info("token of a program ended", { user: ended.user.id, sid: ended.sid });
+      tell(world, request, ended, { action: "token.end", allowed: true, reason: "ALLOWED", status: 200 });
+    }
   } catch (error) {
     world.log.warn("token of a program not ended", { reason: messageOf(error) });
     return json(503, { error: "temporarily_unavailable" }, [["retry-after", "2"]]);
