@@ -1,6 +1,6 @@
 // A policy held against the workloads that it selects: none, ports that none of them has, operations that no pack of
 // their ports defines. PURE.
-import type { ClusterState, Workload } from "../sources/store.ts";
+import type { ClusterState } from "../sources/store.ts";
 import type { AccessPolicy, TargetMatch } from "./access-policy.ts";
 import type { PolicyProblem } from "./conditions.ts";
 import { misfitOf, type Template } from "./lint-operations.ts";
@@ -123,12 +123,16 @@ function lintPorts(
   );
 }
 
-/** Packs of the ports that a policy covers. */
+/** Packs of the ports and of the hosts outside the mesh that a policy covers. */
 function packsOf(
+  { targets, namespace }: AccessPolicy,
   selected: ReadonlyMap<string, readonly number[] | undefined>,
-  workloads: ReadonlyMap<string, Workload>,
+  { workloads, externalServices }: Pick<ClusterState, "workloads" | "externalServices">,
 ): ReadonlySet<string> {
   const packs = new Set<string>();
+  for (const { external } of targets ?? [])
+    for (const pack of externalServices.get(`${namespace ?? ""}/${external ?? ""}`)?.packs ?? [])
+      packs.add(pack);
   for (const [key, ports] of selected)
     for (const { port, packs: named } of workloads.get(key)?.ports ?? [])
       if (ports === undefined || ports.includes(port)) for (const pack of named) packs.add(pack);
@@ -140,7 +144,7 @@ function lintPacks(
   selected: ReadonlyMap<string, readonly number[] | undefined>,
   { state, templates, everyTemplate }: TargetLintContext,
 ): PolicyProblem[] {
-  const packs = packsOf(selected, state.workloads);
+  const packs = packsOf(policy, selected, state);
   const here = [...packs].flatMap((name) => templates.get(name) ?? []);
   const list =
     packs.size === 0

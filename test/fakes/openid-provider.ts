@@ -9,6 +9,8 @@ export interface OpenIdProvider {
   readonly issuer: string;
   /** What the next ID tokens say besides `sub`. */
   readonly claims: Map<string, Readonly<Record<string, unknown>>>;
+  /** How people prove who they are, as `amr` says it; absent: not said. */
+  readonly methods: Map<string, readonly string[]>;
   /** Accounts that are there no more. */
   readonly gone: Set<string>;
   /** Requests so far: method and path. */
@@ -50,6 +52,7 @@ export async function startOpenIdProvider(client: ProviderClient): Promise<OpenI
   const server = createServer();
   const issuer = `http://127.0.0.1:${await listen(server)}`;
   const claims: OpenIdProvider["claims"] = new Map();
+  const methods: OpenIdProvider["methods"] = new Map();
   const gone = new Set<string>();
   const signing = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
   const configuration: Configuration = {
@@ -100,6 +103,10 @@ export async function startOpenIdProvider(client: ProviderClient): Promise<OpenI
     rotateRefreshToken: true,
     loadExistingGrant: async (context) => {
       const { Grant } = context.oidc.provider;
+      const { session } = context.oidc;
+      const amr = methods.get(session?.accountId ?? "");
+      // The form asks for a name alone; what it stands for is told here.
+      if (session !== undefined && amr !== undefined) session.amr = [...amr];
       const grant = new Grant({
         clientId: context.oidc.client?.clientId ?? "",
         accountId: context.oidc.session?.accountId ?? "",
@@ -126,6 +133,7 @@ export async function startOpenIdProvider(client: ProviderClient): Promise<OpenI
   const op: OpenIdProvider = {
     issuer,
     claims,
+    methods,
     gone,
     asked,
     provider,

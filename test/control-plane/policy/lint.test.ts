@@ -26,6 +26,8 @@ const WORLD = `
 ---
 {kind: Workload, metadata: {name: shut, namespace: ml-closed}, spec: {kind: service, serviceAccount: shut}}
 ---
+{kind: ExternalService, metadata: {name: workspace, namespace: ml-dev}, spec: {hosts: [adb-1.azuredatabricks.net], packs: [databricks]}}
+---
 {kind: OperationCatalog, metadata: {name: extra}, spec: {packs: [{name: features, text: "features.read GET /features/{id} feature<path:id read CAN_READ"}]}}
 ---
 {kind: AccessPolicy, metadata: {name: readers, namespace: ml-serving}, spec: {action: Deny, rules: [{name: r, operations: [{op: features.read}]}]}}
@@ -137,6 +139,16 @@ describe("lint", () => {
       name: "an operation of another port",
       yaml: allow("{any: true}", "{op: serving.metadata}", "[{names: [fraud-scorer], ports: [8080]}]"),
       says: [/^NotServed .*no pack of its targets defines `serving\.metadata`.*have `mlflow-scoring`$/],
+    },
+    {
+      name: "operations of a host outside the mesh",
+      yaml: policy(
+        "action: Allow, targets: [{external: workspace}], rules: [{name: r, from: [{any: true}], operations: [{op: sql}, {op: mlflow.log}]}]",
+        "ml-dev",
+      ),
+      says: [
+        /^NotServed .*operations\[1\]\.op: no pack of its targets defines `mlflow\.log`.*have `databricks`$/,
+      ],
     },
     {
       name: "MCP where nobody speaks it",

@@ -1,4 +1,5 @@
-// What the stand-ins share: an HTTP server (on loopback unless HOST says otherwise) that tells, in a response header, which identity it saw.
+// What the stand-ins share: an HTTP server (on loopback unless HOST says otherwise) that tells, in response fields, whom it
+// saw call, and for whom.
 import http from "node:http";
 
 export type Handler = (request: http.IncomingMessage, body: string, response: http.ServerResponse) => void;
@@ -6,8 +7,8 @@ export type Handler = (request: http.IncomingMessage, body: string, response: ht
 /**
  * Serves until SIGTERM. Prints `{"port": N}` on standard output once it listens.
  *
- * The identity of the caller arrives as `x-mesh-caller`, set by the sidecar from verified data only; an application
- * needs no library to know who calls.
+ * The identity of the caller arrives as `x-mesh-caller`, the person's as `x-forwarded-user`, set by the sidecar from
+ * verified data only; an application needs no library to know who calls.
  */
 export function serve(handler: Handler): void {
   const server = http.createServer((request, response) => {
@@ -18,6 +19,8 @@ export function serve(handler: Handler): void {
     });
     request.on("end", () => {
       response.setHeader("x-demo-saw", String(request.headers["x-mesh-caller"] ?? "nobody"));
+      const user = request.headers["x-forwarded-user"];
+      if (user !== undefined) response.setHeader("x-demo-user", String(user));
       handler(request, body, response);
     });
   });
