@@ -1,26 +1,20 @@
 // The decision vectors through the sidecar's inbound stage: each call comes as a head with identity, proof and transaction
 // tokens that a test authority and a test token service signed at the time of the row, and goes as far as the application.
-import { X509Certificate } from "node:crypto";
+// Roles come from bindings, by what the identity provider says of people.
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { parse, parseAllDocuments } from "yaml";
 import { issueIdentity } from "../../control-plane/ca/issue.ts";
 import { type AccessPolicy, parseAccessPolicy } from "../../control-plane/policy/access-policy.ts";
 import { loadBuiltInPacks } from "../../control-plane/policy/packs.ts";
+import { createRoleFinder } from "../../control-plane/policy/role-subjects.ts";
 import { VECTOR_TRUST_DOMAIN } from "../../control-plane/policy/vector-world.ts";
 import { createBench, parseVectors, type Vector } from "../../control-plane/policy/vectors.ts";
 import { loadSchemas } from "../../control-plane/sources/schema.ts";
-import { AuditTrail } from "../../sidecar/audit/trail.ts";
-import { ConcurrencyLimiter } from "../../sidecar/balance/concurrency.ts";
-import { Deadlines } from "../../sidecar/balance/deadlines.ts";
-import { createRateLimiter } from "../../sidecar/balance/limits.ts";
 import { createCertificateRequest, createKeys } from "../../sidecar/certs/key-and-csr.ts";
-import { DEFAULT_LIMITS, DEFAULT_TIMEOUTS } from "../../sidecar/config.ts";
-import { lookupField } from "../../sidecar/core/http/headers.ts";
-import { ProofSigner, ProofVerifier } from "../../sidecar/core/identity/proofs.ts";
+import { ProofSigner } from "../../sidecar/core/identity/proofs.ts";
 import { Revocations } from "../../sidecar/core/identity/revocations.ts";
 import { parseSpiffeId } from "../../sidecar/core/identity/spiffe-id.ts";
-import { parseSvid } from "../../sidecar/core/identity/svid.ts";
 import { tokenHash } from "../../sidecar/core/identity/token.ts";
 import type { TrustBundle } from "../../sidecar/core/identity/trust-bundle.ts";
 import { TXN_SCOPE_ALL } from "../../sidecar/core/identity/txn.ts";
@@ -28,34 +22,45 @@ import {
   createWorkloadIdentity,
   type WorkloadIdentity,
 } from "../../sidecar/core/identity/workload-identity.ts";
-import { createCelCompiler } from "../../sidecar/core/policy/cel.ts";
 import type { SidecarTable } from "../../sidecar/discovery/table.ts";
-import {
-  createEnforcement,
-  type Enforcement,
-  parsePacks,
-  proofOperation,
-} from "../../sidecar/inbound/authorize.ts";
-import type { CallerSide, CallerStream } from "../../sidecar/inbound/caller-side.ts";
-import { InboundExchange } from "../../sidecar/inbound/exchange.ts";
-import { PeerLeaves } from "../../sidecar/inbound/peer-leaves.ts";
-import { ReplayMemory } from "../../sidecar/inbound/replay.ts";
-import type { InboundServices } from "../../sidecar/inbound/services.ts";
-import { PeerVerifier } from "../../sidecar/inbound/verify.ts";
-import { WaitingBytes } from "../../sidecar/inbound/waiting-body.ts";
-import { SidecarMetrics } from "../../sidecar/metrics.ts";
-import { HeldChains } from "../../sidecar/telemetry/held-chains.ts";
-import { RandomIds } from "../../sidecar/telemetry/random-ids.ts";
+import { proofOperation } from "../../sidecar/inbound/authorize.ts";
 import { createField, type Field } from "../../sidecar/wire/field.ts";
-import { FieldCache } from "../../sidecar/wire/field-cache.ts";
-import { createHttp2Shared } from "../../sidecar/wire/http2/shared.ts";
 import { createTestAuthority, must, type TestAuthority } from "../fakes/authority.ts";
-import { FakeClock } from "../fakes/clock.ts";
+import { InboundStage } from "../fakes/inbound-stage.ts";
 import { TestTokenService } from "../fakes/txn.ts";
+import { stateOfYaml } from "../fakes/yaml-state.ts";
 
 const IDP = "okta-main";
-/** Rows that do not arrive here: a destination outside is decided on at the caller, other domains are not federated yet. */
-const ELSEWHERE = new Set(["T37", "T38", "T39", "T40", "T41", "T27", "T28", "T29", "T44"]);
+const PARTNER = "partner.example";
+/** Rows on destinations outside are decided on at the caller: outbound-stage.test.ts. */
+const OUTSIDE = ["T37", "T38", "T39", "T40", "T41"];
+/** Rows on callers of another trust domain, which is not federated yet: whatever they want, they are refused. */
+const FOREIGN = ["T27", "T28", "T29", "T44"];
+
+/** What the provider says of people, and what it comes to. */
+const GROUPS: Readonly<Record<string, readonly string[]>> = {
+  alice: ["fraud-data-scientists"],
+  bob: ["fraud-data-scientists", "externals"],
+  carol: ["fraud-data-scientists", "on-call"],
+  dave: ["claims-desk"],
+};
+const book = stateOfYaml(`
+{kind: IdentityProvider, metadata: {name: ${IDP}}, spec: {type: oidc, issuer: "https://acme.okta.com", clientID: c, clientSecretRef: {name: s}}}
+---
+{kind: MeshRoleBinding, metadata: {name: scientists}, spec: {roles: [fraud-ds], subjects: [{idp: ${IDP}, group: fraud-data-scientists}]}}
+---
+{kind: MeshRoleBinding, metadata: {name: contractors}, spec: {roles: [contractor], subjects: [{idp: ${IDP}, group: externals}]}}
+---
+{kind: MeshRoleBinding, metadata: {name: on-call}, spec: {roles: [ml-oncall], subjects: [{idp: ${IDP}, group: on-call}]}}
+---
+{kind: MeshRoleBinding, metadata: {name: claims-desk}, spec: {roles: [claims-handler], subjects: [{idp: ${IDP}, group: claims-desk}]}}
+---
+{kind: MeshRoleBinding, metadata: {name: release}, spec: {roles: [release-bot], subjects: [{servicePrincipal: ci}]}}
+`);
+const finder = createRoleFinder();
+const rolesOf = (user: string, type: "person" | "servicePrincipal"): readonly string[] =>
+  finder.rolesOf({ idp: IDP, userId: `${IDP}|${user}`, type, groups: GROUPS[user] ?? [], claims: {} }, book)
+    .roles;
 
 interface Document {
   readonly world: {
@@ -85,7 +90,6 @@ const table = must(parseVectors(readTable()));
 const packs = loadBuiltInPacks();
 const bench = createBench(table.world, { policies: policies(), packs });
 const service = new TestTokenService();
-const cel = createCelCompiler();
 let authority: TestAuthority;
 let bundle: TrustBundle;
 
@@ -106,67 +110,17 @@ interface Outcome {
 class Stage {
   readonly #vector: Vector;
   readonly #nowMs: number;
-  readonly #lines: string[] = [];
-  readonly #services: InboundServices;
-  readonly #enforcement: Enforcement;
+  readonly #stage: InboundStage;
   readonly #identity: WorkloadIdentity;
-  readonly #verifier: PeerVerifier;
-  #forwarded = 0;
 
-  constructor(vector: Vector) {
+  /** @param issuer of the caller's identity. */
+  constructor(vector: Vector, issuer = authority) {
     this.#vector = vector;
     this.#nowMs = table.world.timeOf(vector.at);
-    const metrics = new SidecarMetrics();
-    const ids = new RandomIds();
-    const sink = { append: (line: string) => void this.#lines.push(line), commit: () => {}, hasRoom: true };
-    const trail = new AuditTrail({
-      ...{
-        sink,
-        ids,
-        random: () => 0,
-        recordAllows: true,
-        takesBodies: false,
-        secretNames: new Set<string>(),
-      },
+    this.#identity = this.#identityOf(vector.from, issuer);
+    this.#stage = new InboundStage({
+      ...{ table: this.#table(), bundle, caller: this.#identity, nowMs: this.#nowMs },
     });
-    const target = this.#table();
-    this.#enforcement = must(createEnforcement(target, must(parsePacks(target)), { metrics, trail }, cel));
-    this.#identity = this.#identityOf(vector.from);
-    const peer = must(parseSvid(new X509Certificate(this.#identity.certificateChainPem).raw));
-    const verifier = new ProofVerifier({ bundleOf: () => bundle });
-    this.#verifier = new PeerVerifier(peer, target.program.spiffeId, {
-      verifier,
-      trustDomain: () => VECTOR_TRUST_DOMAIN,
-    });
-    const clock = new FakeClock(this.#nowMs);
-    this.#services = {
-      ...{ cache: new FieldCache(), http2: createHttp2Shared(), clock, meshNowMs: () => this.#nowMs },
-      state: {
-        enforcement: this.#enforcement,
-        identityUntilMs: this.#nowMs + 3_600_000,
-        bundleEpoch: bundle.epoch,
-        carriesTrace: false,
-      },
-      ...{ metrics, trail, ids, accessLog: undefined, correlation: undefined, held: new HeldChains() },
-      limiter: createRateLimiter({ maxKeys: 100 }),
-      concurrency: new ConcurrencyLimiter(),
-      replays: new ReplayMemory(100, this.#nowMs),
-      ...{ timeouts: DEFAULT_TIMEOUTS, limits: DEFAULT_LIMITS, waiting: new WaitingBytes(1_000_000) },
-      app: () => ({ take: () => this.#take(), sweep: () => {}, close: () => {} }),
-      deadlines: new Deadlines(clock),
-      ...{ openTunnels: { count: 0 }, leaves: new PeerLeaves() },
-      appAddress: () => ({ kind: "unix", path: "/nowhere" }),
-    };
-  }
-
-  /** The application got it; it never answers. */
-  #take() {
-    this.#forwarded++;
-    const nothing = (): void => {};
-    return {
-      ...{ sendHead: nothing, sendBody: nothing, sendEnd: nothing, congested: false, touch: nothing },
-      ...{ pauseResponse: nothing, resumeResponse: nothing, abandon: nothing, release: nothing },
-    };
   }
 
   #table(): SidecarTable {
@@ -183,12 +137,12 @@ class Stage {
     };
   }
 
-  #identityOf(key: string): WorkloadIdentity {
+  #identityOf(key: string, issuer: TestAuthority): WorkloadIdentity {
     const { spiffeId, kind, name, owner } = table.world.callerOf(key);
     const keys = createKeys();
     const nowMs = this.#nowMs;
     const issued = must(
-      issueIdentity(authority.ca, {
+      issueIdentity(issuer.ca, {
         ...createCertificateRequest(keys),
         spiffeId: must(parseSpiffeId(spiffeId)),
         workloadFacts: { kind, name, owner },
@@ -196,13 +150,21 @@ class Stage {
         nowMs,
       }),
     );
-    return must(createWorkloadIdentity({ ...keys, ...issued, bundle, nowMs }));
+    return must(
+      createWorkloadIdentity({
+        ...keys,
+        ...issued,
+        bundle: issuer === authority ? bundle : issuer.bundle,
+        nowMs,
+      }),
+    );
   }
 
   #token(): string | undefined {
     const { user, authAge, via = [], from, scope } = this.#vector;
     if (user === undefined) return undefined;
-    const { roles, type, amr, acr, authTimeMs } = table.world.userOf(user, this.#nowMs, authAge);
+    const { type, amr, acr, authTimeMs } = table.world.userOf(user, this.#nowMs, authAge);
+    const roles = rolesOf(user, type);
     const iat = Math.floor(this.#nowMs / 1_000);
     return service.mint({
       ...{ iat, exp: iat + 300, aud: VECTOR_TRUST_DOMAIN, txn: `txn-${user}`, sub: `${IDP}|${user}` },
@@ -234,7 +196,7 @@ class Stage {
     const { method, target, fields, body } = this.#request();
     const token = this.#token();
     const named = new Map(fields);
-    const port = this.#enforcement.onlyPort;
+    const port = this.#stage.enforcement.onlyPort;
     const classified = port?.classifier.classify({
       ...{ method, target, websocket: false, contentType: named.get("content-type"), corsMethod: undefined },
       ...{ hasBody: body !== undefined, header: (name: string) => named.get(name) },
@@ -245,7 +207,7 @@ class Stage {
       randomId: () => "jti",
     });
     const { wit, wpt } = signer.proof({
-      audience: this.#enforcement.table.program.spiffeId,
+      audience: this.#stage.enforcement.table.program.spiffeId,
       operation: classified?.ok === true ? proofOperation(classified.value) : "unknown",
       packsDigest: port?.packsDigest ?? "",
       via: (this.#vector.via ?? []).map((key) => ({
@@ -270,31 +232,11 @@ class Stage {
     return { fields: pairs.map(([name, value]) => createField(name, value)), body };
   }
 
-  #side(): CallerSide {
-    const nothing = (): void => {};
-    return {
-      answers: {
-        ...{ beginHeaders: nothing, putStatus: nothing, putField: nothing, putPair: nothing },
-        ...{ endHeaders: nothing, sendData: () => true, consumed: nothing, resetStream: nothing },
-      },
-      ...{ remoteAddress: "10.9.9.9", name: this.#identity.spiffeId, port: undefined },
-      programOf: (enforcement) => enforcement.program,
-      identify: (shown, epoch, nowMs) => this.#verifier.identify(shown, epoch, nowMs),
-      byConnection: (nowMs) => this.#verifier.byCertificate(nowMs),
-      lookup: (fields) => (name) => lookupField(fields, name),
-      ...{ countBadProof: nothing, upgradesByConnect: true, switchTo: nothing, finished: nothing },
-    };
-  }
-
   #call(): Outcome {
     const { fields, body } = this.#fields();
-    const stream: CallerStream = { context: undefined };
-    const before = this.#forwarded;
-    const exchange = new InboundExchange(this.#services, this.#side(), stream, fields);
-    exchange.start(body === undefined);
-    if (body !== undefined) exchange.onRequestBody(Buffer.from(body), true);
-    exchange.onPeerGone();
-    const { data } = JSON.parse(this.#lines.at(-1) ?? "{}") as {
+    const before = this.#stage.forwarded;
+    this.#stage.call(fields, body);
+    const { data } = JSON.parse(this.#stage.lastLine) as {
       data: {
         decision: {
           effect: "Allow" | "Deny";
@@ -308,7 +250,7 @@ class Stage {
     };
     const { effect, reason, policy, rule, would } = data.decision;
     // What was decided is what happened.
-    expect(this.#forwarded - before).toBe(effect === "Allow" ? 1 : 0);
+    expect(this.#stage.forwarded - before).toBe(effect === "Allow" ? 1 : 0);
     const { user } = this.#vector;
     if (user !== undefined && reason !== "CHAIN_TOO_DEEP")
       expect(data.userIdentity?.id).toBe(`${IDP}|${user}`);
@@ -327,11 +269,19 @@ class Stage {
   }
 }
 
-const rows = table.vectors.filter(({ id }) => !ELSEWHERE.has(id));
+const elsewhere = new Set([...OUTSIDE, ...FOREIGN]);
+const rows = table.vectors.filter(({ id }) => !elsewhere.has(id));
+const foreign = table.vectors.filter(({ id }) => FOREIGN.includes(id));
 
 describe("decision vectors at the inbound stage", () => {
-  test("all but those that belong elsewhere", () => {
-    expect(rows).toHaveLength(47 - ELSEWHERE.size);
+  test("all but those on destinations outside", () => {
+    expect(rows.length + foreign.length).toBe(47 - OUTSIDE.length);
+    for (const { from } of foreign) expect(table.world.callerOf(from).trustDomain).toBe(PARTNER);
+  });
+
+  test.each(["alice", "bob", "carol", "dave", "ci"])("bindings give %s the roles of the table", (name) => {
+    const { type, roles } = table.world.userOf(name, 0, undefined);
+    expect(rolesOf(name, type)).toEqual([...roles].sort());
   });
 
   test.each(rows.map((vector) => [vector.id, vector] as const))("%s", (_id, vector) => {
@@ -343,4 +293,15 @@ describe("decision vectors at the inbound stage", () => {
     });
     expect(got.would).toBe(vector.would);
   });
+
+  test.each(foreign.map((vector) => [vector.id, vector.want, vector] as const))(
+    `%s (%s with federation) is REFUSED: ${PARTNER} is not federated in this build`,
+    async (_id, _want, vector) => {
+      const partner = await createTestAuthority(table.world.timeOf(vector.at) - 60_000, PARTNER);
+      // Its certificate leads to none of our roots: in a handshake it would not get this far.
+      const got = new Stage(vector, partner).run();
+      await partner.close();
+      expect(got).toMatchObject({ verdict: "Deny", reason: "AUTHN_MTLS_REQUIRED" });
+    },
+  );
 });
