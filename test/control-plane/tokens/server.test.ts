@@ -6,7 +6,7 @@ import { GRANT_TYPE, SESSION_TOKEN } from "../../../control-plane/tokens/grants.
 import { holdTxn } from "../../../sidecar/core/identity/held-txn.ts";
 import type { WorkloadIdentity } from "../../../sidecar/core/identity/workload-identity.ts";
 import { must } from "../../fakes/authority.ts";
-import { type FakeIdp, signingKey, signJwt, startFakeIdp } from "../../fakes/idp.ts";
+import { type FakeIdp, forgedJwt, signingKey, signJwt, startFakeIdp } from "../../fakes/idp.ts";
 import { eventually, TestMesh } from "../../fakes/mesh.ts";
 import { askTokenService, type TokenQuestion, type TokenReply } from "../../fakes/token-client.ts";
 
@@ -186,6 +186,79 @@ describe("who asks", () => {
     ).toMatchObject({
       status: 403,
     });
+  });
+
+  test("a gateway claims nobody who did not sign in", async () => {
+    const ways: readonly (readonly [string, () => Promise<TokenQuestion>])[] = [
+      [
+        "by an ID token that it signed itself",
+        async () => {
+          const own = signingKey("k1");
+          const claims = {
+            iss: idp.issuer,
+            aud: "client",
+            sub: "bob",
+            nonce: "n",
+            iat: now(),
+            exp: now() + 300,
+          };
+          return {
+            path: "/v1/sessions",
+            body: { idp: "main", nonce: "n", id_token: await signJwt(own, claims) },
+          };
+        },
+      ],
+      [
+        "by what it says of the user beside a good token",
+        async () => ({
+          path: "/v1/sessions",
+          body: {
+            idp: "main",
+            nonce: "n",
+            id_token: await idToken(),
+            userinfo: { sub: "bob" },
+            user: "main|bob",
+          },
+        }),
+      ],
+      [
+        "by an ID token of another login",
+        async () => ({
+          path: "/v1/sessions",
+          body: { idp: "main", nonce: "other", id_token: await idToken() },
+        }),
+      ],
+      [
+        "by a handle of its own making",
+        async () => token({ subject_token_type: SESSION_TOKEN, subject_token: `${"a".repeat(20)}.b.c.d.e` }),
+      ],
+      [
+        "by a Txn-Token of its own making",
+        async () =>
+          token({
+            subject_token_type: TXN,
+            subject_token: forgedJwt({ alg: "ES256", typ: "txntoken+jwt", kid: "x" }, { sub: "main|bob" }),
+          }),
+      ],
+      [
+        "by the identity of a pod that acts for somebody",
+        async () => ({
+          ...token({ subject_token_type: "urn:ietf:params:oauth:token-type:self_signed" }),
+          headers: { "workload-identity-token": notebook.wit },
+        }),
+      ],
+      [
+        "without any proof",
+        async () => ({ path: "/v1/sessions", body: { idp: "main", nonce: "n", userinfo: { sub: "bob" } } }),
+      ],
+    ];
+    await login();
+    for (const [how, question] of ways) {
+      const { status } = await ask(gateway, await question());
+      expect([how, [400, 401, 403].includes(status)]).toEqual([how, true]);
+      expect(audit().at(-1)).toMatchObject({ outcome: "refused", caller: gateway.spiffeId });
+    }
+    expect(audit().filter(({ user }) => user === "main|bob")).toEqual([]);
   });
 
   test("a workload that was revoked, or is declared no more, is nobody", async () => {

@@ -327,6 +327,16 @@ describe("V5: the token itself", () => {
     expect(outcome(await ask(pairs))).toEqual([400, "AUTHN_TXN_EXPIRED"]);
   });
 
+  test.each<[string, number, number, unknown]>([
+    ["a minute behind", -59_000, 200, undefined],
+    ["a minute ahead", 59_000, 200, undefined],
+    ["ten minutes behind", -600_000, 400, expect.stringMatching(/^AUTHN_/)],
+    ["ten minutes ahead", 600_000, 400, expect.stringMatching(/^AUTHN_/)],
+  ])("under a clock that is %s", async (_name, offset, status, reason) => {
+    offsetMs = offset;
+    expect(outcome(await ask(shown(mint())))).toEqual([status, reason]);
+  });
+
   test("a withdrawn key ends every token it signed, cached or not", async () => {
     const pairs = shown(mint());
     expect((await ask(pairs)).status).toBe(200);

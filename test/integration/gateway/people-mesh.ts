@@ -56,6 +56,8 @@ export interface PeopleMeshOptions {
   readonly redisUrl?: string;
   /** Also served as `localhost`, for programs that look names up. */
   readonly localhost?: boolean;
+  /** Issuer of a second provider, `robots`, whose access tokens for `https://api.acme.example` count below `/api`. */
+  readonly robots?: string;
 }
 
 export interface PeopleMesh {
@@ -79,6 +81,23 @@ export interface MeshGatewayProcess {
   /** Where clients come in. */
   readonly port: number;
   readonly process: RunningProcess;
+  /** Events of what it decided by itself. */
+  edgeEvents(): EdgeEventData[];
+}
+
+/** `data` of an event of a gateway, as far as the tests look. */
+export interface EdgeEventData {
+  readonly actionName: string;
+  readonly userIdentity: { readonly id: string } | null;
+  readonly session: string | null;
+  readonly decision: { readonly effect: string; readonly reason: string };
+  readonly request: { readonly sourceIp: string | null; readonly pathTemplate: string | null } | null;
+  readonly repeated: number;
+}
+
+function linesOf(file: string): { readonly type: string; readonly data: unknown }[] {
+  const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
+  return lines.map((line) => JSON.parse(line));
 }
 
 /** A browser that speaks to a gateway over TLS; where that one is gone, to the next, as behind a balancer. */
@@ -155,13 +174,36 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
+const robotsProvider = (issuer: string): string => `---
+apiVersion: countersign.dev/v1alpha1
+kind: IdentityProvider
+metadata: {name: robots}
+spec:
+  type: oidc
+  displayName: Robots
+  issuer: ${issuer}
+  clientID: gateway
+  groupsClaim: groups
+  audiences: [https://api.acme.example]
+  algorithms: [ES256]
+  allowInsecureIssuer: true
+---
+apiVersion: countersign.dev/v1alpha1
+kind: MeshRoleBinding
+metadata: {name: robots}
+spec: {roles: [fraud-ds], subjects: [{idp: robots, group: fraud}]}
+`;
+
+const ROBOTS_ROUTE =
+  "{name: api, hosts: [nb.acme.example], path: {prefix: /api}, access: LoginOrBearer, backend: {service: nb, namespace: ml-dev}}, ";
+
 function objects(
   issuer: string,
   ports: Readonly<Record<string, number>>,
-  isShared: boolean,
+  { redisUrl, robots }: PeopleMeshOptions,
   hosts: readonly string[],
 ): string {
-  const store = isShared ? "{type: redis, secretRef: {name: sessions}}" : "{type: memory}";
+  const store = redisUrl !== undefined ? "{type: redis, secretRef: {name: sessions}}" : "{type: memory}";
   return `apiVersion: countersign.dev/v1alpha1
 kind: MeshConfig
 metadata: {name: default}
@@ -212,11 +254,11 @@ kind: MeshGateway
 metadata: {name: people, namespace: edge}
 spec:
   tier: internal
-  identityProviders: [acme]
+  identityProviders: [acme${robots === undefined ? "" : ", robots"}]
   listeners: [{name: main, port: 8443, hosts: [${hosts.join(", ")}], tls: {secretName: edge-tls}}]
-  routes: [{name: lab, hosts: [${hosts.join(", ")}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
+  routes: [${robots === undefined ? "" : ROBOTS_ROUTE}{name: lab, hosts: [${hosts.join(", ")}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
   session: {store: ${store}}
-`;
+${robots === undefined ? "" : robotsProvider(robots)}`;
 }
 
 export const POLICIES = `apiVersion: countersign.dev/v1alpha1
@@ -257,10 +299,8 @@ export async function startPeopleMesh(options: PeopleMeshOptions = {}): Promise<
   });
   const configDir = join(root, "config");
   mkdirSync(configDir);
-  writeFileSync(
-    join(configDir, "objects.yaml"),
-    objects(op.issuer, { gateway, notebook, model }, redisUrl !== undefined, hosts),
-  );
+  const declared = objects(op.issuer, { gateway, notebook, model }, options, hosts);
+  writeFileSync(join(configDir, "objects.yaml"), declared);
   writeFileSync(join(configDir, "policies.yaml"), POLICIES);
   const secrets = join(root, "secrets");
   const certificate = await edgeCertificate(hosts, Date.now());
@@ -331,13 +371,15 @@ export async function startPeopleMesh(options: PeopleMeshOptions = {}): Promise<
     ]);
     return {
       ...{ op, controlPlane, ca: certificate.ca, gatewayPort: edges[0] ?? 0, seen },
-      gateways: gateways.map(({ process }, i) => ({ process, port: edges[i] ?? 0 })),
+      gateways: gateways.map(({ process, auditFile }, i) => ({
+        ...{ process, port: edges[i] ?? 0 },
+        edgeEvents: () =>
+          linesOf(auditFile)
+            .filter(({ type }) => type === "dev.countersign.edge.v1")
+            .map(({ data }) => data as EdgeEventData),
+      })),
       browser: (user) => new NetBrowser(edges, certificate.ca, user),
-      recorded: () =>
-        readFileSync(modelSidecar.auditFile, "utf8")
-          .split("\n")
-          .slice(0, -1)
-          .map((line) => (JSON.parse(line) as { data: AuditData }).data),
+      recorded: () => linesOf(modelSidecar.auditFile).map(({ data }) => data as AuditData),
       setPolicies: (text) => writeFileSync(join(configDir, "policies.yaml"), text),
       close,
     };
