@@ -25,6 +25,7 @@ import {
   SIDECAR_PACKAGES,
 } from "./image-files.ts";
 import { cacheFolder, inHome, PAUSE_IMAGE } from "./layout.ts";
+import { type LockFile, packagesOf } from "./lock-file.ts";
 import { addBase, addFile, addLibrariesOf, addLink, addProgram, addText } from "./root-filesystem.ts";
 
 const repositoryRoot = fileURLToPath(new URL("../../", import.meta.url));
@@ -110,7 +111,7 @@ async function pluginFolder(): Promise<string> {
   return folder !== undefined && existsSync(folder) ? folder : "/usr/lib/x86_64-linux-gnu/xtables";
 }
 
-/** Busybox, the stand-ins of the demo, and servers and clients of app/, which use grpc-js and ws. */
+/** Busybox, the stand-ins of the demo, servers and clients of app/, which use grpc-js and ws, Redis, an OpenID Provider. */
 async function addApp(root: string): Promise<void> {
   await addProgram(root, "busybox", "/bin/busybox");
   const applets = (await run(findProgram("busybox") ?? "busybox", ["--list"])).trim().split("\n");
@@ -122,6 +123,18 @@ async function addApp(root: string): Promise<void> {
   addText(root, "/app/package.json", '{"type":"module"}\n');
   addText(root, "/usr/local/bin/call", '#!/bin/sh\nexec node /app/call.ts "$@"\n', 0o755);
   addText(root, "/usr/local/bin/talk", '#!/bin/sh\nexec node /app/talk.ts "$@"\n', 0o755);
+  await addProgram(root, "redis-server", "/usr/bin/redis-server");
+  addProvider(root);
+}
+
+/** The OpenID Provider of the tests with what it needs of the development dependencies, apart from the application's. */
+function addProvider(root: string): void {
+  for (const file of ["test/fakes/openid-provider.ts", "test/cluster/provider/provider.ts"])
+    addFile(root, join(repositoryRoot, file), `/provider/${file}`);
+  addText(root, "/provider/package.json", '{"type":"module"}\n');
+  const lock = JSON.parse(readFileSync(join(repositoryRoot, "package-lock.json"), "utf8")) as LockFile;
+  for (const path of packagesOf(lock, "oidc-provider"))
+    addFile(root, join(repositoryRoot, path), `/provider/${path}`);
 }
 
 /** Production dependencies by the lock file: installed once per lock file into the cache, never taken from node_modules/. */

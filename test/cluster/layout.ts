@@ -56,6 +56,7 @@ export const PACKAGES: Readonly<Record<string, string>> = {
   socat: "socat",
   "busybox-static": "busybox",
   openssl: "openssl",
+  "redis-server": "redis-server",
 };
 
 /** Where built programs are kept; survives `down`. */

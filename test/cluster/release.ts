@@ -78,7 +78,7 @@ async function removeAll(): Promise<void> {
   await helm(["uninstall", "countersign", "--namespace", SYSTEM, "--ignore-not-found"]);
   await Promise.all([
     ...[SYSTEM, ...PLATFORM_NAMESPACES].map(removeNamespace),
-    tryKubectl(["delete", "clusteraccesspolicies,meshroles,meshrolebindings,operationcatalogs", "--all"]),
+    tryKubectl(["delete", CLUSTER_KINDS, "--all"]),
     waitFor(hasNoSettings, 30_000, "the end of the settings"),
   ]);
 }
@@ -89,6 +89,7 @@ async function hasNoSettings(): Promise<boolean> {
   return code === 0 || stderr.includes("doesn't have a resource type");
 }
 
+const CLUSTER_KINDS = "clusteraccesspolicies,identityproviders,meshroles,meshrolebindings,operationcatalogs";
 const CONTROLLERS = "deployments,replicasets,statefulsets,jobs,cronjobs";
 
 /** Deletes a namespace and waits until it is gone. */

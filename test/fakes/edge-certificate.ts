@@ -1,6 +1,7 @@
 // A server certificate of a gateway as a company's authority would make it, in the files of a mounted Secret.
 import { createPublicKey, generateKeyPairSync, randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
+import { isIP } from "node:net";
 import { join } from "node:path";
 import "reflect-metadata";
 import * as x509 from "@peculiar/x509";
@@ -18,7 +19,10 @@ export interface EdgeMaterial {
   readonly ca: string;
 }
 
-/** @param days of validity from now. */
+/**
+ * @param names host names, or addresses.
+ * @param days of validity from now.
+ */
 export async function edgeCertificate(
   names: readonly string[],
   nowMs: number,
@@ -40,7 +44,9 @@ export async function edgeCertificate(
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-      new x509.SubjectAlternativeNameExtension(names.map((value) => ({ type: "dns", value }))),
+      new x509.SubjectAlternativeNameExtension(
+        names.map((value) => ({ type: isIP(value) === 0 ? "dns" : "ip", value })),
+      ),
     ],
   });
   return {

@@ -2,6 +2,7 @@
 // for a gateway. Its pages are those that the library brings for development.
 import { generateKeyPairSync } from "node:crypto";
 import { createServer, type Server } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import { type Configuration, Provider } from "oidc-provider";
 
@@ -17,9 +18,20 @@ export interface OpenIdProvider {
   readonly asked: string[];
   /** Waited for before the token endpoint's next answers are sent; what was asked for is done by then. */
   beforeTokens: ((socket: Socket) => Promise<void> | void) | undefined;
-  /** Ends all sessions and grants of everybody. */
   readonly provider: Provider;
+  /** Another secret of the client from now on. */
+  setClientSecret(secret: string): Promise<void>;
   close(): Promise<void>;
+}
+
+/** Where it listens, when that is not loopback. */
+export interface ProviderAddress {
+  /** As clients and browsers name it. */
+  readonly issuer: string;
+  readonly port: number;
+  /** PEM. */
+  readonly key: string;
+  readonly cert: string;
 }
 
 export interface ProviderClient {
@@ -32,8 +44,9 @@ export interface ProviderClient {
   readonly refreshTokens?: boolean;
 }
 
-async function listen(server: Server): Promise<number> {
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+async function listen(server: Server, address?: ProviderAddress): Promise<number> {
+  const [port, host] = address === undefined ? [0, "127.0.0.1"] : [address.port, "0.0.0.0"];
+  await new Promise<void>((resolve) => server.listen(port, host, resolve));
   return (server.address() as AddressInfo).port;
 }
 
@@ -48,9 +61,14 @@ function quietly<T>(make: () => T): T {
   }
 }
 
-export async function startOpenIdProvider(client: ProviderClient): Promise<OpenIdProvider> {
-  const server = createServer();
-  const issuer = `http://127.0.0.1:${await listen(server)}`;
+/** @param address undefined: a free port on loopback, without TLS. */
+export async function startOpenIdProvider(
+  client: ProviderClient,
+  address?: ProviderAddress,
+): Promise<OpenIdProvider> {
+  const server = address === undefined ? createServer() : createTlsServer(address);
+  const port = await listen(server, address);
+  const issuer = address?.issuer ?? `http://127.0.0.1:${port}`;
   const claims: OpenIdProvider["claims"] = new Map();
   const methods: OpenIdProvider["methods"] = new Map();
   const gone = new Set<string>();
@@ -138,6 +156,10 @@ export async function startOpenIdProvider(client: ProviderClient): Promise<OpenI
     asked,
     provider,
     beforeTokens: undefined,
+    setClientSecret: async (secret) => {
+      const registered = await provider.Client.find(client.clientId);
+      Object.assign(registered ?? {}, { clientSecret: secret });
+    },
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

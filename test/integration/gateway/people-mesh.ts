@@ -107,10 +107,14 @@ export class NetBrowser extends BaseBrowser {
   /** Which of the gateways it speaks to. */
   at = 0;
 
-  constructor(ports: readonly number[], ca: string, user?: string) {
+  readonly #host: string;
+
+  /** @param host address of the gateways. */
+  constructor(ports: readonly number[], ca: string, user?: string, host = "127.0.0.1") {
     super(user);
     this.#ports = ports;
     this.#ca = ca;
+    this.#host = host;
   }
 
   get port(): number {
@@ -135,7 +139,7 @@ export class NetBrowser extends BaseBrowser {
       const outgoing = httpsRequest(
         {
           ...{
-            host: "127.0.0.1",
+            host: this.#host,
             port: this.port,
             servername: host.replace(/:\d+$/, ""),
             ca: this.#ca,

@@ -46,6 +46,16 @@ export abstract class BaseBrowser {
     this.user = user;
   }
 
+  /** Whether an address is the provider's; on loopback it has no TLS, and the gateway always. */
+  protected isProviders(url: URL): boolean {
+    return url.protocol === "http:";
+  }
+
+  /** One request to the provider, without cookies and redirects. */
+  protected fetch(url: URL, init: RequestInit): Promise<Response> {
+    return fetch(url, init);
+  }
+
   /** One request to the gateway; takes its cookies. */
   abstract ask(target: string, asked?: Asked): Promise<Admitted | EdgeAnswer>;
 
@@ -56,7 +66,7 @@ export abstract class BaseBrowser {
     for (let hops = 0; hops < 25; hops++) {
       way.push(url);
       const at = new URL(url);
-      if (at.protocol === "https:") {
+      if (!this.isProviders(at)) {
         const answer = await this.ask(at.pathname + at.search, hops === 0 ? asked : { host: at.host });
         const to = fieldOf(answer, "location");
         if (to === undefined) return { url, answer, way };
@@ -95,7 +105,7 @@ export abstract class BaseBrowser {
 
   async #fetch(url: URL, init: RequestInit): Promise<Response> {
     const cookie = this.jar.field(url.host);
-    const response = await fetch(url, {
+    const response = await this.fetch(url, {
       ...init,
       redirect: "manual",
       headers: cookie === undefined ? {} : { cookie },
