@@ -33,13 +33,13 @@ export interface CaptureListenerDeps {
 }
 
 /** How a captured connection ended up; label values of `countersign_captured_connections_total`. */
-export type CaptureResult = "mesh" | "passed" | "refused" | "reset" | "loop" | "probe";
+export type CaptureResult = "mesh" | "external" | "passed" | "refused" | "reset" | "loop" | "probe";
 
 type Verdict =
   | { readonly kind: "mesh"; readonly destination: Destination }
   | { readonly kind: "pass" }
-  /** `why` is for the log. */
-  | { readonly kind: "refuse"; readonly why: string };
+  /** `why` is for the log; `isOutside`: nobody knows it as an address of the mesh. */
+  | { readonly kind: "refuse"; readonly why: string; readonly isOutside?: true };
 
 const MAX_REPORTED = 256;
 const ARRIVAL_STEP_MS = 25;
@@ -150,7 +150,8 @@ export class CaptureListener {
     const isStranger = reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
     const { settings } = (services.state.directory ?? directory).table;
     if (isStranger && settings.outbound === "Allow") return { kind: "pass" };
-    return { kind: "refuse", why: isStranger && reason !== "NOT_READY" ? "OUTBOUND_DENIED" : reason };
+    if (!isStranger) return { kind: "refuse", why: reason };
+    return { kind: "refuse", why: reason === "NOT_READY" ? reason : "OUTBOUND_DENIED", isOutside: true };
   }
 
   /** A pod that has just come may be known to the control plane a moment before it is here. */
@@ -179,20 +180,31 @@ export class CaptureListener {
       }
       this.#count("passed");
       this.#pass(socket, original);
+    } else await this.#refuse(socket, original, verdict);
+  }
+
+  /** In words where it speaks HTTP; there a request may also name a host outside the mesh that policy knows. */
+  async #refuse(
+    socket: Socket,
+    original: OriginalDestination,
+    { why, isOutside }: Verdict & { readonly kind: "refuse" },
+  ): Promise<void> {
+    const { services, opaquePorts } = this.#deps;
+    const spoken = opaquePorts.has(original.port) ? undefined : await sniffSocket(socket, SNIFF_MS);
+    if (socket.destroyed) return;
+    const fixed = fixedOf(original);
+    if (spoken?.protocol !== "http" && spoken?.protocol !== "h2c") {
+      this.#report(original, why);
+      if (Object.hasOwn(REASONS, why))
+        recordRefusal(fixed, why as Reason, "the connection is not carried", services); // a key of REASONS
+      this.#reset(socket, "reset");
+    } else if (isOutside === true && services.state.externals?.mayBeAt(original.port) === true) {
+      this.#count("external");
+      this.#connections.add(converseHttp(socket, this.#conversation({ ...fixed, isOutside: true })));
     } else {
-      this.#report(original, verdict.why);
-      const isOpaque = this.#deps.opaquePorts.has(original.port);
-      const spoken = isOpaque ? undefined : await sniffSocket(socket, SNIFF_MS);
-      if (socket.destroyed) return;
-      if (spoken?.protocol === "http" || spoken?.protocol === "h2c") {
-        this.#count("refused");
-        this.#connections.add(converseHttp(socket, this.#conversation(original)));
-      } else {
-        const { services } = this.#deps;
-        if (Object.hasOwn(REASONS, verdict.why))
-          recordRefusal(fixedOf(original), verdict.why as Reason, "the connection is not carried", services); // a key of REASONS
-        this.#reset(socket, "reset");
-      }
+      this.#report(original, why);
+      this.#count("refused");
+      this.#connections.add(converseHttp(socket, this.#conversation(fixed)));
     }
   }
 
@@ -208,14 +220,14 @@ export class CaptureListener {
       return;
     }
     this.#count("mesh");
-    this.#connections.add(converse(socket, spoken, destination, this.#conversation(original)));
+    this.#connections.add(converse(socket, spoken, destination, this.#conversation(fixedOf(original))));
   }
 
   /** Requests on it are looked up again each, and answered with the reason where they are refused. */
-  #conversation(original: OriginalDestination): ConversationDeps {
+  #conversation(fixed: FixedDestination): ConversationDeps {
     return {
       services: this.#deps.services,
-      fixed: fixedOf(original),
+      fixed,
       isDraining: () => this.#draining,
       onClosed: (closed) => this.#connections.delete(closed),
     };
@@ -289,6 +301,6 @@ export class CaptureListener {
   }
 }
 
-function fixedOf({ address, port }: OriginalDestination): FixedDestination {
+function fixedOf({ address, port }: OriginalDestination): FixedDestination & { readonly kind: "address" } {
   return { kind: "address", address, port, key: addressKey(address, port) };
 }

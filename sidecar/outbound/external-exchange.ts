@@ -84,7 +84,8 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
     const facts = this.#facts;
-    facts.fixed = fixed;
+    // The host decides where it goes, not the address that the application found for it.
+    facts.fixed = fixed?.kind === "address" ? undefined : fixed;
     this.#bodyless = bodyless;
     this.#requestEnded = bodyless;
     this.#readTrace();

@@ -21,6 +21,7 @@ import type { ExternalHosts, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type SidecarMetrics } from "../metrics.ts";
 
 const NO_PORT = 65_536;
+const HTTP_PORT = 80;
 const MAX_EDGES = 1_000;
 
 /** What is needed beside a table. */
@@ -161,6 +162,25 @@ export class Externals {
     const found = this.#byHost.get(host);
     if (port === NO_PORT) return found?.length === 1 ? found[0] : undefined;
     return found?.find((destination) => destination.port === port);
+  }
+
+  /**
+   * By the authority of a request that was sent in plaintext to an address outside the mesh. Port 80 stands for the only
+   * port that is declared for the host: TLS begins here.
+   */
+  ofPlaintext(authority: string, port: number): ExternalDestination | undefined {
+    const parsed = parseAuthority(authority, HTTP_PORT);
+    if (!parsed.ok || parsed.value.port !== port) return undefined;
+    const found = this.#byHost.get(parsed.value.host);
+    const declared = found?.find((destination) => destination.port === port);
+    return declared ?? (port === HTTP_PORT && found?.length === 1 ? found[0] : undefined);
+  }
+
+  /** Whether plaintext to this port of an address outside the mesh may be for one of the hosts. */
+  mayBeAt(port: number): boolean {
+    if (port === HTTP_PORT) return true;
+    for (const destination of this.#byId.values()) if (destination.port === port) return true;
+    return false;
   }
 
   /** @param id `namespace/name`. */

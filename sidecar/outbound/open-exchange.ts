@@ -28,7 +28,11 @@ function externalOf(
   const { externals } = state;
   if (externals === undefined) return undefined;
   if (fixed === undefined) return externals.find(authority);
-  if (fixed.kind === "address") return undefined;
+  if (fixed.kind === "address") {
+    // An address that has come to be one of the mesh leads there, whatever the request names.
+    const isOutside = fixed.isOutside === true && state.directory?.ofAddress(fixed.key) === undefined;
+    return isOutside ? externals.ofPlaintext(authority, fixed.port) : undefined;
+  }
   const external = externals.ofId(fixed.service);
   return external?.port === fixed.port ? external : undefined;
 }

@@ -105,7 +105,14 @@ export type FixedDestination =
   /** `key`: `namespace/name:port`, where whoever makes it has use for it again and again. */
   | { readonly kind: "service"; readonly service: string; readonly port: number; readonly key?: string }
   /** An address and port as they were connected to; `key` is `addressKey` of both. */
-  | { readonly kind: "address"; readonly address: string; readonly port: number; readonly key: string };
+  | {
+      readonly kind: "address";
+      readonly address: string;
+      readonly port: number;
+      readonly key: string;
+      /** Nothing of the mesh, as far as anybody knows: requests on it may name a host outside. */
+      readonly isOutside?: true;
+    };
 
 export type Lookup =
   | { readonly kind: "destination"; readonly destination: Destination }

@@ -184,7 +184,8 @@ describeOnCluster("people on a cluster", { testMs: 60_000, suiteMs: 180_000 }, (
     expect(roles).toMatchObject({ status: 0, text: expect.stringContaining("fraud-ds") });
     expect(roles.text).toContain("scientists-score");
     const closed = once(socket, "close");
-    expect(await run("revoke", "--user", "acme|alice")).toMatchObject({ status: 0 });
+    const revoked = await run("revoke", "--user", "acme|alice", "--reason", "lost laptop");
+    expect(revoked).toMatchObject({ status: 0, errors: "" });
     expect((await closed)[0]).toBe(1008);
     const asked = await ask(again, "/run");
     expect(asked).toMatchObject({ status: 302 });

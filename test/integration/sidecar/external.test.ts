@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { afterEach, describe, expect, test } from "@jest/globals";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import type { SidecarTable } from "../../../sidecar/discovery/table.ts";
+import type { OriginalDestination } from "../../../sidecar/wire/original-destination.ts";
 import { edgeCertificate } from "../../fakes/edge-certificate.ts";
 import { type ServiceSpec, type Sidecar, send, TRUST_DOMAIN, table, World } from "./world.ts";
 
@@ -53,6 +54,10 @@ async function setUp(options: {
   trusted?: boolean;
   handler?: Handler;
   settings?: Partial<SidecarTable["settings"]>;
+  /** Captured transparently, as going to here; no proxy then. */
+  captured?: () => OriginalDestination;
+  /** What the control plane says of an address. */
+  refusal?: string;
 }): Promise<{ sidecar: Sidecar; port: number }> {
   world = await World.create();
   seen = [];
@@ -72,8 +77,19 @@ async function setUp(options: {
   const { port } = host.address() as AddressInfo;
   const externalCaFile = join(world.dir, "ca.pem");
   writeFileSync(externalCaFile, ca);
+  const { captured, refusal = "UNKNOWN_DESTINATION" } = options;
+  const capture = {
+    originalOf: () => ({ ok: true, value: captured?.() ?? { address: "", port: 0 } }) as const,
+    families: ["ipv4"],
+    outboundPort: 0,
+    inboundPort: 0,
+    verifies: false,
+  } as const;
   const sidecar = await world.sidecar(NOTEBOOK, {
+    ...(captured === undefined ? {} : { capture }),
+    resolve: async () => ({ kind: "refused", reason: refusal }),
     config: {
+      capture: captured !== undefined,
       ...(options.trusted === false ? {} : { externalCaFile }),
       localServices: [{ listen: { kind: "tcp", host: "127.0.0.1", port: 0 }, service: "lab/outside", port }],
     },
@@ -270,5 +286,79 @@ describe("a call to a host outside the mesh", () => {
     const answer = await send(sidecar.proxyPort, get(`localhost:${port}`, "/things/a"), () => false);
     expect(answer.raw).toContain("content-length: 100");
     expect(answer.body).not.toHaveLength(100);
+  });
+});
+
+describe("a captured call to a host outside the mesh", () => {
+  const plain = (authority: string, path = "/things/a"): string =>
+    `GET ${path} HTTP/1.1\r\nhost: ${authority}\r\n\r\n`;
+  let to: OriginalDestination;
+  const start = (more: Parameters<typeof setUp>[0] = {}) => setUp({ captured: () => to, ...more });
+  const call = ({ captured }: Sidecar, text: string) => send(captured?.outbound ?? 0, text);
+  const results = ({ plane }: Sidecar) => {
+    const { captured } = plane.metrics;
+    return ["external", "refused", "passed"].map((result) =>
+      captured.read(captured.series("outbound", result)),
+    );
+  };
+
+  test("in plaintext to port 80 is decided on, goes out over TLS to the host by name, and is recorded", async () => {
+    const { sidecar, port } = await start();
+    to = { address: "203.0.113.80", port: 80 };
+    const answer = await call(sidecar, plain("localhost"));
+    expect([answer.status, answer.body]).toEqual([200, "outside"]);
+    expect(seen.map(({ url, headers }) => [url, headers.host])).toEqual([["/things/a", `localhost:${port}`]]);
+    const denied = await call(sidecar, plain("localhost", "/nothing"));
+    expect(denied).toMatchObject({ status: 403 });
+    expect(JSON.parse(denied.body)).toMatchObject({
+      reason: "NO_MATCHING_ALLOW",
+      target: "localhost",
+    });
+    expect(seen).toHaveLength(1);
+    const events = JSON.stringify(await sidecar.audit());
+    expect(events.match(/"subject":"external\/outside"/g)).toHaveLength(2);
+    expect(results(sidecar)).toEqual([2, 0, 0]);
+  });
+
+  test("in plaintext to the declared port is the same", async () => {
+    const { sidecar, port } = await start();
+    to = { address: "203.0.113.80", port };
+    expect(await call(sidecar, plain(`localhost:${port}`))).toMatchObject({ status: 200 });
+  });
+
+  test.each([
+    { name: "of a host that nobody declared", authority: "elsewhere.example", port: 80 },
+    { name: "whose port is not the one that it went to", authority: "localhost:81", port: 80 },
+    { name: "to a port that is not declared", authority: "localhost:8080", port: 8080 },
+  ])("$name is refused as ever", async ({ authority, port }) => {
+    const { sidecar } = await start();
+    to = { address: "203.0.113.80", port };
+    const answer = await call(sidecar, plain(authority));
+    expect(answer).toMatchObject({ status: 403 });
+    expect(JSON.parse(answer.body)).toMatchObject({
+      reason: "OUTBOUND_DENIED",
+      target: `203.0.113.80:${port}`,
+    });
+    expect(seen).toEqual([]);
+  });
+
+  test("to an address of the mesh stays the mesh's, whatever host it names", async () => {
+    const { sidecar } = await start({ refusal: "NO_MATCHING_ALLOW" });
+    to = { address: "10.96.0.9", port: 80 };
+    const answer = await call(sidecar, plain("localhost"));
+    expect(JSON.parse(answer.body)).toMatchObject({ reason: "NO_MATCHING_ALLOW", target: "10.96.0.9:80" });
+    expect(seen).toEqual([]);
+  });
+
+  test("on one connection is each request's own affair", async () => {
+    const { sidecar } = await start();
+    to = { address: "203.0.113.80", port: 80 };
+    const { raw } = await send(
+      sidecar.captured?.outbound ?? 0,
+      plain("localhost") + plain("elsewhere.example"),
+      (text) => text.split("HTTP/1.1 ").length === 3 && text.endsWith("}"),
+    );
+    expect(raw).toMatch(/^HTTP\/1\.1 200[\s\S]*HTTP\/1\.1 403/);
+    expect(seen).toHaveLength(1);
   });
 });

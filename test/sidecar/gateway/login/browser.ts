@@ -67,7 +67,10 @@ export abstract class BaseBrowser {
       way.push(url);
       const at = new URL(url);
       if (!this.isProviders(at)) {
-        const answer = await this.ask(at.pathname + at.search, hops === 0 ? asked : { host: at.host });
+        const answer = await this.ask(
+          at.pathname + at.search,
+          hops === 0 ? { host: at.host, ...asked } : { host: at.host },
+        );
         const to = fieldOf(answer, "location");
         if (to === undefined) return { url, answer, way };
         url = new URL(to, url).href;
