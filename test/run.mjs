@@ -33,6 +33,7 @@ const VERBS = {
   bench: "measurements beside other proxies and policy engines; see test/bench/README.md",
   soak: "a long run under load with edits, rollbacks and rotation; options: --minutes N, --restarts N",
   h2spec: "the HTTP/2 conformance suite against the mesh port (needs Go and haproxy)",
+  pictures: "take the pictures of the gateway's pages again (needs Chromium)",
   proto: "regenerate proto/gen from the .proto files; --check fails on a difference",
 };
 
@@ -234,6 +235,10 @@ const actions = {
   bench: async () => (await buildIfStale()) || script("test/bench/main.ts"),
   soak: async () => (await buildIfStale()) || script("test/soak/main.ts"),
   h2spec: async () => (await buildIfStale()) || script("test/h2spec/main.ts"),
+  pictures: () =>
+    run(node, [...jest, "test/people/pages.test.ts"], {
+      env: { ...env, COUNTERSIGN_PICTURES: join(root, "sidecar/gateway/page/pictures") },
+    }),
   proto: () => script("proto/generate.ts"),
 };
 const action = actions[verb];

@@ -20,10 +20,12 @@ import { corsFields, isCorsField, preflightFields } from "./cors.ts";
 import type { EdgeNote } from "./edge-audit.ts";
 import { forwardedFields } from "./edge-fields.ts";
 import type { EdgeResult, EdgeRules, Forwarded, Front, SessionBound } from "./front.ts";
+import { HeldAnswer } from "./held-answer.ts";
 import { endWithSession } from "./last-words.ts";
 import type { Admitted, EdgeAnswer, EdgeRequest } from "./people.ts";
 import { rewriteTarget, routeOf } from "./route-table.ts";
 import { clientOf } from "./source-address.ts";
+import { statusTitle } from "./status-titles.ts";
 
 const NO_ERROR = 0x0;
 /** How long signing in, or asking who it is, may take. */
@@ -89,6 +91,9 @@ export class EdgeExchange
   #isFixed = false;
   #frames: FrameBoundary | undefined;
   #isEnding = false;
+  /** A refusal, until its head is whole. */
+  #held: HeldAnswer | undefined;
+  #isPage = false;
 
   constructor(front: Front, place: EdgePlace, app: AppSide, stream: AppStream, head: OutboundHead) {
     this.#front = front;
@@ -396,7 +401,7 @@ export class EdgeExchange
   onSessionEnd(): void {
     const inner = this.#inner;
     this.#session = undefined;
-    if (this.#over || inner === undefined) return;
+    if (this.#over || inner === undefined || this.#isPage) return;
     this.#isEnding = true;
     inner.onAppGone("the session ended");
     if (!this.#answerBegan) {
@@ -440,11 +445,17 @@ export class EdgeExchange
   }
 
   beginHeaders(): void {
-    this.#app.answers.beginHeaders(this.#stream);
+    // That of an answer begins with its status; trailers have none.
+    if (this.#answerBegan && !this.#isPage) this.#app.answers.beginHeaders(this.#stream);
   }
 
   putStatus(status: number): void {
     this.#status = status;
+    if (!this.#answerBegan && HeldAnswer.isWanted(status)) {
+      this.#held = new HeldAnswer(status);
+      return;
+    }
+    this.#app.answers.beginHeaders(this.#stream);
     this.#app.answers.putStatus(status);
   }
 
@@ -459,14 +470,23 @@ export class EdgeExchange
         this.#isGrpc = isGrpc(field.value);
       } else if (name === "content-length" || name === "content-encoding") this.#isFixed = true;
     }
-    this.#app.answers.putField(field);
+    if (this.#held === undefined && !this.#isPage) this.#app.answers.putField(field);
+    else this.#held?.putField(field);
   }
 
   putPair(name: string, value: string): void {
-    this.#app.answers.putPair(name, value);
+    if (this.#held === undefined && !this.#isPage) this.#app.answers.putPair(name, value);
+    else this.#held?.putPair(name, value);
   }
 
   endHeaders(endStream: boolean): void {
+    if (this.#isPage) return;
+    if (this.#held !== undefined) {
+      const held = this.#held;
+      this.#held = undefined;
+      if (this.#putPage(held)) return;
+      held.release(this.#app.answers, this.#stream);
+    }
     // Informational heads come before it, trailers after it.
     if (!this.#answerBegan && this.#status >= 200) {
       this.#answerBegan = true;
@@ -477,6 +497,7 @@ export class EdgeExchange
   }
 
   sendData(_stream: AppStream, chunk: Buffer, endStream: boolean): boolean {
+    if (this.#isPage) return true;
     this.#frames?.push(chunk);
     return this.#app.answers.sendData(this.#stream, chunk, endStream);
   }
@@ -486,7 +507,17 @@ export class EdgeExchange
   }
 
   resetStream(_stream: AppStream, code: number): void {
-    if (!this.#isEnding) this.#app.answers.resetStream(this.#stream, code);
+    if (!this.#isEnding && !this.#isPage) this.#app.answers.resetStream(this.#stream, code);
+  }
+
+  /** Says a sidecar's refusal to whoever looks at it; the document for programs is then left unread. */
+  #putPage(held: HeldAnswer): boolean {
+    const problem = held.problem();
+    const page = problem === undefined ? undefined : this.#front.people?.explain(this, problem);
+    if (page === undefined) return false;
+    this.#isPage = true;
+    this.#write(page.status, page.fields, page.body);
+    return true;
   }
 
   // --- answered here ---------------------------------------------------------------------------------------------
@@ -536,7 +567,7 @@ export class EdgeExchange
     });
     const page = people?.explain(this, {
       status: problem.status,
-      title: titleOf(problem.status),
+      title: statusTitle(problem.status),
       detail: why.detail,
       decisionId,
     });
@@ -550,6 +581,16 @@ export class EdgeExchange
   }
 
   #answer(
+    status: number,
+    fields: readonly (readonly [string, string])[],
+    body: string | Buffer,
+    route: GatewayRoute | undefined = this.#route,
+  ): void {
+    this.#write(status, fields, body, route);
+    this.#finish(this.#requestEnded);
+  }
+
+  #write(
     status: number,
     fields: readonly (readonly [string, string])[],
     body: string | Buffer,
@@ -570,7 +611,6 @@ export class EdgeExchange
     answers.endHeaders(isBodyless || bytes.length === 0);
     if (!isBodyless && bytes.length > 0) answers.sendData(stream, bytes, true);
     if (!this.#requestEnded) answers.resetStream(stream, NO_ERROR);
-    this.#finish(this.#requestEnded);
   }
 
   /** Fields of every answer, those left out that it has already. */
@@ -605,21 +645,14 @@ function userOf(txn: HeldTxn | undefined): EdgeNote["user"] {
   return { id: txn.claims.sub, type: typ, roles, email };
 }
 
-const titleOf = (status: number): string => TITLES.get(status) ?? "The request was not carried out";
-
 /** What no decision of ours has a name for. */
 function plainProblem(status: number, detail: string, decisionId: string): ProblemAnswer {
-  const body = JSON.stringify({ type: "about:blank", title: titleOf(status), status, detail, decisionId });
+  const body = JSON.stringify({
+    type: "about:blank",
+    title: statusTitle(status),
+    status,
+    detail,
+    decisionId,
+  });
   return { status, contentType: "application/problem+json", body };
 }
-
-const TITLES: ReadonlyMap<number, string> = new Map([
-  [400, "Bad request"],
-  [403, "You may not open this"],
-  [404, "Nothing is here"],
-  [413, "Too large"],
-  [421, "Wrong address"],
-  [429, "Too many requests"],
-  [503, "Not available right now"],
-  [504, "That took too long"],
-]);

@@ -151,8 +151,10 @@ export function checkAccessToken(shape: JwtShape, context: ClaimContext): IdpRes
   if (!times.ok) return times;
   const unfit = checkApiToken(shape, context.settings);
   if (unfit !== undefined) return unfit;
-  for (const name of ["client_id", "jti"])
-    if (claimText(shape.claims[name], 1_024) === undefined) return bad(`\`${name}\` is missing`);
+  const { client_id: clientId, azp, jti } = shape.claims;
+  // Keycloak's access tokens name the client by `azp` alone, also where it calls them `at+jwt`.
+  if (claimText(clientId ?? azp, 1_024) === undefined) return bad("`client_id` is missing");
+  if (claimText(jti, 1_024) === undefined) return bad("`jti` is missing");
   return verified(shape, times.value);
 }
 

@@ -2,21 +2,34 @@
 import type { GatewayIdp } from "../../core/gateway/gateway.ts";
 import type { SignInFailure } from "../login/sign-in-failure.ts";
 import type { EdgeAnswer } from "../people.ts";
-import { html } from "./html.ts";
-import { page } from "./layout.ts";
+import { html, type Markup } from "./html.ts";
+import { ONWARD, page } from "./layout.ts";
 
 const hostOf = (issuer: string): string => (URL.canParse(issuer) ? new URL(issuer).host : issuer);
 
+/** On narrow screens a host is broken behind its dots. */
+const breakable = (host: string): readonly Markup[] =>
+  host.split(".").map((label, i) => (i === 0 ? html`${label}` : html`.<wbr>${label}`));
+
+/** A letter that a name is known by: whole, also where it is two UTF-16 units. */
+const firstOf = (name: string): string => (Array.from(name.trim())[0] ?? "").toUpperCase();
+
 /** @param links where each provider's sign-in begins, in the order of `idps`. */
-export function choicePage(host: string, idps: readonly GatewayIdp[], links: readonly string[]): EdgeAnswer {
-  const choices = idps.map(
-    ({ displayName, issuer }, i) =>
-      html`<li><a class="choice" href="${links[i]}"><span>${displayName}</span><span>${hostOf(issuer)}</span></a></li>`,
-  );
+export function choicePage(
+  host: string,
+  idps: readonly Pick<GatewayIdp, "displayName" | "issuer">[],
+  links: readonly string[],
+): EdgeAnswer {
+  const choices = idps.map(({ displayName, issuer }, i) => {
+    const letter = html`<span class="letter" aria-hidden="true">${firstOf(displayName)}</span>`;
+    const names = html`<span class="names"><span>${displayName}</span> <span>${breakable(hostOf(issuer))}</span></span>`;
+    return html`<li><a class="choice" href="${links[i]}">${letter}${names}${ONWARD}</a></li>`;
+  });
   return page({
     status: 200,
     title: "Sign in",
-    content: html`<p class="soft">to go on to <span class="host">${host}</span>. Which account do you use?</p>
+    content: html`<p class="soft">to go on to <span class="host">${breakable(host)}</span></p>
+<p class="soft">Which account do you use?</p>
 <ul>${choices}</ul>`,
   });
 }
@@ -95,6 +108,7 @@ export function failurePage({ failure, againLink, reference, setCookie }: Failur
   return page({
     status,
     title,
+    tone: "attention",
     content: html`<p>${text}</p>${advice}<a class="button" href="${againLink}">${again}</a>`,
     reference,
     ...(setCookie === undefined ? {} : { setCookie }),
@@ -116,15 +130,45 @@ export function signedOutPage(againLink: string, setCookie: readonly string[]): 
   return page({
     status: 200,
     title: "You are signed out",
+    tone: "done",
     content: html`<p>Notebooks and calls that you had open here have ended.</p>
 <a class="button" href="${againLink}">Sign in again</a>`,
     setCookie,
   });
 }
 
+/** What to do, by status; what happened, the detail says. */
+const ADVICE: ReadonlyMap<number, string> = new Map([
+  [400, "Follow the link again from where you found it; if that does not help, tell whoever gave it to you."],
+  [403, "Ask whoever it belongs to for access. If you have another account, sign out and use that."],
+  [404, "Look for a slip in the address, or begin at the first page."],
+  [413, "Send less at once."],
+  [421, "Close this tab, and open the address in a new one."],
+  [429, "Wait a few seconds, then load the page again."],
+  [502, "You are not doing anything wrong. Load the page again; if that does not help, ask whoever runs it."],
+  [503, "You are not doing anything wrong. Wait a little, then load the page again."],
+  [504, "You are not doing anything wrong. Wait a little, then load the page again."],
+]);
+const BEGIN: ReadonlySet<number> = new Set([400, 404]);
+
 /** For answers of the gateway itself: unknown host or path, not the owner, overload. */
 export function problemPage(status: number, title: string, detail: string, reference: string): EdgeAnswer {
-  return page({ status, title, content: html`<p>${detail}</p>`, reference });
+  const advice = ADVICE.get(status);
+  return page({
+    status,
+    title,
+    tone: "attention",
+    content: html`<p>${sentence(detail)}${advice === undefined ? "" : ` ${advice}`}</p>
+${BEGIN.has(status) ? html`<a class="button" href="/">To the first page</a>` : undefined}
+${status === 403 ? html`<a class="button" href="/.countersign/logout">Use another account</a>` : undefined}`,
+    reference,
+  });
+}
+
+/** Details are written as error messages are: no capital, no full stop. */
+function sentence(detail: string): string {
+  const whole = detail.charAt(0).toUpperCase() + detail.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
 export interface ConsentInput {
@@ -148,9 +192,9 @@ export function consentPage(input: ConsentInput): EdgeAnswer {
     title: "Give a program access?",
     content: html`<p>A program on this computer (127.0.0.1, port ${port}) wants to act as <span class="host">${who}</span> at <span class="host">${host}</span> for up to an hour.</p>
 <p>Go on only if you have just started <code>countersign login</code> yourself, and it shows</p>
-<p><code class="host">${check}</code></p>
+<p class="check"><code>${check}</code></p>
 <form method="post" action="${action}">${hidden}<button>Give access</button></form>
-<ul><li><a class="choice" href="${cancelLink}"><span>Cancel</span></a></li></ul>`,
+<a class="button quiet" href="${cancelLink}">Cancel</a>`,
     formTargets: [`http://127.0.0.1:${port}`],
   });
 }

@@ -4,10 +4,16 @@ import type { IncomingHttpHeaders } from "node:http2";
 import { afterEach, describe, expect, test } from "@jest/globals";
 import type { Gateway } from "../../../sidecar/core/gateway/gateway.ts";
 import { webSocketAccept } from "../../../sidecar/core/http/websocket.ts";
-import type { Admitted, EdgeAnswer, EdgeRequest, People } from "../../../sidecar/gateway/people.ts";
+import type {
+  Admitted,
+  EdgeAnswer,
+  EdgeProblem,
+  EdgeRequest,
+  People,
+} from "../../../sidecar/gateway/people.ts";
 import { edgeCertificate, writeSecret } from "../../fakes/edge-certificate.ts";
-import { hello } from "../sidecar/world.ts";
-import { Edge, gatewayOf, route } from "./edge.ts";
+import { hello, table } from "../sidecar/world.ts";
+import { APP, Edge, gatewayOf, route } from "./edge.ts";
 
 let edge: Edge;
 afterEach(() => edge.close());
@@ -33,8 +39,11 @@ class StubPeople implements People {
     });
   }
 
-  explain(): undefined {
-    return undefined;
+  /** People who look at pages get one. */
+  explain(asked: EdgeRequest, { status, decisionId }: EdgeProblem): EdgeAnswer | undefined {
+    if (asked.field("sec-fetch-mode") !== "navigate") return undefined;
+    const fields = [["content-type", "text/html"]] as const;
+    return { kind: "answer", status, fields, body: `a page about ${decisionId}` };
   }
 
   onSessionEnd(listener: (session: string) => void): void {
@@ -68,6 +77,27 @@ describe("a request from outside", () => {
     expect(lastHead()).toMatch(/\r\nhost: app\.example\.com\r\n/);
     const [event] = await edge.callee.audit();
     expect(JSON.stringify(event)).toContain("gateway/front");
+  });
+
+  test("that the mesh refuses is a page to people, and a document to programs", async () => {
+    edge = await Edge.create(hello, gatewayOf(), new StubPeople());
+    const bundle = edge.world.authority.bundle.json;
+    edge.callee.plane.setTable(table({ self: APP, policies: [], bundle }));
+    const text = await edge.send(get("/things/a", "sec-fetch-mode: navigate"));
+    expect(text).toMatch(/^HTTP\/1\.1 403 Forbidden\r\n/);
+    expect(text).toMatch(/\r\n\r\na page about d-[0-9a-f]{16}$/);
+    expect(text).toMatch(/\r\nx-frame-options: SAMEORIGIN\r\n/);
+    expect(text).not.toMatch(/problem\+json|proxy-status/);
+    const session = edge.session();
+    for (const status of [403, 403]) {
+      const page = await edge.ask(session, { ":path": "/things/a", "sec-fetch-mode": "navigate" });
+      expect([page.status, page.body.slice(0, 12)]).toEqual([status, "a page about"]);
+      const document = await edge.ask(session, { ":path": "/things/a" });
+      expect(document.status).toBe(status);
+      expect(JSON.parse(document.body)).toMatchObject({ reason: "DEFAULT_DENY" });
+      expect(document.headers["proxy-status"]).toContain("DEFAULT_DENY");
+    }
+    expect(edge.app.heads).toEqual([]);
   });
 
   test("keeps nothing of what only we may say", async () => {

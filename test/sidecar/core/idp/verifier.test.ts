@@ -240,6 +240,11 @@ describe("an access token (RFC 9068)", () => {
     expect(await verifier().verifyAccessToken(token)).toMatchObject({ ok: true, value: { sub: "00u1" } });
   });
 
+  test("is accepted where `azp` alone names the client, as Keycloak has it", async () => {
+    const token = await signJwt(EC, { ...ACCESS, client_id: undefined, azp: "cli" }, { typ: "at+jwt" });
+    expect(await verifier().verifyAccessToken(token)).toMatchObject({ ok: true });
+  });
+
   test.each([
     {
       error: "type",
@@ -264,6 +269,12 @@ describe("an access token (RFC 9068)", () => {
       error: "claims",
       name: "no client",
       claims: { ...ACCESS, client_id: undefined },
+      header: { typ: "at+jwt" },
+    },
+    {
+      error: "claims",
+      name: "a client that is none",
+      claims: { ...ACCESS, client_id: 7, azp: "cli" },
       header: { typ: "at+jwt" },
     },
     { error: "claims", name: "no id", claims: { ...ACCESS, jti: undefined }, header: { typ: "at+jwt" } },

@@ -44,7 +44,7 @@ describe.each(PAGES)("the page `%s`", (_name, { fields, body }) => {
 
   test("is kept by nobody", () => {
     expect(fields).toContainEqual(["cache-control", "no-store"]);
-    expect(fields).toContainEqual(["referrer-policy", "no-referrer"]);
+    expect(fields).toContainEqual(["referrer-policy", "same-origin"]);
   });
 
   test("has a language, a title, one heading and one main part", () => {
