@@ -21,6 +21,7 @@ const PICTURED: ReadonlySet<string> = new Set([
   "declined",
   "signed-out",
   "in-circles",
+  "program",
   "not-yours",
 ]);
 const LOADS_MS = 60_000;

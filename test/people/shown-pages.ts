@@ -12,7 +12,7 @@ import {
 } from "../../sidecar/gateway/page/sign-in-pages.ts";
 import type { EdgeAnswer } from "../../sidecar/gateway/people.ts";
 
-const REFERENCE = "7c1e2a90-52f4-4c1b-9a0e-3f6d1b8c4e21";
+const REFERENCE = "g-65c3ee836911";
 const HOST = "nb-alice.notebooks.acme.example";
 const LOGIN = "/.countersign/login?rd=%2Flab";
 
