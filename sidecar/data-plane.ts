@@ -35,7 +35,7 @@ import { PeerLeaves } from "./inbound/peer-leaves.ts";
 import { PlaintextListener } from "./inbound/plaintext-listener.ts";
 import { Redecider } from "./inbound/redecide.ts";
 import { ReplayMemory } from "./inbound/replay.ts";
-import type { InboundServices } from "./inbound/services.ts";
+import type { InboundServices, LoginWatch } from "./inbound/services.ts";
 import { WaitingBytes } from "./inbound/waiting-body.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
@@ -72,7 +72,7 @@ export interface DataPlaneDeps {
   /** Zone of this sidecar, as the control plane knows it; empty or absent: not known. */
   readonly zone?: () => string;
   /** The one user of this workload; absent: it never acts for one. */
-  readonly ownUser?: OwnUser;
+  readonly ownUser?: OwnUser & LoginWatch;
 }
 
 /** What capture rests on. Tests bring their own; a process takes the kernel's and the ports that the rules name. */
@@ -215,6 +215,7 @@ export class DataPlane {
     });
     const inbound: InboundServices = {
       ...shared,
+      ownUser: deps.ownUser,
       waiting: this.#waiting,
       limiter: this.#limiter,
       concurrency: this.#concurrency,

@@ -323,8 +323,10 @@ export class InboundExchange implements AppExchange, DutyBearer, InboundStream, 
   }
 
   #forward(): void {
-    const { correlation, metrics, state, clock, held } = this.#services;
+    const { correlation, metrics, state, clock, held, ownUser } = this.#services;
     const { identified, classified, enforcement } = this.#facts;
+    if (ownUser !== undefined && identified?.txn !== undefined)
+      ownUser.notice(identified.txn, this.#facts.nowMs);
     this.#upstreamAtMs = clock.monotonicMs();
     if (correlation !== undefined && identified !== undefined && classified !== undefined) {
       if (state.carriesTrace) {

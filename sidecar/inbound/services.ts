@@ -5,6 +5,7 @@ import type { ConcurrencyLimiter } from "../balance/concurrency.ts";
 import type { Deadlines } from "../balance/deadlines.ts";
 import type { RateLimiter } from "../balance/limits.ts";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
+import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { AccessLog } from "../telemetry/access-log.ts";
@@ -30,6 +31,12 @@ export interface InboundState {
   readonly carriesTrace: boolean;
 }
 
+/** Who acts for the one user of this workload by itself (propagation mode `session`). */
+export interface LoginWatch {
+  /** @param nowMs control plane's time. */
+  notice(txn: HeldTxn, nowMs: number): void;
+}
+
 export interface InboundServices {
   readonly state: InboundState;
   readonly cache: FieldCache;
@@ -45,6 +52,8 @@ export interface InboundServices {
   readonly correlation: Correlation | undefined;
   /** Transaction tokens that the application got. */
   readonly held: HeldChains;
+  /** Is told of people whose calls are served; undefined: this sidecar never acts for a user of its own. */
+  readonly ownUser: LoginWatch | undefined;
   readonly limiter: RateLimiter;
   readonly concurrency: ConcurrencyLimiter;
   readonly replays: ReplayMemory;

@@ -86,6 +86,12 @@ export class MintedTokens {
     return entry !== undefined && this.#deps.nowMs() < entry.dueMs ? entry.refusal : undefined;
   }
 
+  /** Asks for another token in the background; the one that is held goes on until then. */
+  renew(key: string): void {
+    const entry = this.#entries.get(key);
+    if (entry?.held !== undefined && entry.underWay === undefined) void this.#ask(entry);
+  }
+
   /** Takes in a token that was held before. */
   put(key: string, held: HeldTxn, mint: Mint): void {
     const entry = new Entry(mint);

@@ -17,12 +17,15 @@ export interface OwnUserDeps {
 const WAIT_MS = 2_000;
 /** A token that is revoked is replaced no more often: what is issued in the second of the epoch is revoked again. */
 const LEAST_AGE_MS = 1_000;
+/** Least time between two questions for the login of a user who is known to have one: a replica may hear of it late. */
+const LOGIN_PAUSE_MS = 5_000;
 
 export class OwnUser {
   readonly #deps: OwnUserDeps;
   #chain: CallChain | undefined;
   /** No token could be had the last time: calls do not wait for the next one. */
   #isAway = false;
+  #noticesFromMs = 0;
 
   constructor(deps: OwnUserDeps) {
     this.#deps = deps;
@@ -41,6 +44,19 @@ export class OwnUser {
       return "waiting";
     }
     return this.#chainOf(held);
+  }
+
+  /**
+   * A call came that rests on a login. Where it is the own user's and the own token rests on none, another one is asked
+   * for, so that calls of this workload have that login at once and not only with the next renewal.
+   */
+  notice({ claims }: HeldTxn, nowMs: number): void {
+    if (claims.rctx.sid === undefined || nowMs < this.#noticesFromMs) return;
+    const client = this.#deps.client();
+    const own = client?.lookOwn()?.claims;
+    if (client === undefined || own?.sub !== claims.sub || own.rctx.sid !== undefined) return;
+    this.#noticesFromMs = nowMs + LOGIN_PAUSE_MS;
+    client.renewOwn();
   }
 
   #without(client: TokenClient): "waiting" | "unavailable" {

@@ -149,6 +149,11 @@ export class TokenClient {
     this.#minted.put(OWN, held, this.#ownMint);
   }
 
+  /** There may be a better own token than the one that is held. */
+  renewOwn(): void {
+    this.#minted.renew(OWN);
+  }
+
   /** The own token counts no more (revoked): the next one is asked for. */
   dropOwn(): void {
     this.#minted.drop(OWN);

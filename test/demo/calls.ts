@@ -17,6 +17,8 @@ export interface Planned extends RelayedCall {
   readonly vector?: string;
   readonly want: { readonly status: number; readonly reason: string; readonly rule?: string };
   readonly note?: string;
+  /** The sidecar may have to ask first for what changed a moment ago. */
+  readonly eventually?: boolean;
 }
 
 export const CHAT = "http://llm-chat.ml-serving:8000";
@@ -70,6 +72,9 @@ const throughGateway = (person: PersonName, at: PlaceName) => ({
   ...{ from: at, person, at, path: ["gateway/people"] },
 });
 
+/** Alice's notebook before and after: what it is answered depends on her login. */
+export const WITHOUT_LOGIN = { want: NOT_ALLOWED, note: "no login, no roles" } as const;
+
 /** Alice's notebook, again and again: what it is answered depends on whether she is signed in. */
 export const ALICE_CHATS: Planned = {
   ...{ ...ofNotebook, ...chat(), vector: "T10" },
@@ -83,7 +88,7 @@ export const ofPeople = (workspacePort: string): readonly Planned[] => [
     ...{ ...toScorer, url: `${SCORER}/v2/models/fraud-scorer/infer`, vector: "T03" },
     want: { ...ALLOWED, rule: "fraud-scorer-callers/interactive" },
   },
-  { ...ALICE_CHATS, ...chat({ stream: true }) },
+  { ...ALICE_CHATS, ...chat({ stream: true }), eventually: true },
   {
     ...{ ...ofNotebook, ...chat() },
     headers: { "x-forwarded-user": "okta-main|bob", "x-mesh-caller": "job/release", "txn-token": "forged" },

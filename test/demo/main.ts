@@ -7,7 +7,7 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs, promisify } from "node:util";
-import { ALICE_CHATS, CHAIN, CHAT, NIGHTLY, OF_WORKLOADS, ofPeople } from "./calls.ts";
+import { ALICE_CHATS, CHAIN, CHAT, NIGHTLY, OF_WORKLOADS, ofPeople, WITHOUT_LOGIN } from "./calls.ts";
 import { PERSON_NAMES, type Person, type PersonName, startPeopleWorld } from "./people.ts";
 import { perform, performChain, performUntil, type Row, type Stage } from "./perform.ts";
 import { type Platform, removePlatformDir, startPlatform } from "./platform.ts";
@@ -95,8 +95,7 @@ async function signOut(stage: Stage, report: Report): Promise<void> {
   await stage.person("alice").signOut();
   const { row, tookMs } = await performUntil(stage, "sign-out", {
     ...ALICE_CHATS,
-    want: { status: 403, reason: "NO_MATCHING_ALLOW" },
-    note: "no login, no roles",
+    ...WITHOUT_LOGIN,
   });
   report.rows([row]);
   report.say(`In force ${tookMs.toFixed(0)} ms after she had signed out.`);
@@ -105,11 +104,18 @@ async function signOut(stage: Stage, report: Report): Promise<void> {
 async function tell(stage: Stage, world: World, report: Report): Promise<void> {
   const rows: Row[] = [];
   for (const planned of OF_WORKLOADS) rows.push(await perform(stage, "workloads", planned));
+  rows.push(await perform(stage, "signed out", { ...ALICE_CHATS, ...WITHOUT_LOGIN }));
   report.rows(rows);
   await signIns(stage, report);
   const ofThem: Row[] = [];
-  for (const planned of ofPeople(world.values["workspace"] ?? ""))
-    ofThem.push(await perform(stage, "people", planned));
+  for (const planned of ofPeople(world.values["workspace"] ?? "")) {
+    const { eventually = false } = planned;
+    ofThem.push(
+      eventually
+        ? (await performUntil(stage, "people", planned)).row
+        : await perform(stage, "people", planned),
+    );
+  }
   report.rows(ofThem);
   report.say(
     "\nOne transaction: Alice asks in her notebook, the notebook starts a job, the job asks the model.",

@@ -83,7 +83,7 @@ export class InboundStage {
         bundleEpoch: bundle.epoch,
         carriesTrace,
       },
-      ...{ metrics, trail, ids, accessLog: undefined, held: new HeldChains() },
+      ...{ metrics, trail, ids, accessLog: undefined, held: new HeldChains(), ownUser: undefined },
       correlation: carriesTrace ? new Correlation() : undefined,
       limiter: createRateLimiter({ maxKeys: 100 }),
       concurrency: new ConcurrencyLimiter(),

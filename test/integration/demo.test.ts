@@ -25,14 +25,15 @@ describe("npm run demo", () => {
 
   test("answers every call as its policy says", () => {
     expect(rows.filter((row) => !row.expected)).toEqual([]);
-    expect(rows.length).toBeGreaterThanOrEqual(24);
+    expect(rows.length).toBeGreaterThanOrEqual(25);
     expect(new Set(rows.map((row) => row.reason))).toEqual(
       new Set(["ALLOWED", "NO_MATCHING_ALLOW", "DENIED_BY_POLICY", "REQ_MALFORMED", "UNKNOWN_DESTINATION"]),
     );
   });
 
-  test("before and after an edit, a rollback and a sign-out", () => {
-    expect([...of("edit"), ...of("rollback"), ...of("sign-out")]).toMatchObject([
+  test("before and after a sign-in, an edit, a rollback and a sign-out", () => {
+    expect([...of("signed out"), ...of("edit"), ...of("rollback"), ...of("sign-out")]).toMatchObject([
+      { step: "signed out", status: 403, reason: "NO_MATCHING_ALLOW", person: "okta-main|alice" },
       {
         step: "edit",
         status: 200,

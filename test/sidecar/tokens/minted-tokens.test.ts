@@ -129,4 +129,17 @@ describe("minted tokens", () => {
     void service.get();
     expect(service.tokens.size).toBe(1);
   });
+
+  test("asks for another token before its time when told to, and goes on with the one that is held", async () => {
+    const service = new Service();
+    service.tokens.renew("k");
+    const first = await service.grant();
+    service.tokens.renew("k");
+    service.tokens.renew("k");
+    expect(service.asked).toBe(2);
+    expect(service.tokens.peek("k")).toBe(first);
+    service.answer(refusal(true));
+    await Promise.resolve();
+    expect(service.tokens.peek("k")).toBe(first);
+  });
 });

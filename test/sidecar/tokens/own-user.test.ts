@@ -9,15 +9,24 @@ import { TestTokenService, txnClaims } from "../../fakes/txn.ts";
 const NOW = Date.UTC(2026, 10, 21);
 const keys = new TestTokenService();
 const token = (txn: string, iatMs = NOW) => keys.held(txnClaims("alice", iatMs, { txn }));
+/** As a workload gets it for a user of whom no login is known. */
+const unknown = (txn: string) => keys.held(txnClaims("alice", NOW, { txn, rctx: {} }));
 
 /** A client whose token service answers as told. */
 class Client {
   held: HeldTxn | undefined;
   next: TokenResult<HeldTxn> = { ok: true, value: token("a") };
   asked = 0;
+  renewed = 0;
   isOwnRefused = false;
   heldOwn(): HeldTxn | undefined {
     return this.held;
+  }
+  lookOwn(): HeldTxn | undefined {
+    return this.held;
+  }
+  renewOwn(): void {
+    this.renewed++;
   }
   dropOwn(): void {
     this.held = undefined;
@@ -84,5 +93,25 @@ describe("the one user of a workload", () => {
     client.next = { ok: true, value: token("d", NOW + 6_000) };
     await user.wait();
     expect(user.chain(NOW + 60_000)).toMatchObject({ txn: { claims: { txn: "d" } } });
+  });
+
+  test("asks for its user's login as soon as a call that rests on it is served, not only when its token is renewed", async () => {
+    const { client, user } = scene();
+    const bob = keys.held(txnClaims("bob", NOW));
+    user.notice(token("of the gateway"), NOW);
+    expect(client.renewed).toBe(0); // no own token yet: the first one will be asked for with the first call
+    client.next = { ok: true, value: unknown("own") };
+    await user.wait();
+    for (const other of [bob, unknown("of a job")]) user.notice(other, NOW);
+    expect(client.renewed).toBe(0);
+    user.notice(token("of the gateway"), NOW);
+    user.notice(token("of the gateway"), NOW + 100);
+    expect(client.renewed).toBe(1);
+    // The token service may hear of the login late.
+    user.notice(token("of the gateway"), NOW + 5_000);
+    expect(client.renewed).toBe(2);
+    client.held = token("own, with the login");
+    user.notice(token("of the gateway"), NOW + 60_000);
+    expect(client.renewed).toBe(2);
   });
 });
