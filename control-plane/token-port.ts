@@ -20,6 +20,7 @@ import { Callers } from "./tokens/caller.ts";
 import { HeldRoles } from "./tokens/held-roles.ts";
 import { LiveLogins } from "./tokens/live-logins.ts";
 import { userIdOf } from "./tokens/person.ts";
+import { roleChanges } from "./tokens/role-changes.ts";
 import { createTokenServer, type TokenServer } from "./tokens/server.ts";
 import { type Person, SessionHandles } from "./tokens/session-handle.ts";
 import { Verifiers } from "./tokens/verifiers.ts";
@@ -90,9 +91,16 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
       },
     },
   });
+  const tell = (action: string, detail: string, user?: string): void => {
+    const time = new Date(clock.nowMs()).toISOString();
+    const record = { time, action, caller: "", address: "", outcome: "granted" as const, reason: "", detail };
+    audit.record(user === undefined ? record : { ...record, user }).catch((error: unknown) => {
+      log.error("audit event lost", { action, error: messageOf(error) });
+    });
+  };
   parts.onState(
     revokeLosses({
-      ...{ held, rolesOf, state, log },
+      ...{ held, rolesOf, state, log, tell },
       nowMs: () => clock.nowMs(),
       revoke: async (user, reason) =>
         revocations.add(createRevocation({ user, reason }, state(), trustDomain, clock.nowMs())),
@@ -111,6 +119,8 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
 
 /** Users that are signed out for one change at most: each is a record that every sidecar gets. */
 const MAX_SIGNED_OUT = 500;
+/** Events of one change: a thousand bindings that came with one commit are one. */
+const MAX_CHANGES = 100;
 
 /** After bindings changed, signs out who lost a role: a token says what somebody could do when it was minted. */
 function revokeLosses(parts: {
@@ -120,24 +130,34 @@ function revokeLosses(parts: {
   readonly nowMs: () => number;
   readonly revoke: (user: string, reason: string) => Promise<void>;
   readonly log: Deps["log"];
+  /** Writes an event. */
+  readonly tell: (action: string, detail: string, user?: string) => void;
 }): () => void {
-  const { held, rolesOf, state, nowMs, revoke, log } = parts;
-  let seen: ClusterState | undefined;
+  const { held, rolesOf, state, nowMs, revoke, log, tell } = parts;
+  let seen = state();
   return () => {
     const now = state();
     const isSame =
-      seen?.bindings === now.bindings &&
+      seen.bindings === now.bindings &&
       seen.roles === now.roles &&
       seen.identityProviders === now.identityProviders;
+    const changes = roleChanges(seen, now);
+    for (const change of changes.slice(0, MAX_CHANGES)) tell("roles.change", change);
+    if (changes.length > MAX_CHANGES) tell("roles.change", `and ${changes.length - MAX_CHANGES} more`);
     seen = now;
     if (isSame || held.size === 0) return;
     const losses = held.losses(rolesOf, nowMs());
-    for (const { user, lost } of losses.slice(0, MAX_SIGNED_OUT))
-      revoke(user, `holds no more: ${lost.join(", ")}`.slice(0, 256)).then(
-        () => log.info("user signed out who lost roles", { user }),
+    for (const { user, lost } of losses.slice(0, MAX_SIGNED_OUT)) {
+      const reason = `holds no more: ${lost.join(", ")}`.slice(0, 256);
+      revoke(user, reason).then(
+        () => {
+          log.info("user signed out who lost roles", { user });
+          tell("roles.loss", reason, user);
+        },
         (error: unknown) =>
           log.error("user keeps lost roles until tokens end", { user, error: messageOf(error) }),
       );
+    }
     if (losses.length > MAX_SIGNED_OUT)
       log.warn("users keep lost roles until their tokens end", { count: losses.length - MAX_SIGNED_OUT });
   };

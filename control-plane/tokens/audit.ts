@@ -6,7 +6,7 @@ import type { AuditNote } from "./token-service.ts";
 export interface TokenRecord extends AuditNote {
   /** RFC 3339. */
   readonly time: string;
-  /** `session.open`, `session.refresh`, `session.end`, `token`. */
+  /** `session.open`, `session.refresh`, `session.end`, `token`; of our own accord `roles.change`, `roles.loss`. */
   readonly action: string;
   /** SPIFFE ID; empty: nobody that is known. */
   readonly caller: string;
@@ -14,6 +14,8 @@ export interface TokenRecord extends AuditNote {
   readonly outcome: "granted" | "refused";
   /** A `TokenRefusalReason`; empty for what was granted. */
   readonly reason: string;
+  /** Of refusals: so many like this one stand in this line; undefined: one. */
+  readonly repeated?: number | undefined;
 }
 
 /** Resolves when the record is where it is kept; what cannot be kept is not answered. */

@@ -6,8 +6,9 @@ import type { TLSSocket } from "node:tls";
 import { WORKLOAD_IDENTITY_TOKEN } from "../../sidecar/core/identity/claims.ts";
 import { AddressLimiter } from "../../sidecar/core/runtime/address-limiter.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { EventBudget } from "../../sidecar/core/runtime/event-budget.ts";
 import { type ServerMaterial, serverContextOptions } from "../../sidecar/core/runtime/server-tls.ts";
-import type { TokenAudit } from "./audit.ts";
+import type { TokenAudit, TokenRecord } from "./audit.ts";
 import type { Callers, TokenCaller } from "./caller.ts";
 import { GRANTS, Grants } from "./grants.ts";
 import { discoveryDocument, publicJwks } from "./published-keys.ts";
@@ -99,6 +100,8 @@ export async function createTokenServer(options: TokenServerOptions): Promise<To
 class TokenEndpoints {
   readonly #options: TokenServerOptions;
   readonly #limiter = new AddressLimiter(BURST, PER_SECOND);
+  /** What strangers show a gateway ends here as a refusal: they must not fill the audit with them. */
+  readonly #refused = new EventBudget<TokenRecord>();
   readonly #posts: ReadonlyMap<string, { readonly action: string; readonly run: Answering }>;
 
   constructor(options: TokenServerOptions) {
@@ -192,14 +195,18 @@ class TokenEndpoints {
     observe(what, outcome, (service.clock.monotonicMs() - startedMs) / 1000);
     // Names of providers are from a closed list only when there is such a provider.
     if (action === "session.open") observeLogin(outcome === "IDP_UNKNOWN" ? "" : (note.idp ?? ""), outcome);
-    await audit({
+    const record: TokenRecord = {
       time: new Date(service.clock.nowMs()).toISOString(),
       ...{ action: what, caller: caller?.spiffeId ?? "", address },
       ...(refusal === undefined
         ? { outcome: "granted", reason: "" }
         : { outcome: "refused", reason: refusal.reason, detail: refusal.message }),
       ...note,
-    });
+    };
+    for (const { event, count } of this.#refused.due(startedMs)) await audit({ ...event, repeated: count });
+    const kind = `${what} ${record.reason}`;
+    if (refusal === undefined || this.#refused.admits(record, `${kind} ${record.caller} ${address}`, kind))
+      await audit(record);
     if (result !== undefined) send(response, 200, result);
     else if (refusal !== undefined) refuse(response, refusal, undefined, !request.complete);
   }

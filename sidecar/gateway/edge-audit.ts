@@ -1,8 +1,8 @@
 // The audit of what a gateway decides by itself, in the trail of its calls, and so much of it that no stranger can fill a disk.
 import type { EdgeAction, EdgeEvent, EdgeSource, EdgeUser } from "../audit/edge-event.ts";
 import type { AuditTrail } from "../audit/trail.ts";
+import { EventBudget } from "../core/runtime/event-budget.ts";
 import type { SidecarTable } from "../discovery/table.ts";
-import { EventBudget } from "./event-budget.ts";
 import type { EdgeRequest } from "./people.ts";
 import { clientOf } from "./source-address.ts";
 

@@ -150,6 +150,20 @@ test("signs out at once who loses a role, and nobody else", async () => {
     (reply) => reply.body["reason"] === "REVOKED",
   );
   expect(await status(bob)).toBe(200);
+  const ofRoles = await eventually(
+    async () => audit().filter(({ action }) => String(action).startsWith("roles.")),
+    (lines) => lines.length >= 2,
+  );
+  expect(ofRoles).toEqual([
+    expect.objectContaining({ action: "roles.change", detail: "MeshRoleBinding `scientists` changed" }),
+    expect.objectContaining({ action: "roles.loss", user: "main|alice", detail: "holds no more: scientist" }),
+  ]);
+});
+
+test("a flood of refusals is a few lines, and says how many it were", async () => {
+  const made = token({ subject_token_type: SESSION_TOKEN, subject_token: "x" });
+  for (let i = 0; i < 40; i++) expect(await ask(gateway, made)).toMatchObject({ status: 400 });
+  expect(audit().filter(({ outcome }) => outcome === "refused")).toHaveLength(10);
 });
 
 describe("who asks", () => {

@@ -507,7 +507,17 @@ describe("cross-origin requests", () => {
     const good = await preflight("https://ui.example.com", "POST");
     expect(good).toMatch(/^HTTP\/1\.1 204 /);
     expect(good).toMatch(/\r\naccess-control-allow-methods: GET, POST\r\n/);
-    expect(await preflight("https://evil.example", "POST")).toMatch(/^HTTP\/1\.1 403 /);
+    // A preflight never has credentials (Fetch, "CORS-preflight fetch"): nobody needs to be signed in for it.
+    expect(good).toMatch(/\r\naccess-control-allow-credentials: true\r\n/);
+    expect(good).toMatch(/\r\nvary: origin\r\n/);
+    for (const origin of [
+      ...["https://evil.example", "null", "https://ui.example.com.evil.example", "http://ui.example.com"],
+      ...["https://UI.example.com", "https://ui.example.com:443", "https://ui.example.com/"],
+    ]) {
+      const refused = await preflight(origin, "POST");
+      expect([origin, refused.slice(0, 13)]).toEqual([origin, "HTTP/1.1 403 "]);
+      expect(refused).not.toContain("access-control-allow");
+    }
     expect(await preflight("https://ui.example.com", "DELETE")).toMatch(/^HTTP\/1\.1 403 /);
     const text = await edge.send(get("/things/a", "origin: https://ui.example.com"));
     expect(text).toMatch(/\r\naccess-control-allow-origin: https:\/\/ui\.example\.com\r\n/);

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
-import { EventBudget } from "../../../sidecar/gateway/event-budget.ts";
+import { EventBudget } from "../../../../sidecar/core/runtime/event-budget.ts";
 
 describe("what strangers can make a gateway write down", () => {
   test("ten of a kind and place, then one that says how many more there were", () => {
