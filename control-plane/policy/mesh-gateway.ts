@@ -162,6 +162,7 @@ function readSession(fields: FieldReader | undefined): MeshGateway["session"] {
     idleMs: fields?.durationMs("idle") ?? 3_600_000,
     absoluteMs: fields?.durationMs("absolute") ?? MAX_SESSION_MS,
     cookieName: fields?.text("cookieName") ?? "__Host-countersign",
+    loginHost: fields?.text("loginHost"),
     store: store?.kind ?? "memory",
     storeSecretName: store?.secret,
   } as const;
@@ -268,6 +269,12 @@ export function parseMeshGateway(object: ValidObject): Result<MeshGateway, reado
       "limits.perIP",
       "state `limits: {perIP: {requests: 600}}`",
     );
+  const { loginHost } = gateway.session;
+  if (
+    loginHost !== undefined &&
+    !listeners.some(({ hosts }) => hosts.some((host) => coversHost(host, loginHost)))
+  )
+    fields.report("no listener has this host, so nobody could sign in", "session.loginHost");
   checkNames(fields, gateway);
   fields.end();
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: gateway };

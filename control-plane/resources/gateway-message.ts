@@ -71,7 +71,11 @@ export function buildGateway(gateway: Gateway): BuiltResource {
     redirectPort: gateway.redirectPort ?? 0,
     idps: gateway.idps.map(idpMessage),
     routes: gateway.routes.map(routeMessage),
-    session: { ...session, storeSecretName: session.storeSecretName ?? "" },
+    session: {
+      ...session,
+      storeSecretName: session.storeSecretName ?? "",
+      loginHost: session.loginHost ?? "",
+    },
     trustedHops: [...gateway.trustedHops],
     ...(limits.perUser === undefined ? {} : { perUser: limits.perUser }),
     ...(limits.perIp === undefined ? {} : { perIp: limits.perIp }),

@@ -172,12 +172,14 @@ function decodeSession(session: GatewaySession__Output | null): Gateway["session
   if (session === null) throw new Error("gateway has no settings of sessions");
   const store = oneOf(SESSION_STORES, session.store, "store");
   const secret = filled(session.storeSecretName);
+  const loginHost = filled(session.loginHost);
   if ((store === "redis") !== (secret !== undefined))
     throw new Error("a store `redis`, and no other, names a secret");
   return {
     idleMs: atLeastOne(session.idleMs, "idle time"),
     absoluteMs: atLeastOne(session.absoluteMs, "absolute time"),
     cookieName: checked(session.cookieName, COOKIE_NAME, "cookie"),
+    loginHost: loginHost === undefined ? undefined : checked(loginHost, NAME, "login host"),
     store,
     storeSecretName: secret === undefined ? undefined : checked(secret, NAME, "secret"),
   };

@@ -126,6 +126,8 @@ export interface Gateway {
     readonly absoluteMs: number;
     /** Begins with `__Host-`. */
     readonly cookieName: string;
+    /** The one host that signs people in; the others get the session from it. undefined: each by itself. */
+    readonly loginHost: string | undefined;
     readonly store: (typeof SESSION_STORES)[number];
     /** Of the Secret whose file `url` names the Redis; only with store `redis`. */
     readonly storeSecretName: string | undefined;

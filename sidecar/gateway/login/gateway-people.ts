@@ -12,6 +12,7 @@ import type { Session } from "../session/session.ts";
 import { challenge, json, loginPath, problem, type Refusal, redirect } from "./answers.ts";
 import { bearerOf, exchangeBearer } from "./bearer.ts";
 import { authorizeClient, clientToken, revokeClientToken } from "./client-sign-in.ts";
+import { handOver, takeOver } from "./hand-over.ts";
 import type { LoginWorld } from "./login-world.ts";
 import { isNavigation, isSameSite } from "./request-kind.ts";
 import { OWN_PATHS, returnPath } from "./return-path.ts";
@@ -146,6 +147,8 @@ export class GatewayPeople implements People {
       return frontChannelLogout(world, request, idp, query);
     if (idp !== "") return undefined;
     if (page === "authorize") return authorizeClient(world, request, query, NO_BODY);
+    if (page === "hand-over") return handOver(world, request, query);
+    if (page === "handed-over") return takeOver(world, request, query);
     if (page === "login") return beginSignIn(world, request, query);
     if (page === "whoami") return this.#whoami(request);
     if (page === "signed-out") return signedOutPage(loginPath(returnPath(query.get("rd"))), []);

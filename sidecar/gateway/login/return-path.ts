@@ -4,8 +4,8 @@ import { CLIENT_PATHS } from "../../core/gateway/client-login.ts";
 
 export const OWN_PATHS = "/.countersign/";
 const MAX_CHARS = 2_048;
-/** Own pages that a person may come back to: what they do needs another click. */
-const RETURN_PAGES: ReadonlySet<string> = new Set([CLIENT_PATHS.authorize]);
+/** Own pages that a person may come back to: what they do needs another click, or what the browser has that began. */
+const RETURN_PAGES: ReadonlySet<string> = new Set([CLIENT_PATHS.authorize, `${OWN_PATHS}hand-over`]);
 
 /**
  * The path (with query) to return to; `/` where what was asked for could lead elsewhere (RFC 9700 section 4.11): another

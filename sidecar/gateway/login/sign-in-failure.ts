@@ -1,4 +1,5 @@
 // Why somebody is not signed in: the closed list, and the error that carries it.
+import { messageOf } from "../../core/runtime/errors.ts";
 
 /** `result` of `countersign_logins_total` beside `ok`. */
 export const SIGN_IN_FAILURES = [
@@ -32,4 +33,9 @@ export class SignInError extends Error {
     this.code = code;
     this.detail = detail;
   }
+}
+
+/** @param code of an error that is none of ours. */
+export function asFailure(error: unknown, code: SignInFailure): SignInError {
+  return error instanceof SignInError ? error : new SignInError(code, messageOf(error), { cause: error });
 }

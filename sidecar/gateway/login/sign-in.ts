@@ -1,59 +1,22 @@
 // Signing in: from the first redirect to the session (OpenID Connect Core 1.0 section 3.1, RFC 9700).
 import type { GatewayIdp } from "../../core/gateway/gateway.ts";
-import { messageOf } from "../../core/runtime/errors.ts";
-import { choicePage, failurePage } from "../page/sign-in-pages.ts";
+import { choicePage } from "../page/sign-in-pages.ts";
 import type { EdgeAnswer, EdgeRequest } from "../people.ts";
 import { createSessionId } from "../session/cookies.ts";
 import type { Session } from "../session/session.ts";
 import { loginPath, redirect } from "./answers.ts";
 import { ATTEMPT_MS, type Attempt, attemptCookie, createAttempt, isState } from "./attempt.ts";
+import { askLoginHost, loginHostFor } from "./hand-over.ts";
 import type { LoginWorld } from "./login-world.ts";
 import type { Provider, ProviderTokens } from "./provider.ts";
 import { OWN_PATHS, returnPath } from "./return-path.ts";
-import { SignInError, type SignInFailure } from "./sign-in-failure.ts";
-import { isStrongEnough } from "./step-up.ts";
+import { failed } from "./sign-in-failed.ts";
+import { asFailure, SignInError } from "./sign-in-failure.ts";
+import { isStrongEnough, strengthIn } from "./step-up.ts";
 import type { OpenedSession } from "./token-service.ts";
 import { goesInCircles, TRIES_COOKIE, TRIES_SECONDS, triesOf } from "./tries.ts";
 
 const REFRESH = { leastMs: 60_000, otherwiseMs: 300_000, part: 0.8 };
-const ACR = /^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/;
-const MAX_AGE = /^\d{1,7}$/;
-
-/** The page for a sign-in that failed; counted and logged. */
-export function failed(
-  world: LoginWorld,
-  failure: SignInError,
-  {
-    request,
-    idp,
-    again,
-    setCookie,
-  }: {
-    readonly request: EdgeRequest;
-    readonly idp: string;
-    readonly again: string;
-    readonly setCookie?: readonly string[];
-  },
-): EdgeAnswer {
-  const reference = world.reference();
-  const { code, detail } = failure;
-  world.count(idp, code);
-  const page = failurePage({
-    failure: code,
-    againLink: again,
-    reference,
-    ...(setCookie === undefined ? {} : { setCookie }),
-  });
-  const isNew = world.tell({
-    ...{ action: "login", allowed: false, reason: code.toUpperCase(), detail, idp },
-    ...{ request, status: page.status, decisionId: reference },
-  });
-  if (isNew) world.log.warn("sign-in failed", { idp, result: code, detail, reference });
-  return page;
-}
-
-const asFailure = (error: unknown, code: SignInFailure): SignInError =>
-  error instanceof SignInError ? error : new SignInError(code, messageOf(error), { cause: error });
 
 /** `GET login`: to the provider, or to the choice of one. */
 export async function beginSignIn(
@@ -71,12 +34,13 @@ export async function beginSignIn(
       again: loginPath(returnTo),
       setCookie: [cookies.clear(TRIES_COOKIE)],
     });
-  const acr = query.get("acr") ?? undefined;
-  const maxAge = query.get("max_age") ?? undefined;
-  const strength = {
-    acr: acr !== undefined && ACR.test(acr) ? acr : undefined,
-    maxAgeSeconds: maxAge !== undefined && MAX_AGE.test(maxAge) ? Number(maxAge) : undefined,
-  };
+  const strength = strengthIn(query);
+  const elsewhere = loginHostFor(world.gateway(), request.host);
+  if (elsewhere !== undefined)
+    return await askLoginHost(world, request, elsewhere, {
+      ...{ returnTo, tries, ...strength },
+      idp: query.get("idp"),
+    });
   const idps = world.gateway().idps;
   const named = idps.find(({ name }) => name === query.get("idp"));
   const chosen = named ?? (idps.length === 1 ? idps[0] : undefined);

@@ -4,6 +4,7 @@ import { messageOf } from "../../core/runtime/errors.ts";
 import { signedOutPage, signOutPage } from "../page/sign-in-pages.ts";
 import type { EdgeAnswer, EdgeRequest } from "../people.ts";
 import { json, loginPath, problem, redirect } from "./answers.ts";
+import { loginHostFor } from "./hand-over.ts";
 import type { LoginWorld } from "./login-world.ts";
 import { isSameSite } from "./request-kind.ts";
 import { OWN_PATHS } from "./return-path.ts";
@@ -17,7 +18,7 @@ export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<
   if (request.method !== "POST") {
     if (session === undefined) return signedOutPage(loginPath("/"), [cookies.clearSession()]);
     const { user, idp } = session;
-    const there = await providerPage(world, idp, session.idToken, signedOutAt(request.host));
+    const there = await providerPage(world, idp, session.idToken, signedOutAt(world, request.host));
     // The form redirects there, which the policy of the page must permit.
     const targets = there === undefined ? [] : [new URL(there).origin];
     return signOutPage(user.email ?? user.username ?? user.id, `${OWN_PATHS}logout`, targets);
@@ -42,7 +43,7 @@ export async function signOut(world: LoginWorld, request: EdgeRequest): Promise<
   });
   const ended = await tokens.endSession({ handle: session.handle });
   if (!ended.ok) world.log.warn("session not revoked in the mesh", { sid, reason: ended.error.detail });
-  const there = await providerPage(world, idp, session.idToken, signedOutAt(request.host));
+  const there = await providerPage(world, idp, session.idToken, signedOutAt(world, request.host));
   return redirect(there ?? `${OWN_PATHS}signed-out`, [cookies.clearSession()], 303);
 }
 
@@ -59,7 +60,9 @@ async function providerPage(
   }
 }
 
-const signedOutAt = (host: string): string => `https://${host.toLowerCase()}${OWN_PATHS}signed-out`;
+/** At the host that the identity providers know. */
+const signedOutAt = (world: LoginWorld, host: string): string =>
+  `https://${loginHostFor(world.gateway(), host) ?? host.toLowerCase()}${OWN_PATHS}signed-out`;
 
 /** `POST backchannel-logout/IDP`: the token service verifies the logout token and revokes; here the sessions end. */
 export async function backChannelLogout(

@@ -29,3 +29,16 @@ export function isStrongEnough(
   if (acr !== undefined && user.acr !== acr) return false;
   return maxAgeSeconds === undefined || nowMs - user.authTimeMs <= maxAgeSeconds * 1_000 + SKEW_MS;
 }
+
+const ACR = /^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/;
+const MAX_AGE = /^\d{1,7}$/;
+
+/** What an address of ours asks for; what is not understood is not asked for, and refused by the route later. */
+export function strengthIn(query: URLSearchParams): Strength {
+  const acr = query.get("acr");
+  const maxAge = query.get("max_age");
+  return {
+    acr: acr !== null && ACR.test(acr) ? acr : undefined,
+    maxAgeSeconds: maxAge !== null && MAX_AGE.test(maxAge) ? Number(maxAge) : undefined,
+  };
+}

@@ -127,6 +127,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^MeshGateway spec\.routes\[\]\.stepUp\./, "sidecar/gateway/login/step-up.ts", "stepUp"],
   [/^MeshGateway spec\.routes\[\]\.owner$/, "sidecar/gateway/exchange.ts", "owner"],
   [/^MeshGateway spec\.routes/, "sidecar/gateway/route-table.ts", "rewrite"],
+  [/^MeshGateway spec\.session\.loginHost$/, "sidecar/gateway/login/hand-over.ts", "loginHost"],
   [/^MeshGateway spec\.session\./, "sidecar/gateway-people.ts", "storeSecretName"],
   [/^MeshGateway spec\.(trustedHops|limits)/, "sidecar/gateway/front.ts", "trustedHops"],
   [/^MeshGateway spec\.securityHeaders/, "sidecar/gateway/security-headers.ts", "noSniff"],

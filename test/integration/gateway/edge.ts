@@ -52,6 +52,7 @@ export const gatewayOf = (over: Partial<Gateway> = {}): Gateway => ({
     idleMs: 3_600_000,
     absoluteMs: 43_200_000,
     cookieName: "__Host-session",
+    loginHost: undefined,
     store: "memory",
     storeSecretName: undefined,
   },

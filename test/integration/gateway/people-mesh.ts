@@ -54,7 +54,7 @@ export interface PeopleMeshOptions {
   readonly replicas?: number;
   /** Redis that they keep sessions in; in memory when omitted. */
   readonly redisUrl?: string;
-  /** Also served as `localhost`, for programs that look names up. */
+  /** Also served as `localhost`, for programs that look names up; people sign in there. */
   readonly localhost?: boolean;
   /** Issuer of a second provider, `robots`, whose access tokens for `https://api.acme.example` count below `/api`. */
   readonly robots?: string;
@@ -261,7 +261,7 @@ spec:
   identityProviders: [acme${robots === undefined ? "" : ", robots"}]
   listeners: [{name: main, port: 8443, hosts: [${hosts.join(", ")}], tls: {secretName: edge-tls}}]
   routes: [${robots === undefined ? "" : ROBOTS_ROUTE}{name: lab, hosts: [${hosts.join(", ")}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
-  session: {store: ${store}}
+  session: {store: ${store}${hosts.includes("localhost") ? ", loginHost: localhost" : ""}}
 ${robots === undefined ? "" : robotsProvider(robots)}`;
 }
 

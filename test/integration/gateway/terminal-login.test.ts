@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { until } from "../../demo/mesh-processes.ts";
 import { repositoryRoot } from "../../demo/process.ts";
 import { fieldOf, textOf } from "../../sidecar/gateway/login/browser.ts";
-import { type NetBrowser, type PeopleMesh, startPeopleMesh } from "./people-mesh.ts";
+import { HOST, type NetBrowser, type PeopleMesh, startPeopleMesh } from "./people-mesh.ts";
 
 const MAIN = join(repositoryRoot, "dist/control-plane/cli/main.js");
 
@@ -163,6 +163,19 @@ describe("a person at a terminal", () => {
     expect(await call(token)).toBe(401);
     const who = countersign("whoami");
     expect([await who.status, who.err]).toEqual([1, expect.stringContaining("the session has ended")]);
+  }, 60_000);
+
+  test("signed in at the login host, a browser opens another host without being asked again", async () => {
+    const browser = mesh.browser("alice");
+    const other = `https://${HOST}:${mesh.gatewayPort}`;
+    const first = await browser.go(`${other}/run`);
+    expect([first.url, textOf(first.answer)]).toEqual([`${other}/run`, '{"score":0.1}']);
+    expect(first.way.some((each) => each.startsWith(`${gateway}/.countersign/callback/acme`))).toBe(true);
+    // Silent refresh goes on in the background.
+    const people = (): number => mesh.op.asked.filter((each) => each.startsWith("GET /auth")).length;
+    const before = people();
+    expect(textOf((await browser.go(`${gateway}/run`)).answer)).toBe('{"score":0.1}');
+    expect(people()).toBe(before);
   }, 60_000);
 
   test("says what is wrong: refused, not reachable, no gateway", async () => {

@@ -64,6 +64,7 @@ export const gatewayOf = (idps: readonly GatewayIdp[], more: Partial<Gateway> = 
     idleMs: 3_600_000,
     absoluteMs: 43_200_000,
     cookieName: "__Host-countersign",
+    loginHost: undefined,
     store: "memory",
     storeSecretName: undefined,
   },

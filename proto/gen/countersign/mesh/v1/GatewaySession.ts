@@ -8,6 +8,7 @@ export interface GatewaySession {
   'cookieName'?: (string);
   'store'?: (string);
   'storeSecretName'?: (string);
+  'loginHost'?: (string);
 }
 
 export interface GatewaySession__Output {
@@ -16,4 +17,5 @@ export interface GatewaySession__Output {
   'cookieName': (string);
   'store': (string);
   'storeSecretName': (string);
+  'loginHost': (string);
 }
