@@ -70,7 +70,7 @@ describe("a person at a terminal", () => {
 
   /** Opens the address and gives access; the result is where the browser is sent then. */
   async function agree(browser: NetBrowser, address: string): Promise<string> {
-    const { answer, url } = await browser.go(address);
+    const { answer, url } = await browser.go(address, { host });
     expect(new URL(url).pathname).toBe("/.countersign/authorize");
     expect(textOf(answer)).toContain("alice@acme.example");
     const form = new URLSearchParams(
@@ -108,7 +108,7 @@ describe("a person at a terminal", () => {
     const login = countersign("login", gateway, "--ca", join(home, "roots.pem"), "--no-browser");
     const address = await login.address();
     const [shown] = /[2-9A-Z]{4}-[2-9A-Z]{4}/.exec(login.err) ?? [];
-    const page = await browser.go(address);
+    const page = await browser.go(address, { host });
     expect(textOf(page.answer)).toContain(`>${shown}<`);
     const callback = await agree(browser, address);
     expect(callback).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/callback\?code=/);
@@ -168,20 +168,20 @@ describe("a person at a terminal", () => {
   test("signed in at the login host, a browser opens another host without being asked again", async () => {
     const browser = mesh.browser("alice");
     const other = `https://${HOST}:${mesh.gatewayPort}`;
-    const first = await browser.go(`${other}/run`);
+    const first = await browser.go("/run", { host: new URL(other).host });
     expect([first.url, textOf(first.answer)]).toEqual([`${other}/run`, '{"score":0.1}']);
     expect(first.way.some((each) => each.startsWith(`${gateway}/.countersign/callback/acme`))).toBe(true);
     // Silent refresh goes on in the background.
     const people = (): number => mesh.op.asked.filter((each) => each.startsWith("GET /auth")).length;
     const before = people();
-    expect(textOf((await browser.go(`${gateway}/run`)).answer)).toBe('{"score":0.1}');
+    expect(textOf((await browser.go("/run", { host })).answer)).toBe('{"score":0.1}');
     expect(people()).toBe(before);
   }, 60_000);
 
   test("says what is wrong: refused, not reachable, no gateway", async () => {
     const browser = mesh.browser("alice");
     const login = countersign("login", "--renew", "--ca", join(home, "roots.pem"), "--no-browser");
-    const { answer } = await browser.go(await login.address());
+    const { answer } = await browser.go(await login.address(), { host });
     const cancel = /href="(http:\/\/127[^"]+)"/.exec(textOf(answer))?.[1]?.replaceAll("&amp;", "&") ?? "";
     await fetch(cancel);
     expect([await login.status, login.err]).toEqual([1, expect.stringContaining("you did not give access")]);
