@@ -1,6 +1,7 @@
 // The decision vectors through the sidecar's inbound stage: each call comes as a head with identity, proof and transaction
-// tokens that a test authority and a test token service signed at the time of the row, and goes as far as the application.
-// Roles come from bindings, by what the identity provider says of people.
+// tokens of the product's own making, signed at the time of the row, and goes as far as the application. Roles come from
+// bindings, by what the identity provider says of people; what cannot arise on one wire (a login of nine hours ago, a person
+// in somebody else's notebook) differs in what the token service is told, not in who signs.
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { parse, parseAllDocuments } from "yaml";
@@ -11,6 +12,7 @@ import { createRoleFinder } from "../../control-plane/policy/role-subjects.ts";
 import { VECTOR_TRUST_DOMAIN } from "../../control-plane/policy/vector-world.ts";
 import { createBench, parseVectors, type Vector } from "../../control-plane/policy/vectors.ts";
 import { loadSchemas } from "../../control-plane/sources/schema.ts";
+import { mintTxn } from "../../control-plane/tokens/mint.ts";
 import { createCertificateRequest, createKeys } from "../../sidecar/certs/key-and-csr.ts";
 import { ProofSigner } from "../../sidecar/core/identity/proofs.ts";
 import { Revocations } from "../../sidecar/core/identity/revocations.ts";
@@ -27,7 +29,6 @@ import { proofOperation } from "../../sidecar/inbound/authorize.ts";
 import { createField, type Field } from "../../sidecar/wire/field.ts";
 import { createTestAuthority, must, type TestAuthority } from "../fakes/authority.ts";
 import { InboundStage } from "../fakes/inbound-stage.ts";
-import { TestTokenService } from "../fakes/txn.ts";
 import { stateOfYaml } from "../fakes/yaml-state.ts";
 
 const IDP = "okta-main";
@@ -89,13 +90,12 @@ function policies(): AccessPolicy[] {
 const table = must(parseVectors(readTable()));
 const packs = loadBuiltInPacks();
 const bench = createBench(table.world, { policies: policies(), packs });
-const service = new TestTokenService();
 let authority: TestAuthority;
 let bundle: TrustBundle;
 
 beforeAll(async () => {
   authority = await createTestAuthority(Date.parse("2026-09-01T00:00:00Z"), VECTOR_TRUST_DOMAIN);
-  bundle = service.bundle(authority.bundle);
+  bundle = authority.bundle;
 });
 afterAll(() => authority.close());
 
@@ -164,15 +164,17 @@ class Stage {
     const { user, authAge, via = [], from, scope } = this.#vector;
     if (user === undefined) return undefined;
     const { type, amr, acr, authTimeMs } = table.world.userOf(user, this.#nowMs, authAge);
-    const roles = rolesOf(user, type);
-    const iat = Math.floor(this.#nowMs / 1_000);
-    return service.mint({
-      ...{ iat, exp: iat + 300, aud: VECTOR_TRUST_DOMAIN, txn: `txn-${user}`, sub: `${IDP}|${user}` },
+    const authTime = authTimeMs === undefined ? undefined : Math.floor(authTimeMs / 1_000);
+    const groups = GROUPS[user] ?? [];
+    return mintTxn({
+      ...{ trustDomain: VECTOR_TRUST_DOMAIN, signer: authority.ca.txn, nowMs: this.#nowMs, ttlSeconds: 300 },
+      caller: must(parseSpiffeId(table.world.callerOf(via[0] ?? from).spiffeId)),
+      person: { idp: IDP, id: user, type, groups, claims: {}, amr, acr, authTime },
+      roles: rolesOf(user, type),
       scope: scope === undefined ? TXN_SCOPE_ALL : typeof scope === "string" ? scope : scope.join(" "),
-      reqWl: must(parseSpiffeId(table.world.callerOf(via[0] ?? from).spiffeId)),
-      tctx: { typ: type, roles, idp: IDP, amr, acr, authTime: authTimeMs && Math.floor(authTimeMs / 1_000) },
-      rctx: { reqIp: "10.1.2.3" },
-    });
+      request: { reqIp: "10.1.2.3" },
+      until: this.#nowMs / 1_000 + 43_200,
+    }).token;
   }
 
   /** Method, target, fields and body of the row's request. */
