@@ -344,6 +344,18 @@ spec: {}
     },
   );
 
+  story("a key that Keycloak signs with from now on is found with the first sign-in", async () => {
+    const before = await keycloak.keys("staff");
+    await keycloak.admin("POST", "/staff/components", {
+      ...{ name: "rsa-new", providerId: "rsa-generated", providerType: "org.keycloak.keys.KeyProvider" },
+      config: { priority: [String(1_000 + before.length)], enabled: ["true"], active: ["true"] },
+    });
+    expect((await keycloak.keys("staff")).length).toBeGreaterThan(before.length);
+    const bob = await somebody();
+    await bob.signIn(STAFF, BOB);
+    expect(await bob.heading()).toBe("Notebook");
+  });
+
   story("a browser that signs in again and again is told so, and may begin afresh", async () => {
     const alice = await somebody();
     await alice.signIn(STAFF, ALICE);

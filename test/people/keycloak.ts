@@ -176,6 +176,12 @@ export class Keycloak {
     return text === "" ? undefined : JSON.parse(text);
   }
 
+  /** Ids of the keys that it publishes. */
+  async keys(realm: string): Promise<string[]> {
+    const answer = await fetch(`${this.issuer(realm)}/protocol/openid-connect/certs`);
+    return ((await answer.json()) as { keys: { kid: string }[] }).keys.map(({ kid }) => kid);
+  }
+
   /** An access token by the resource owner's password, which no person's browser is needed for. */
   async token(realm: string, form: Readonly<Record<string, string>>): Promise<string> {
     const answer = await fetch(`${this.issuer(realm)}/protocol/openid-connect/token`, {
