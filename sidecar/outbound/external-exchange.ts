@@ -4,6 +4,7 @@ import { joinedField } from "../core/http/headers.ts";
 import { upgradeOf } from "../core/http/websocket.ts";
 import { checkChain, scopeEntries } from "../core/identity/chain.ts";
 import type { ViaHop } from "../core/identity/claims.ts";
+import type { IssuedTo, Revocations } from "../core/identity/revocations.ts";
 import type { Call } from "../core/policy/call.ts";
 import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
 import type { Classified } from "../core/policy/classified.ts";
@@ -31,7 +32,10 @@ import type { OutboundServices } from "./services.ts";
 
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
+const CANCEL = 0x8;
 const EMPTY = Buffer.alloc(0);
+/** The empty line ends an event that may be under way. */
+const REVOKED_EVENT = Buffer.from('\n\nevent: error\ndata: {"reason":"REVOKED"}\n\n');
 
 export class ExternalExchange implements AppExchange, ExternalUser {
   readonly head: OutboundHead;
@@ -59,6 +63,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   #owed = 0;
   #retried = false;
   #answerHead = false;
+  /** And an event can be added to it. */
+  #isEventStream = false;
+  /** The own certificate that was decided by. */
+  #issuedTo: IssuedTo | undefined;
+  #heldAgainst: Revocations | undefined;
   #over = false;
   deadlineMs: number;
 
@@ -201,13 +210,10 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     // The hops come from a verified proof, whose IDs were parsed (claims.ts).
     const via = (chain?.via ?? []) as readonly ViaHop[];
     const caveat = chain?.caveat;
-    const { revocations } = directory.table;
-    if (issuedTo === undefined || revocations.covers(issuedTo)) {
-      this.#refuse("REVOKED", "what this workload was issued is revoked");
-      return;
-    }
-    if (txn !== undefined && revocations.coversTxn(txn.claims)) {
-      this.#refuse("REVOKED", "the user or the session is revoked");
+    this.#issuedTo = issuedTo;
+    const revoked = this.#revokedBy(directory.table.revocations);
+    if (revoked !== undefined) {
+      this.#refuse("REVOKED", revoked);
       return;
     }
     if (txn !== undefined && nowMs >= txn.claims.exp * 1_000) {
@@ -256,6 +262,37 @@ export class ExternalExchange implements AppExchange, ExternalUser {
         "UNSUPPORTED",
         `\`${unmet ?? "audit: Required"}\` cannot be met for hosts outside the mesh`,
       );
+  }
+
+  /** What of this call's ground is revoked, in words. */
+  #revokedBy(revocations: Revocations): string | undefined {
+    this.#heldAgainst = revocations;
+    const issuedTo = this.#issuedTo;
+    if (issuedTo === undefined || revocations.covers(issuedTo))
+      return "what this workload was issued is revoked";
+    const txn = this.#facts.chain?.txn;
+    return txn !== undefined && revocations.coversTxn(txn.claims)
+      ? "the user or the session is revoked"
+      : undefined;
+  }
+
+  /** Ends a call under way whose ground was revoked meanwhile. Asked with all that passes: nothing does afterwards. */
+  #endsRevoked(): boolean {
+    const revocations = this.#services.state.directory?.table.revocations;
+    if (revocations === undefined || revocations === this.#heldAgainst) return false;
+    const revoked = this.#revokedBy(revocations);
+    if (revoked === undefined) return false;
+    if (!this.#answerHead) {
+      this.#refuse("REVOKED", revoked);
+      return true;
+    }
+    this.#facts.reason = "REVOKED";
+    this.#facts.error = revoked;
+    const { answers } = this.#app;
+    if (this.#isEventStream) answers.sendData(this.#stream, REVOKED_EVENT, true);
+    else answers.resetStream(this.#stream, CANCEL);
+    this.#finish();
+    return true;
   }
 
   #send(): void {
@@ -317,6 +354,10 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#answerHead = true;
     this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
     this.#facts.status = head.status;
+    const type = joinedField(head.fields, "content-type")?.toLowerCase() ?? "";
+    this.#isEventStream =
+      type.startsWith("text/event-stream") &&
+      !head.fields.some(({ name }) => name === "content-length" || name === "content-encoding");
     this.#writeHead(head, true);
   }
 
@@ -333,7 +374,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   }
 
   onExternalBody(chunk: Buffer): void {
-    if (this.#over) return;
+    if (this.#over || this.#endsRevoked()) return;
     this.#touch();
     this.#facts.responseBytes += chunk.length;
     // A view of what was received: writers of this process copy or send it before they return.
@@ -394,7 +435,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       else this.#returnCredit();
       return;
     }
-    if (isHeld) return;
+    if (isHeld || this.#endsRevoked()) return;
     this.#touch();
     this.#writeBody(chunk);
     if (endStream) this.#writeEnd();

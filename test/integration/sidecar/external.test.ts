@@ -3,9 +3,10 @@
 import { writeFileSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer, type Server } from "node:https";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, connect } from "node:net";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "@jest/globals";
+import { Revocations } from "../../../sidecar/core/identity/revocations.ts";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import type { SidecarTable } from "../../../sidecar/discovery/table.ts";
 import type { OriginalDestination } from "../../../sidecar/wire/original-destination.ts";
@@ -273,6 +274,43 @@ describe("a call to a host outside the mesh", () => {
       [1, 2].map(() => send(sidecar.proxyPort, get(`localhost:${port}`, "/things/a"))),
     );
     expect(answers.map(({ status }) => status)).toEqual([200, 200]);
+  });
+
+  test.each([
+    ["with an event", "text/event-stream", /event: error\ndata: \{"reason":"REVOKED"\}/],
+    ["by breaking off", "application/octet-stream", /first/],
+  ])("an answer under way ends %s when what the call rests on is revoked", async (_how, type, expected) => {
+    let more: (text: string) => void = () => {};
+    const { sidecar, port } = await setUp({
+      handler: (_one, response) => {
+        response.writeHead(200, { "content-type": type });
+        response.write("first");
+        more = (text) => response.write(text);
+      },
+    });
+    const socket = connect(sidecar.proxyPort, "127.0.0.1").setEncoding("latin1");
+    let text = "";
+    const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+    socket.on("error", () => {});
+    const first = new Promise<void>((resolve) =>
+      socket.on("data", (chunk: string) => {
+        text += chunk;
+        if (text.includes("first")) resolve();
+      }),
+    );
+    socket.write(get(`localhost:${port}`, "/things/a", "connection: close"));
+    await first;
+    const { spiffeId } = world.identity(NOTEBOOK);
+    const revocations = new Revocations([{ spiffeId, pod: "", beforeMs: Date.now() + 3_000 }]);
+    const before = sidecar.plane.table;
+    if (before === undefined) throw new Error("no table");
+    expect(sidecar.plane.setTable({ ...before, revocations }).ok).toBe(true);
+    more("second");
+    await closed;
+    expect(text).toMatch(expected);
+    expect(text).not.toContain("second");
+    const [event] = await sidecar.audit();
+    expect(JSON.stringify(event)).toContain('"effect":"Deny","reason":"REVOKED"');
   });
 
   test("a host that breaks off in the middle of its answer is not taken for one that has finished", async () => {
