@@ -1,4 +1,4 @@
-// Tokens from the token service by what they were asked for with: one request under way per key, renewed at 60 % of their
+// Tokens from the token service by what they were asked for with: one request under way for each, renewed at 60 % of their
 // life as long as somebody uses them, and asked for no faster than refusals and failures allow.
 import type { HeldTxn } from "../core/identity/held-txn.ts";
 import { backoffMs } from "../core/runtime/backoff.ts";
@@ -38,7 +38,8 @@ const SWEEP_MS = 30_000;
 
 export class MintedTokens {
   readonly #deps: MintedTokensDeps;
-  readonly #entries = new Map<string, Entry>();
+  /** By subject, then by context: the hash of a subject of 3 KB stays with its string, that of a joined key would not. */
+  readonly #subjects = new Map<string, Map<string, Entry>>();
   #sweepAtMs = 0;
 
   constructor(deps: MintedTokensDeps) {
@@ -46,33 +47,35 @@ export class MintedTokens {
   }
 
   get size(): number {
-    return this.#entries.size;
+    let size = 0;
+    for (const entries of this.#subjects.values()) size += entries.size;
+    return size;
   }
 
-  /** The token of a key that was asked for before, if it is good now; renews it in the background when that is due. */
-  peek(key: string): HeldTxn | undefined {
-    const entry = this.#entries.get(key);
+  /**
+   * The token that was asked for before, if it is good now; renews it in the background when that is due.
+   *
+   * @param subject on whose behalf. @param context of the request: there is one token for each.
+   */
+  peek(subject: string, context = ""): HeldTxn | undefined {
+    const entry = this.#entry(subject, context);
     if (entry?.held === undefined) return undefined;
     const nowMs = this.#deps.nowMs();
     if (nowMs >= entry.dueMs && entry.underWay === undefined) void this.#ask(entry);
     return nowMs < endMs(entry.held) ? entry.held : undefined;
   }
 
-  /** The token of a key as it is; renews nothing. */
-  look(key: string): HeldTxn | undefined {
-    return this.#entries.get(key)?.held;
+  /** The token as it is; renews nothing. */
+  look(subject: string, context = ""): HeldTxn | undefined {
+    return this.#entry(subject, context)?.held;
   }
 
-  /** The token of a key: the one that is held, or a new one. Never rejects. */
-  get(key: string, mint: Mint): Promise<TokenResult<HeldTxn>> {
-    const held = this.peek(key);
+  /** The token that is held, or a new one. Never rejects. */
+  get(subject: string, context: string, mint: Mint): Promise<TokenResult<HeldTxn>> {
+    const held = this.peek(subject, context);
     if (held !== undefined) return Promise.resolve({ ok: true, value: held });
     this.#sweep();
-    let entry = this.#entries.get(key);
-    if (entry === undefined) {
-      entry = new Entry(mint);
-      this.#entries.set(key, entry);
-    }
+    const entry = this.#entry(subject, context) ?? this.#add(subject, context, new Entry(mint));
     if (entry.underWay !== undefined) return entry.underWay;
     const { refusal } = entry;
     if (refusal !== undefined && this.#deps.nowMs() < entry.dueMs)
@@ -80,9 +83,9 @@ export class MintedTokens {
     return this.#ask(entry);
   }
 
-  /** The last refusal of a key, while it stands: asking again would only repeat it. */
-  refused(key: string): TokenRefusal | undefined {
-    const entry = this.#entries.get(key);
+  /** The last refusal, while it stands: asking again would only repeat it. */
+  refused(subject: string, context = ""): TokenRefusal | undefined {
+    const entry = this.#entry(subject, context);
     return entry !== undefined && this.#deps.nowMs() < entry.dueMs ? entry.refusal : undefined;
   }
 
@@ -93,15 +96,24 @@ export class MintedTokens {
   }
 
   /** Takes in a token that was held before. */
-  put(key: string, held: HeldTxn, mint: Mint): void {
-    const entry = new Entry(mint);
-    this.#entries.set(key, entry);
-    this.#take(entry, held);
+  put(subject: string, held: HeldTxn, mint: Mint): void {
+    this.#take(this.#add(subject, "", new Entry(mint)), held);
   }
 
-  /** Forgets what a key has got; the next one is asked for. */
-  drop(key: string): void {
-    this.#entries.delete(key);
+  /** Forgets what a subject has got; the next one is asked for. */
+  drop(subject: string): void {
+    this.#subjects.delete(subject);
+  }
+
+  #entry(subject: string, context: string): Entry | undefined {
+    return this.#subjects.get(subject)?.get(context);
+  }
+
+  #add(subject: string, context: string, entry: Entry): Entry {
+    const entries = this.#subjects.get(subject);
+    if (entries === undefined) this.#subjects.set(subject, new Map([[context, entry]]));
+    else entries.set(context, entry);
+    return entry;
   }
 
   async #ask(entry: Entry): Promise<TokenResult<HeldTxn>> {
@@ -130,14 +142,17 @@ export class MintedTokens {
     entry.dueMs = (iat + (exp - iat) * RENEW_AT) * 1_000;
   }
 
-  /** Forgets keys whose token is over and that nobody waits for. */
+  /** Forgets tokens that are over and that nobody waits for. */
   #sweep(): void {
     const nowMs = this.#deps.nowMs();
     if (nowMs < this.#sweepAtMs) return;
     this.#sweepAtMs = nowMs + SWEEP_MS;
-    for (const [key, { held, dueMs, underWay }] of this.#entries)
-      if (underWay === undefined && nowMs >= dueMs && (held === undefined || nowMs >= endMs(held)))
-        this.#entries.delete(key);
+    for (const [subject, entries] of this.#subjects) {
+      for (const [context, { held, dueMs, underWay }] of entries)
+        if (underWay === undefined && nowMs >= dueMs && (held === undefined || nowMs >= endMs(held)))
+          entries.delete(context);
+      if (entries.size === 0) this.#subjects.delete(subject);
+    }
   }
 }
 

@@ -105,28 +105,28 @@ export class TokenClient {
 
   /** A token for a request within a session: the one that is held for the same context, or a new one. */
   mintFromSession(handle: string, context: MintContext): Promise<TokenResult<HeldTxn>> {
-    return this.#minted.get(keyOf(handle, context), this.#mint(SESSION, handle, context));
+    return this.#minted.get(handle, contextOf(context), this.#mint(SESSION, handle, context));
   }
 
   /** The token that is held for a session and context, without asking; renews it in time. */
   heldForSession(handle: string, context: MintContext): HeldTxn | undefined {
-    return this.#minted.peek(keyOf(handle, context));
+    return this.#minted.peek(handle, contextOf(context));
   }
 
   /** A token for a request with an access token (RFC 9068) of an identity provider, which is verified there again. */
   exchange(accessToken: string, context: MintContext): Promise<TokenResult<HeldTxn>> {
     const mint = this.#mint(`${IETF}access_token`, accessToken, context);
-    return this.#minted.get(keyOf(accessToken, context), mint);
+    return this.#minted.get(accessToken, contextOf(context), mint);
   }
 
   /** The token that is held for an access token and context, without asking. */
   heldForToken(accessToken: string, context: MintContext): HeldTxn | undefined {
-    return this.#minted.peek(keyOf(accessToken, context));
+    return this.#minted.peek(accessToken, contextOf(context));
   }
 
   /** A token for the one user that this workload acts for, as its identity says. */
   mintOwn(): Promise<TokenResult<HeldTxn>> {
-    return this.#minted.get(OWN, this.#ownMint);
+    return this.#minted.get(OWN, "", this.#ownMint);
   }
 
   /** The token of `mintOwn` that is held; renews it in time. */
@@ -192,8 +192,8 @@ export class TokenClient {
   }
 }
 
-function keyOf(subject: string, { reqIp, sid, scope }: MintContext): string {
-  return `${reqIp ?? ""}\n${sid ?? ""}\n${scope ?? ""}\n${subject}`;
+function contextOf({ reqIp, sid, scope }: MintContext): string {
+  return `${reqIp ?? ""}\n${sid ?? ""}\n${scope ?? ""}`;
 }
 
 const isText = (value: unknown): value is string => typeof value === "string" && value !== "";

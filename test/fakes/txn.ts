@@ -11,9 +11,9 @@ export class TestTokenService {
   readonly kid: string;
   readonly key: KeyObject;
 
-  constructor(kid = "tts-test") {
+  constructor(kid = "tts-test", key = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey) {
     this.kid = kid;
-    this.key = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+    this.key = key;
   }
 
   /** The public key as it stands in a bundle document. */

@@ -26,7 +26,7 @@ class Service {
   }
 
   get(): Promise<TokenResult<HeldTxn>> {
-    return this.tokens.get("k", this.mint);
+    return this.tokens.get("k", "", this.mint);
   }
 
   async grant(): Promise<HeldTxn> {
@@ -54,6 +54,21 @@ describe("minted tokens", () => {
     expect(await service.get()).toEqual({ ok: true, value: held });
     expect(service.tokens.peek("other")).toBeUndefined();
     expect(service.asked).toBe(1);
+  });
+
+  test("each context of a subject has a token of its own, and forgetting the subject forgets all", async () => {
+    const service = new Service();
+    for (const context of ["", "10.0.0.1", "10.0.0.2"]) {
+      const waiting = service.tokens.get("k", context, service.mint);
+      service.answer({ ok: true, value: service.fresh() });
+      await waiting;
+    }
+    expect(service.asked).toBe(3);
+    expect(service.tokens.size).toBe(3);
+    expect(service.tokens.peek("k", "10.0.0.1")).not.toBe(service.tokens.peek("k", "10.0.0.2"));
+    expect(service.tokens.peek("k", "10.0.0.3")).toBeUndefined();
+    service.tokens.drop("k");
+    expect(service.tokens.size).toBe(0);
   });
 
   test("a token that is used is renewed at 60 % of its life, without anybody waiting", async () => {
@@ -120,7 +135,7 @@ describe("minted tokens", () => {
   test("forgets what is over", async () => {
     const service = new Service();
     for (let i = 0; i < 50; i++) {
-      const waiting = service.tokens.get(`k${i}`, service.mint);
+      const waiting = service.tokens.get(`k${i}`, "", service.mint);
       service.answer({ ok: true, value: service.fresh() });
       await waiting;
     }
