@@ -13,7 +13,6 @@ import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "../outbound/app-side.ts";
 import type { FixedDestination } from "../outbound/resolve.ts";
-import { originChain } from "../telemetry/correlation.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import { createField, type Field } from "../wire/field.ts";
 import { corsFields, isCorsField, preflightFields } from "./cors.ts";
@@ -45,9 +44,9 @@ export interface EdgePlace {
   readonly peerFields: readonly Field[];
 }
 
-/** How applications learn from where a request came. */
-export function addressFields(address: string): readonly Field[] {
-  return [createField("x-forwarded-for", address), createField("x-real-ip", address)];
+/** How applications learn from where a request came; the same objects for the same address, as HPACK likes them. */
+export function addressFields(front: Front, address: string): readonly Field[] {
+  return [front.field("x-forwarded-for", address), front.field("x-real-ip", address)];
 }
 
 const OWN_TOKEN = new RegExp(`\\b${CLIENT_TOKEN_PREFIX}[A-Za-z0-9_-]{43}`);
@@ -289,7 +288,7 @@ export class EdgeExchange
     }
     this.#count("forwarded");
     this.#inner = inner;
-    const chain = admitted.txn === undefined ? undefined : originChain(admitted.txn);
+    const chain = admitted.txn === undefined ? undefined : this.#front.chainOf(admitted.txn);
     inner.start({ kind: "service", service: backend.id, port }, this.#bodyless, chain);
     this.#passKept(inner);
   }
@@ -320,7 +319,8 @@ export class EdgeExchange
 
   #putAddress(fields: Field[], route: GatewayRoute): void {
     const { peer, peerFields } = this.#place;
-    fields.push(...(this.#sourceIp === peer ? peerFields : addressFields(this.#sourceIp)));
+    const address = this.#sourceIp === peer ? peerFields : addressFields(this.#front, this.#sourceIp);
+    for (const field of address) fields.push(field);
     fields.push(PROTO, this.#front.field("x-forwarded-host", this.head.authority));
     if (route.rewrite?.prefix !== undefined && route.path.value !== "/")
       fields.push(this.#front.field("x-forwarded-prefix", route.path.value.replace(/\/$/, "")));

@@ -1,11 +1,12 @@
 // What all requests at the edge share: the rules in force, who knows people, the way into the mesh, and which requests
 // hang on which session.
 import type { Gateway, GatewayRoute } from "../core/gateway/gateway.ts";
+import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { SidecarMetrics } from "../metrics.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "../outbound/app-side.ts";
 import type { FixedDestination } from "../outbound/resolve.ts";
-import type { CallChain } from "../telemetry/correlation.ts";
+import { type CallChain, originChain } from "../telemetry/correlation.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { TellEdge } from "./edge-audit.ts";
@@ -73,7 +74,10 @@ export interface SessionBound {
 export class Front {
   readonly deps: FrontDeps;
   readonly names = new EdgeFieldNames();
-  readonly #open = new Map<string, Set<SessionBound>>();
+  /** Nearly always a session has one request at a time: no set for it. */
+  readonly #open = new Map<string, SessionBound | Set<SessionBound>>();
+  /** What is kept by chain further on is found again by the same object. */
+  readonly #chains = new WeakMap<HeldTxn, CallChain>();
   /** Index of `forwarded`, where nearly every request is counted. */
   readonly #forwardedOf = new WeakMap<GatewayRoute, number>();
   #rules: EdgeRules | undefined;
@@ -142,23 +146,34 @@ export class Front {
     headerAnomalies.add(headerAnomalies.series(kind));
   };
 
+  /** The chain of calls on behalf of whom a token speaks for. */
+  chainOf(txn: HeldTxn): CallChain {
+    let chain = this.#chains.get(txn);
+    if (chain === undefined) {
+      chain = originChain(txn);
+      this.#chains.set(txn, chain);
+    }
+    return chain;
+  }
+
   bind(session: string, request: SessionBound): void {
     const open = this.#open.get(session);
-    if (open === undefined) this.#open.set(session, new Set([request]));
-    else open.add(request);
+    if (open === undefined) this.#open.set(session, request);
+    else if (open instanceof Set) open.add(request);
+    else this.#open.set(session, new Set([open, request]));
   }
 
   unbind(session: string, request: SessionBound): void {
     const open = this.#open.get(session);
-    if (open === undefined) return;
-    open.delete(request);
-    if (open.size === 0) this.#open.delete(session);
+    if (open === request) this.#open.delete(session);
+    else if (open instanceof Set && open.delete(request) && open.size === 0) this.#open.delete(session);
   }
 
   #end(session: string): void {
     const open = this.#open.get(session);
     if (open === undefined) return;
     this.#open.delete(session);
-    for (const request of open) request.onSessionEnd();
+    if (!(open instanceof Set)) open.onSessionEnd();
+    else for (const request of open) request.onSessionEnd();
   }
 }

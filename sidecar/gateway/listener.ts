@@ -169,7 +169,7 @@ export class EdgeListener {
     }
     const { front, metrics } = this.#deps;
     metrics.connections.add(metrics.connections.series("gateway", "accepted"));
-    const place = { peer, listener: listener.name, peerFields: addressFields(peer) };
+    const place = { peer, listener: listener.name, peerFields: addressFields(front, peer) };
     this.#converse(
       socket,
       socket.alpnProtocol === "h2",

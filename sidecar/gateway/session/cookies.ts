@@ -2,6 +2,7 @@
 // sibling host or plain HTTP cannot set. What is ours is taken off a request before it goes on. PURE but for the random id.
 import { randomBytes } from "node:crypto";
 import type { Gateway } from "../../core/gateway/gateway.ts";
+import { GenerationCache } from "../../core/identity/generation-cache.ts";
 
 const ID_BYTES = 32;
 const ID = /^[A-Za-z0-9_-]{43}$/;
@@ -39,6 +40,10 @@ function trimmed(text: string): string {
 }
 
 const isBlank = (code: number): boolean => code === 32 || code === 9;
+/** Fields that were read: a browser sends the same one with each request. */
+const KEPT = { maxEntries: 4_096, maxWeight: 1024 * 1024 };
+/** Longer ones may be a part of a whole head, which a cache would keep alive. */
+const MAX_KEPT_CHARS = 2_048;
 
 const NONE: CookieReading = { id: undefined, isOdd: false, own: new Map(), forwarded: undefined };
 
@@ -46,6 +51,7 @@ const NONE: CookieReading = { id: undefined, isOdd: false, own: new Map(), forwa
 export class GatewayCookies {
   readonly #session: string;
   readonly #folded: string;
+  readonly #read = new GenerationCache<CookieReading>(KEPT);
 
   /** @param name without `__Host-`, a token of RFC 6265 section 4.1.1. */
   constructor(name: string) {
@@ -69,6 +75,16 @@ export class GatewayCookies {
   /** @param field the value of `cookie`, several fields joined with `; ` (RFC 9113 section 8.2.3). */
   read(field: string | undefined): CookieReading {
     if (field === undefined) return NONE;
+    if (field.length > MAX_KEPT_CHARS) return this.#parse(field);
+    const known = this.#read.get(field);
+    if (known !== undefined) return known;
+    const reading = this.#parse(field);
+    // What has no session is answered here, or public.
+    if (reading.id !== undefined) this.#read.set(field, reading, field.length);
+    return reading;
+  }
+
+  #parse(field: string): CookieReading {
     const pairs = field.split(";", MAX_PAIRS + 1);
     const kept: string[] = [];
     const own = new Map<string, string>();

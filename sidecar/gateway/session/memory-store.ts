@@ -1,18 +1,54 @@
-// Sessions in memory: for one replica, whose restart signs everybody out.
+// Sessions in memory: for one replica, whose restart signs everybody out. Packed, but for those that were used last.
+import { GenerationCache } from "../../core/identity/generation-cache.ts";
 import { MeshError } from "../../core/runtime/errors.ts";
+import { packSession, unpackSession } from "./packed-session.ts";
 import {
   digestOf,
   isOf,
   type Session,
   type SessionLimits,
+  type SessionNames,
   type SessionStore,
   type SessionsOf,
 } from "./session.ts";
 
-interface Entry {
-  session: Session;
+class Entry implements SessionNames {
+  readonly sid: string;
+  readonly idp: string;
+  readonly user: { readonly id: string };
+  idpSid: string | undefined;
+  packed: Buffer;
+  endsMs: number;
   seenMs: number;
+  isOver = false;
+
+  constructor(session: Session, nowMs: number) {
+    this.sid = session.sid;
+    this.idp = session.idp;
+    this.idpSid = session.idpSid;
+    this.user = { id: session.user.id };
+    this.packed = packSession(session);
+    this.endsMs = session.endsMs;
+    this.seenMs = nowMs;
+  }
+
+  /** After a refresh: of the same person, by the same name. */
+  take(session: Session): void {
+    this.idpSid = session.idpSid;
+    this.packed = packSession(session);
+    this.endsMs = session.endsMs;
+  }
 }
+
+/** An entry as it was when it was opened last. */
+interface Opened {
+  readonly entry: Entry;
+  readonly packed: Buffer;
+  readonly session: Session;
+}
+
+/** Sessions that need not be unpacked, about 6 KB each; found by id, so that nothing has to be hashed. */
+const OPENED = { maxEntries: 2_000, maxWeight: 2_000 };
 
 /** Between two looks at everything that is over. */
 const SWEEP_MS = 60_000;
@@ -22,6 +58,7 @@ const MAX_RECORDS = 20_000;
 export class MemorySessionStore implements SessionStore {
   readonly #limits: SessionLimits;
   readonly #byDigest = new Map<string, Entry>();
+  readonly #opened = new GenerationCache<Opened>(OPENED);
   /** Until when, monotonic milliseconds. */
   readonly #refreshing = new Map<string, number>();
   /** The oldest first. */
@@ -38,15 +75,18 @@ export class MemorySessionStore implements SessionStore {
   }
 
   find(id: string, nowMs: number): Session | undefined {
-    const digest = digestOf(id);
-    const entry = this.#byDigest.get(digest);
-    if (entry === undefined) return undefined;
+    const opened = this.#opened.get(id);
+    const entry = opened?.entry ?? this.#byDigest.get(digestOf(id));
+    if (entry === undefined || entry.isOver) return undefined;
     if (this.#isOver(entry, nowMs)) {
-      this.#byDigest.delete(digest);
+      this.#delete(digestOf(id), entry);
       return undefined;
     }
     entry.seenMs = nowMs;
-    return entry.session;
+    if (opened !== undefined && opened.packed === entry.packed) return opened.session;
+    const session = unpackSession(entry.packed);
+    this.#opened.set(id, { entry, packed: entry.packed, session }, 1);
+    return session;
   }
 
   async create(id: string, session: Session, nowMs: number): Promise<void> {
@@ -56,13 +96,13 @@ export class MemorySessionStore implements SessionStore {
         "not_ready",
         `the gateway holds ${this.#byDigest.size} sessions, as many as it may; people who sign out or stay away make room`,
       );
-    this.#byDigest.set(digestOf(id), { session, seenMs: nowMs });
+    this.#byDigest.set(digestOf(id), new Entry(session, nowMs));
   }
 
   async replace(id: string, session: Session, nowMs: number): Promise<boolean> {
     const entry = this.#byDigest.get(digestOf(id));
     if (entry === undefined || this.#isOver(entry, nowMs)) return false;
-    entry.session = session;
+    entry.take(session);
     return true;
   }
 
@@ -83,13 +123,13 @@ export class MemorySessionStore implements SessionStore {
     const entry = this.#byDigest.get(digest);
     if (entry === undefined) return undefined;
     this.#drop(digest, entry);
-    return entry.session;
+    return unpackSession(entry.packed);
   }
 
   async endAll(of: SessionsOf): Promise<number> {
     let count = 0;
     for (const [digest, entry] of this.#byDigest) {
-      if (!isOf(entry.session, of)) continue;
+      if (!isOf(entry, of)) continue;
       this.#drop(digest, entry);
       count++;
     }
@@ -120,19 +160,23 @@ export class MemorySessionStore implements SessionStore {
     this.#byDigest.clear();
   }
 
-  #drop(digest: string, { session }: Entry): void {
-    this.#byDigest.delete(digest);
-    for (const listener of this.#listeners) listener(session.sid);
+  #drop(digest: string, entry: Entry): void {
+    this.#delete(digest, entry);
+    for (const listener of this.#listeners) listener(entry.sid);
   }
 
-  #isOver({ session, seenMs }: Entry, nowMs: number): boolean {
-    return nowMs >= session.endsMs || nowMs - seenMs >= this.#limits.idleMs;
+  #delete(digest: string, entry: Entry): void {
+    entry.isOver = true;
+    this.#byDigest.delete(digest);
+  }
+
+  #isOver({ endsMs, seenMs }: Entry, nowMs: number): boolean {
+    return nowMs >= endsMs || nowMs - seenMs >= this.#limits.idleMs;
   }
 
   #sweep(nowMs: number): void {
     this.#sweepAtMs = nowMs + SWEEP_MS;
-    for (const [digest, entry] of this.#byDigest)
-      if (this.#isOver(entry, nowMs)) this.#byDigest.delete(digest);
+    for (const [digest, entry] of this.#byDigest) if (this.#isOver(entry, nowMs)) this.#delete(digest, entry);
     const now = performance.now();
     for (const [digest, untilMs] of this.#refreshing) if (untilMs <= now) this.#refreshing.delete(digest);
   }

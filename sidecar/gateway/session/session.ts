@@ -85,7 +85,12 @@ export function digestOf(id: string): string {
   return hash("sha256", id, "base64url");
 }
 
-export function isOf(session: Session, of: SessionsOf): boolean {
+/** What sessions are ended by. */
+export type SessionNames = Pick<Session, "sid" | "idp" | "idpSid"> & {
+  readonly user: { readonly id: string };
+};
+
+export function isOf(session: SessionNames, of: SessionsOf): boolean {
   if ("user" in of) return session.user.id === of.user;
   if ("sid" in of) return session.sid === of.sid;
   return session.idp === of.idp && session.idpSid === of.idpSid;
