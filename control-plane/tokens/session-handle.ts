@@ -1,5 +1,6 @@
 // Session handles: what the token service knows of a login, sealed so that only a replica of it can read or change it, and
 // carried by the gateway that the person signed in at. Nothing is stored here; the secret lies with the authority.
+import { deflateRawSync, inflateRawSync } from "node:zlib";
 import { CompactEncrypt, compactDecrypt } from "jose";
 import type { HandleKey } from "../ca/token-service-keys.ts";
 import { TokenRefusal } from "./refusal.ts";
@@ -37,8 +38,11 @@ export interface Session {
 
 /** Longest handle, characters: sealed claims of at most 24 KiB. */
 const MAX_HANDLE_CHARS = 40_960;
+const MAX_SESSION_BYTES = 28_672;
 const MAX_OPEN = 20_000;
 const CONTENT = { alg: "dir", enc: "A256GCM", typ: "countersign-session" } as const;
+/** Content that is deflated: gateways keep a handle for each person, and send it for each token. */
+const DEFLATED = "deflate";
 
 function invalid(): TokenRefusal {
   return new TokenRefusal(
@@ -62,10 +66,11 @@ export class SessionHandles {
     const [key] = this.#keys();
     if (key === undefined)
       throw new TokenRefusal("NOT_READY", "the token service has no keys yet; try again");
-    const handle = await new CompactEncrypt(Buffer.from(JSON.stringify(session)))
-      .setProtectedHeader({ ...CONTENT, kid: key.kid })
+    const json = Buffer.from(JSON.stringify(session));
+    const handle = await new CompactEncrypt(deflateRawSync(json))
+      .setProtectedHeader({ ...CONTENT, cty: DEFLATED, kid: key.kid })
       .encrypt(key.key);
-    if (handle.length > MAX_HANDLE_CHARS)
+    if (json.length > MAX_SESSION_BYTES || handle.length > MAX_HANDLE_CHARS)
       throw new TokenRefusal(
         "TOKEN_INVALID",
         "the identity provider says too much about this user; send fewer groups",
@@ -79,7 +84,7 @@ export class SessionHandles {
     if (known !== undefined) return known;
     if (handle.length > MAX_HANDLE_CHARS || handle.split(".", 6).length !== 5) throw invalid();
     try {
-      const { plaintext } = await compactDecrypt(
+      const { plaintext, protectedHeader } = await compactDecrypt(
         handle,
         ({ kid }) => {
           const key = this.#keys().find((one) => one.kid === kid);
@@ -88,8 +93,12 @@ export class SessionHandles {
         },
         { keyManagementAlgorithms: [CONTENT.alg], contentEncryptionAlgorithms: [CONTENT.enc] },
       );
+      const json =
+        protectedHeader.cty === DEFLATED
+          ? inflateRawSync(plaintext, { maxOutputLength: MAX_SESSION_BYTES })
+          : Buffer.from(plaintext);
       // Sealed by us: authenticated encryption vouches for the form.
-      const session = JSON.parse(Buffer.from(plaintext).toString("utf8")) as Session;
+      const session = JSON.parse(json.toString("utf8")) as Session;
       this.#remember(handle, session);
       return session;
     } catch {

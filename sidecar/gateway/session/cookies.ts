@@ -40,6 +40,7 @@ function trimmed(text: string): string {
 }
 
 const isBlank = (code: number): boolean => code === 32 || code === 9;
+
 /** Fields that were read: a browser sends the same one with each request. */
 const KEPT = { maxEntries: 4_096, maxWeight: 1024 * 1024 };
 /** Longer ones may be a part of a whole head, which a cache would keep alive. */

@@ -11,39 +11,43 @@ import {
   type SessionStore,
   type SessionsOf,
 } from "./session.ts";
+import { type Place, Slabs } from "./slabs.ts";
 
 class Entry implements SessionNames {
   readonly sid: string;
   readonly idp: string;
   readonly user: { readonly id: string };
   idpSid: string | undefined;
-  packed: Buffer;
+  place: Place;
   endsMs: number;
   seenMs: number;
   isOver = false;
+  /** Grows with each refresh. */
+  version = 0;
 
-  constructor(session: Session, nowMs: number) {
+  constructor(session: Session, place: Place, nowMs: number) {
     this.sid = session.sid;
     this.idp = session.idp;
     this.idpSid = session.idpSid;
     this.user = { id: session.user.id };
-    this.packed = packSession(session);
+    this.place = place;
     this.endsMs = session.endsMs;
     this.seenMs = nowMs;
   }
 
   /** After a refresh: of the same person, by the same name. */
-  take(session: Session): void {
+  take(session: Session, place: Place): void {
     this.idpSid = session.idpSid;
-    this.packed = packSession(session);
+    this.place = place;
     this.endsMs = session.endsMs;
+    this.version++;
   }
 }
 
 /** An entry as it was when it was opened last. */
 interface Opened {
   readonly entry: Entry;
-  readonly packed: Buffer;
+  readonly version: number;
   readonly session: Session;
 }
 
@@ -58,6 +62,7 @@ const MAX_RECORDS = 20_000;
 export class MemorySessionStore implements SessionStore {
   readonly #limits: SessionLimits;
   readonly #byDigest = new Map<string, Entry>();
+  readonly #slabs = new Slabs();
   readonly #opened = new GenerationCache<Opened>(OPENED);
   /** Until when, monotonic milliseconds. */
   readonly #refreshing = new Map<string, number>();
@@ -83,9 +88,9 @@ export class MemorySessionStore implements SessionStore {
       return undefined;
     }
     entry.seenMs = nowMs;
-    if (opened !== undefined && opened.packed === entry.packed) return opened.session;
-    const session = unpackSession(entry.packed);
-    this.#opened.set(id, { entry, packed: entry.packed, session }, 1);
+    if (opened !== undefined && opened.version === entry.version) return opened.session;
+    const session = this.#open(entry);
+    this.#opened.set(id, { entry, version: entry.version, session }, 1);
     return session;
   }
 
@@ -96,13 +101,15 @@ export class MemorySessionStore implements SessionStore {
         "not_ready",
         `the gateway holds ${this.#byDigest.size} sessions, as many as it may; people who sign out or stay away make room`,
       );
-    this.#byDigest.set(digestOf(id), new Entry(session, nowMs));
+    this.#byDigest.set(digestOf(id), new Entry(session, this.#slabs.put(packSession(session)), nowMs));
   }
 
   async replace(id: string, session: Session, nowMs: number): Promise<boolean> {
     const entry = this.#byDigest.get(digestOf(id));
     if (entry === undefined || this.#isOver(entry, nowMs)) return false;
-    entry.take(session);
+    const place = this.#slabs.put(packSession(session));
+    this.#slabs.free(entry.place);
+    entry.take(session, place);
     return true;
   }
 
@@ -122,8 +129,9 @@ export class MemorySessionStore implements SessionStore {
     const digest = digestOf(id);
     const entry = this.#byDigest.get(digest);
     if (entry === undefined) return undefined;
+    const session = this.#open(entry);
     this.#drop(digest, entry);
-    return unpackSession(entry.packed);
+    return session;
   }
 
   async endAll(of: SessionsOf): Promise<number> {
@@ -167,7 +175,12 @@ export class MemorySessionStore implements SessionStore {
 
   #delete(digest: string, entry: Entry): void {
     entry.isOver = true;
+    this.#slabs.free(entry.place);
     this.#byDigest.delete(digest);
+  }
+
+  #open({ place }: Entry): Session {
+    return unpackSession(this.#slabs.read(place));
   }
 
   #isOver({ endsMs, seenMs }: Entry, nowMs: number): boolean {

@@ -20,20 +20,12 @@ const LENGTH_BYTES = 4;
 const MAX_UNPACKED_BYTES = 1024 * 1024;
 const NOTHING = Buffer.alloc(0);
 
-/**
- * Deflated are head and ID token; behind them stand the tokens that are sealed or random.
- *
- * @returns memory of its own, outside V8's heap: there, what is alive may come with as much that is not.
- */
+/** Deflated are head and ID token; behind them stand the tokens that are sealed or random. */
 export function packSession({ handle, refreshToken, idToken, ...session }: Session): Buffer {
   const [sealed, refresh, id] = [takeApart(handle), takeApart(refreshToken), takeApart(idToken)];
   const head: Head = { session, handle: sealed.parts ?? "", refreshToken: refresh.parts, idToken: id.parts };
   const deflated = deflateRawSync(withLength(Buffer.from(JSON.stringify(head)), id.bytes), WINDOW);
-  const packed = withLength(deflated, Buffer.concat([sealed.bytes, refresh.bytes]));
-  // Not of Node's pool, whose other parts it would keep alive.
-  const own = Buffer.allocUnsafeSlow(packed.length);
-  packed.copy(own);
-  return own;
+  return withLength(deflated, Buffer.concat([sealed.bytes, refresh.bytes]));
 }
 
 /** @param packed by {@link packSession} of this process. */

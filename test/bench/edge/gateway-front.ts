@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadIdentity } from "../../../sidecar/certs/identity-store.ts";
 import { parseSidecarConfig } from "../../../sidecar/config.ts";
+import { Revocations } from "../../../sidecar/core/identity/revocations.ts";
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import { boundYoungGeneration } from "../../../sidecar/core/runtime/young-generation.ts";
@@ -103,6 +104,8 @@ if (import.meta.main) {
     reference: () => "g-0",
     count: () => {},
     countOddCookie: () => {},
+    revocations: () => Revocations.none,
+    tell: () => true,
   });
   await gateway.adopt(resource);
   const line: FrontPorts = { pid: process.pid, tls: gateway.portOf(8443) ?? 0, plain: local[0] ?? 0 };
