@@ -90,8 +90,8 @@ export class MintedTokens {
   }
 
   /** Asks for another token in the background; the one that is held goes on until then. */
-  renew(key: string): void {
-    const entry = this.#entries.get(key);
+  renew(subject: string, context = ""): void {
+    const entry = this.#entry(subject, context);
     if (entry?.held !== undefined && entry.underWay === undefined) void this.#ask(entry);
   }
 

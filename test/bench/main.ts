@@ -16,7 +16,9 @@ const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds
   handshakes  full mutual TLS handshakes per second of CPU, beside nginx with the same certificates
   idle        memory of 10 000 idle connections, plain and mutual TLS
   edge        1 000 slow readers of 100 MB, and memory and CPU of hostile input beside valid requests
-  gateway     CPU of a signed-in request in a gateway, beside one sidecar and nginx with auth_request
+  gateway     CPU of a signed-in request in a gateway, beside one sidecar, bare TLS, and nginx with auth_request, by itself
+              and with oauth2-proxy (needs nginx-light, wrk, nghttp2-client, redis-server and Go, which fetches it once)
+  sessions    memory of 100 000 sessions in the gateway's memory and in Redis (needs Debian's redis-server)
   events      added delay of server-sent events, beside Envoy, haproxy and nginx
   websocket   CPU and time of WebSocket echoes, beside Envoy
   grpc        CPU per unary gRPC call, beside Envoy (needs Debian's nghttp2-client)
@@ -53,6 +55,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
   idle: async () => (await import("./connections/idle.ts")).benchIdle,
   edge: async () => (await import("./edge/edge.ts")).benchEdge,
   gateway: async () => (await import("./edge/gateway.ts")).benchGateway,
+  sessions: async () => (await import("./edge/sessions.ts")).benchSessions,
   events: async () => (await import("./streams/events.ts")).benchEvents,
   websocket: async () => (await import("./streams/websocket.ts")).benchWebSocket,
   grpc: async () => (await import("./grpc/grpc.ts")).benchGrpc,
