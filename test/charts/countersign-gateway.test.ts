@@ -9,6 +9,7 @@ interface Container {
   readonly ports: readonly { readonly name: string; readonly containerPort: number }[];
   readonly securityContext: Readonly<Record<string, unknown>>;
   readonly volumeMounts: readonly { readonly mountPath: string }[];
+  readonly env: readonly { readonly name: string; readonly value?: string }[];
 }
 interface Rendered {
   readonly replicas?: number;
@@ -110,5 +111,26 @@ describeWithHelm("the chart countersign-gateway", () => {
     expect(kinds(manifests)).toContain("HorizontalPodAutoscaler");
     expect(deployment(manifests).replicas).toBeUndefined();
     expect(kinds(render(chart, "--set=replicas=1"))).not.toContain("PodDisruptionBudget");
+  });
+
+  test.each([
+    { name: chart, only: [] },
+    { name: "countersign", only: ["--show-only=templates/deployment.yaml"] },
+  ])("$name takes a company's authorities", ({ name, only }) => {
+    const { spec } = deployment(render(name, "--set=rootsConfigMap=company-roots", ...only)).template;
+    const { containers, volumes } = spec;
+    const mounted = containers[0].volumeMounts.find(
+      ({ mountPath }) => mountPath === "/var/run/countersign/roots",
+    );
+    expect(mounted).toMatchObject({ name: "roots", readOnly: true });
+    expect(volumes).toContainEqual({ name: "roots", configMap: { name: "company-roots" } });
+    const extraRoots = ({ env }: Container) => env.find((one) => one.name === "NODE_EXTRA_CA_CERTS")?.value;
+    expect(extraRoots(containers[0])).toBe("/var/run/countersign/roots/ca.crt");
+    expect(extraRoots(deployment(render(name, ...only)).template.spec.containers[0])).toBeUndefined();
+  });
+
+  test("labels of pods that it selects them by are its own", () => {
+    const set = '--set-json=podLabels={"app.kubernetes.io/instance":"other"}';
+    expect(tryHelm(["template", "x", chartFolder(chart), "--kube-version=1.30.0", set]).ok).toBe(false);
   });
 });

@@ -122,6 +122,8 @@ export class PeopleOnCluster {
   edgeCa = "";
   /** Of the gateway's Service. */
   address = "";
+  /** What the chart says after its installation. */
+  notes = "";
 
   browser(user?: string): NetBrowser {
     return new ClusterBrowser(this, user);
@@ -158,7 +160,7 @@ export class PeopleOnCluster {
     await install([`--set-json=meshConfig=${JSON.stringify(settings)}`, "--set=replicas=1", roots]);
     await apply(MESH(this.issuer));
     const [, sidecar = ""] = imageFlags();
-    await helm([
+    this.notes = await helm([
       ...["upgrade", "--install", "people", chart, "--namespace", SYSTEM, roots],
       ...[`--set=trustDomain=${TRUST_DOMAIN}`, "--set=secrets={edge-tls,oidc,sessions}"],
       sidecar.replaceAll("sidecar.image", "image"),

@@ -93,6 +93,17 @@ describeOnCluster("people on a cluster", { testMs: 60_000, suiteMs: 180_000 }, (
     expect(nobody).toMatchObject({ status: 401 });
   });
 
+  test("the chart says what is needed beside it, and how to reach it", () => {
+    for (const line of [
+      `kubectl get secret edge-tls --namespace ${SYSTEM}`,
+      "https://HOST/.countersign/callback/IDP ",
+      "kubectl port-forward service/people 8443:443",
+      "session: {store: {type: redis",
+    ])
+      expect(people.notes).toContain(line);
+    expect(people.notes).not.toContain("WARNING");
+  });
+
   test("the gateway has no rights in the cluster, and its NetworkPolicy is about its pods", async () => {
     const rights = (account: string) =>
       kubectl(["auth", "can-i", "--list", `--as=system:serviceaccount:${SYSTEM}:${account}`, "-n", SYSTEM]);
@@ -197,8 +208,15 @@ describeOnCluster("people on a cluster", { testMs: 60_000, suiteMs: 180_000 }, (
       10_000,
       "the way to sign in",
     );
-    // Signed in anew she is back.
-    expect((await go(again, "/run")).answer).toMatchObject({ status: 200 });
+    // Signed in anew she is back; what was issued in the very second of the revocation is refused too.
+    await waitFor(
+      async () => {
+        const { answer } = await go(again, "/run");
+        return answer.kind === "answer" && answer.status === 200;
+      },
+      20_000,
+      "the notebook after signing in anew",
+    );
     const { code } = await tryKubectl(["get", "revocations.countersign.dev", "-n", SYSTEM]);
     expect(code).toBe(0);
   });
