@@ -73,7 +73,7 @@ const throughGateway = (person: PersonName, at: PlaceName) => ({
 });
 
 /** Alice's notebook before and after: what it is answered depends on her login. */
-export const WITHOUT_LOGIN = { want: NOT_ALLOWED, note: "no login, no roles" } as const;
+export const WITHOUT_LOGIN = { want: NOT_ALLOWED, vector: "", note: "no login, no roles" } as const;
 
 /** Alice's notebook, again and again: what it is answered depends on whether she is signed in. */
 export const ALICE_CHATS: Planned = {

@@ -55,8 +55,11 @@ async function signIns(stage: Stage, report: Report): Promise<void> {
     );
     report.check(user === stage.person(name).id, `${name} signed in as ${user}`);
   }
-  const strayed = await stage.person("bob").ask("nb-alice", []);
-  report.check(strayed.status !== 200, "Bob got into Alice's notebook");
+  const bob = stage.person("bob");
+  await bob.signIn("nb-alice");
+  const strayed = await bob.ask("nb-alice", []);
+  report.check(strayed.status === 403, `Bob was answered ${strayed.status} at Alice's notebook`);
+  report.say(`  Bob, signed in, at the address of Alice's notebook: ${strayed.status}, it is hers alone.`);
   report.say("");
 }
 

@@ -71,9 +71,9 @@ export class Person {
     return PLACES[PEOPLE[this.name].place];
   }
 
-  /** Through the gateway to the provider and back. */
-  async signIn(): Promise<WhoAmI> {
-    const { host } = this.#home;
+  /** Through the gateway to the provider and back; each host has a session of its own. */
+  async signIn(at: PlaceName = PEOPLE[this.name].place): Promise<WhoAmI> {
+    const { host } = PLACES[at];
     await this.#browser.go("/.countersign/login?rd=/", { host });
     const whoAmI = JSON.parse(textOf(await this.#browser.ask("/.countersign/whoami", { host }))) as WhoAmI;
     if (!whoAmI.signedIn) throw new Error(`${this.name} did not get in`);
