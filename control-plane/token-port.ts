@@ -9,7 +9,6 @@ import type { ControlPlaneConfig } from "./config.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
 import type { Deps, Mode } from "./mode.ts";
 import { knownOperations } from "./policy/compile.ts";
-import { createRoleFinder } from "./policy/role-subjects.ts";
 import { spiffeIdOf } from "./resources/build.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
 import { createRevocation } from "./revocations/revocation.ts";
@@ -17,9 +16,9 @@ import type { RevocationList, RevocationStore } from "./revocations/store.ts";
 import type { ServerCredentials } from "./server-credentials.ts";
 import type { ClusterState } from "./sources/store.ts";
 import { Callers } from "./tokens/caller.ts";
+import { FoundRoles } from "./tokens/found-roles.ts";
 import { HeldRoles } from "./tokens/held-roles.ts";
 import { LiveLogins } from "./tokens/live-logins.ts";
-import { userIdOf } from "./tokens/person.ts";
 import { roleChanges } from "./tokens/role-changes.ts";
 import { createTokenServer, type TokenServer } from "./tokens/server.ts";
 import { type Person, SessionHandles } from "./tokens/session-handle.ts";
@@ -45,11 +44,8 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
   const { config, mode, ca, credentials, state, revoked, revocations, metrics } = parts;
   const { trustDomain } = ca;
   const handles = new SessionHandles(() => ca.handleKeys);
-  const finder = createRoleFinder();
-  const rolesOf = (person: Person): readonly string[] => {
-    const { idp, type, groups, claims } = person;
-    return finder.rolesOf({ idp, userId: userIdOf(person), type, groups, claims }, state()).roles;
-  };
+  const found = new FoundRoles();
+  const rolesOf = (person: Person): readonly string[] => found.of(person, state());
   const held = new HeldRoles();
   const callers = new Callers({
     ...{ trustDomain, state, bundle: bundleOf(ca), nowMs: clock.nowMs },

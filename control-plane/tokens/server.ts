@@ -250,7 +250,10 @@ function readBody(request: IncomingMessage): Promise<Buffer> {
       const [only] = chunks;
       resolve(chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks));
     });
-    const gone = (): void => reject(malformed("the request did not arrive whole"));
+    // Of every request in the end: an error, with its stack, is made only for one that was not whole by then.
+    const gone = (): void => {
+      if (!request.readableEnded) reject(malformed("the request did not arrive whole"));
+    };
     request.once("error", gone);
     request.once("close", gone);
   });

@@ -1,10 +1,20 @@
 // Tokens from the token service by what they were asked for with: one request under way for each, renewed at 60 % of their
 // life as long as somebody uses them, and asked for no faster than refusals and failures allow.
 import type { HeldTxn } from "../core/identity/held-txn.ts";
+import { SKEW_SECONDS } from "../core/identity/token.ts";
 import { backoffMs } from "../core/runtime/backoff.ts";
 import type { TokenRefusal, TokenResult } from "./token-transport.ts";
 
 export type Mint = () => Promise<TokenResult<HeldTxn>>;
+
+export interface MintedTokensLimits {
+  readonly maxSubjects: number;
+  /** Of one subject; beyond, the oldest is forgotten. */
+  readonly maxContexts: number;
+}
+
+/** People have few addresses at once; a client that takes a new one for every request pays with a request of its own. */
+const LIMITS: MintedTokensLimits = { maxSubjects: 100_000, maxContexts: 16 };
 
 export interface MintedTokensDeps {
   /** Control plane's time, Unix milliseconds. */
@@ -38,12 +48,14 @@ const SWEEP_MS = 30_000;
 
 export class MintedTokens {
   readonly #deps: MintedTokensDeps;
+  readonly #limits: MintedTokensLimits;
   /** By subject, then by context: the hash of a subject of 3 KB stays with its string, that of a joined key would not. */
   readonly #subjects = new Map<string, Map<string, Entry>>();
   #sweepAtMs = 0;
 
-  constructor(deps: MintedTokensDeps) {
+  constructor(deps: MintedTokensDeps, limits: MintedTokensLimits = LIMITS) {
     this.#deps = deps;
+    this.#limits = limits;
   }
 
   get size(): number {
@@ -62,7 +74,7 @@ export class MintedTokens {
     if (entry?.held === undefined) return undefined;
     const nowMs = this.#deps.nowMs();
     if (nowMs >= entry.dueMs && entry.underWay === undefined) void this.#ask(entry);
-    return nowMs < endMs(entry.held) ? entry.held : undefined;
+    return isGood(entry.held, nowMs) ? entry.held : undefined;
   }
 
   /** The token as it is; renews nothing. */
@@ -77,16 +89,14 @@ export class MintedTokens {
     this.#sweep();
     const entry = this.#entry(subject, context) ?? this.#add(subject, context, new Entry(mint));
     if (entry.underWay !== undefined) return entry.underWay;
-    const { refusal } = entry;
-    if (refusal !== undefined && this.#deps.nowMs() < entry.dueMs)
-      return Promise.resolve({ ok: false, error: refusal });
-    return this.#ask(entry);
+    const refusal = standing(entry, this.#deps.nowMs());
+    return refusal === undefined ? this.#ask(entry) : Promise.resolve({ ok: false, error: refusal });
   }
 
   /** The last refusal, while it stands: asking again would only repeat it. */
   refused(subject: string, context = ""): TokenRefusal | undefined {
     const entry = this.#entry(subject, context);
-    return entry !== undefined && this.#deps.nowMs() < entry.dueMs ? entry.refusal : undefined;
+    return entry === undefined ? undefined : standing(entry, this.#deps.nowMs());
   }
 
   /** Asks for another token in the background; the one that is held goes on until then. */
@@ -110,9 +120,15 @@ export class MintedTokens {
   }
 
   #add(subject: string, context: string, entry: Entry): Entry {
-    const entries = this.#subjects.get(subject);
-    if (entries === undefined) this.#subjects.set(subject, new Map([[context, entry]]));
-    else entries.set(context, entry);
+    const { maxSubjects, maxContexts } = this.#limits;
+    let entries = this.#subjects.get(subject);
+    if (entries === undefined) {
+      if (this.#subjects.size >= maxSubjects) forgetOldest(this.#subjects);
+      entries = new Map();
+      this.#subjects.set(subject, entries);
+    }
+    if (entries.size >= maxContexts && !entries.has(context)) forgetOldest(entries);
+    entries.set(context, entry);
     return entry;
   }
 
@@ -145,17 +161,30 @@ export class MintedTokens {
   /** Forgets tokens that are over and that nobody waits for. */
   #sweep(): void {
     const nowMs = this.#deps.nowMs();
-    if (nowMs < this.#sweepAtMs) return;
+    if (nowMs < this.#sweepAtMs && this.#sweepAtMs <= nowMs + SWEEP_MS) return;
     this.#sweepAtMs = nowMs + SWEEP_MS;
     for (const [subject, entries] of this.#subjects) {
       for (const [context, { held, dueMs, underWay }] of entries)
-        if (underWay === undefined && nowMs >= dueMs && (held === undefined || nowMs >= endMs(held)))
+        if (underWay === undefined && nowMs >= dueMs && (held === undefined || !isGood(held, nowMs)))
           entries.delete(context);
       if (entries.size === 0) this.#subjects.delete(subject);
     }
   }
 }
 
-function endMs({ claims }: HeldTxn): number {
-  return claims.exp * 1_000 - LEAST_LEFT_MS;
+function forgetOldest(map: Map<string, unknown>): void {
+  for (const key of map.keys()) {
+    map.delete(key);
+    return;
+  }
+}
+
+/** A refusal that asking again would only repeat; none stands for longer than the longest pause, however a clock is set. */
+function standing({ refusal, dueMs }: Entry, nowMs: number): TokenRefusal | undefined {
+  return nowMs < dueMs && dueMs - nowMs <= FAILED.maxMs ? refusal : undefined;
+}
+
+/** Callees refuse a token from the future, which one is after a clock was set back. */
+function isGood({ claims: { iat, exp } }: HeldTxn, nowMs: number): boolean {
+  return nowMs < exp * 1_000 - LEAST_LEFT_MS && nowMs >= (iat - SKEW_SECONDS) * 1_000;
 }

@@ -24,6 +24,7 @@ const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds
   grpc        CPU per unary gRPC call, beside Envoy (needs Debian's nghttp2-client)
   tokens      Txn-Tokens per second of the token service's CPU, and what a login takes there
   transactions  what a call with a Txn-Token costs in the callee's sidecar, beside one without
+  revocation  from revoking a person to the last of 100 sidecars that refuses their tokens
   decisions   the policy engine beside cedar-wasm and casbin, 10 to 10 000 policies, and the compiler
   process     start-up, memory and how fast an edit is in force, in the demo's platform
   kubernetes  the control plane with 5 000 pods, 10 000 policies and 150 sidecars on the test cluster (npm run cluster -- up)
@@ -61,6 +62,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
   grpc: async () => (await import("./grpc/grpc.ts")).benchGrpc,
   tokens: async () => (await import("./tokens/tokens.ts")).benchTokens,
   transactions: async () => (await import("./tokens/transactions.ts")).benchTransactions,
+  revocation: async () => (await import("./tokens/revocation.ts")).benchRevocation,
   decisions: async () => (await import("./decisions/decisions.ts")).benchDecisions,
   process: async () => (await import("./process/process.ts")).benchProcess,
   kubernetes: async () => (await import("./kubernetes/kubernetes.ts")).benchKubernetes,

@@ -124,12 +124,15 @@ type KeySets = (Set<string> | undefined)[];
  */
 function hasAmbiguousKeys(json: string): boolean {
   const open: KeySets = [];
+  // Long strings (tokens in tokens) are passed over at once: with escapes nowhere each ends at the next quote.
+  const hasEscapes = json.includes("\\");
   let expectKey = false;
   for (let i = 0; i < json.length; i++) {
     const code = json.charCodeAt(i);
     if (code === 0x22) {
       const start = i++;
-      while (json.charCodeAt(i) !== 0x22) i += json.charCodeAt(i) === 0x5c ? 2 : 1;
+      if (hasEscapes) while (json.charCodeAt(i) !== 0x22) i += json.charCodeAt(i) === 0x5c ? 2 : 1;
+      else i = json.indexOf('"', i);
       const keys = open.at(-1);
       if (!expectKey || keys === undefined) continue;
       const raw = json.slice(start, i + 1);

@@ -132,6 +132,67 @@ describe("minted tokens", () => {
     expect(service.asked).toBe(3);
   });
 
+  test("a context of the same subject is another token, and each subject has few of them", async () => {
+    const service = new Service();
+    for (let i = 0; i < 100; i++) {
+      const waiting = service.tokens.get("k", `10.0.0.${i}`, service.mint);
+      service.answer({ ok: true, value: service.fresh() });
+      await waiting;
+    }
+    expect(service.asked).toBe(100);
+    expect(service.tokens.size).toBe(16);
+    expect(service.tokens.peek("k", "10.0.0.99")).toBeDefined();
+    expect(service.tokens.peek("k", "10.0.0.83")).toBeUndefined();
+    service.tokens.drop("k");
+    expect(service.tokens.size).toBe(0);
+  });
+
+  test("the oldest of too many subjects is forgotten, and asked for again when it comes back", async () => {
+    const service = new Service();
+    const tokens = new MintedTokens(
+      { nowMs: () => service.nowMs, random: () => 0 },
+      { maxSubjects: 10, maxContexts: 2 },
+    );
+    for (let i = 0; i < 11; i++) {
+      const waiting = tokens.get(`k${i}`, "c", service.mint);
+      service.answer({ ok: true, value: service.fresh() });
+      await waiting;
+    }
+    expect(tokens.size).toBe(10);
+    expect(tokens.peek("k0", "c")).toBeUndefined();
+    const again = tokens.get("k0", "c", service.mint);
+    service.answer({ ok: true, value: service.fresh() });
+    expect((await again).ok).toBe(true);
+  });
+
+  test("a token from the future, after a clock was set back, is neither used nor kept", async () => {
+    const service = new Service();
+    service.nowMs = START + 3_600_000;
+    const future = await service.grant();
+    service.nowMs -= 60_000;
+    expect(service.tokens.peek("k")).toBe(future);
+    service.nowMs -= 1_000;
+    expect(service.tokens.peek("k")).toBeUndefined();
+    service.nowMs = START;
+    const now = await service.grant();
+    expect(service.asked).toBe(2);
+    expect(service.tokens.peek("k")).toBe(now);
+    expect(service.tokens.size).toBe(1);
+  });
+
+  test("a refusal does not stand for the hour by which a clock was set back", async () => {
+    const service = new Service();
+    service.nowMs = START + 3_600_000;
+    const waiting = service.get();
+    service.answer(refusal(false));
+    await waiting;
+    expect(service.tokens.refused("k")?.reason).toBe("REVOKED");
+    service.nowMs = START;
+    expect(service.tokens.refused("k")).toBeUndefined();
+    const held = await service.grant();
+    expect(service.tokens.peek("k")).toBe(held);
+  });
+
   test("forgets what is over", async () => {
     const service = new Service();
     for (let i = 0; i < 50; i++) {
