@@ -27,7 +27,8 @@ export interface OpenedAudit {
 }
 
 /**
- * Collects what is written while a write is under way: thousands of tokens a second are a few writes.
+ * Collects what comes in one turn of the event loop and while a write is under way: thousands of tokens a second are a few
+ * writes, each of which costs a third of a signature.
  *
  * @param write whole lines.
  */
@@ -38,7 +39,7 @@ export function batchedAudit(write: (lines: string) => Promise<void>): TokenAudi
   return (record) => {
     waiting += `${JSON.stringify({ audit: "tokens", ...record })}\n`;
     if (next === undefined) {
-      next = running.then(() => {
+      next = running.then(endOfTurn).then(() => {
         const lines = waiting;
         waiting = "";
         next = undefined;
@@ -49,6 +50,8 @@ export function batchedAudit(write: (lines: string) => Promise<void>): TokenAudi
     return next;
   };
 }
+
+const endOfTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 const MAX_FILE_BYTES = 64 * 1024 * 1024;
 /** `tokens.jsonl.1` is the newest of them. */

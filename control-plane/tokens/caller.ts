@@ -31,11 +31,17 @@ export interface CallerDeps {
   readonly nowMs: () => number;
 }
 
+/** What the certificate of a connection says; it does not change. */
+interface Certified {
+  readonly svid: SvidFacts;
+  readonly kind: string;
+}
+
 const unknown = (detail: string): TokenRefusal => new TokenRefusal("CALLER_UNKNOWN", detail);
 
 export class Callers {
   readonly #deps: CallerDeps;
-  readonly #facts = new WeakMap<TLSSocket, SvidFacts>();
+  readonly #certified = new WeakMap<TLSSocket, Certified>();
 
   constructor(deps: CallerDeps) {
     this.#deps = deps;
@@ -44,7 +50,7 @@ export class Callers {
   /** @throws TokenRefusal `CALLER_UNKNOWN`, `REVOKED`. */
   of(socket: TLSSocket): TokenCaller {
     const { trustDomain, state, nowMs } = this.#deps;
-    const svid = this.#svid(socket);
+    const { svid, kind } = this.#certifiedBy(socket);
     const problem = checkSvid(svid, { nowMs: nowMs(), trustDomains: [trustDomain] });
     if (problem !== undefined) throw unknown(SVID_PROBLEMS[problem]);
     if (this.#deps.isRevoked(svid))
@@ -58,7 +64,7 @@ export class Callers {
     return {
       spiffeId: svid.spiffeId,
       // Of the certificate, which says the same: it was compared above.
-      kind: workloadOf(svid.spiffeId)?.kind ?? "",
+      kind,
       actsFor: workload.runAs ?? workload.owner,
       owner: workload.owner,
       isTrustedSpawner: now.config.trustedSpawners.includes(
@@ -84,14 +90,15 @@ export class Callers {
       throw unknown("the workload has another owner now; it gets a new identity with the next renewal");
   }
 
-  #svid(socket: TLSSocket): SvidFacts {
-    const known = this.#facts.get(socket);
+  #certifiedBy(socket: TLSSocket): Certified {
+    const known = this.#certified.get(socket);
     if (known !== undefined) return known;
     const certificate = socket.getPeerX509Certificate();
     if (certificate === undefined) throw unknown("show a certificate of this mesh");
     const svid = parseSvid(certificate.raw);
     if (!svid.ok) throw unknown(SVID_PROBLEMS[svid.error]);
-    this.#facts.set(socket, svid.value);
-    return svid.value;
+    const certified = { svid: svid.value, kind: workloadOf(svid.value.spiffeId)?.kind ?? "" };
+    this.#certified.set(socket, certified);
+    return certified;
   }
 }

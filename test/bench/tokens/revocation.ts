@@ -29,6 +29,11 @@ spec: {kind: job, serviceAccount: jobs}
 kind: MeshConfig
 metadata: {name: default}
 spec: {trustDomain: lake.example}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: IdentityProvider
+metadata: {name: main}
+spec: {type: oidc, issuer: "https://idp.example", clientID: client}
 ${workloads.join("")}`;
 }
 

@@ -14,23 +14,26 @@ beforeEach(async () => {
 });
 afterEach(() => rm(dir, { recursive: true, force: true }));
 
-test("records that come while one is written go together; each is awaited until it is kept", async () => {
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+test("records of one turn, and those that come while one is written, go together; each is awaited until it is kept", async () => {
   const written: string[] = [];
   let free = Promise.withResolvers<void>();
   const audit = batchedAudit(async (lines) => {
     await free.promise;
     written.push(lines);
   });
-  const first = audit(RECORD);
-  await new Promise((resolve) => setImmediate(resolve));
-  const others = [audit(RECORD), audit(RECORD)];
+  const first = Promise.all([audit(RECORD), audit(RECORD)]);
+  await turn();
+  await turn();
+  const others = [audit(RECORD), audit(RECORD), audit(RECORD)];
   let kept = 0;
   for (const one of others) void one.then(() => kept++);
   free.resolve();
   await first;
   await Promise.all(others);
-  expect(written.map((lines) => lines.trim().split("\n").length)).toEqual([1, 2]);
-  expect(kept).toBe(2);
+  expect(written.map((lines) => lines.trim().split("\n").length)).toEqual([2, 3]);
+  expect(kept).toBe(3);
   free = Promise.withResolvers<void>();
 });
 
