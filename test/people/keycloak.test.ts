@@ -278,26 +278,6 @@ spec: {}
     await alice.page.locator("#password").waitFor();
   });
 
-  story("`countersign revoke --user` closes what the user has open", async () => {
-    const [alice, bob] = [await somebody(), await somebody()];
-    await alice.signIn(STAFF, ALICE);
-    await bob.signIn(STAFF, BOB);
-    await Promise.all([alice, bob].map((person) => person.shown("kernel", /idle/)));
-    await promisify(execFile)(process.execPath, [
-      ...[
-        join(repositoryRoot, "dist/control-plane/cli/main.js"),
-        "revoke",
-        "--user",
-        `staff|${userId("alice")}`,
-      ],
-      ...["--reason", "lost laptop", "--state-dir", lab.stateDir],
-    ]);
-    expect(await alice.shown("kernel", /closed/)).toMatch(/^closed 1008/);
-    expect(await alice.script("/run", "POST")).toMatchObject({ status: 401 });
-    expect(await bob.shown("kernel", /./)).toBe("idle");
-    expect(await bob.script("/run", "POST")).toMatchObject({ status: 403 });
-  });
-
   story("a group that Keycloak gives makes a role with the next sign-in", async () => {
     const bob = await somebody();
     await bob.signIn(STAFF, BOB);
@@ -364,6 +344,26 @@ spec: {}
     await alice.page.getByRole("link", { name: "Start over" }).click();
     await alice.choose(STAFF);
     await alice.arrives("/");
+  });
+
+  story("`countersign revoke --user` closes what the user has open", async () => {
+    const [alice, bob] = [await somebody(), await somebody()];
+    await alice.signIn(STAFF, ALICE);
+    await bob.signIn(STAFF, BOB);
+    await Promise.all([alice, bob].map((person) => person.shown("kernel", /idle/)));
+    await promisify(execFile)(process.execPath, [
+      ...[
+        join(repositoryRoot, "dist/control-plane/cli/main.js"),
+        "revoke",
+        "--user",
+        `staff|${userId("alice")}`,
+      ],
+      ...["--reason", "lost laptop", "--state-dir", lab.stateDir],
+    ]);
+    expect(await alice.shown("kernel", /closed/)).toMatch(/^closed 1008/);
+    expect(await alice.script("/run", "POST")).toMatchObject({ status: 401 });
+    expect(await bob.shown("kernel", /./)).toBe("idle");
+    expect(await bob.script("/run", "POST")).toMatchObject({ status: 403 });
   });
 
   story(
