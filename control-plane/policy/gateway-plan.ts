@@ -80,8 +80,11 @@ function notebooksOf(state: ClusterState): readonly OwnedNotebook[] {
   for (const [service, { members }] of state.services) {
     const [key] = members;
     const workload = key === undefined || members.length !== 1 ? undefined : state.workloads.get(key);
-    if (key === undefined || workload?.kind !== "notebook" || workload.owner === undefined) continue;
-    const { name, namespace, owner } = workload;
+    if (key === undefined || workload?.kind !== "notebook") continue;
+    const { name, namespace } = workload;
+    // JupyterHub's own name of an owner may be a plain one, which nobody signs in as; `run-as` then says who it is.
+    const owner = [workload.owner, workload.runAs].find((user) => user?.includes("|") === true);
+    if (owner === undefined) continue;
     // Of several Services of one notebook the first by name; a name that no host can have is left out.
     if (!found.has(key) && /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(name))
       found.set(key, { key, name, namespace, owner, service });

@@ -113,6 +113,14 @@ describe("planGateways", () => {
       ]);
     });
 
+    test("whose owner has a plain name belong to whom they run as, if somebody", () => {
+      const plain = (name: string, runAs: string | undefined) =>
+        workload(name, "dev", { kind: "notebook", owner: name, runAs });
+      const all = [...WORKLOADS.slice(0, 1), plain("carol", "okta|carol"), plain("dave", undefined)];
+      const state = clusterState(all, { meshGateways: new Map([["edge/front", owned]]) });
+      expect(hostsOf(state)).toEqual([["carol.nb.example", "okta|carol"]]);
+    });
+
     test("of one name in two namespaces get none: they would share an origin", () => {
       const both = front("front", {
         routes: undefined,
