@@ -1,16 +1,35 @@
 // Callers with an access token of an identity provider (RFC 6750, RFC 9068): the token service exchanges it, once; later
 // requests with the same one are a look-up. What cannot be such a token is refused without asking anybody.
+
 import type { Gateway } from "../../core/gateway/gateway.ts";
+import { GenerationCache } from "../../core/identity/generation-cache.ts";
 import type { HeldTxn } from "../../core/identity/held-txn.ts";
 import type { TokenRefusal, TokenService } from "./token-service.ts";
 
 const MAX_TOKEN_CHARS = 8_192;
+const MAX_KEPT_CHARS = 4_000;
 const SHAPE = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
 
 /** The token of an `authorization` field; undefined: it has none of this scheme. */
-export function bearerOf(authorization: string | undefined): string | undefined {
-  const found = /^bearer +([^ ,]+)$/i.exec(authorization ?? "");
-  return found?.[1];
+function parseBearer(authorization: string): string | undefined {
+  return /^bearer +([^ ,]+)$/i.exec(authorization)?.[1];
+}
+
+/** Tokens by the field that they came in: the same string has its hash already, where a new one is hashed over 1 KB. */
+export class BearerFields {
+  readonly #known = new GenerationCache<string>({ maxEntries: 2_048, maxWeight: 4 * 1024 * 1024 });
+
+  /** The token of an `authorization` field; undefined: it has none of this scheme. */
+  read(authorization: string | undefined): string | undefined {
+    if (authorization === undefined) return undefined;
+    const known = this.#known.get(authorization);
+    if (known !== undefined) return known;
+    const token = parseBearer(authorization);
+    // Longer fields may be a part of a whole head, which a cache would keep alive.
+    if (token !== undefined && authorization.length <= MAX_KEPT_CHARS)
+      this.#known.set(authorization, token, authorization.length);
+    return token;
+  }
 }
 
 /** Whether one of the gateway's providers could have issued it for callers: cheap, and says nothing of its truth. */

@@ -10,7 +10,7 @@ import type { Admitted, EdgeAnswer, EdgeProblem, EdgeRequest, People } from "../
 import type { CookieReading } from "../session/cookies.ts";
 import type { Session } from "../session/session.ts";
 import { challenge, json, loginPath, problem, type Refusal, redirect } from "./answers.ts";
-import { bearerOf, exchangeBearer } from "./bearer.ts";
+import { BearerFields, exchangeBearer } from "./bearer.ts";
 import { authorizeClient, clientToken, revokeClientToken } from "./client-sign-in.ts";
 import { handOver, takeOver } from "./hand-over.ts";
 import type { LoginWorld } from "./login-world.ts";
@@ -44,6 +44,7 @@ interface OpenSession {
 export class GatewayPeople implements People {
   readonly #world: LoginWorld;
   readonly #stay: StaySignedIn;
+  readonly #bearers = new BearerFields();
   readonly #listeners: ((session: string) => void)[] = [];
   /** Sessions that streams may hang on. */
   readonly #open = new Map<string, OpenSession>();
@@ -87,7 +88,7 @@ export class GatewayPeople implements People {
     if (cookies.isOdd) this.#world.countOddCookie();
     if (route === undefined || route.access === "Public") return admitted(cookies, undefined, undefined);
     if (route.access !== "Login" || cookies.id === undefined) {
-      const token = bearerOf(request.field("authorization"));
+      const token = this.#bearers.read(request.field("authorization"));
       if (token !== undefined && isClientToken(token)) return this.#bySession(request, route, cookies, token);
       if (token !== undefined && route.access !== "Login") return this.#byBearer(request, cookies, token);
       if (route.access === "Bearer") return this.#unauthenticated(request, route);
@@ -389,7 +390,7 @@ export class GatewayPeople implements People {
 
   async #whoami(request: EdgeRequest): Promise<EdgeAnswer> {
     const { cookies, store, clock } = this.#world;
-    const token = bearerOf(request.field("authorization"));
+    const token = this.#bearers.read(request.field("authorization"));
     const id = token !== undefined && isClientToken(token) ? token : cookies.read(request.field("cookie")).id;
     const session = id === undefined ? undefined : await store.find(id, clock.nowMs());
     if (session === undefined)

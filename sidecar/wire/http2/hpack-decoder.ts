@@ -20,6 +20,15 @@ interface HpackLimits {
   readonly maxFields: number;
 }
 
+/** Long literals that are in no table and come again: access tokens, which clients never index. Bytes as encoded. */
+const REPEATED = { leastBytes: 128, mostBytes: 4_096 };
+
+/** A literal as it was received last, and what it means. */
+interface Literal {
+  readonly encoded: Buffer;
+  readonly field: Field;
+}
+
 /** Decodes the header blocks of one direction of one connection, in order. */
 export class HpackDecoder {
   /** The fields of the last block, a fresh array for each; incomplete when `oversized`. */
@@ -44,6 +53,7 @@ export class HpackDecoder {
   #listSize = 0;
   #at = 0;
   #scratch: Buffer = EMPTY;
+  #repeated: Literal | undefined;
   // The string that was read last: #source[#from, #to).
   #source: Buffer = EMPTY;
   #from = 0;
@@ -148,6 +158,8 @@ export class HpackDecoder {
       bad = this.malformed && !before;
       name = named.name;
     }
+    const at = this.#at;
+    if (!index && this.#repeats(buffer, end, name)) return true;
     if (!this.#string(buffer, end)) return false;
     if (!isValue(this.#source, this.#from, this.#to)) bad = true;
     const value = latin1Slice(this.#source, this.#from, this.#to);
@@ -155,8 +167,28 @@ export class HpackDecoder {
     // Beyond the limits nothing is looked up: a key of 4 KiB a field, thousands of times, would be for a list nobody reads.
     const field = index && !bad && !this.oversized ? this.#cache.get(name, value) : createField(name, value);
     if (index) this.#insert(field, bad);
+    else if (!bad) this.#keep(buffer, at, field);
     this.#emit(field);
     return true;
+  }
+
+  /** The value has the very bytes that it had last: reading a token of 1 KB anew takes 10 us. */
+  #repeats(buffer: Buffer, end: number, name: string): boolean {
+    const known = this.#repeated;
+    if (known === undefined || known.field.name !== name) return false;
+    const to = this.#at + known.encoded.length;
+    if (to > end || buffer.compare(known.encoded, 0, known.encoded.length, this.#at, to) !== 0) return false;
+    this.#at = to;
+    this.#emit(known.field);
+    return true;
+  }
+
+  #keep(buffer: Buffer, at: number, field: Field): void {
+    const bytes = this.#at - at;
+    if (bytes < REPEATED.leastBytes || bytes > REPEATED.mostBytes) return;
+    const encoded = Buffer.allocUnsafeSlow(bytes);
+    buffer.copy(encoded, 0, at, this.#at);
+    this.#repeated = { encoded, field };
   }
 
   #insert(field: Field, bad: boolean): void {

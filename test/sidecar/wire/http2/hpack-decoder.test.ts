@@ -29,6 +29,60 @@ describe("HpackDecoder", () => {
     expect(decoder.tableBytes).toBeLessThanOrEqual(tableSize);
   });
 
+  describe("a long literal that no table holds", () => {
+    const value = (fill: string, length = 300): string => fill.repeat(length);
+    const block = (name: string, text: string): Buffer => {
+      const plain = Buffer.from(text, "latin1");
+      // Never indexed, a new name, no Huffman code; the length of the value in three bytes (RFC 7541 sections 5 and 6.2.3).
+      const rest = plain.length - 127;
+      const length = [0x7f, (rest & 0x7f) | 0x80, rest >> 7];
+      return Buffer.concat([Buffer.of(0x10, name.length), Buffer.from(name), Buffer.of(...length), plain]);
+    };
+    const decode = (decoder: HpackDecoder, bytes: Buffer, end = bytes.length): Field[] | undefined =>
+      decoder.decode(bytes, 0, end) ? decoder.fields : undefined;
+
+    test("is the same field when it comes again, and in no table", () => {
+      const decoder = createDecoder();
+      const [first] = decode(decoder, block("a", value("x"))) ?? [];
+      const [second] = decode(decoder, block("a", value("x"))) ?? [];
+      expect(second).toBe(first);
+      expect(second).toMatchObject({ name: "a", value: value("x") });
+      expect(decoder.tableBytes).toBe(0);
+    });
+
+    test.each([
+      ["another value", block("a", `${value("x", 299)}y`), [["a", `${value("x", 299)}y`]]],
+      ["a shorter one", block("a", value("x", 200)), [["a", value("x", 200)]]],
+      ["a longer one", block("a", value("x", 301)), [["a", value("x", 301)]]],
+      ["another name", block("b", value("x")), [["b", value("x")]]],
+    ])("is not taken for %s", (_what, bytes, expected) => {
+      const decoder = createDecoder();
+      decode(decoder, block("a", value("x")));
+      expect(pairs(decode(decoder, bytes) ?? [])).toEqual(expected);
+      expect(pairs(decode(decoder, block("a", value("x"))) ?? [])).toEqual([["a", value("x")]]);
+    });
+
+    test("is refused when it is cut, and stays malformed when it was", () => {
+      const decoder = createDecoder();
+      const whole = block("a", value("x"));
+      decode(decoder, whole);
+      expect(decode(decoder, whole, whole.length - 1)).toBeUndefined();
+      const bad = createDecoder();
+      for (let i = 0; i < 2; i++) {
+        decode(bad, block("a", `${value("x")}\n`));
+        expect(bad.malformed).toBe(true);
+      }
+    });
+
+    test("counts against the limit of the list each time", () => {
+      const decoder = createDecoder(4_096, 500);
+      const one = block("a", value("x"));
+      expect(decode(decoder, one)).toHaveLength(1);
+      expect(decode(decoder, Buffer.concat([one, one]))).toHaveLength(1);
+      expect(decoder.oversized).toBe(true);
+    });
+  });
+
   test.each([
     { name: "index 0", hex: "80" },
     { name: "an index past the table", hex: "be" },
