@@ -67,7 +67,7 @@ const FIELDS = [
   ...[
     "x-http-method-override: DELETE",
     "origin: null",
-    "authorization: Bearer root",
+    "authorization: Bearer mine",
     "te: trailers",
     "bad field: x",
   ],
