@@ -213,7 +213,8 @@ export class EdgeExchange
           txn: undefined,
           session: undefined,
           setCookie: [],
-          cookie: this.field("cookie"),
+          // Sessions outlive the time in which nobody can be asked: their cookies are no application's.
+          cookie: rules.cookies.read(this.field("cookie")).forwarded,
         });
       else
         this.#refuse("unavailable", {

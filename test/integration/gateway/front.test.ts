@@ -319,6 +319,14 @@ describe("people", () => {
     expect(edge.app.heads).toEqual([]);
   });
 
+  test("without them no application gets a session's cookie either", async () => {
+    edge = await Edge.create(hello);
+    const cookie = "cookie: a=1; __Host-session=secret; __Host-session-login-x=secret";
+    expect(await edge.send(get("/things/a", cookie))).toMatch(/^HTTP\/1\.1 200 /);
+    expect(lastHead()).toMatch(/\r\ncookie: a=1\r\n/);
+    expect(lastHead()).not.toContain("secret");
+  });
+
   test("a promise that fails lets nobody in", async () => {
     edge = await Edge.create(hello);
     const people = new StubPeople();
