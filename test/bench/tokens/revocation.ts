@@ -8,12 +8,13 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { SidecarTable } from "../../../sidecar/discovery/table.ts";
 import { startControlPlane, until } from "../../demo/mesh-processes.ts";
 import type { RunningProcess } from "../../demo/process.ts";
-import { TestMesh, type TestSidecar } from "../../fakes/mesh.ts";
+import { TestMesh } from "../../fakes/mesh.ts";
 import { atMost, type BenchRow, median, row } from "../measure.ts";
 
 const SIDECARS = 100;
 const REVOCATIONS = 10;
-const JOINING_AT_ONCE = 5;
+/** The control plane takes few joins a second from one address. */
+const JOIN_EVERY_MS = 120;
 
 function configuration(): string {
   const workloads = Array.from(
@@ -69,18 +70,15 @@ export async function benchRevocation(options: {
     const { ports, manage } = await startControlPlane(join(dir, "config"), join(dir, "state"), running);
     mesh.handle = { ports, managementSocket: join(dir, "state/management.sock"), done: Promise.resolve() };
     const watch = new Watch();
-    let next = 0;
-    const joinAll = async (): Promise<void> => {
-      for (let at = next++; at < SIDECARS; at = next++) {
-        const onTable = (table: SidecarTable): { ok: true; value: undefined } => {
-          watch.see(at, table);
-          return { ok: true, value: undefined };
-        };
-        const sidecar: TestSidecar = await mesh.sidecar(`lab/w-${at}`, { onTable });
-        await sidecar.until(({ tables }) => tables.length > 0);
-      }
-    };
-    await Promise.all(Array.from({ length: JOINING_AT_ONCE }, joinAll));
+    for (let at = 0; at < SIDECARS; at++) {
+      const onTable = (table: SidecarTable): { ok: true; value: undefined } => {
+        watch.see(at, table);
+        return { ok: true, value: undefined };
+      };
+      const sidecar = await mesh.sidecar(`lab/w-${at}`, { onTable });
+      await sidecar.until(({ tables }) => tables.length > 0);
+      await delay(JOIN_EVERY_MS);
+    }
     const times: number[] = [];
     const last: number[] = [];
     for (let round = 0; round < options.rounds * REVOCATIONS; round++) {
