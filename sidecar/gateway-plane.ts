@@ -14,6 +14,7 @@ import { Front } from "./gateway/front.ts";
 import { EdgeListener, type EdgeListenerDeps } from "./gateway/listener.ts";
 import type { TokenService } from "./gateway/login/token-service.ts";
 import type { People } from "./gateway/people.ts";
+import { PublishedKeys } from "./gateway/published-keys.ts";
 import type { PeoplePart } from "./gateway-people.ts";
 import { AppHttp2Connection } from "./outbound/app-http2-connection.ts";
 import { AppSideConnection } from "./outbound/app-side-connection.ts";
@@ -93,6 +94,9 @@ export class GatewayPlane implements DataPlanePart {
           .all()
           .map(([name, { notAfterMs }]) => [[name], Math.max(0, (notAfterMs - clock.nowMs()) / 1_000)]),
     });
+    const { tokens } = deps;
+    if (tokens !== undefined)
+      this.front.published = new PublishedKeys({ fetch: (path) => tokens.published(path) });
     plane.attach(this);
   }
 
@@ -200,6 +204,7 @@ export class GatewayPlane implements DataPlanePart {
     this.certificates.sweep(nowMs);
     this.#audit.sweep(nowMs);
     this.#people?.sweep();
+    if (this.#gateway !== undefined) this.front.published?.sweep(nowMs);
     for (const listener of this.#listeners.values()) listener.sweep(nowMs);
     if (nowMs < this.#bindAgainMs) return;
     this.#bindAgainMs = Number.POSITIVE_INFINITY;

@@ -185,6 +185,15 @@ export class EdgeExchange
       if (this.#requestEnded) this.#serve();
       return;
     }
+    const published =
+      head.method === "GET" || head.method === "HEAD"
+        ? this.#front.published?.answer(head.authority, path.value.path)
+        : undefined;
+    if (published !== undefined) {
+      this.#count("own");
+      this.#answer(published.status, published.fields, published.body);
+      return;
+    }
     this.#route = routeOf(entry, path.value.path);
     if (this.#route === undefined) {
       this.#refuse("unknown_path", { status: 404, detail: "nothing is served at this path" });

@@ -12,6 +12,7 @@ import type { FieldCache } from "../wire/field-cache.ts";
 import type { TellEdge } from "./edge-audit.ts";
 import { type Anomaly, EdgeFieldNames } from "./edge-fields.ts";
 import type { People } from "./people.ts";
+import type { PublishedKeys } from "./published-keys.ts";
 import { RequestLimit } from "./request-limit.ts";
 import { RouteTable } from "./route-table.ts";
 import { type SecurityHeaders, securityHeaders } from "./security-headers.ts";
@@ -80,6 +81,8 @@ export class Front {
   readonly #chains = new WeakMap<HeldTxn, CallChain>();
   /** Index of `forwarded`, where nearly every request is counted. */
   readonly #forwardedOf = new WeakMap<GatewayRoute, number>();
+  /** Documents of the token service; undefined: there is none. */
+  published: PublishedKeys | undefined;
   #rules: EdgeRules | undefined;
   #people: People | undefined;
 

@@ -159,6 +159,11 @@ export class TokenClient {
     this.#minted.drop(OWN);
   }
 
+  /** What the token service publishes for others who check its tokens: `/.well-known/…`. */
+  published(path: string): Promise<TokenResult<AnswerJson>> {
+    return this.#transport.get(path);
+  }
+
   close(): void {
     this.#transport.close();
   }

@@ -47,7 +47,16 @@ export class TokenTransport {
   }
 
   /** Never rejects. @param body JSON; members that are undefined are left out. */
-  async post(path: string, body: object): Promise<TokenResult<AnswerJson>> {
+  post(path: string, body: object): Promise<TokenResult<AnswerJson>> {
+    return this.#ask(path, JSON.stringify(body));
+  }
+
+  /** A published document. Never rejects. */
+  get(path: string): Promise<TokenResult<AnswerJson>> {
+    return this.#ask(path, undefined);
+  }
+
+  async #ask(path: string, body: string | undefined): Promise<TokenResult<AnswerJson>> {
     const identity = this.#deps.identity();
     if (identity === undefined) return unavailable("there is no identity yet");
     try {
@@ -55,7 +64,7 @@ export class TokenTransport {
       const { status, text } = await send(https.request, {
         options: { ...this.#target(), path, agent: this.#agentFor(identity, https.Agent) },
         wit: identity.wit,
-        body: JSON.stringify(body),
+        body,
       });
       return readAnswer(status, text);
     } catch (error) {
@@ -96,7 +105,8 @@ export class TokenTransport {
 interface Sent {
   readonly options: RequestOptions;
   readonly wit: string;
-  readonly body: string;
+  /** JSON; undefined: it is a GET. */
+  readonly body: string | undefined;
 }
 
 function send(
@@ -107,10 +117,11 @@ function send(
     const outgoing = request(
       {
         ...options,
-        method: "POST",
+        method: body === undefined ? "GET" : "POST",
         headers: {
-          "content-type": "application/json",
-          "content-length": Buffer.byteLength(body),
+          ...(body === undefined
+            ? {}
+            : { "content-type": "application/json", "content-length": Buffer.byteLength(body) }),
           [WORKLOAD_IDENTITY_TOKEN]: wit,
         },
         signal: AbortSignal.timeout(TIMEOUT_MS),

@@ -13,4 +13,5 @@ export type TokenService = Pick<
   | "heldForSession"
   | "exchange"
   | "heldForToken"
+  | "published"
 >;

@@ -27,6 +27,8 @@ import { edgeCertificate, writeSecret } from "../../fakes/edge-certificate.ts";
 import { type OpenIdProvider, startOpenIdProvider } from "../../fakes/openid-provider.ts";
 import { type Asked, BaseBrowser, NAVIGATION } from "../../sidecar/gateway/login/browser.ts";
 
+/** The trust domain, and by default the host of the token service's issuer. */
+export const ISSUER_HOST = "lake.example";
 export const HOST = "nb.acme.example";
 const CLIENT_SECRET = "a secret of the client, thirty-two bytes";
 
@@ -295,7 +297,7 @@ export async function startPeopleMesh(options: PeopleMeshOptions = {}): Promise<
   const [notebook = 0, model = 0, proxy = 0, ...status] = ports.splice(0, 5);
   const edges = ports.splice(0, replicas);
   const gateway = ports[0] ?? 0;
-  const hosts = options.localhost === true ? [HOST, "localhost"] : [HOST];
+  const hosts = options.localhost === true ? [HOST, "localhost", ISSUER_HOST] : [HOST];
   const op = await startOpenIdProvider({
     ...{ clientId: "gateway", clientSecret: CLIENT_SECRET, refreshTokens: true },
     redirectUris: [HOST, `localhost:${edges[0]}`].map((host) => `https://${host}/.countersign/callback/acme`),

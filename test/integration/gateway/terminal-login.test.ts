@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { until } from "../../demo/mesh-processes.ts";
 import { repositoryRoot } from "../../demo/process.ts";
 import { fieldOf, textOf } from "../../sidecar/gateway/login/browser.ts";
-import { HOST, type NetBrowser, type PeopleMesh, startPeopleMesh } from "./people-mesh.ts";
+import { HOST, ISSUER_HOST, type NetBrowser, type PeopleMesh, startPeopleMesh } from "./people-mesh.ts";
 
 const MAIN = join(repositoryRoot, "dist/control-plane/cli/main.js");
 
@@ -176,6 +176,31 @@ describe("a person at a terminal", () => {
     const before = people();
     expect(textOf((await browser.go("/run", { host })).answer)).toBe('{"score":0.1}');
     expect(people()).toBe(before);
+  }, 60_000);
+
+  test("those outside find the keys of the mesh's tokens at the issuer's host, and nowhere else", async () => {
+    const browser = mesh.browser();
+    const json = { accept: "application/json" };
+    const found = await until("the document", async () => {
+      const answer = await browser.ask("/.well-known/openid-configuration", {
+        host: ISSUER_HOST,
+        fields: json,
+      });
+      return answer.status === 200 ? answer : undefined;
+    });
+    const document = JSON.parse(textOf(found));
+    expect(document).toMatchObject({
+      issuer: `https://${ISSUER_HOST}`,
+      jwks_uri: `https://${ISSUER_HOST}/.well-known/jwks.json`,
+    });
+    expect(fieldOf(found, "cache-control")).toBe("public, max-age=300");
+    const keys = await browser.ask("/.well-known/jwks.json", { host: ISSUER_HOST, fields: json });
+    expect(JSON.parse(textOf(keys)).keys).toContainEqual(
+      expect.objectContaining({ use: "sig", kty: "EC", crv: "P-256", kid: expect.stringMatching(/^tts-/) }),
+    );
+    expect(textOf(keys)).not.toContain('"d"');
+    // Elsewhere the path is an application's.
+    expect(await browser.ask("/.well-known/jwks.json", { fields: json })).toMatchObject({ status: 401 });
   }, 60_000);
 
   test("says what is wrong: refused, not reachable, no gateway", async () => {

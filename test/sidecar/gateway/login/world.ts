@@ -137,6 +137,10 @@ export class FakeTokens implements TokenService {
     return { ok: true, value: held } as const;
   }
 
+  async published() {
+    return { ok: true, value: {} } as const;
+  }
+
   heldForToken(token: string) {
     return this.#held.get(token);
   }
