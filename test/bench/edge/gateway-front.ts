@@ -17,6 +17,7 @@ import { GatewayCookies } from "../../../sidecar/gateway/session/cookies.ts";
 import { MemorySessionStore } from "../../../sidecar/gateway/session/memory-store.ts";
 import { GatewayPlane } from "../../../sidecar/gateway-plane.ts";
 import { MintedTokens } from "../../../sidecar/tokens/minted-tokens.ts";
+import { unavailable } from "../../../sidecar/tokens/token-transport.ts";
 import { TestTokenService, txnClaims } from "../../fakes/txn.ts";
 import { APP, FRONT, gatewayOf, route } from "../../integration/gateway/edge.ts";
 import { idOf, table } from "../../integration/sidecar/world.ts";
@@ -133,5 +134,6 @@ function heldTokens(service: TestTokenService): TokenService {
     openSession: never,
     refreshSession: never,
     endSession: never,
+    published: async () => unavailable("nothing is published here"),
   };
 }
