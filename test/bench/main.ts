@@ -18,6 +18,7 @@ const HELP = `usage: npm run bench -- [NAME…] [--json] [--rounds N] [--seconds
   edge        1 000 slow readers of 100 MB, and memory and CPU of hostile input beside valid requests
   gateway     CPU of a signed-in request in a gateway, beside one sidecar, bare TLS, and nginx with auth_request, by itself
               and with oauth2-proxy (needs nginx-light, wrk, nghttp2-client, redis-server and Go, which fetches it once)
+  login       our own time between a browser's callback and its session, in a whole mesh
   sessions    memory of 100 000 sessions in the gateway's memory and in Redis (needs Debian's redis-server)
   events      added delay of server-sent events, beside Envoy, haproxy and nginx
   websocket   CPU and time of WebSocket echoes, beside Envoy
@@ -56,6 +57,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Run>>> = {
   idle: async () => (await import("./connections/idle.ts")).benchIdle,
   edge: async () => (await import("./edge/edge.ts")).benchEdge,
   gateway: async () => (await import("./edge/gateway.ts")).benchGateway,
+  login: async () => (await import("./edge/login.ts")).benchLogin,
   sessions: async () => (await import("./edge/sessions.ts")).benchSessions,
   events: async () => (await import("./streams/events.ts")).benchEvents,
   websocket: async () => (await import("./streams/websocket.ts")).benchWebSocket,
