@@ -1,5 +1,5 @@
 // A notebook's server that knows nothing of users: `/run` calls the model with the trace that it was called with, as any
-// OpenTelemetry library passes it on; every WebSocket is an echo.
+// OpenTelemetry library passes it on; any other path says which pod it is; every WebSocket is an echo.
 //   notebook MODEL_URL
 import http from "node:http";
 import { WebSocketServer } from "ws";
@@ -7,7 +7,7 @@ import { WebSocketServer } from "ws";
 const model = process.argv[2] ?? "";
 const server = http.createServer((request, response) => {
   if (request.url !== "/run") {
-    response.end("notebook");
+    response.end(process.env["HOSTNAME"]);
     return;
   }
   const { traceparent } = request.headers;

@@ -127,7 +127,7 @@ describeOnCluster("people on a cluster", { testMs: 60_000, suiteMs: 180_000 }, (
   });
 
   test("a pod that somebody else makes Alice's is nobody's", async () => {
-    const labels = { "notebook-name": "nb-alice" };
+    const labels = { app: "nb-alice", "notebook-name": "nb-alice" };
     const asserted = { labels, annotations: { "hub.jupyter.org/username": "acme|alice" } };
     expect(await createAs("bob", notebook("forged", asserted))).toContain("asserts a user");
     // Its labels name the same workload, which is all that labels can do.
@@ -141,7 +141,18 @@ describeOnCluster("people on a cluster", { testMs: 60_000, suiteMs: 180_000 }, (
     // The real one acts for Alice also without a request of hers: she is signed in.
     const real = { namespace: NOTEBOOKS, name: "nb-alice", container: "app" };
     expect(await callFrom(real, ...score)).toMatchObject({ status: 200 });
+    // The Service now stands for both, so the host that is Alice's alone is nobody's until the stranger is gone.
+    const answers = new Set<string>();
+    const opened = async (): Promise<number> => {
+      const answer = await ask(alice, "/");
+      answers.add(answer.status === 200 ? textOf(answer) : String(answer.status));
+      return answer.status;
+    };
+    await waitFor(async () => (await opened()) === 404, 20_000, "the host taken away");
+    for (let i = 0; i < 10; i++) await opened();
     await kubectl(["delete", "pod", "alike", "-n", NOTEBOOKS, "--grace-period=1", "--wait=false"]);
+    await waitFor(async () => (await opened()) === 200, 30_000, "the host back");
+    expect(answers).not.toContain("alike");
   });
 
   test("a replica that is killed signs nobody out", async () => {
