@@ -433,6 +433,10 @@ export class EdgeExchange
     return isGrpc(joinedField(this.head.fields, "content-type")) ? "h2c" : "http";
   }
 
+  get isHttp2(): boolean {
+    return this.#app.isHttp2;
+  }
+
   get answers(): AnswerWriter<AppStream> {
     return this;
   }
@@ -447,7 +451,10 @@ export class EdgeExchange
 
   switchTo(_stream: AppStream, upgrade: string, fields: readonly Field[]): void {
     this.#answerBegan = true;
-    this.#app.switchTo(this.#stream, upgrade, fields);
+    const ours = this.#rules?.cookies;
+    const kept = fields.filter(({ name, value }) => name !== "set-cookie" || ours?.isOurs(value) !== true);
+    for (const cookie of this.#setCookie) kept.push(createField("set-cookie", cookie));
+    this.#app.switchTo(this.#stream, upgrade, kept);
   }
 
   finished(_exchange: AppExchange, requestEnded: boolean): void {

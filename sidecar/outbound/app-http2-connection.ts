@@ -43,11 +43,10 @@ type Stream = Http2Stream<AppExchange | undefined>;
 
 export class AppHttp2Connection implements AppSide, AppConversation, Http2Handler<AppExchange | undefined> {
   readonly protocol = "h2c";
+  readonly isHttp2 = true;
   readonly h2: Http2Connection<AppExchange | undefined>;
   /** The same object; an exchange gives back the stream it got, which is its own. */
   readonly answers: AnswerWriter<AppStream>;
-  /** The gateway's clients have HTTP/1.1 for that. */
-  onConnect?: NonNullable<Http2Handler<AppExchange | undefined>["onConnect"]>;
   readonly #socket: MeshSocket;
   readonly #deps: AppHttp2Deps;
   readonly #exchanges = new AppExchanges<AppExchange>();
@@ -81,8 +80,6 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   constructor(socket: MeshSocket, deps: AppHttp2Deps) {
     this.#socket = socket;
     this.#deps = deps;
-    if (deps.createExchange === undefined)
-      this.onConnect = (stream, fields, endStream) => this.onHeaders(stream, fields, endStream);
     const { clock, timeouts, cache } = deps.services;
     this.#deadlineMs = clock.monotonicMs() + timeouts.headerMs;
     this.h2 = new Http2Connection({
@@ -157,6 +154,11 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
     if (malformed === "") exchange.start(this.#deps.fixed, endStream || isUpgrade);
     else exchange.onRequestMalformed(malformed);
     if (isUpgrade && endStream) stream.context?.onRequestBody(EMPTY, true);
+  }
+
+  /** A WebSocket and its like (RFC 8441), at a gateway too; other tunnels are refused by the exchange. */
+  onConnect(stream: Stream, fields: readonly Field[], endStream: boolean): void {
+    this.onHeaders(stream, fields, endStream);
   }
 
   onInformational(stream: Stream): void {

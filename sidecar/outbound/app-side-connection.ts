@@ -41,6 +41,7 @@ export interface AppSideDeps {
 
 export class AppSideConnection implements AppSide, Http1Owner, SocketHandler {
   readonly protocol = "http";
+  readonly isHttp2 = false;
   readonly socket: MeshSocket;
   readonly answers: Http1Answers;
   readonly #deps: AppSideDeps;

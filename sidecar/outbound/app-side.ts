@@ -60,6 +60,8 @@ export interface AppStream {
 export interface AppSide {
   /** Tells the callee what its application is expected to speak on a port that declares nothing. */
   readonly protocol: "http" | "h2c";
+  /** The request came over HTTP/2: an upgrade is an extended CONNECT there, without a key of its own (RFC 8441). */
+  readonly isHttp2: boolean;
   readonly answers: AnswerWriter<AppStream>;
   /** Looks fields up by name until it is called again. */
   lookup(fields: readonly Field[]): HeaderLookup;

@@ -204,7 +204,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     }
     if (
       this.#upgrade === WEBSOCKET &&
-      this.#app.protocol === "http" &&
+      !this.#app.isHttp2 &&
       !isWebSocketKey(joinedField(this.head.fields, "sec-websocket-key") ?? "")
     ) {
       this.#refuse("REQ_MALFORMED", "the handshake has no Sec-WebSocket-Key of 16 bytes");
@@ -371,8 +371,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
   onUpstreamHead(received: readonly Field[], endStream: boolean): void {
     if (this.#over) return;
     // What the callee's application said where CONNECT could not.
-    const ignored =
-      this.#upgrade === "" || this.#app.protocol === "h2c" ? undefined : answerBesideConnect(received);
+    const ignored = this.#upgrade === "" || this.#app.isHttp2 ? undefined : answerBesideConnect(received);
     const fields = ignored ?? received;
     const group = this.#facts.destination?.group;
     if (group?.traffic.watchesAnswers === true && this.#isRetried(group, fields, endStream)) return;
@@ -706,7 +705,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange, Timed {
     this.#connection = undefined;
     this.#stream = undefined;
     // Over HTTP/1.1 its request was whole.
-    if (this.#upgradeRefused && !broken && this.#app.protocol === "h2c")
+    if (this.#upgradeRefused && !broken && this.#app.isHttp2)
       this.#app.answers.resetStream(this.#appStream, NO_ERROR);
     if (connection !== undefined && stream !== undefined) {
       // The answer came before the whole request was sent: nothing more of it will follow.

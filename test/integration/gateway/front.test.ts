@@ -1,6 +1,8 @@
 // The front of the gateway with real TLS clients: hosts, routes, fields, limits, pages of its own, sessions that end.
+
+import { once } from "node:events";
 import { request } from "node:http";
-import type { IncomingHttpHeaders } from "node:http2";
+import type { ClientHttp2Stream, IncomingHttpHeaders, OutgoingHttpHeaders } from "node:http2";
 import { afterEach, describe, expect, test } from "@jest/globals";
 import type { Gateway } from "../../../sidecar/core/gateway/gateway.ts";
 import { webSocketAccept } from "../../../sidecar/core/http/websocket.ts";
@@ -360,6 +362,79 @@ describe("people", () => {
     edge = await Edge.create(hello, gatewayOf({ routes: [route({ access: "Login", owner: "okta|alice" })] }));
     edge.gateway.people = new StubPeople();
     expect(await edge.send(get("/things/a"))).toMatch(/^HTTP\/1\.1 403 /);
+    expect(edge.app.heads).toEqual([]);
+  });
+});
+
+describe("a WebSocket", () => {
+  const echo: Parameters<typeof Edge.create>[0] = (head, socket) => {
+    const key = /\r\nsec-websocket-key: (\S+)\r\n/i.exec(head)?.[1] ?? "";
+    socket.write(
+      `HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nset-cookie: __Host-session=stolen; Secure\r\nset-cookie: _xsrf=1\r\nsec-websocket-accept: ${webSocketAccept(key)}\r\n\r\n`,
+    );
+    socket.write(Buffer.from([0x81, 0x01, 0x61]));
+  };
+  const HANDSHAKE = {
+    ...{ ":method": "CONNECT", ":protocol": "websocket", ":scheme": "https", ":path": "/stream/a" },
+    ...{ ":authority": "app.example.com", "sec-websocket-version": "13" },
+  };
+  const open = async (people: StubPeople, headers: object = HANDSHAKE): Promise<ClientHttp2Stream> => {
+    edge = await Edge.create(echo, gatewayOf({ routes: [route({ access: "Login" })] }));
+    edge.gateway.people = people;
+    const session = edge.session();
+    if (session.remoteSettings.enableConnectProtocol !== true) await once(session, "remoteSettings");
+    expect(session.remoteSettings.enableConnectProtocol).toBe(true);
+    return session.request(headers as OutgoingHttpHeaders);
+  };
+
+  test("over HTTP/2 is one of the application, and ends with its session (RFC 8441)", async () => {
+    const people = new StubPeople();
+    people.answer = admitted({ session: "s-1", setCookie: ["__Host-session=new; Secure"] });
+    const stream = await open(people);
+    const chunks: Buffer[] = [];
+    stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+    const [head] = (await once(stream, "response")) as [IncomingHttpHeaders];
+    expect(head[":status"]).toBe(200);
+    // The application's cookie for the gateway's session stays away, the gateway's own comes.
+    expect(head["set-cookie"]).toEqual(["_xsrf=1", "__Host-session=new; Secure"]);
+    expect(people.asked[0]).toMatchObject({ method: "GET", isUpgrade: true });
+    expect(lastHead()).toMatch(/^GET \/stream\/a HTTP\/1\.1\r\n/);
+    while (Buffer.concat(chunks).length < 3) await once(stream, "data");
+    people.end("s-1");
+    await once(stream, "close");
+    const rest = Buffer.concat(chunks).subarray(3);
+    expect([rest[0], rest.readUInt16BE(2)]).toEqual([0x88, 1008]);
+  });
+
+  test("over HTTP/1.1 brings the gateway's cookie, and not the application's for it", async () => {
+    edge = await Edge.create(echo, gatewayOf({ routes: [route({ access: "Login" })] }));
+    const people = new StubPeople();
+    people.answer = admitted({ setCookie: ["__Host-session=new; Secure"] });
+    edge.gateway.people = people;
+    const socket = await edge.socket();
+    const lines = get(
+      "/stream/a",
+      ...["connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13"],
+      "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    );
+    socket.write(`${lines.join("\r\n")}\r\n\r\n`);
+    let text = "";
+    while (!text.includes("\r\n\r\n")) text += String((await once(socket, "data"))[0]);
+    expect(text).toMatch(/^HTTP\/1\.1 101 /);
+    expect(text).toContain("set-cookie: __Host-session=new; Secure\r\n");
+    expect(text).toContain("set-cookie: _xsrf=1\r\n");
+    expect(text).not.toContain("stolen");
+    socket.destroy();
+  });
+
+  test("of who is not signed in is refused, and other tunnels are for everybody", async () => {
+    const people = new StubPeople();
+    people.answer = { kind: "answer", status: 401, fields: [], body: "no" };
+    const [refused] = (await once(await open(people), "response")) as [IncomingHttpHeaders];
+    expect(refused[":status"]).toBe(401);
+    const tunnel = edge.session().request({ ":method": "CONNECT", ":authority": "app.example.com:443" });
+    const [answer] = (await once(tunnel, "response")) as [IncomingHttpHeaders];
+    expect(answer[":status"]).toBe(400);
     expect(edge.app.heads).toEqual([]);
   });
 });
