@@ -401,7 +401,7 @@ describe("a WebSocket", () => {
     expect(lastHead()).toMatch(/^GET \/stream\/a HTTP\/1\.1\r\n/);
     while (Buffer.concat(chunks).length < 3) await once(stream, "data");
     people.end("s-1");
-    await once(stream, "close");
+    await once(stream, "end");
     const rest = Buffer.concat(chunks).subarray(3);
     expect([rest[0], rest.readUInt16BE(2)]).toEqual([0x88, 1008]);
   });
