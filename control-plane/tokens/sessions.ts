@@ -28,6 +28,9 @@ import type { ProviderInUse } from "./verifiers.ts";
 /** An ID token is taken for so long after it was issued, with any clock; a mark of its use is kept longer. */
 const MARK_SECONDS = 1_200;
 
+/** Longest that a sign-in waits for an epoch to pass: it lies three seconds ahead, and seconds are whole. */
+const MAX_WAIT_MS = 4_000;
+
 /** Answer of `POST /v1/sessions` and `/v1/sessions/refresh`. Times are Unix seconds. */
 export interface SessionAnswer {
   readonly handle: string;
@@ -64,11 +67,12 @@ export class Sessions {
     requireProviderOf(this.#deps, caller, note.idp);
     const nonce = requiredText(request, "nonce");
     const { jwt, person } = await this.#login(used, request, nonce);
-    const openedAt = Math.floor(this.#deps.clock.nowMs() / 1000);
     const idpSid = jwt.claims["sid"];
+    const sid = newSessionId(used.provider.name, typeof idpSid === "string" ? idpSid : undefined);
+    const openedAt = await this.#afterEpoch(userIdOf(person), sid);
     const session: Session = {
       gateway: caller.spiffeId,
-      sid: newSessionId(used.provider.name, typeof idpSid === "string" ? idpSid : undefined),
+      sid,
       openedAt,
       expiresAt: openedAt + SESSION_SECONDS,
       subject: jwt.sub,
@@ -155,6 +159,22 @@ export class Sessions {
   async #once(digest: string, untilMs: number): Promise<void> {
     if (!(await this.#deps.uses.use(digest, untilMs)))
       throw new TokenRefusal("TOKEN_REPLAYED", "this token was used before");
+  }
+
+  /**
+   * Now, in Unix seconds; later where a revocation's epoch still lies ahead. Providers sign people in again at once, and
+   * what began before the epoch would be refused.
+   */
+  async #afterEpoch(sub: string, sid: string): Promise<number> {
+    const { clock, revocations } = this.#deps;
+    const untilMs = clock.nowMs() + MAX_WAIT_MS;
+    for (;;) {
+      const nowMs = clock.nowMs();
+      const iat = Math.floor(nowMs / 1000);
+      if (nowMs >= untilMs || !revocations.coversTxn({ sub, iat, rctx: { sid } })) return iat;
+      // Timers may be a little early.
+      await clock.sleep((iat + 1) * 1000 - nowMs + 1);
+    }
   }
 
   async #login(

@@ -59,6 +59,9 @@ export interface MintContext {
 
 export type TokenClientDeps = TransportDeps & MintedTokensDeps;
 
+/** A sign-in right after a revocation of the user waits for up to four seconds there. */
+const SIGN_IN_MS = 10_000;
+
 export class TokenClient {
   readonly #transport: TokenTransport;
   readonly #minted: MintedTokens;
@@ -71,14 +74,15 @@ export class TokenClient {
   /** Opens a session by a login; gateways alone may. */
   async openSession(login: LoginArtefacts): Promise<TokenResult<OpenedSession>> {
     const { idp, idToken, accessToken, nonce, userinfo, request } = login;
-    const answer = await this.#transport.post("/v1/sessions", {
+    const artefacts = {
       idp,
       id_token: idToken,
       access_token: accessToken,
       nonce,
       userinfo,
       request: { ip: request.ip, user_agent: request.userAgent },
-    });
+    };
+    const answer = await this.#transport.post("/v1/sessions", artefacts, SIGN_IN_MS);
     return answer.ok ? readSession(answer.value) : answer;
   }
 

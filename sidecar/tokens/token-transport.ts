@@ -47,16 +47,16 @@ export class TokenTransport {
   }
 
   /** Never rejects. @param body JSON; members that are undefined are left out. */
-  post(path: string, body: object): Promise<TokenResult<AnswerJson>> {
-    return this.#ask(path, JSON.stringify(body));
+  post(path: string, body: object, timeoutMs = TIMEOUT_MS): Promise<TokenResult<AnswerJson>> {
+    return this.#ask(path, JSON.stringify(body), timeoutMs);
   }
 
   /** A published document. Never rejects. */
   get(path: string): Promise<TokenResult<AnswerJson>> {
-    return this.#ask(path, undefined);
+    return this.#ask(path, undefined, TIMEOUT_MS);
   }
 
-  async #ask(path: string, body: string | undefined): Promise<TokenResult<AnswerJson>> {
+  async #ask(path: string, body: string | undefined, timeoutMs: number): Promise<TokenResult<AnswerJson>> {
     const identity = this.#deps.identity();
     if (identity === undefined) return unavailable("there is no identity yet");
     try {
@@ -65,6 +65,7 @@ export class TokenTransport {
         options: { ...this.#target(), path, agent: this.#agentFor(identity, https.Agent) },
         wit: identity.wit,
         body,
+        timeoutMs,
       });
       return readAnswer(status, text);
     } catch (error) {
@@ -107,11 +108,12 @@ interface Sent {
   readonly wit: string;
   /** JSON; undefined: it is a GET. */
   readonly body: string | undefined;
+  readonly timeoutMs: number;
 }
 
 function send(
   request: typeof import("node:https").request,
-  { options, wit, body }: Sent,
+  { options, wit, body, timeoutMs }: Sent,
 ): Promise<{ readonly status: number; readonly text: string }> {
   return new Promise((resolve, reject) => {
     const outgoing = request(
@@ -124,7 +126,7 @@ function send(
             : { "content-type": "application/json", "content-length": Buffer.byteLength(body) }),
           [WORKLOAD_IDENTITY_TOKEN]: wit,
         },
-        signal: AbortSignal.timeout(TIMEOUT_MS),
+        signal: AbortSignal.timeout(timeoutMs),
       },
       (answer) => {
         const chunks: Buffer[] = [];

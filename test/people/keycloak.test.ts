@@ -364,6 +364,11 @@ spec: {}
     expect(await alice.script("/run", "POST")).toMatchObject({ status: 401 });
     expect(await bob.shown("kernel", /./)).toBe("idle");
     expect(await bob.script("/.countersign/whoami")).toMatchObject({ body: { signedIn: true } });
+    // Keycloak knows her still and sends her back at once, within the seconds that a revocation reaches ahead.
+    await alice.open("/");
+    await alice.choose(STAFF);
+    await alice.arrives("/");
+    expect(await alice.shown("score", /./)).toBe('200 {"score":0.1}');
   });
 
   story(

@@ -46,6 +46,36 @@ const open = async (
   sessions.open(caller, request({ idp: IDP, nonce: "n1", id_token: await idToken(over), ...more }), note);
 
 describe("opening", () => {
+  test("waits out a revocation of the user that lies ahead, by four seconds at most", async () => {
+    const revoke = (aheadMs: number): void => {
+      const beforeMs = clock.nowMs() + aheadMs;
+      service.revoked.push({ spiffeId: "", pod: "", user: "okta-main|alice", beforeMs });
+    };
+    const opened = async (): Promise<SessionAnswer | "REVOKED"> => {
+      const answer = open().catch((error: unknown) => {
+        expect(error).toMatchObject({ reason: "REVOKED" });
+        return "REVOKED" as const;
+      });
+      let isOver = false;
+      void answer.then(() => {
+        isOver = true;
+      });
+      while (!isOver) {
+        if (clock.sleeping > 0) clock.advance(1_001);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      return answer;
+    };
+    revoke(3_000);
+    const began = now();
+    const answer = await opened();
+    expect(Math.floor(now() - began)).toBe(3);
+    expect(answer).toMatchObject({ expiresAt: began + 3 + 12 * HOUR });
+    revoke(60_000);
+    expect(await opened()).toBe("REVOKED");
+    expect(Math.floor(now() - began)).toBe(7);
+  });
+
   test("answers who signed in, and a handle that nobody can read", async () => {
     const answer = await open();
     expect(answer).toMatchObject({
