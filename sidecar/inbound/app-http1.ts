@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import type { Limits, SocketAddress, Timeouts } from "../config.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { upgradeOf, WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
+import { switchProblem, WEBSOCKET, webSocketAccept } from "../core/http/websocket.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
@@ -225,12 +225,9 @@ class Http1Place implements AppPlace, SocketHandler {
   }
 
   #switchProblem({ upgrade, fields }: ResponseHead): string | undefined {
-    const asked = this.#exchange?.upgrade ?? "";
-    if (asked === "") return "the application switched protocols without being asked";
-    if (upgradeOf(upgrade) !== asked) return "the application switched to another protocol than asked for";
-    return asked === WEBSOCKET && joinedField(fields, "sec-websocket-accept") !== this.#accept
-      ? "the application's Sec-WebSocket-Accept is wrong"
-      : undefined;
+    const accept = joinedField(fields, "sec-websocket-accept");
+    const problem = switchProblem(this.#exchange?.upgrade ?? "", this.#accept, { upgrade, accept });
+    return problem === undefined ? undefined : `the application ${problem}`;
   }
 
   #onMessageEnd(trailers: readonly Field[]): void {

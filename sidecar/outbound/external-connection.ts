@@ -1,7 +1,9 @@
 // Connections to hosts outside the mesh: TLS with the system's (and given) authorities, HTTP/1.1, one request at a time
-// each, kept for the next. Knows nothing of policy.
+// each, kept for the next, or turned into a WebSocket and closed with it. Knows nothing of policy.
 import { connect, type SecureContext, type TLSSocket } from "node:tls";
 import type { Limits, Timeouts } from "../config.ts";
+import { joinedField } from "../core/http/headers.ts";
+import { switchProblem, WEBSOCKET } from "../core/http/websocket.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
@@ -11,10 +13,14 @@ import { CREDIT_HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../wire
 /** A request on its way; exactly one of the last two ends its time on a connection. */
 export interface ExternalUser {
   readonly method: string;
+  /** `Sec-WebSocket-Accept` that agrees to the WebSocket that is asked for; undefined: none is. */
+  readonly accept: string | undefined;
   /** The connection stands: write the request. */
   onExternalReady(connection: ExternalConnection): void;
   onExternalInformational(head: ResponseHead): void;
   onExternalHead(head: ResponseHead): void;
+  /** The host agreed to the WebSocket: from now on bytes both ways, `onExternalEnd` when its own are over. */
+  onExternalSwitched(head: ResponseHead): void;
   onExternalBody(chunk: Buffer): void;
   /** The host takes bytes again. */
   onExternalDrain(): void;
@@ -71,6 +77,8 @@ export class ExternalConnection implements SocketHandler {
     raw.once("secureConnect", () => {
       this.#standing = true;
       this.deadlineMs = Number.POSITIVE_INFINITY;
+      // A WebSocket may be silent as long as it likes: this alone tells that its host is gone.
+      raw.setKeepAlive(true, KEEP_ALIVE_MS);
       if (this.#user !== undefined) this.begin(this.#user);
     });
   }
@@ -159,7 +167,13 @@ export class ExternalConnection implements SocketHandler {
   #onHead(head: ResponseHead): void {
     this.#silent = false;
     if (head.status === 101) {
-      this.#fail("the host switched protocols without being asked");
+      const accept = this.#user?.accept;
+      const problem = switchProblem(accept === undefined ? "" : WEBSOCKET, accept ?? "", {
+        upgrade: head.upgrade,
+        accept: joinedField(head.fields, "sec-websocket-accept"),
+      });
+      if (problem === undefined) this.#user?.onExternalSwitched(head);
+      else this.#fail(`the host ${problem}`);
       return;
     }
     this.#keepAlive = head.keepAlive && !head.untilClose;
@@ -244,6 +258,8 @@ export class ExternalPool {
   }
 }
 
+/** Of TCP: address translation on the way forgets connections after some minutes of silence. */
+const KEEP_ALIVE_MS = 30_000;
 /** Balancers of hosts close connections after a minute without a word. */
 const IDLE_MS = 30_000;
 

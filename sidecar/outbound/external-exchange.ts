@@ -1,7 +1,9 @@
 // One request of the application (or of a client at a gateway) to a host outside the mesh: decided on and recorded here,
-// carried over TLS with the host's own certificate, without any token of the mesh. One object per request.
+// carried over TLS with the host's own certificate, without any token of the mesh. One object per request; a WebSocket is a
+// request that is answered 101 and is bytes both ways from then on.
+import { randomBytes } from "node:crypto";
 import { joinedField } from "../core/http/headers.ts";
-import { upgradeOf } from "../core/http/websocket.ts";
+import { closeFrame, FrameBoundary, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import { checkChain, scopeEntries } from "../core/identity/chain.ts";
 import type { ViaHop } from "../core/identity/claims.ts";
 import type { IssuedTo, Revocations } from "../core/identity/revocations.ts";
@@ -12,6 +14,7 @@ import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
 import { MAX_RESOURCE_BODY_BYTES } from "../core/policy/operations.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import { intersectScopes } from "../core/policy/scope.ts";
+import type { SidecarTable } from "../discovery/table.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
@@ -23,6 +26,7 @@ import { afterWaiting, chooseChain } from "./choose-chain.ts";
 import { type ExternalDestination, unmetDemand } from "./external.ts";
 import type { ExternalConnection, ExternalUser } from "./external-connection.ts";
 import { recordExternal } from "./external-record.ts";
+import { agreedFields, askedOf, type HostHandshake, hostHandshake } from "./external-upgrade.ts";
 import { writeTrailers } from "./forwarded-answers.ts";
 import { STRIPPED } from "./mesh-request.ts";
 import { labelOf } from "./operation-label.ts";
@@ -33,16 +37,22 @@ import type { OutboundServices } from "./services.ts";
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
 const CANCEL = 0x8;
+/** RFC 6455 section 7.4.1. */
+const POLICY_VIOLATION = 1008;
 const EMPTY = Buffer.alloc(0);
-/** The empty line ends an event that may be under way. */
-const REVOKED_EVENT = Buffer.from('\n\nevent: error\ndata: {"reason":"REVOKED"}\n\n');
+/** Why a call must not go on. */
+interface Lost {
+  readonly reason: Reason;
+  readonly detail: string;
+}
 
 export class ExternalExchange implements AppExchange, ExternalUser {
   readonly head: OutboundHead;
   appSlot = -1;
   slot = -1;
   readonly #services: OutboundServices;
-  readonly #external: ExternalDestination;
+  /** As the table tells of it that it was decided by, last: another would keep an old one. */
+  #external: ExternalDestination;
   readonly #app: AppSide;
   readonly #stream: AppStream;
   readonly #facts: CallFacts;
@@ -54,6 +64,12 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   #isWritten = false;
   #isChunked = false;
   #isDeciding = false;
+  /** Of the WebSocket that is asked for. */
+  #handshake: HostHandshake | undefined;
+  /** Towards the application, of a WebSocket that the host agreed to. */
+  #frames: FrameBoundary | undefined;
+  /** What the application would have sent behind its handshake is not wanted. */
+  #upgradeRefused = false;
   #bodyless = false;
   #requestEnded = false;
   #requestSent = false;
@@ -63,13 +79,16 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   #owed = 0;
   #retried = false;
   #answerHead = false;
+  #answerEnded = false;
   /** And an event can be added to it. */
   #isEventStream = false;
   /** The own certificate that was decided by. */
   #issuedTo: IssuedTo | undefined;
-  #heldAgainst: Revocations | undefined;
+  /** Table that it was decided by, last. */
+  #decidedBy: SidecarTable | undefined;
   #over = false;
-  deadlineMs: number;
+  /** Monotonic milliseconds. */
+  #silentUntilMs: number;
 
   constructor(
     services: OutboundServices,
@@ -84,19 +103,39 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#stream = stream;
     this.head = head;
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
-    this.deadlineMs = this.#facts.startedMs + services.timeouts.responseMs;
+    this.#silentUntilMs = this.#facts.startedMs + services.timeouts.responseMs;
   }
 
   get method(): string {
     return this.head.method;
   }
 
+  get accept(): string | undefined {
+    return this.#handshake?.accept;
+  }
+
+  /** At once where a table has come since it was decided on: nothing may pass any more that would ask. */
+  get deadlineMs(): number {
+    return this.#isToBeAskedAgain ? 0 : this.#silentUntilMs;
+  }
+
+  get #isToBeAskedAgain(): boolean {
+    const table = this.#services.state.directory?.table;
+    return this.#decidedBy !== undefined && table !== undefined && table !== this.#decidedBy;
+  }
+
   start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
     const facts = this.#facts;
     // The host decides where it goes, not the address that the application found for it.
     facts.fixed = fixed?.kind === "address" ? undefined : fixed;
-    this.#bodyless = bodyless;
-    this.#requestEnded = bodyless;
+    const { isGrpc } = facts;
+    const { isHttp2 } = this.#app;
+    const keys = joinedField(this.head.fields, "sec-websocket-key");
+    const asked = askedOf(this.head, { bodyless, isGrpc, isHttp2, keys });
+    // What comes behind the head of an upgrade is bytes, once it is agreed to; of one that is refused nobody reads them.
+    const isUpgrade = this.head.upgrade !== undefined && asked !== false;
+    this.#bodyless = bodyless && !isUpgrade;
+    this.#requestEnded = this.#bodyless;
     this.#readTrace();
     const { state } = this.#services;
     if (state.identity === undefined || state.identityUntilMs === 0) {
@@ -107,10 +146,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
       return;
     }
-    if (this.head.method === "CONNECT" || (upgradeOf(this.head.upgrade) ?? "?") !== "" || facts.isGrpc) {
-      this.#refuse("UNSUPPORTED", "neither tunnels, upgrades nor gRPC are carried to hosts outside the mesh");
+    if (typeof asked !== "boolean") {
+      this.#refuse(asked.reason, asked.detail);
       return;
     }
+    if (asked) this.#handshake = hostHandshake(randomBytes(16));
     const choice = chain === undefined ? chooseChain(facts, this.#services) : undefined;
     if (choice?.kind === "refused") this.#refuse(choice.reason, choice.detail);
     else if (choice?.kind === "waiting") {
@@ -126,9 +166,10 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     facts.chain = chain;
     const classified = this.#external.classifier.classify({
       method: this.head.method,
+      websocket: this.#handshake !== undefined,
       target: this.head.target,
       contentType: joinedField(this.head.fields, "content-type"),
-      hasBody: !this.#bodyless,
+      hasBody: !this.#bodyless && this.#handshake === undefined,
       header: this.#app.lookup(this.head.fields),
       corsMethod:
         this.head.method === "OPTIONS" && facts.header("origin") !== undefined
@@ -144,6 +185,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     const wantsBody =
       pending !== undefined && (pending.kind === "mcp" || needsResource(this.#external.program, operation));
     if (!wantsBody) this.#decide();
+    else if (this.#handshake !== undefined) this.#readBody(true);
     else if (pending.kind === "protobuf" || this.#keptBytes > MAX_RESOURCE_BODY_BYTES) this.#readBody(true);
     else if (this.#requestEnded) this.#readBody(false);
     else {
@@ -211,6 +253,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     const via = (chain?.via ?? []) as readonly ViaHop[];
     const caveat = chain?.caveat;
     this.#issuedTo = issuedTo;
+    this.#decidedBy = directory.table;
     const revoked = this.#revokedBy(directory.table.revocations);
     if (revoked !== undefined) {
       this.#refuse("REVOKED", revoked);
@@ -266,7 +309,6 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   /** What of this call's ground is revoked, in words. */
   #revokedBy(revocations: Revocations): string | undefined {
-    this.#heldAgainst = revocations;
     const issuedTo = this.#issuedTo;
     if (issuedTo === undefined || revocations.covers(issuedTo))
       return "what this workload was issued is revoked";
@@ -276,29 +318,65 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       : undefined;
   }
 
-  /** Ends a call under way whose ground was revoked meanwhile. Asked with all that passes: nothing does afterwards. */
-  #endsRevoked(): boolean {
-    const revocations = this.#services.state.directory?.table.revocations;
-    if (revocations === undefined || revocations === this.#heldAgainst) return false;
-    const revoked = this.#revokedBy(revocations);
-    if (revoked === undefined) return false;
+  /** Why a call under way is not allowed any more by the table in force. Of its body nothing is there to be read again. */
+  #lostBy(table: SidecarTable): Lost | undefined {
+    const revoked = this.#revokedBy(table.revocations);
+    if (revoked !== undefined) return { reason: "REVOKED", detail: revoked };
+    const { id } = this.#external.external;
+    const external = this.#services.state.externals?.ofId(id);
+    if (external === undefined || this.#call === undefined)
+      return { reason: "UNKNOWN_DESTINATION", detail: "the host is none of the mesh's any more" };
+    const isSame = external.external.program === this.#external.external.program;
+    this.#external = external;
+    if (isSame) return undefined;
+    const decision = decide(external.program, { ...this.#call, nowMs: this.#services.meshNowMs() });
+    if (decision.allowed) return undefined;
+    this.#decision = decision;
+    return { reason: decision.reason, detail: "policy does not allow this call any more" };
+  }
+
+  /** Ends a call under way that lost what allowed it. Asked with all that passes, and when nothing does. */
+  #endsLost(): boolean {
+    const table = this.#services.state.directory?.table;
+    if (table === undefined || !this.#isToBeAskedAgain) return false;
+    this.#decidedBy = table;
+    const lost = this.#lostBy(table);
+    if (lost === undefined) return false;
+    const { reason, detail } = lost;
     if (!this.#answerHead) {
-      this.#refuse("REVOKED", revoked);
+      this.#refuse(reason, detail);
       return true;
     }
-    this.#facts.reason = "REVOKED";
-    this.#facts.error = revoked;
+    this.#facts.reason = reason;
+    this.#facts.error = detail;
     const { answers } = this.#app;
-    if (this.#isEventStream) answers.sendData(this.#stream, REVOKED_EVENT, true);
-    else answers.resetStream(this.#stream, CANCEL);
+    const words = this.#lastWords(reason);
+    this.#answerEnded = words !== undefined;
+    if (words === undefined) answers.resetStream(this.#stream, CANCEL);
+    else answers.sendData(this.#stream, words, true);
     this.#finish();
     return true;
+  }
+
+  /** What says in the middle of an answer why it ends; undefined: nothing can be said there. */
+  #lastWords(reason: Reason): Buffer | undefined {
+    const { trail } = this.#services;
+    if (this.#frames === undefined)
+      // The empty line ends an event that may be under way.
+      return this.#isEventStream
+        ? Buffer.from(`\n\nevent: error\ndata: ${JSON.stringify({ reason })}\n\n`)
+        : undefined;
+    if (!this.#frames.between) return undefined;
+    this.#facts.decisionId = trail.decisionId();
+    return closeFrame(POLICY_VIOLATION, `${reason} ${this.#facts.decisionId}`);
   }
 
   #send(): void {
     const { externalPools } = this.#services;
     const host = this.#external.hostOf(this.head.authority);
-    const connection = externalPools.of(host, this.#external.port).take(this, this.#retried);
+    // That of a WebSocket is not used again, and must not turn out to be one that the host has closed.
+    const isFresh = this.#retried || this.#handshake !== undefined;
+    const connection = externalPools.of(host, this.#external.port).take(this, isFresh);
     if (connection === undefined) this.#refuse("OVERLOADED", "too many connections to this host");
     else if (!this.#over) this.#connection = connection;
   }
@@ -311,6 +389,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#sentAtMs = this.#services.clock.monotonicMs();
     this.#touch();
     connection.socket.write(this.#requestText());
+    // What the application sends before the host agrees to a WebSocket waits for that.
+    if (this.#handshake === undefined) this.#sendKept(connection);
+  }
+
+  #sendKept(connection: ExternalConnection): void {
     this.#isWritten = true;
     for (const chunk of this.#kept) this.#writeBody(chunk);
     // Needed no more, unless the host may have closed this connection before it read any of it.
@@ -325,7 +408,13 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     const host = this.#external.hostOf(this.head.authority);
     let text = `${requestLine(method, target)}host: ${port === 443 ? host : `${host}:${port}`}\r\n`;
     let hasLength = false;
+    const handshake = this.#handshake;
     for (const field of fields) {
+      if (
+        handshake !== undefined &&
+        (field.name === "content-length" || WEBSOCKET_HOP_FIELDS.has(field.name))
+      )
+        continue;
       if (field.name === "content-length") {
         hasLength = true;
         text += field.line;
@@ -334,7 +423,8 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       if (connectionNames.includes(field.name) || TRACE_FIELDS.has(field.name)) continue;
       text += field.line;
     }
-    if (!this.#bodyless && !hasLength) {
+    if (handshake !== undefined) text += handshake.lines;
+    else if (!this.#bodyless && !hasLength) {
       this.#isChunked = true;
       text += CHUNKED_LINE;
     }
@@ -344,7 +434,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   onExternalInformational(head: ResponseHead): void {
     if (this.#over || this.#answerHead) return;
     this.#touch();
-    this.#writeHead(head, false);
+    this.#writeHead(head, false, head.status);
   }
 
   onExternalHead(head: ResponseHead): void {
@@ -353,15 +443,41 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#kept = [];
     this.#answerHead = true;
     this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
-    this.#facts.status = head.status;
+    // Over HTTP/2 a 2xx would say that the WebSocket is agreed to (RFC 8441 section 5).
+    const agreesNot = this.#handshake !== undefined && this.#app.isHttp2 && head.status < 300;
+    const status = agreesNot ? 502 : head.status;
+    this.#facts.status = status;
+    if (this.#handshake !== undefined) {
+      // An answer like any other (RFC 9110 section 7.8): the head was the whole request.
+      this.#upgradeRefused = !this.#requestEnded;
+      this.#requestEnded = true;
+      this.#returnCredit();
+    }
     const type = joinedField(head.fields, "content-type")?.toLowerCase() ?? "";
     this.#isEventStream =
       type.startsWith("text/event-stream") &&
       !head.fields.some(({ name }) => name === "content-length" || name === "content-encoding");
-    this.#writeHead(head, true);
+    this.#writeHead(head, true, status);
   }
 
-  #writeHead({ status, fields, connectionNames }: ResponseHead, isFinal: boolean): void {
+  onExternalSwitched(head: ResponseHead): void {
+    const connection = this.#connection;
+    if (this.#over || connection === undefined || this.#endsLost()) return;
+    this.#answerHead = true;
+    this.#frames = new FrameBoundary();
+    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
+    this.#facts.status = 101;
+    // How long it is quiet is its own affair.
+    this.#silentUntilMs = Number.POSITIVE_INFINITY;
+    this.#app.switchTo(this.#stream, WEBSOCKET, agreedFields(head));
+    this.#sendKept(connection);
+  }
+
+  #writeHead(
+    { fields, connectionNames }: Pick<ResponseHead, "fields" | "connectionNames">,
+    isFinal: boolean,
+    status: number,
+  ): void {
     const { answers } = this.#app;
     answers.beginHeaders(this.#stream);
     answers.putStatus(status);
@@ -374,8 +490,9 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   }
 
   onExternalBody(chunk: Buffer): void {
-    if (this.#over || this.#endsRevoked()) return;
+    if (this.#over || this.#endsLost()) return;
     this.#touch();
+    this.#frames?.push(chunk);
     this.#facts.responseBytes += chunk.length;
     // A view of what was received: writers of this process copy or send it before they return.
     if (!this.#app.answers.sendData(this.#stream, Buffer.from(chunk), false)) this.#connection?.pause();
@@ -383,13 +500,14 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   onExternalEnd(trailers: readonly Field[]): void {
     if (this.#over) return;
+    this.#answerEnded = true;
     if (trailers.length > 0) writeTrailers(this.#app.answers, this.#stream, trailers);
     else this.#app.answers.sendData(this.#stream, EMPTY, true);
     this.#finish();
   }
 
   onExternalDrain(): void {
-    this.#returnCredit();
+    if (this.#isWritten) this.#returnCredit();
   }
 
   onExternalFailed(kind: "connect" | "closed" | "protocol", detail: string, untouched: boolean): void {
@@ -418,7 +536,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#facts.requestBytes += chunk.length;
     this.#owed += chunk.length;
     if (endStream) this.#requestEnded = true;
-    if (this.#over) {
+    if (this.#over || this.#upgradeRefused) {
       this.#returnCredit();
       return;
     }
@@ -435,7 +553,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
       else this.#returnCredit();
       return;
     }
-    if (isHeld || this.#endsRevoked()) return;
+    if (isHeld || this.#endsLost()) return;
     this.#touch();
     this.#writeBody(chunk);
     if (endStream) this.#writeEnd();
@@ -445,7 +563,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   onRequestTrailers(trailers: readonly Field[]): void {
     this.#requestEnded = true;
     this.#trailers = trailers;
-    if (this.#over) return;
+    if (this.#over || this.#upgradeRefused) return;
     if (this.#isDeciding) this.#readBody(false);
     else if (this.#isWritten) this.#writeEnd();
   }
@@ -459,7 +577,8 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   }
 
   #writeEnd(): void {
-    if (this.#isChunked) this.#connection?.socket.write(lastChunk(this.#trailers));
+    if (this.#frames !== undefined) this.#connection?.socket.end();
+    else if (this.#isChunked) this.#connection?.socket.write(lastChunk(this.#trailers));
     this.#requestSent = true;
   }
 
@@ -485,6 +604,10 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   timeOut(): void {
     if (this.#over) return;
+    if (this.#isToBeAskedAgain) {
+      this.#endsLost();
+      return;
+    }
     if (!this.#answerHead) {
       this.#refuse("UPSTREAM_TIMEOUT", "the host did not answer in time");
       return;
@@ -496,7 +619,8 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   }
 
   #touch(): void {
-    this.deadlineMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    if (this.#frames === undefined)
+      this.#silentUntilMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
   }
 
   #returnCredit(): void {
@@ -525,8 +649,12 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#connection = undefined;
     // The host answered before the whole request was sent.
     if (!this.#requestEnded && this.#facts.reason === "ALLOWED") this.#app.closeAfterAnswer();
-    connection?.release(this.#bodyless || this.#requestSent);
+    // Of an upgrade never kept: whoever stands before the host may take it for switched, whatever was answered.
+    connection?.release(this.#handshake === undefined && (this.#bodyless || this.#requestSent));
     this.#returnCredit();
+    // Nothing of what would still come is wanted (RFC 9113 section 8.1).
+    if (this.#answerEnded && this.#app.isHttp2 && (this.#upgradeRefused || !this.#requestEnded))
+      this.#app.answers.resetStream(this.#stream, NO_ERROR);
     this.#stream.context = undefined;
     recordExternal(
       {

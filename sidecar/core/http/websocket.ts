@@ -46,6 +46,23 @@ export function upgradeOf(upgrade: string | undefined): string | undefined {
   return slash < 0 ? name : name + upgrade.slice(slash);
 }
 
+/**
+ * What is wrong with a 101 (RFC 6455 section 4.1, RFC 9110 section 15.2.2).
+ *
+ * @param asked protocol that was asked for; empty: none.
+ * @param accept of a WebSocket: what answers our key.
+ * @returns in words that follow the name of who answered; undefined: nothing.
+ */
+export function switchProblem(
+  asked: string,
+  accept: string,
+  answer: { readonly upgrade: string | undefined; readonly accept: string | undefined },
+): string | undefined {
+  if (asked === "") return "switched protocols without being asked";
+  if (upgradeOf(answer.upgrade) !== asked) return "switched to another protocol than asked for";
+  return asked === WEBSOCKET && answer.accept !== accept ? "sent a wrong Sec-WebSocket-Accept" : undefined;
+}
+
 /** A close frame of a server (section 5.5.1). @param reason at most 123 bytes. */
 export function closeFrame(code: number, reason: string): Buffer {
   const text = Buffer.from(reason).subarray(0, 123);

@@ -3,6 +3,7 @@ import { mkdirSync } from "node:fs";
 import { type ClientHttp2Session, connect as connectHttp2, type IncomingHttpHeaders } from "node:http2";
 import { join } from "node:path";
 import { connect as connectTls, type TLSSocket } from "node:tls";
+import type { SidecarConfig } from "../../../sidecar/config.ts";
 import type { Gateway, GatewayRoute } from "../../../sidecar/core/gateway/gateway.ts";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
@@ -99,11 +100,16 @@ export class Edge {
     this.secretsDir = parts.secretsDir;
   }
 
-  static async create(answer: Answer, gateway: Gateway = gatewayOf(), people?: People): Promise<Edge> {
+  static async create(
+    answer: Answer,
+    gateway: Gateway = gatewayOf(),
+    people?: People,
+    config: Partial<SidecarConfig> = {},
+  ): Promise<Edge> {
     const world = await World.create();
     const app = await world.app(answer);
     const callee = await world.sidecar(APP, { app });
-    const front = await world.sidecar(FRONT);
+    const front = await world.sidecar(FRONT, { config });
     const bundle = world.authority.bundle.json;
     callee.plane.setTable(table({ self: APP, policies: [ALLOW_GATEWAYS], bundle }));
     front.plane.setTable(

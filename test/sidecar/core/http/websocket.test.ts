@@ -4,6 +4,7 @@ import {
   closeFrame,
   FrameBoundary,
   isWebSocketKey,
+  switchProblem,
   upgradeOf,
   webSocketAccept,
 } from "../../../../sidecar/core/http/websocket.ts";
@@ -37,6 +38,24 @@ describe("the handshake", () => {
   ])("`$key` is a key: $is", ({ key, is }) => {
     expect(isWebSocketKey(key)).toBe(is);
   });
+
+  test.each([
+    { asked: "websocket", upgrade: "WebSocket", accept: "yes", problem: undefined },
+    { asked: "foo/1", upgrade: "foo/1", accept: undefined, problem: undefined },
+    { asked: "", upgrade: "websocket", accept: "yes", problem: /without being asked/ },
+    { asked: "websocket", upgrade: undefined, accept: "yes", problem: /another protocol/ },
+    { asked: "websocket", upgrade: "h2c", accept: "yes", problem: /another protocol/ },
+    { asked: "websocket", upgrade: "websocket, foo", accept: "yes", problem: /another protocol/ },
+    { asked: "websocket", upgrade: "websocket", accept: "yes, yes", problem: /wrong/ },
+    { asked: "websocket", upgrade: "websocket", accept: undefined, problem: /wrong/ },
+  ])(
+    "asked for `$asked`, 101 with `$upgrade` and `$accept`: $problem",
+    ({ asked, upgrade, accept, problem }) => {
+      const found = switchProblem(asked, "yes", { upgrade, accept });
+      if (problem === undefined) expect(found).toBeUndefined();
+      else expect(found).toMatch(problem);
+    },
+  );
 
   test.each([
     { value: undefined, is: "" },
