@@ -1,58 +1,34 @@
 // Sessions in memory: for one replica, whose restart signs everybody out. Packed, but for those that were used last.
+import { hash } from "node:crypto";
 import { GenerationCache } from "../../core/identity/generation-cache.ts";
 import { MeshError } from "../../core/runtime/errors.ts";
+import { DigestIndex } from "./digest-index.ts";
 import { packSession, unpackSession } from "./packed-session.ts";
 import {
   digestOf,
   isOf,
   type Session,
   type SessionLimits,
-  type SessionNames,
   type SessionStore,
   type SessionsOf,
 } from "./session.ts";
-import { type Place, Slabs } from "./slabs.ts";
+import { nameHash, SessionRows } from "./session-rows.ts";
+import { Slabs } from "./slabs.ts";
 
-class Entry implements SessionNames {
-  readonly sid: string;
-  readonly idp: string;
-  readonly user: { readonly id: string };
-  idpSid: string | undefined;
-  place: Place;
-  endsMs: number;
-  seenMs: number;
-  isOver = false;
-  /** Grows with each refresh. */
-  version = 0;
-
-  constructor(session: Session, place: Place, nowMs: number) {
-    this.sid = session.sid;
-    this.idp = session.idp;
-    this.idpSid = session.idpSid;
-    this.user = { id: session.user.id };
-    this.place = place;
-    this.endsMs = session.endsMs;
-    this.seenMs = nowMs;
-  }
-
-  /** After a refresh: of the same person, by the same name. */
-  take(session: Session, place: Place): void {
-    this.idpSid = session.idpSid;
-    this.place = place;
-    this.endsMs = session.endsMs;
-    this.version++;
-  }
-}
-
-/** An entry as it was when it was opened last. */
+/** A session as it was when it was unpacked last. */
 interface Opened {
-  readonly entry: Entry;
+  readonly row: number;
   readonly version: number;
   readonly session: Session;
 }
 
 /** Sessions that need not be unpacked, about 6 KB each; found by id, so that nothing has to be hashed. */
 const OPENED = { maxEntries: 2_000, maxWeight: 2_000 };
+/**
+ * Whose last use is longer ago stays packed: what is kept for a while and then dropped becomes garbage of the old generation,
+ * of which V8 lets as much gather as is alive, and more.
+ */
+const OPENED_AFTER_MS = 2_000;
 
 /** Between two looks at everything that is over. */
 const SWEEP_MS = 60_000;
@@ -61,7 +37,8 @@ const MAX_RECORDS = 20_000;
 
 export class MemorySessionStore implements SessionStore {
   readonly #limits: SessionLimits;
-  readonly #byDigest = new Map<string, Entry>();
+  readonly #index = new DigestIndex();
+  readonly #rows = new SessionRows();
   readonly #slabs = new Slabs();
   readonly #opened = new GenerationCache<Opened>(OPENED);
   /** Until when, monotonic milliseconds. */
@@ -76,40 +53,48 @@ export class MemorySessionStore implements SessionStore {
   }
 
   get size(): number {
-    return this.#byDigest.size;
+    return this.#index.size;
   }
 
   find(id: string, nowMs: number): Session | undefined {
     const opened = this.#opened.get(id);
-    const entry = opened?.entry ?? this.#byDigest.get(digestOf(id));
-    if (entry === undefined || entry.isOver) return undefined;
-    if (this.#isOver(entry, nowMs)) {
-      this.#delete(digestOf(id), entry);
+    const isOpen = opened !== undefined && this.#rows.versions[opened.row] === opened.version;
+    const row = isOpen ? opened.row : this.#index.find(bytesOf(id));
+    if (row === undefined) return undefined;
+    if (this.#isOver(row, nowMs)) {
+      this.#delete(row);
       return undefined;
     }
-    entry.seenMs = nowMs;
-    if (opened !== undefined && opened.version === entry.version) return opened.session;
-    const session = this.#open(entry);
-    this.#opened.set(id, { entry, version: entry.version, session }, 1);
+    const isInUse = nowMs - (this.#rows.seenMs[row] ?? 0) < OPENED_AFTER_MS;
+    this.#rows.seenMs[row] = nowMs;
+    if (isOpen) return opened.session;
+    const session = this.#open(row);
+    if (isInUse) this.#opened.set(id, { row, version: this.#rows.versions[row] ?? 0, session }, 1);
     return session;
   }
 
   async create(id: string, session: Session, nowMs: number): Promise<void> {
-    if (nowMs >= this.#sweepAtMs || this.#byDigest.size >= this.#limits.maxSessions) this.#sweep(nowMs);
-    if (this.#byDigest.size >= this.#limits.maxSessions)
+    if (nowMs >= this.#sweepAtMs || this.size >= this.#limits.maxSessions) this.#sweep(nowMs);
+    if (this.size >= this.#limits.maxSessions)
       throw new MeshError(
         "not_ready",
-        `the gateway holds ${this.#byDigest.size} sessions, as many as it may; people who sign out or stay away make room`,
+        `the gateway holds ${this.size} sessions, as many as it may; people who sign out or stay away make room`,
       );
-    this.#byDigest.set(digestOf(id), new Entry(session, this.#slabs.put(packSession(session)), nowMs));
+    const digest = bytesOf(id);
+    const before = this.#index.find(digest);
+    if (before !== undefined) this.#delete(before);
+    const row = this.#index.add(digest);
+    this.#rows.set(row, session, this.#slabs.put(packSession(session)));
+    this.#rows.seenMs[row] = nowMs;
   }
 
   async replace(id: string, session: Session, nowMs: number): Promise<boolean> {
-    const entry = this.#byDigest.get(digestOf(id));
-    if (entry === undefined || this.#isOver(entry, nowMs)) return false;
-    const place = this.#slabs.put(packSession(session));
-    this.#slabs.free(entry.place);
-    entry.take(session, place);
+    if (nowMs >= this.#sweepAtMs) this.#sweep(nowMs);
+    const row = this.#index.find(bytesOf(id));
+    if (row === undefined || this.#isOver(row, nowMs)) return false;
+    const packed = packSession(session);
+    this.#slabs.free(this.#rows.placeOf(row));
+    this.#rows.set(row, session, this.#slabs.put(packed));
     return true;
   }
 
@@ -126,19 +111,16 @@ export class MemorySessionStore implements SessionStore {
   }
 
   async end(id: string): Promise<Session | undefined> {
-    const digest = digestOf(id);
-    const entry = this.#byDigest.get(digest);
-    if (entry === undefined) return undefined;
-    const session = this.#open(entry);
-    this.#drop(digest, entry);
-    return session;
+    const row = this.#index.find(bytesOf(id));
+    return row === undefined ? undefined : this.#drop(row);
   }
 
   async endAll(of: SessionsOf): Promise<number> {
+    const wanted = nameHash(of);
     let count = 0;
-    for (const [digest, entry] of this.#byDigest) {
-      if (!isOf(entry, of)) continue;
-      this.#drop(digest, entry);
+    for (let row = 0; row < this.#index.bound; row++) {
+      if (!this.#rows.mayBe(row, wanted) || !isOf(this.#open(row), of)) continue;
+      this.#drop(row);
       count++;
     }
     return count;
@@ -165,32 +147,46 @@ export class MemorySessionStore implements SessionStore {
   }
 
   async close(): Promise<void> {
-    this.#byDigest.clear();
+    for (let row = 0; row < this.#index.bound; row++) if (this.#rows.isInUse(row)) this.#delete(row);
+    this.#opened.clear();
   }
 
-  #drop(digest: string, entry: Entry): void {
-    this.#delete(digest, entry);
-    for (const listener of this.#listeners) listener(entry.sid);
+  #drop(row: number): Session {
+    const session = this.#open(row);
+    this.#delete(row);
+    for (const listener of this.#listeners) listener(session.sid);
+    return session;
   }
 
-  #delete(digest: string, entry: Entry): void {
-    entry.isOver = true;
-    this.#slabs.free(entry.place);
-    this.#byDigest.delete(digest);
+  #delete(row: number): void {
+    this.#slabs.free(this.#rows.placeOf(row));
+    this.#rows.clear(row);
+    this.#index.delete(row);
   }
 
-  #open({ place }: Entry): Session {
-    return unpackSession(this.#slabs.read(place));
+  #open(row: number): Session {
+    return unpackSession(this.#slabs.read(this.#rows.placeOf(row)));
   }
 
-  #isOver({ endsMs, seenMs }: Entry, nowMs: number): boolean {
-    return nowMs >= endsMs || nowMs - seenMs >= this.#limits.idleMs;
+  #isOver(row: number, nowMs: number): boolean {
+    const { endsMs, seenMs } = this.#rows;
+    return nowMs >= (endsMs[row] ?? 0) || nowMs - (seenMs[row] ?? 0) >= this.#limits.idleMs;
   }
 
+  /** Takes away what is over, and gives back memory of which little is used. */
   #sweep(nowMs: number): void {
     this.#sweepAtMs = nowMs + SWEEP_MS;
-    for (const [digest, entry] of this.#byDigest) if (this.#isOver(entry, nowMs)) this.#delete(digest, entry);
+    const rows = this.#rows;
+    for (let row = 0; row < this.#index.bound; row++)
+      if (rows.isInUse(row) && this.#isOver(row, nowMs)) this.#delete(row);
+    for (let row = 0; row < this.#index.bound; row++)
+      if (rows.isInUse(row) && this.#slabs.isSparse(rows.slabOf(row)))
+        rows.move(row, this.#slabs.move(rows.placeOf(row)));
     const now = performance.now();
     for (const [digest, untilMs] of this.#refreshing) if (untilMs <= now) this.#refreshing.delete(digest);
   }
+}
+
+function bytesOf(id: string): Buffer {
+  return hash("sha256", id, "buffer");
 }

@@ -1,7 +1,8 @@
 // A session in as few bytes as it takes, for a store that holds a hundred thousand: tokens are base64 of bytes, of which an
-// ID token's are JSON with long names. A session of 2 KB of claims takes 3 KB instead of 6. PURE.
+// ID token's are JSON with names that all have, and with UUIDs. A session of 2 KB of claims takes 2.4 KB instead of 6. PURE.
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import type { Session } from "./session.ts";
+import { longUuids, shortUuids } from "./short-uuids.ts";
 
 /** Bytes of a token's parts between the dots; or the token, where it is not made so. */
 type Parts = readonly number[] | string;
@@ -14,8 +15,23 @@ interface Head {
   readonly idToken?: Parts | undefined;
 }
 
+/** What sessions and ID tokens say, the most common last: nearer by is cheaper to refer to. */
+const DICTIONARY = Buffer.from(
+  [
+    '"urn:mace:incommon:iap:","wids":[""upn":"hasgroups":true"entitlements":["realm_access":{"roles":["offline_access"',
+    '"uti":""ver":"2.0","xms_"oid":""tid":""rh":""azp":"given_name":""family_name":""locale":"en""zoneinfo":""',
+    '"https://login.microsoftonline.com//v2.0","https://accounts.google.com"',
+    '"hwk""otp"true,"mfa"],"phr"',
+    '{"typ":"JWT","alg":"RS256","kid":"","x5t":"{"alg":"ES256","typ":"JWT","kid":"',
+    '{"exp":17,"iat":17,"auth_time":17,"jti":"","iss":"https://","aud":"","sub":"","typ":"ID","nonce":"","sid":"","at_hash":"',
+    '","acr":"1","email_verified":true,"name":"","preferred_username":"","email":"@","groups":["","',
+    '{"session":{"sid":"","isToken":true,"idp":"","idpSid":"","user":{"id":"|","email":"@","username":"","roles":["',
+    '"],"acr":"0","amr":["pwd"],"authTimeMs":17},"createdMs":17,"endsMs":17,"refreshAtMs":17},"handle":[65,0,12,',
+    ',16],"refreshToken":[32],"idToken":[6,,64]}',
+  ].join(""),
+);
 /** Of deflate: a window that holds all of it, and no more memory to set up than that needs. */
-const WINDOW = { windowBits: 13, memLevel: 5, chunkSize: 4_096 };
+const WINDOW = { windowBits: 13, memLevel: 5, chunkSize: 4_096, dictionary: DICTIONARY };
 const LENGTH_BYTES = 4;
 const MAX_UNPACKED_BYTES = 1024 * 1024;
 const NOTHING = Buffer.alloc(0);
@@ -24,7 +40,10 @@ const NOTHING = Buffer.alloc(0);
 export function packSession({ handle, refreshToken, idToken, ...session }: Session): Buffer {
   const [sealed, refresh, id] = [takeApart(handle), takeApart(refreshToken), takeApart(idToken)];
   const head: Head = { session, handle: sealed.parts ?? "", refreshToken: refresh.parts, idToken: id.parts };
-  const deflated = deflateRawSync(withLength(Buffer.from(JSON.stringify(head)), id.bytes), WINDOW);
+  const deflated = deflateRawSync(
+    shortUuids(withLength(Buffer.from(JSON.stringify(head)), id.bytes)),
+    WINDOW,
+  );
   return withLength(deflated, Buffer.concat([sealed.bytes, refresh.bytes]));
 }
 
@@ -32,7 +51,7 @@ export function packSession({ handle, refreshToken, idToken, ...session }: Sessi
 export function unpackSession(packed: Buffer): Session {
   const [deflated, tokens] = split(packed);
   const inflated = inflateRawSync(deflated, { ...WINDOW, maxOutputLength: MAX_UNPACKED_BYTES });
-  const [json, idBytes] = split(inflated);
+  const [json, idBytes] = split(longUuids(inflated));
   const head = JSON.parse(json.toString("utf8")) as Head; // our own
   const handleBytes = lengthOf(head.handle);
   const { session, handle, refreshToken, idToken } = head;

@@ -6,11 +6,11 @@ import type { Session } from "../../../sidecar/gateway/session/session.ts";
 /** Characters that one group takes in an array of JSON: 36, two quotes and a comma. */
 const GROUP_CHARS = 39;
 const SIGNATURE_BYTES = 64;
-/** What the token service seals besides the claims: who, which gateway, since when. */
-const SEALED_BESIDES_BYTES = 400;
+/** What a token service seals of claims without deflating them: those, and who, which gateway, since when. */
+const sealedWhole = (claimBytes: number): number => claimBytes + 400;
 
-/** @param bytes of claims. @param sealedShare what is left of them in the handle. */
-export function sessionOfSize(number: number, bytes: number, sealedShare = 1): Session {
+/** @param bytes of claims. @param sealedBytes of the session within the handle. */
+export function sessionOfSize(number: number, bytes: number, sealedBytes = sealedWhole(bytes)): Session {
   const nowMs = Date.now();
   const claims = {
     iss: "https://idp.acme.example",
@@ -26,7 +26,6 @@ export function sessionOfSize(number: number, bytes: number, sealedShare = 1): S
   const besides = JSON.stringify(claims).length;
   for (let at = besides; at + GROUP_CHARS <= bytes; at += GROUP_CHARS) claims.groups.push(randomUUID());
   const payload = JSON.stringify(claims);
-  const sealedBytes = SEALED_BESIDES_BYTES + Math.round(payload.length * sealedShare);
   const header = { alg: "ES256", kid: "op-1", typ: "JWT" };
   return {
     sid: randomUUID(),

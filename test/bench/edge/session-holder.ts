@@ -1,18 +1,25 @@
-// A process with the gateway's code that holds many sessions, in memory or in Redis, so that its memory can be told. Prints
-// one line and ends. usage: session-holder.ts COUNT CLAIM_BYTES SEALED_SHARE [REDIS_URL]
+// A process with the gateway's code, as it is built, that holds many sessions, in memory or in Redis, so that its memory can
+// be told. Prints one line and ends. usage: session-holder.mjs DIST_URL COUNT CLAIM_BYTES SEALED_BYTES [REDIS_URL]
+import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { setImmediate as turn } from "node:timers/promises";
-import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
-import { boundYoungGeneration } from "../../../sidecar/core/runtime/young-generation.ts";
-import { createSessionId } from "../../../sidecar/gateway/session/cookies.ts";
-import { MemorySessionStore } from "../../../sidecar/gateway/session/memory-store.ts";
 import type { SessionStore } from "../../../sidecar/gateway/session/session.ts";
 import { sessionOfSize } from "./claims.ts";
 
-/** What it prints. Memory is what the process has (RSS), and had before the first session. */
-export interface Held {
-  readonly idleBytes: number;
-  readonly heldBytes: number;
+export interface Memory {
+  /** What would be free if the process ended; pages of the executable are shared with others. */
+  readonly privateBytes: number;
+  readonly rssBytes: number;
   readonly heapBytes: number;
+  /** Buffers, slabs with them. */
+  readonly bufferBytes: number;
+}
+
+/** What it prints: memory before the first session, with all of them, and after looking for them at random. */
+export interface Held {
+  readonly idle: Memory;
+  readonly held: Memory;
+  readonly used: Memory;
   /** CPU of one look-up, of sessions that were used lately and of any, microseconds. */
   readonly recentUs: number;
   readonly anyUs: number;
@@ -24,10 +31,27 @@ const RECENT = 500;
 /** Sign-ins in one turn of the event loop. */
 const AT_ONCE = 20;
 
+const [dist = "", ...args] = process.argv.slice(2);
+
 async function open(url: string | undefined): Promise<SessionStore> {
-  if (url === undefined) return new MemorySessionStore(LIMITS);
-  const { RedisSessionStore } = await import("../../../sidecar/gateway/session/redis-store.ts");
+  if (url === undefined) {
+    const { MemorySessionStore }: typeof import("../../../sidecar/gateway/session/memory-store.ts") =
+      await import(`${dist}sidecar/gateway/session/memory-store.js`);
+    return new MemorySessionStore(LIMITS);
+  }
+  const { RedisSessionStore }: typeof import("../../../sidecar/gateway/session/redis-store.ts") =
+    await import(`${dist}sidecar/gateway/session/redis-store.js`);
+  const { silentLogger }: typeof import("../../../sidecar/core/runtime/log.ts") = await import(
+    `${dist}sidecar/core/runtime/log.js`
+  );
   return RedisSessionStore.open({ url, prefix: "bench:" }, LIMITS, silentLogger);
+}
+
+function memory(): Memory {
+  const { rss, heapUsed, arrayBuffers } = process.memoryUsage();
+  const mapped = readFileSync("/proc/self/smaps_rollup", "utf8").matchAll(/^Private_\w+:\s+(\d+) kB$/gm);
+  const privateKib = [...mapped].reduce((sum, [, kib]) => sum + Number(kib), 0);
+  return { privateBytes: privateKib * 1_024, rssBytes: rss, heapBytes: heapUsed, bufferBytes: arrayBuffers };
 }
 
 async function timed(store: SessionStore, ids: readonly string[], among: number): Promise<number> {
@@ -43,28 +67,27 @@ async function timed(store: SessionStore, ids: readonly string[], among: number)
   return (user + system) / FINDS;
 }
 
-if (import.meta.main) {
-  const [count = 0, bytes = 0, share = 1] = process.argv.slice(2, 5).map(Number);
-  boundYoungGeneration(new AbortController().signal, process.execArgv);
-  // All that a gateway has loaded.
-  await Promise.all([
-    import("../../../sidecar/data-plane.ts"),
-    import("../../../sidecar/gateway-plane.ts"),
-    import("../../../sidecar/gateway-people.ts"),
-  ]);
-  const idleBytes = process.memoryUsage.rss();
-  const store = await open(process.argv[5]);
-  const ids: string[] = [];
-  for (let i = 0; i < count; i += AT_ONCE) {
-    const many = Array.from({ length: Math.min(AT_ONCE, count - i) }, createSessionId);
-    ids.push(...many);
-    await Promise.all(many.map((id, k) => store.create(id, sessionOfSize(i + k, bytes, share), Date.now())));
-    await turn();
-  }
-  const anyUs = await timed(store, ids, count);
-  const recentUs = await timed(store, ids, RECENT);
-  const { rss, heapUsed } = process.memoryUsage();
-  const held: Held = { idleBytes, heldBytes: rss, heapBytes: heapUsed, recentUs, anyUs };
-  process.stdout.write(`${JSON.stringify(held)}\n`);
-  await store.close();
+const [count = 0, bytes = 0, sealed = 0] = args.slice(0, 3).map(Number);
+const { boundYoungGeneration }: typeof import("../../../sidecar/core/runtime/young-generation.ts") =
+  await import(`${dist}sidecar/core/runtime/young-generation.js`);
+boundYoungGeneration(new AbortController().signal, process.execArgv);
+// All that a gateway has loaded.
+for (const part of ["data-plane", "gateway-plane", "gateway-people"])
+  await import(`${dist}sidecar/${part}.js`);
+const idle = memory();
+const store = await open(args[3]);
+const ids: string[] = [];
+for (let i = 0; i < count; i += AT_ONCE) {
+  const many = Array.from({ length: Math.min(AT_ONCE, count - i) }, () =>
+    randomBytes(32).toString("base64url"),
+  );
+  ids.push(...many);
+  await Promise.all(many.map((id, k) => store.create(id, sessionOfSize(i + k, bytes, sealed), Date.now())));
+  await turn();
 }
+const held = memory();
+const anyUs = await timed(store, ids, count);
+const recentUs = await timed(store, ids, RECENT);
+const result: Held = { idle, held, used: memory(), recentUs, anyUs };
+process.stdout.write(`${JSON.stringify(result)}\n`);
+await store.close();
