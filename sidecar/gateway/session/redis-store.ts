@@ -96,7 +96,6 @@ export class RedisSessionStore implements SessionStore {
     const lifeMs = this.#lifeMs(session, nowMs);
     if (lifeMs <= 0) return;
     await this.#run(() => this.#redis.set(this.#key(digest), sealed, "PX", lifeMs, "NX"));
-    this.#cache.set(digest, session, nowMs);
   }
 
   async replace(id: string, session: Session, nowMs: number): Promise<boolean> {
@@ -105,8 +104,7 @@ export class RedisSessionStore implements SessionStore {
     if (lifeMs <= 0) return false;
     const sealed = seal(id, digest, session);
     const done = await this.#run(() => this.#redis.set(this.#key(digest), sealed, "PX", lifeMs, "XX"));
-    if (done === null) this.#cache.delete(digest);
-    else this.#cache.set(digest, session, nowMs);
+    this.#cache.delete(digest);
     // The other replicas read it anew.
     if (done !== null) await this.#run(() => this.#redis.publish(this.#channel, `changed ${digest}`));
     return done !== null;

@@ -2,7 +2,7 @@
 // be told. Prints one line and ends. usage: session-holder.mjs DIST_URL COUNT CLAIM_BYTES SEALED_BYTES [REDIS_URL]
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { setImmediate as turn } from "node:timers/promises";
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import type { SessionStore } from "../../../sidecar/gateway/session/session.ts";
 import { sessionOfSize } from "./claims.ts";
 
@@ -28,6 +28,7 @@ export interface Held {
 const LIMITS = { idleMs: 3_600_000, maxSessions: 250_000 };
 const FINDS = 30_000;
 const RECENT = 500;
+const REST_MS = 12_000;
 /** Sign-ins in one turn of the event loop. */
 const AT_ONCE = 20;
 
@@ -54,6 +55,12 @@ function memory(): Memory {
   return { privateBytes: privateKib * 1_024, rssBytes: rss, heapBytes: heapUsed, bufferBytes: arrayBuffers };
 }
 
+/** When what malloc holds for nothing was given back. */
+async function memoryAtRest(): Promise<Memory> {
+  await sleep(REST_MS);
+  return memory();
+}
+
 async function timed(store: SessionStore, ids: readonly string[], among: number): Promise<number> {
   const started = process.cpuUsage();
   for (let i = 0; i < FINDS; i++) {
@@ -71,6 +78,10 @@ const [count = 0, bytes = 0, sealed = 0] = args.slice(0, 3).map(Number);
 const { boundYoungGeneration }: typeof import("../../../sidecar/core/runtime/young-generation.ts") =
   await import(`${dist}sidecar/core/runtime/young-generation.js`);
 boundYoungGeneration(new AbortController().signal, process.execArgv);
+const { trimWhileBusy }: typeof import("../../../sidecar/core/runtime/malloc-trim.ts") = await import(
+  `${dist}sidecar/core/runtime/malloc-trim.js`
+);
+trimWhileBusy(new AbortController().signal);
 // All that a gateway has loaded.
 for (const part of ["data-plane", "gateway-plane", "gateway-people"])
   await import(`${dist}sidecar/${part}.js`);
@@ -85,9 +96,9 @@ for (let i = 0; i < count; i += AT_ONCE) {
   await Promise.all(many.map((id, k) => store.create(id, sessionOfSize(i + k, bytes, sealed), Date.now())));
   await turn();
 }
-const held = memory();
+const held = await memoryAtRest();
 const anyUs = await timed(store, ids, count);
 const recentUs = await timed(store, ids, RECENT);
-const result: Held = { idle, held, used: memory(), recentUs, anyUs };
+const result: Held = { idle, held, used: await memoryAtRest(), recentUs, anyUs };
 process.stdout.write(`${JSON.stringify(result)}\n`);
 await store.close();
