@@ -101,7 +101,10 @@ export class Front {
 
   set people(people: People) {
     this.#people = people;
-    people.onSessionEnd((session) => this.#end(session));
+    people.onSessionEnd(
+      (session) => this.#end(session),
+      (session) => this.#open.has(session),
+    );
   }
 
   /** Puts a gateway resource in force. Limits that are as they were keep what they counted. */

@@ -60,6 +60,10 @@ export interface People {
   serve(request: EdgeRequest, body: Buffer): Promise<EdgeAnswer>;
   /** A page in place of a problem document, where the request is a person's who looks at it; undefined: the document. */
   explain(request: EdgeRequest, problem: EdgeProblem): EdgeAnswer | undefined;
-  /** Tells of every session that ends, by whatever cause. */
-  onSessionEnd(listener: (session: string) => void): void;
+  /**
+   * Tells of every session that ends, by whatever cause.
+   *
+   * @param isOpen whether requests hang on a session; what is known of others is forgotten.
+   */
+  onSessionEnd(listener: (session: string) => void, isOpen: (session: string) => boolean): void;
 }

@@ -39,14 +39,22 @@ interface OpenSession {
   endsMs: number;
   /** Of its newest token. */
   claims: TxnClaims;
+  /** Sweeps since the last request that nothing hung on it. */
+  unused: number;
 }
+
+/** A request that was let in hangs on its session long before so many sweeps are over: they come twice a second. */
+const UNUSED_SWEEPS = 20;
 
 export class GatewayPeople implements People {
   readonly #world: LoginWorld;
   readonly #stay: StaySignedIn;
   readonly #bearers = new BearerFields();
-  readonly #listeners: ((session: string) => void)[] = [];
-  /** Sessions that streams may hang on. */
+  readonly #listeners: {
+    readonly ended: (session: string) => void;
+    readonly isOpen: (session: string) => boolean;
+  }[] = [];
+  /** Sessions that streams may hang on: not all that there are. */
   readonly #open = new Map<string, OpenSession>();
   #judged = Revocations.none;
 
@@ -56,13 +64,25 @@ export class GatewayPeople implements People {
     world.store.onEnd((sid) => this.#ended(sid));
   }
 
-  onSessionEnd(listener: (session: string) => void): void {
-    this.#listeners.push(listener);
+  onSessionEnd(ended: (session: string) => void, isOpen: (session: string) => boolean): void {
+    this.#listeners.push({ ended, isOpen });
   }
 
-  /** Ends what hangs on sessions that have reached their absolute end; called every few seconds. */
+  /** How many sessions are looked at when somebody is revoked. */
+  get openSessions(): number {
+    return this.#open.size;
+  }
+
+  /**
+   * Ends what hangs on sessions that have reached their absolute end, and forgets those that nothing hangs on; called twice
+   * a second.
+   */
   sweep(nowMs: number): void {
-    for (const [sid, { endsMs }] of this.#open) if (nowMs >= endsMs) this.#ended(sid);
+    for (const [sid, open] of this.#open) {
+      if (nowMs >= open.endsMs) this.#ended(sid);
+      else if (this.#listeners.some(({ isOpen }) => isOpen(sid))) open.unused = 0;
+      else if (++open.unused > UNUSED_SWEEPS) this.#open.delete(sid);
+    }
   }
 
   /** Ends what hangs on sessions that were revoked meanwhile; called with each table. */
@@ -255,9 +275,10 @@ export class GatewayPeople implements People {
       return this.#end(id, session).then(() => this.#unauthenticated(request, route));
     }
     const open = this.#open.get(sid);
-    if (open === undefined) this.#open.set(sid, { endsMs, claims });
+    if (open === undefined) this.#open.set(sid, { endsMs, claims, unused: 0 });
     else {
       open.claims = claims;
+      open.unused = 0;
       // Streams are the session's, whichever of its keys opened them.
       if (session.isToken !== true) open.endsMs = endsMs;
     }
@@ -276,7 +297,7 @@ export class GatewayPeople implements People {
 
   #ended(sid: string): void {
     this.#open.delete(sid);
-    for (const listener of this.#listeners) listener(sid);
+    for (const { ended } of this.#listeners) ended(sid);
   }
 
   // --- bearer tokens ------------------------------------------------------------------------------------------------

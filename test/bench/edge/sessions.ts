@@ -61,7 +61,8 @@ async function bytesSealed(): Promise<number> {
   const payload = Buffer.from(idToken.split(".")[1] ?? "", "base64url").toString("utf8");
   // Our own, of a moment ago.
   const { sub, groups } = JSON.parse(payload) as { readonly sub: string; readonly groups: string[] };
-  const handles = new SessionHandles(() => [{ kid: "tts-1", key: createSecretKey(randomBytes(32)) }]);
+  const key = createSecretKey(randomBytes(32));
+  const handles = new SessionHandles(() => [{ kid: "tts-1", key, signsFromMs: 0, file: "" }]);
   const person = { idp, id: sub, type: "person", groups, claims: {}, amr: user.amr, acr: user.acr } as const;
   const times = { openedAt: 1_800_000_000, expiresAt: 1_800_043_200 };
   const gateway = "spiffe://acme.example/ns/mesh-edge/sa/gateway";

@@ -7,6 +7,7 @@ import { txnClaims } from "../../../fakes/txn.ts";
 import { Browser, fieldOf, HOST, NAVIGATION, textOf } from "./browser.ts";
 import { idpOf, type LoginTest, ROUTE, startLogin } from "./world.ts";
 
+const NOTHING_OPEN = (): boolean => false;
 const SESSION = "__Host-countersign";
 const API = { accept: "application/json", "sec-fetch-mode": "cors", "sec-fetch-site": "same-origin" };
 const GOOD_ORIGIN = { origin: `https://${HOST}`, "sec-fetch-site": "same-origin" };
@@ -132,7 +133,7 @@ describe("a session", () => {
 
   test("is over at its absolute end, and streams with it", async () => {
     const ended: string[] = [];
-    world.part.people.onSessionEnd((sid) => ended.push(sid));
+    world.part.people.onSessionEnd((sid) => ended.push(sid), NOTHING_OPEN);
     for (let hour = 1; hour < 12; hour++) {
       world.time.offsetMs = hour * 3_600_000 - 60_000 * hour;
       expect(await browser.ask("/lab", { fields: NAVIGATION })).toMatchObject({ kind: "admitted" });
@@ -141,6 +142,38 @@ describe("a session", () => {
     expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
     world.part.sweep();
     expect(ended.length).toBeGreaterThan(0);
+  });
+
+  test("is kept in mind for what hangs on it, and forgotten when nothing does", async () => {
+    const { people } = world.part;
+    const bound = new Set<string>();
+    const ended: string[] = [];
+    people.onSessionEnd(
+      (sid) => ended.push(sid),
+      (sid) => bound.has(sid),
+    );
+    const sweep = (): void => {
+      for (let times = 0; times < 25; times++) world.part.sweep();
+    };
+    const found = await browser.ask("/lab");
+    const sid = found.kind === "admitted" ? (found.session ?? "") : "";
+    bound.add(sid);
+    sweep();
+    expect(people.openSessions).toBe(1);
+    bound.clear();
+    world.part.sweep();
+    await browser.ask("/lab");
+    expect(people.openSessions).toBe(1);
+    sweep();
+    expect(people.openSessions).toBe(0);
+    expect(ended).toEqual([]);
+    expect(await browser.ask("/lab")).toMatchObject({ kind: "admitted" });
+    bound.add(sid);
+    sweep();
+    const user = txnClaims("alice", Date.now()).sub;
+    world.revocations = new Revocations([{ spiffeId: "", pod: "", user, beforeMs: Date.now() + 3_000 }]);
+    world.part.revoked();
+    expect(ended).toEqual([sid]);
   });
 
   test("is over when nobody used it for its idle time", async () => {
@@ -166,7 +199,7 @@ describe("a session", () => {
 
     test("ends what is open at once, and asks to sign in", async () => {
       const ended: string[] = [];
-      world.part.people.onSessionEnd((sid) => ended.push(sid));
+      world.part.people.onSessionEnd((sid) => ended.push(sid), NOTHING_OPEN);
       const session = await admittedSession();
       const user = txnClaims("alice", Date.now()).sub;
       world.revocations = revoked({ user: `${user}-of-another-name` }, Date.now() + 3_000);
@@ -257,7 +290,7 @@ describe("a session", () => {
       world.op.gone.add("alice");
       world.time.offsetMs = 200_000;
       const ended: string[] = [];
-      world.part.people.onSessionEnd((sid) => ended.push(sid));
+      world.part.people.onSessionEnd((sid) => ended.push(sid), NOTHING_OPEN);
       await browser.ask("/lab");
       for (let i = 0; i < 300 && ended.length === 0; i++)
         await new Promise((resolve) => setTimeout(resolve, 10));
@@ -311,7 +344,7 @@ describe("a session", () => {
 
     test("here, in the mesh and at the provider", async () => {
       const ended: string[] = [];
-      world.part.people.onSessionEnd((sid) => ended.push(sid));
+      world.part.people.onSessionEnd((sid) => ended.push(sid), NOTHING_OPEN);
       const before = world.tokens.ended.length;
       const answer = await browser.ask("/.countersign/logout", {
         method: "POST",
