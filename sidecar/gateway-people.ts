@@ -32,7 +32,7 @@ export interface PeopleDeps {
   readonly metrics: SidecarMetrics;
 }
 
-/** In memory; each takes 2.4 KB with 2 KB of claims. */
+/** In memory; each takes 2.6 KB with 2 KB of claims. */
 const MAX_SESSIONS = 250_000;
 const MAX_SECRET_CHARS = 4_096;
 

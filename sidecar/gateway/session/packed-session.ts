@@ -1,5 +1,5 @@
 // A session in as few bytes as it takes, for a store that holds a hundred thousand: tokens are base64 of bytes, of which an
-// ID token's are JSON with names that all have, and with UUIDs. A session of 2 KB of claims takes 2.4 KB instead of 6. PURE.
+// ID token's are JSON with names that all have, and with UUIDs. A session of 2 KB of claims takes 2.6 KB instead of 6. PURE.
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import type { Session } from "./session.ts";
 import { longUuids, shortUuids } from "./short-uuids.ts";
