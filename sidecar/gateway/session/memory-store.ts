@@ -28,7 +28,7 @@ const OPENED = { maxEntries: 2_000, maxWeight: 2_000 };
  * Whose last use is longer ago stays packed: what is kept for a while and then dropped becomes garbage of the old generation,
  * of which V8 lets as much gather as is alive, and more.
  */
-const OPENED_AFTER_MS = 2_000;
+const OPENED_AFTER_MS = 1_000;
 
 /** Between two looks at everything that is over. */
 const SWEEP_MS = 60_000;
