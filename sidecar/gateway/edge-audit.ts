@@ -1,7 +1,7 @@
 // The audit of what a gateway decides by itself, in the trail of its calls, and so much of it that no stranger can fill a disk.
 import type { EdgeAction, EdgeEvent, EdgeSource, EdgeUser } from "../audit/edge-event.ts";
 import type { AuditTrail } from "../audit/trail.ts";
-import { EventBudget } from "../core/runtime/event-budget.ts";
+import { EventBudget, type EventLimits } from "../core/runtime/event-budget.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import type { EdgeRequest } from "./people.ts";
 import { clientOf } from "./source-address.ts";
@@ -32,9 +32,14 @@ export interface EdgeAuditDeps {
   readonly meshNowMs: () => number;
 }
 
+/** Sign-ins of a busy morning: each has cost one at the provider, so that strangers cannot make them. */
+const OF_PEOPLE: EventLimits = { all: 20_000, keys: 20_000 };
+
 export class EdgeAudit {
   readonly #deps: EdgeAuditDeps;
-  readonly #budget = new EventBudget<EdgeEvent>();
+  readonly #strangers = new EventBudget<EdgeEvent>();
+  /** Apart, so that no flood of strangers hides who signed in. */
+  readonly #people = new EventBudget<EdgeEvent>(OF_PEOPLE);
 
   constructor(deps: EdgeAuditDeps) {
     this.#deps = deps;
@@ -49,14 +54,18 @@ export class EdgeAudit {
     };
     const kind = `${action} ${reason}`;
     const place = request === undefined ? "" : clientOf(request.sourceIp);
-    const isAdmitted = this.#budget.admits(event, `${kind} ${user?.id ?? ""} ${place}`, kind);
+    const isAdmitted =
+      user !== undefined && action !== "request"
+        ? this.#people.admits(event, `${kind} ${user.id}`, kind)
+        : this.#strangers.admits(event, `${kind} ${user?.id ?? ""} ${place}`, kind);
     if (isAdmitted) this.#write(event, 1);
     return isAdmitted;
   };
 
   /** Writes what was held back, when its time has come. @param nowMs monotonic. */
   sweep(nowMs: number): void {
-    for (const { event, count } of this.#budget.due(nowMs)) this.#write(event, count);
+    for (const budget of [this.#strangers, this.#people])
+      for (const { event, count } of budget.due(nowMs)) this.#write(event, count);
   }
 
   #write(event: EdgeEvent, repeated: number): void {

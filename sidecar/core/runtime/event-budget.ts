@@ -10,15 +10,27 @@ export interface HeldBack<T> {
 const WINDOW_MS = 60_000;
 /** Of one key in one window. */
 const EACH = 10;
-/** Of all keys in one window. */
-const ALL = 3_000;
-const MAX_KEYS = 1_000;
+
+export interface EventLimits {
+  /** Written one by one in a minute, of all keys. */
+  readonly all: number;
+  /** That are told apart in a minute. */
+  readonly keys: number;
+}
+
+const OF_STRANGERS: EventLimits = { all: 3_000, keys: 1_000 };
 
 export class EventBudget<T> {
+  readonly #limits: EventLimits;
   readonly #seen = new Map<string, number>();
   readonly #held = new Map<string, HeldBack<T>>();
   #written = 0;
   #endsMs = Number.NEGATIVE_INFINITY;
+
+  /** @param limits as for events that anybody can cause. */
+  constructor(limits = OF_STRANGERS) {
+    this.#limits = limits;
+  }
 
   /**
    * @param key what makes events alike.
@@ -26,9 +38,9 @@ export class EventBudget<T> {
    * @returns whether to write it now; otherwise it is held back for {@link due}.
    */
   admits(event: T, key: string, kind: string): boolean {
-    const isKnown = this.#seen.has(key) || this.#seen.size < MAX_KEYS;
+    const isKnown = this.#seen.has(key) || this.#seen.size < this.#limits.keys;
     const seen = this.#seen.get(key) ?? 0;
-    if (isKnown && seen < EACH && this.#written < ALL) {
+    if (isKnown && seen < EACH && this.#written < this.#limits.all) {
       this.#seen.set(key, seen + 1);
       this.#written++;
       return true;
