@@ -27,7 +27,8 @@ export interface PlaintextListenerDeps {
 /** What became of a connection; label values of `countersign_captured_connections_total`. */
 type PlaintextResult = "refused" | "reset" | "loop" | "plaintext" | "passed";
 
-const SNIFF_MS = 100;
+/** As long as a refused client may take to say that it speaks HTTP, and so be told the reason in words. */
+const SNIFF_MS = 1_000;
 const KEEP_ALIVE_MS = 60_000;
 /** Of the connections to the application; the rest is left to callers of the mesh. */
 const SHARE = 0.75;

@@ -28,6 +28,8 @@ export interface ConversationDeps {
 
 /** How long a client may stay silent before it is taken for one that waits for the server. */
 export const SNIFF_MS = 100;
+/** The same where nothing is carried, so that no server waits to speak: a slow client shall still get the reason in words. */
+export const REFUSAL_SNIFF_MS = 1_000;
 /** How long a ClientHello may take that has begun. */
 export const HELLO_MS = 10_000;
 

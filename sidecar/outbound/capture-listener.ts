@@ -15,7 +15,7 @@ import {
   type ConversationDeps,
   converse,
   converseHttp,
-  SNIFF_MS,
+  REFUSAL_SNIFF_MS,
   spokenTo,
 } from "./app-socket.ts";
 import type { Destination, Directory, FixedDestination } from "./resolve.ts";
@@ -190,7 +190,7 @@ export class CaptureListener {
     { why, isOutside }: Verdict & { readonly kind: "refuse" },
   ): Promise<void> {
     const { services, opaquePorts } = this.#deps;
-    const spoken = opaquePorts.has(original.port) ? undefined : await sniffSocket(socket, SNIFF_MS);
+    const spoken = opaquePorts.has(original.port) ? undefined : await sniffSocket(socket, REFUSAL_SNIFF_MS);
     if (socket.destroyed) return;
     const fixed = fixedOf(original);
     if (spoken?.protocol !== "http" && spoken?.protocol !== "h2c") {

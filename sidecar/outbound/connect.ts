@@ -3,6 +3,7 @@
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import type { Field } from "../wire/field.ts";
 import { Http1Answers, type Http1Owner } from "../wire/http1-answers.ts";
+import { PatientTimer } from "../wire/patient-timer.ts";
 import { type Spoken, sniffBytes } from "../wire/sniff.ts";
 import type { MeshSocket, SocketHandler } from "../wire/socket.ts";
 import { AppConnection, type ConnectRequest } from "./app-connection.ts";
@@ -86,7 +87,7 @@ export class ProxyConnect implements AppConversation, SocketHandler {
   #sniffs = false;
   /** A ClientHello has begun. */
   #isHello = false;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: PatientTimer | undefined;
   #over = false;
   /** The application has said all. */
   #isEnded: boolean;
@@ -161,7 +162,7 @@ export class ProxyConnect implements AppConversation, SocketHandler {
 
   #sniff(withinMs: number): void {
     this.#sniffs = true;
-    this.#timer = setTimeout(() => this.#told(TCP), withinMs);
+    this.#timer = new PatientTimer(withinMs, () => this.#told(TCP));
     this.#look();
     if (!this.#sniffs) return;
     if (this.#isEnded) this.#told(TCP);
@@ -174,14 +175,14 @@ export class ProxyConnect implements AppConversation, SocketHandler {
     if (spoken !== undefined) this.#told(spoken);
     else if (this.#early[0] === HANDSHAKE_RECORD && !this.#isHello) {
       this.#isHello = true;
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#told(TCP), HELLO_MS);
+      this.#timer?.cancel();
+      this.#timer = new PatientTimer(HELLO_MS, () => this.#told(TCP));
     }
   }
 
   #told(spoken: Spoken): void {
     this.#sniffs = false;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     const { metrics } = this.#request.services;
     if (this.#destination?.port.protocol === "auto")
       metrics.detected.add(metrics.detected.series(spoken.protocol));
@@ -236,7 +237,7 @@ export class ProxyConnect implements AppConversation, SocketHandler {
 
   onClose(): void {
     this.#over = true;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     this.#request.onClosed();
   }
 

@@ -11,7 +11,7 @@ import {
   type ConversationDeps,
   converse,
   converseHttp,
-  SNIFF_MS,
+  REFUSAL_SNIFF_MS,
   spokenTo,
 } from "./app-socket.ts";
 import { ProxyConnect } from "./connect.ts";
@@ -110,7 +110,7 @@ export class OutboundListener {
     }
     const spoken =
       destination === undefined
-        ? await sniffSocket(socket, SNIFF_MS)
+        ? await sniffSocket(socket, REFUSAL_SNIFF_MS)
         : await spokenTo(socket, destination, false, services);
     if (socket.destroyed) return;
     let conversation: AppConversation | undefined;

@@ -2,6 +2,7 @@
 // parsed strictly.
 import type { Socket } from "node:net";
 import { MAX_HELLO_BYTES, readClientHello } from "./client-hello.ts";
+import { PatientTimer } from "./patient-timer.ts";
 
 /** `tcp` is everything that is none of the others, silence included. */
 export type SpokenProtocol = "http" | "h2c" | "tls" | "tcp";
@@ -71,7 +72,8 @@ export function sniffBytes(bytes: Buffer): Spoken | undefined {
 const told = (protocol: SpokenProtocol, serverName?: string): Spoken => ({ protocol, serverName });
 
 /**
- * Reads until the first bytes tell, at most `withinMs`, then puts them back, with the socket paused.
+ * Reads until the first bytes tell, at most `withinMs` (not counting a standstill of ours), then puts them back, with the
+ * socket paused.
  *
  * @param socket paused, without a `data` listener.
  * @param helloWithinMs for the rest of what has begun as TLS: a ClientHello may come in several segments.
@@ -85,7 +87,7 @@ export function sniffSocket(
     let bytes: Buffer | undefined;
     let isTls = false;
     const settle = (result: Spoken): void => {
-      clearTimeout(timer);
+      timer.cancel();
       socket.off("data", onData);
       socket.off("end", onEnd);
       socket.off("close", onEnd);
@@ -99,12 +101,13 @@ export function sniffSocket(
       if (result !== undefined) settle(result);
       else if (!isTls && bytes[0] === HANDSHAKE_RECORD) {
         isTls = true;
-        clearTimeout(timer);
-        timer = setTimeout(() => settle(told("tcp")), helloWithinMs);
+        timer.cancel();
+        timer = new PatientTimer(helloWithinMs, isSilent);
       }
     };
     const onEnd = (): void => settle({ ...told("tcp"), all: bytes ?? Buffer.alloc(0) });
-    let timer = setTimeout(() => settle(told("tcp")), withinMs);
+    const isSilent = (): void => settle(told("tcp"));
+    let timer = new PatientTimer(withinMs, isSilent);
     socket.on("data", onData);
     socket.on("end", onEnd);
     socket.on("close", onEnd);

@@ -68,6 +68,14 @@ describe("sniffSocket", () => {
     await close();
   });
 
+  test("sees what came while this process stood still", async () => {
+    const { socket, close } = await accepted(["GET / HTTP/1.1\r\n\r\n"]);
+    const told = sniffSocket(socket, 20);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
+    expect((await told).protocol).toBe("http");
+    await close();
+  });
+
   test("takes silence for another protocol", async () => {
     const { socket, close } = await accepted([]);
     expect(await sniffSocket(socket, 5)).toEqual({ protocol: "tcp", serverName: undefined });
