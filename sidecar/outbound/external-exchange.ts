@@ -3,33 +3,26 @@
 // request that is answered 101 and is bytes both ways from then on.
 import { randomBytes } from "node:crypto";
 import { joinedField } from "../core/http/headers.ts";
-import { closeFrame, FrameBoundary, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
-import { checkChain, scopeEntries } from "../core/identity/chain.ts";
-import type { ViaHop } from "../core/identity/claims.ts";
-import type { IssuedTo, Revocations } from "../core/identity/revocations.ts";
-import type { Call } from "../core/policy/call.ts";
-import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
-import type { Classified } from "../core/policy/classified.ts";
-import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import { FrameBoundary, WEBSOCKET } from "../core/http/websocket.ts";
 import { MAX_RESOURCE_BODY_BYTES } from "../core/policy/operations.ts";
 import type { Reason } from "../core/policy/reason.ts";
-import { intersectScopes } from "../core/policy/scope.ts";
-import type { SidecarTable } from "../discovery/table.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
-import { type Field, FieldFlag } from "../wire/field.ts";
+import type { Field } from "../wire/field.ts";
 import type { ResponseHead } from "../wire/http1/parser.ts";
-import { CHUNK_END, CHUNKED_LINE, chunkHeader, lastChunk, requestLine } from "../wire/http1/serializer.ts";
+import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { CallFacts } from "./call-facts.ts";
 import { afterWaiting, chooseChain } from "./choose-chain.ts";
-import { type ExternalDestination, unmetDemand } from "./external.ts";
+import type { ExternalDestination } from "./external.ts";
 import type { ExternalConnection, ExternalUser } from "./external-connection.ts";
+import { externalLastWords } from "./external-last-words.ts";
+import { ExternalPermission } from "./external-permission.ts";
 import { recordExternal } from "./external-record.ts";
+import { http1Request } from "./external-request.ts";
 import { agreedFields, askedOf, type HostHandshake, hostHandshake } from "./external-upgrade.ts";
 import { writeTrailers } from "./forwarded-answers.ts";
 import { STRIPPED } from "./mesh-request.ts";
-import { labelOf } from "./operation-label.ts";
 import { writeProblem } from "./problem-answer.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
@@ -37,28 +30,17 @@ import type { OutboundServices } from "./services.ts";
 const NO_ERROR = 0x0;
 const INTERNAL_ERROR = 0x2;
 const CANCEL = 0x8;
-/** RFC 6455 section 7.4.1. */
-const POLICY_VIOLATION = 1008;
 const EMPTY = Buffer.alloc(0);
-/** Why a call must not go on. */
-interface Lost {
-  readonly reason: Reason;
-  readonly detail: string;
-}
 
 export class ExternalExchange implements AppExchange, ExternalUser {
   readonly head: OutboundHead;
   appSlot = -1;
   slot = -1;
   readonly #services: OutboundServices;
-  /** As the table tells of it that it was decided by, last: another would keep an old one. */
-  #external: ExternalDestination;
   readonly #app: AppSide;
   readonly #stream: AppStream;
   readonly #facts: CallFacts;
-  #classified: Classified | undefined;
-  #call: Call | undefined;
-  #decision: Decision | undefined;
+  readonly #permission: ExternalPermission;
   #connection: ExternalConnection | undefined;
   #sentAtMs = -1;
   #isWritten = false;
@@ -82,10 +64,6 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   #answerEnded = false;
   /** And an event can be added to it. */
   #isEventStream = false;
-  /** The own certificate that was decided by. */
-  #issuedTo: IssuedTo | undefined;
-  /** Table that it was decided by, last. */
-  #decidedBy: SidecarTable | undefined;
   #over = false;
   /** Monotonic milliseconds. */
   #silentUntilMs: number;
@@ -98,11 +76,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     head: OutboundHead,
   ) {
     this.#services = services;
-    this.#external = external;
     this.#app = app;
     this.#stream = stream;
     this.head = head;
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
+    this.#permission = new ExternalPermission(services, external, app, this.#facts);
     this.#silentUntilMs = this.#facts.startedMs + services.timeouts.responseMs;
   }
 
@@ -116,12 +94,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   /** At once where a table has come since it was decided on: nothing may pass any more that would ask. */
   get deadlineMs(): number {
-    return this.#isToBeAskedAgain ? 0 : this.#silentUntilMs;
+    return this.#permission.isOutdated ? 0 : this.#silentUntilMs;
   }
 
-  get #isToBeAskedAgain(): boolean {
-    const table = this.#services.state.directory?.table;
-    return this.#decidedBy !== undefined && table !== undefined && table !== this.#decidedBy;
+  get #host(): string {
+    return this.#permission.external.hostOf(this.head.authority);
   }
 
   start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
@@ -137,13 +114,9 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#bodyless = bodyless && !isUpgrade;
     this.#requestEnded = this.#bodyless;
     this.#readTrace();
-    const { state } = this.#services;
-    if (state.identity === undefined || state.identityUntilMs === 0) {
-      this.#refuse("NOT_READY", "no policy or identity yet");
-      return;
-    }
-    if (facts.nowMs >= state.identityUntilMs) {
-      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+    const barred = this.#permission.barred();
+    if (barred !== undefined) {
+      this.#refuse(barred.reason, barred.detail);
       return;
     }
     if (typeof asked !== "boolean") {
@@ -162,43 +135,19 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   /** @param chain hops and person that the call goes on for. */
   #classify(chain: CallChain | undefined): void {
-    const facts = this.#facts;
-    facts.chain = chain;
-    const classified = this.#external.classifier.classify({
-      method: this.head.method,
-      websocket: this.#handshake !== undefined,
-      target: this.head.target,
-      contentType: joinedField(this.head.fields, "content-type"),
-      hasBody: !this.#bodyless && this.#handshake === undefined,
-      header: this.#app.lookup(this.head.fields),
-      corsMethod:
-        this.head.method === "OPTIONS" && facts.header("origin") !== undefined
-          ? joinedField(this.head.fields, "access-control-request-method")
-          : undefined,
-    });
-    if (!classified.ok) {
-      this.#refuse("REQ_MALFORMED", classified.error);
-      return;
-    }
-    this.#know(classified.value);
-    const { pending, operation } = classified.value;
-    const wantsBody =
-      pending !== undefined && (pending.kind === "mcp" || needsResource(this.#external.program, operation));
-    if (!wantsBody) this.#decide();
-    else if (this.#handshake !== undefined) this.#readBody(true);
-    else if (pending.kind === "protobuf" || this.#keptBytes > MAX_RESOURCE_BODY_BYTES) this.#readBody(true);
+    this.#facts.chain = chain;
+    const isWebSocket = this.#handshake !== undefined;
+    const wanted = this.#permission.classify({ bodyless: this.#bodyless, isWebSocket });
+    if (typeof wanted !== "string") this.#refuse(wanted.reason, wanted.detail);
+    else if (wanted === "nothing") this.#decide();
+    else if (isWebSocket || wanted === "messages" || this.#keptBytes > MAX_RESOURCE_BODY_BYTES)
+      this.#readBody(true);
     else if (this.#requestEnded) this.#readBody(false);
     else {
       this.#isDeciding = true;
       // What came while the token was asked for.
       this.#returnCredit();
     }
-  }
-
-  #know(classified: Classified): void {
-    this.#classified = classified;
-    this.#facts.classified = classified;
-    this.#facts.operation = labelOf(classified);
   }
 
   #readTrace(): void {
@@ -213,134 +162,21 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   }
 
   #readBody(truncated: boolean): void {
-    const classified = this.#classified;
-    if (classified === undefined) return;
     this.#isDeciding = false;
-    const body = truncated ? EMPTY : Buffer.concat(this.#kept);
-    const read = this.#external.classifier.withBody(classified, body, {
-      contentType: joinedField(this.head.fields, "content-type"),
-      contentEncoding: joinedField(this.head.fields, "content-encoding"),
-      truncated,
-      header: this.#app.lookup(this.head.fields),
-    });
-    if (!read.ok) {
-      this.#refuse("REQ_MALFORMED", read.error);
-      return;
-    }
-    this.#know(read.value);
-    this.#decide();
+    const refusal = this.#permission.readBody(truncated ? undefined : Buffer.concat(this.#kept));
+    if (refusal === undefined) this.#decide();
+    else this.#refuse(refusal.reason, refusal.detail);
   }
 
-  /** As the callee's sidecar would, with ourselves as the caller (DOMAIN 2.5 V5 to V9). */
   #decide(): void {
-    const { state } = this.#services;
-    const { identity, externals, directory } = state;
-    const classified = this.#classified;
-    if (
-      identity === undefined ||
-      externals === undefined ||
-      directory === undefined ||
-      classified === undefined
-    ) {
-      this.#refuse("NOT_READY", "no policy or identity yet");
-      return;
-    }
-    const { caller, issuedTo } = externals.self(identity);
-    const { nowMs } = this.#facts;
-    const { chain } = this.#facts;
-    const txn = chain?.txn;
-    // The hops come from a verified proof, whose IDs were parsed (claims.ts).
-    const via = (chain?.via ?? []) as readonly ViaHop[];
-    const caveat = chain?.caveat;
-    this.#issuedTo = issuedTo;
-    this.#decidedBy = directory.table;
-    const revoked = this.#revokedBy(directory.table.revocations);
-    if (revoked !== undefined) {
-      this.#refuse("REVOKED", revoked);
-      return;
-    }
-    if (txn !== undefined && nowMs >= txn.claims.exp * 1_000) {
-      this.#refuse("AUTHN_TXN_EXPIRED", "the transaction token has expired");
-      return;
-    }
-    const hops = checkChain(via, caller.spiffeId, via.length + 1, this.#external.external.program.maxHops);
-    if (!hops.ok) {
-      this.#refuse(hops.error, "the call chain is too deep or loops");
-      return;
-    }
-    if (caveat?.exp !== undefined && nowMs >= caveat.exp * 1_000) {
-      this.#refuse("SCOPE_EXCEEDED", "the caveat of the proof has expired");
-      return;
-    }
-    const limits = caveat?.scope === undefined ? undefined : scopeEntries(caveat.scope);
-    const call: Call = {
-      caller,
-      user: txn === undefined ? undefined : userOfTxn(txn),
-      via: via.map((hop) => hopOf(hop.s, hop.o)),
-      port: this.#external.port,
-      request: { ...classified.request, host: this.#external.hostOf(this.head.authority) },
-      operation: classified.operation,
-      resource: classified.resource,
-      folded: classified.folded,
-      sourceIp: txn?.claims.rctx.reqIp,
-      scope: intersectScopes(limits, scopeOfTxn(txn)),
-      nowMs,
-    };
-    this.#call = call;
-    const decision = decide(this.#external.program, call);
-    this.#decision = decision;
-    if (decision.would !== undefined) {
-      const { dryRun } = this.#services.metrics;
-      const { policy, rule, allowed } = decision.would;
-      dryRun.add(dryRun.series(policy ?? "", rule ?? "", allowed ? "Allow" : "Deny"));
-    }
-    if (!decision.allowed) {
-      this.#refuse(decision.reason, "policy does not allow this call to a host outside the mesh");
-      return;
-    }
-    const unmet = unmetDemand(decision);
-    if (unmet === undefined && decision.audit?.mode !== "Required") this.#send();
-    else
-      this.#refuse(
-        "UNSUPPORTED",
-        `\`${unmet ?? "audit: Required"}\` cannot be met for hosts outside the mesh`,
-      );
-  }
-
-  /** What of this call's ground is revoked, in words. */
-  #revokedBy(revocations: Revocations): string | undefined {
-    const issuedTo = this.#issuedTo;
-    if (issuedTo === undefined || revocations.covers(issuedTo))
-      return "what this workload was issued is revoked";
-    const txn = this.#facts.chain?.txn;
-    return txn !== undefined && revocations.coversTxn(txn.claims)
-      ? "the user or the session is revoked"
-      : undefined;
-  }
-
-  /** Why a call under way is not allowed any more by the table in force. Of its body nothing is there to be read again. */
-  #lostBy(table: SidecarTable): Lost | undefined {
-    const revoked = this.#revokedBy(table.revocations);
-    if (revoked !== undefined) return { reason: "REVOKED", detail: revoked };
-    const { id } = this.#external.external;
-    const external = this.#services.state.externals?.ofId(id);
-    if (external === undefined || this.#call === undefined)
-      return { reason: "UNKNOWN_DESTINATION", detail: "the host is none of the mesh's any more" };
-    const isSame = external.external.program === this.#external.external.program;
-    this.#external = external;
-    if (isSame) return undefined;
-    const decision = decide(external.program, { ...this.#call, nowMs: this.#services.meshNowMs() });
-    if (decision.allowed) return undefined;
-    this.#decision = decision;
-    return { reason: decision.reason, detail: "policy does not allow this call any more" };
+    const refusal = this.#permission.decide();
+    if (refusal === undefined) this.#send();
+    else this.#refuse(refusal.reason, refusal.detail);
   }
 
   /** Ends a call under way that lost what allowed it. Asked with all that passes, and when nothing does. */
   #endsLost(): boolean {
-    const table = this.#services.state.directory?.table;
-    if (table === undefined || !this.#isToBeAskedAgain) return false;
-    this.#decidedBy = table;
-    const lost = this.#lostBy(table);
+    const lost = this.#permission.decideAgain();
     if (lost === undefined) return false;
     const { reason, detail } = lost;
     if (!this.#answerHead) {
@@ -350,7 +186,13 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#facts.reason = reason;
     this.#facts.error = detail;
     const { answers } = this.#app;
-    const words = this.#lastWords(reason);
+    this.#facts.decisionId = this.#services.trail.decisionId();
+    const words = externalLastWords({
+      reason,
+      decisionId: this.#facts.decisionId,
+      frames: this.#frames,
+      isEventStream: this.#isEventStream,
+    });
     this.#answerEnded = words !== undefined;
     if (words === undefined) answers.resetStream(this.#stream, CANCEL);
     else answers.sendData(this.#stream, words, true);
@@ -358,25 +200,11 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     return true;
   }
 
-  /** What says in the middle of an answer why it ends; undefined: nothing can be said there. */
-  #lastWords(reason: Reason): Buffer | undefined {
-    const { trail } = this.#services;
-    if (this.#frames === undefined)
-      // The empty line ends an event that may be under way.
-      return this.#isEventStream
-        ? Buffer.from(`\n\nevent: error\ndata: ${JSON.stringify({ reason })}\n\n`)
-        : undefined;
-    if (!this.#frames.between) return undefined;
-    this.#facts.decisionId = trail.decisionId();
-    return closeFrame(POLICY_VIOLATION, `${reason} ${this.#facts.decisionId}`);
-  }
-
   #send(): void {
     const { externalPools } = this.#services;
-    const host = this.#external.hostOf(this.head.authority);
     // That of a WebSocket is not used again, and must not turn out to be one that the host has closed.
     const isFresh = this.#retried || this.#handshake !== undefined;
-    const connection = externalPools.of(host, this.#external.port).take(this, isFresh);
+    const connection = externalPools.of(this.#host, this.#permission.external.port).take(this, isFresh);
     if (connection === undefined) this.#refuse("OVERLOADED", "too many connections to this host");
     else if (!this.#over) this.#connection = connection;
   }
@@ -388,7 +216,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.#connection = connection;
     this.#sentAtMs = this.#services.clock.monotonicMs();
     this.#touch();
-    connection.socket.write(this.#requestText());
+    this.#writeHeadTo(connection);
     // What the application sends before the host agrees to a WebSocket waits for that.
     if (this.#handshake === undefined) this.#sendKept(connection);
   }
@@ -402,33 +230,18 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     if (!connection.socket.congested) this.#returnCredit();
   }
 
-  #requestText(): string {
-    const { method, target, fields, connectionNames } = this.head;
-    const { port } = this.#external;
-    const host = this.#external.hostOf(this.head.authority);
-    let text = `${requestLine(method, target)}host: ${port === 443 ? host : `${host}:${port}`}\r\n`;
-    let hasLength = false;
-    const handshake = this.#handshake;
-    for (const field of fields) {
-      if (
-        handshake !== undefined &&
-        (field.name === "content-length" || WEBSOCKET_HOP_FIELDS.has(field.name))
-      )
-        continue;
-      if (field.name === "content-length") {
-        hasLength = true;
-        text += field.line;
-      }
-      if ((field.flags & (STRIPPED | FieldFlag.methodOverride)) !== 0) continue;
-      if (connectionNames.includes(field.name) || TRACE_FIELDS.has(field.name)) continue;
-      text += field.line;
-    }
-    if (handshake !== undefined) text += handshake.lines;
-    else if (!this.#bodyless && !hasLength) {
-      this.#isChunked = true;
-      text += CHUNKED_LINE;
-    }
-    return `${text}traceparent: ${this.#facts.traceparent ?? ""}\r\n\r\n`;
+  #writeHeadTo(connection: ExternalConnection): void {
+    const { port } = this.#permission.external;
+    const host = this.#host;
+    const { text, isChunked } = http1Request({
+      head: this.head,
+      authority: port === 443 ? host : `${host}:${port}`,
+      handshake: this.#handshake,
+      bodyless: this.#bodyless,
+      traceparent: this.#facts.traceparent ?? "",
+    });
+    this.#isChunked = isChunked;
+    connection.socket.write(text);
   }
 
   onExternalInformational(head: ResponseHead): void {
@@ -604,7 +417,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   timeOut(): void {
     if (this.#over) return;
-    if (this.#isToBeAskedAgain) {
+    if (this.#permission.isOutdated) {
       this.#endsLost();
       return;
     }
@@ -659,14 +472,12 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     recordExternal(
       {
         facts: this.#facts,
-        external: this.#external,
-        call: this.#call,
-        decision: this.#decision,
+        external: this.#permission.external,
+        call: this.#permission.call,
+        decision: this.#permission.decision,
       },
       this.#services,
     );
     this.#app.finished(this, this.#requestEnded);
   }
 }
-
-const TRACE_FIELDS: ReadonlySet<string> = new Set(["traceparent"]);
