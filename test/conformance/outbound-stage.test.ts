@@ -115,7 +115,7 @@ beforeAll(async () => {
       ["nb-alice", "nb-shared"].map(async (name) => [name, await start(`ml-dev/${name}`)] as const),
     ),
   );
-}, 60_000);
+});
 afterAll(async () => {
   stop.abort();
   await Promise.all(Array.from(sidecars?.values() ?? [], ({ done }) => done));

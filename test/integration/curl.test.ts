@@ -20,11 +20,11 @@ const able = canTest("curl over HTTP/2 with an exported SVID", { curl: "Debian's
 
   beforeAll(async () => {
     platform = await startPlatform(dir, { windowFrom: "01:00", windowTo: "05:00" });
-  }, 60_000);
+  });
   afterAll(async () => {
     await platform?.close();
     removePlatformDir(dir);
-  }, 30_000);
+  });
 
   /** Status and protocol that curl saw, and the answer. */
   async function curl(

@@ -49,13 +49,13 @@ spec: {kind: serving, serviceAccount: scorer, addresses: [127.0.0.1, 127.0.0.2],
   );
   mesh.write("policy.yaml", policyYaml("notebooks", "scorer", "notebook"));
   await mesh.start();
-}, 30_000);
+});
 afterAll(async () => {
   await Promise.all(running.map((one) => one.stop()));
   await app?.close();
   await mesh.close();
   rmSync(dir, { recursive: true, force: true });
-}, 30_000);
+});
 
 async function sidecar(
   index: number,
@@ -167,4 +167,4 @@ test("endpoints and callers end under load without a failed call", async () => {
   await load.stop();
   expect(load.failures).toEqual([]);
   expect(load.closes).toBeGreaterThan(0);
-}, 60_000);
+});

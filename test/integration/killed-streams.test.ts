@@ -81,13 +81,13 @@ spec:
     };
     return (await startSidecar(controlPlane, spec, running)).process;
   };
-}, 60_000);
+});
 afterAll(async () => {
   await Promise.all(running.map((one) => one.stop()));
   far?.destroy();
   server?.close();
   rmSync(dir, { recursive: true, force: true });
-}, 30_000);
+});
 
 /** How a socket ends from now on. */
 async function endOf(socket: Socket): Promise<{ ended: boolean; code: string | undefined }> {
@@ -126,5 +126,4 @@ test.each(["callee", "caller"] as const)(
     near.destroy();
     for (const one of Object.values(processes)) await one.stop();
   },
-  60_000,
 );

@@ -78,12 +78,12 @@ ${policyYaml("notebooks", "scorer", "notebook")}`,
     };
     return (await startSidecar(controlPlane, spec, running)).process;
   };
-}, 60_000);
+});
 afterAll(async () => {
   await Promise.all(running.map((one) => one.stop()));
   await app?.close();
   rmSync(dir, { recursive: true, force: true });
-}, 30_000);
+});
 
 interface Outcome {
   readonly text: string;
@@ -154,7 +154,6 @@ for (const { who, kill } of killers) {
       expect(looksWhole(outcome)).toBe(false);
       await process.stop();
     },
-    60_000,
   );
 
   test(`the ${who} ends before an answer`, async () => {
@@ -163,5 +162,5 @@ for (const { who, kill } of killers) {
     expect(outcome.text).toMatch(/^HTTP\/1\.1 502 /);
     expect(outcome.text).toContain("UPSTREAM_FAILED");
     await process.stop();
-  }, 60_000);
+  });
 }

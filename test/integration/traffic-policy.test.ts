@@ -80,12 +80,12 @@ spec:
     );
   callees = [await start("scorer-a", "serving", a, 0), await start("scorer-b", "serving", b, 1)];
   caller = await start("notebook", "lab", c, 2);
-}, 60_000);
+});
 afterAll(async () => {
   await Promise.all(running.map((one) => one.stop()));
   for (const app of apps) await app.close();
   rmSync(dir, { recursive: true, force: true });
-}, 30_000);
+});
 
 async function revision(): Promise<number> {
   const { body } = await get(caller.metricsPort, "/metrics");
@@ -142,7 +142,7 @@ test("retries: what the callee declares idempotent is sent again, each attempt d
       ? true
       : undefined,
   );
-}, 60_000);
+});
 
 test("retries: Retry-After keeps an endpoint out while another one is there", async () => {
   answers[0] = failing("503 Service Unavailable", "retry-after: 60\r\n");
@@ -150,7 +150,7 @@ test("retries: Retry-After keeps an endpoint out while another one is there", as
   expect(await statuses(30)).toEqual({ 200: 30 });
   expect((apps[0]?.heads.length ?? 0) - (before[0] ?? 0)).toBe(1);
   expect(await metric('countersign_endpoints{service="serving/scorer",state="resting"} 1')).toBe(true);
-}, 60_000);
+});
 
 test("outliers: an endpoint that fails three times in a row is left alone", async () => {
   answers[0] = hello;
@@ -164,7 +164,7 @@ test("outliers: an endpoint that fails three times in a row is left alone", asyn
     );
   });
   answers[1] = hello;
-}, 60_000);
+});
 
 test("timeouts: the whole call, and an answer that stops", async () => {
   answers[0] = answers[1] = silent;
@@ -175,7 +175,7 @@ test("timeouts: the whole call, and an answer that stops", async () => {
   expect(performance.now() - startedMs).toBeLessThan(15_000);
   answers[0] = answers[1] = hello;
   expect(await statuses(10)).toEqual({ 200: 10 });
-}, 60_000);
+});
 
 test("limits: what is too much for the endpoints is refused with Retry-After, nothing else", async () => {
   const held: (() => void)[] = [];
@@ -193,7 +193,7 @@ test("limits: what is too much for the endpoints is refused with Retry-After, no
   for (const answer of held) answer();
   expect([(await first).status, (await second).status]).toEqual([200, 200]);
   answers[0] = answers[1] = hello;
-}, 60_000);
+});
 
 test("health checks: an endpoint that says it is not well is left alone", async () => {
   answers[0] = (head, socket, body) =>
@@ -210,7 +210,7 @@ test("health checks: an endpoint that says it is not well is left alone", async 
   const before = apps[1]?.heads.filter((head) => head.startsWith("POST")).length ?? 0;
   expect(await statuses(10)).toEqual({ 200: 10 });
   expect((apps[1]?.heads.filter((head) => head.startsWith("POST")).length ?? 0) - before).toBe(10);
-}, 60_000);
+});
 
 test("zones: calls stay in the caller's zone while its endpoints can take them", async () => {
   answers[0] = answers[1] = hello;
@@ -221,4 +221,4 @@ test("zones: calls stay in the caller's zone while its endpoints can take them",
   answers[1] = failing("500 Internal Server Error");
   const failed = await statuses(20);
   expect(failed).toEqual({ 200: 17, 500: 3 });
-}, 60_000);
+});

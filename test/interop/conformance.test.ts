@@ -81,7 +81,7 @@ type Run = (typeof RUNS)[number];
       ],
       rules: RULES,
     });
-  }, 60_000);
+  });
   afterAll(async () => {
     await mesh?.close();
     rmSync(dir, { recursive: true, force: true });

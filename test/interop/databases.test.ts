@@ -85,12 +85,12 @@ describe("databases", () => {
       ],
       rules: RULES,
     });
-  }, 90_000);
+  });
   afterAll(async () => {
     await mesh?.close();
     await Promise.all(servers.map((server) => server.stop()));
     rmSync(dir, { recursive: true, force: true });
-  }, 30_000);
+  });
 
   (python && postgres ? test : test.skip)(
     "PostgreSQL: bulk, pipelines, a cancelled query, a notification after silence",
@@ -114,7 +114,6 @@ describe("databases", () => {
       const sessions = mesh.recorded().filter((one) => one.caller === "notebook/friend");
       expect(sessions.some((one) => one.requestBytes > 100e6 && one.responseBytes > 200e6)).toBe(true);
     },
-    100_000,
   );
 
   (python && canRedis ? test : test.skip)(
@@ -130,6 +129,5 @@ describe("databases", () => {
         stranger: "ConnectionError",
       });
     },
-    90_000,
   );
 });

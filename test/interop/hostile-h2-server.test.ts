@@ -35,7 +35,7 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
     const bundle = world.authority.bundle.json;
     const services = [{ service: THINGS, meshPort }];
     expect(caller.plane.setTable(table({ self: NOTEBOOK, services, bundle })).ok).toBe(true);
-  }, 120_000);
+  });
   afterAll(async () => {
     await server?.stop();
     await world?.close();
@@ -83,16 +83,12 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
     "reset",
     "goaway_at_once",
     "garbage",
-  ])(
-    "%s: the application is told",
-    async (what) => {
-      const { raw } = await ask(what);
-      const final = raw.match(/HTTP\/1\.1 [2-5][0-9]{2}/g);
-      expect([final, raw.includes("smuggled")]).toEqual([["HTTP/1.1 502"], false]);
-      await servesAgain();
-    },
-    30_000,
-  );
+  ])("%s: the application is told", async (what) => {
+    const { raw } = await ask(what);
+    const final = raw.match(/HTTP\/1\.1 [2-5][0-9]{2}/g);
+    expect([final, raw.includes("smuggled")]).toEqual([["HTTP/1.1 502"], false]);
+    await servesAgain();
+  });
 
   test.each([
     "short_body",
@@ -102,17 +98,13 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
     "empty_data",
     "cut",
     "cut_without_a_length",
-  ])(
-    "%s: what has begun never looks whole",
-    async (what) => {
-      const { status, raw } = await ask(what);
-      expect(raw).not.toContain("smuggled");
-      // Either nothing of it had gone out, or it is cut.
-      expect(status === 502 || status === 204 || !complete(raw)).toBe(true);
-      await servesAgain();
-    },
-    30_000,
-  );
+  ])("%s: what has begun never looks whole", async (what) => {
+    const { status, raw } = await ask(what);
+    expect(raw).not.toContain("smuggled");
+    // Either nothing of it had gone out, or it is cut.
+    expect(status === 502 || status === 204 || !complete(raw)).toBe(true);
+    await servesAgain();
+  });
 
   test("an answer in a body is a body, and what comes behind the end is nothing", async () => {
     const inner = await ask("looks_like_an_answer");
@@ -122,5 +114,5 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
     const trailers = await ask("framing_trailers");
     expect(trailers.raw).not.toMatch(/0\r\ncontent-length/);
     await servesAgain();
-  }, 30_000);
+  });
 });

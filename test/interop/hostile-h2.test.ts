@@ -94,27 +94,23 @@ const python = await pythonEnvironment("hostile HTTP/2 clients (Python's hyperfr
   beforeAll(async () => {
     sidecar = startNode("callee", [fileURLToPath(new URL("edge-callee.ts", import.meta.url))]);
     callee = JSON.parse(await sidecar.nextLine()) as EdgeCallee;
-  }, 60_000);
+  });
   afterAll(() => sidecar?.stop());
 
-  test.each(ATTACKS)(
-    "%s",
-    async (attack, expected) => {
-      const before = privateBytes(callee.pid);
-      const script = fileURLToPath(new URL("clients/hostile_h2.py", import.meta.url));
-      const args = [script, String(callee.meshPort), callee.directory, attack];
-      const client = startProgram(attack, join(python?.bin ?? "", "python3"), args, {
-        PYTHONUNBUFFERED: "1",
-      });
-      const outcome = JSON.parse(await client.nextLine()) as Outcome;
-      // Its connection is still there.
-      const grown = privateBytes(callee.pid) - before;
-      await client.stop();
-      expect(outcome).toMatchObject(expected);
-      expect(grown).toBeLessThanOrEqual(10 * outcome.sent + NOISE_BYTES);
-    },
-    60_000,
-  );
+  test.each(ATTACKS)("%s", async (attack, expected) => {
+    const before = privateBytes(callee.pid);
+    const script = fileURLToPath(new URL("clients/hostile_h2.py", import.meta.url));
+    const args = [script, String(callee.meshPort), callee.directory, attack];
+    const client = startProgram(attack, join(python?.bin ?? "", "python3"), args, {
+      PYTHONUNBUFFERED: "1",
+    });
+    const outcome = JSON.parse(await client.nextLine()) as Outcome;
+    // Its connection is still there.
+    const grown = privateBytes(callee.pid) - before;
+    await client.stop();
+    expect(outcome).toMatchObject(expected);
+    expect(grown).toBeLessThanOrEqual(10 * outcome.sent + NOISE_BYTES);
+  });
 
   test("has taken nothing from the others: honest requests are served as before", async () => {
     const script = fileURLToPath(new URL("clients/hostile_h2.py", import.meta.url));
@@ -122,5 +118,5 @@ const python = await pythonEnvironment("hostile HTTP/2 clients (Python's hyperfr
     const client = startProgram("valid", join(python?.bin ?? "", "python3"), args, { PYTHONUNBUFFERED: "1" });
     expect(JSON.parse(await client.nextLine())).toMatchObject({ alive: true, answers: { "200": 4_001 } });
     await client.stop();
-  }, 60_000);
+  });
 });

@@ -45,11 +45,11 @@ const RULES = `  - name: notebook
       rules: RULES,
     });
     await until("Jupyter", async () => ((await get(port, "/api")).status === 200 ? true : undefined), 60_000);
-  }, 120_000);
+  });
   afterAll(async () => {
     await Promise.all([mesh?.close(), server?.stop(10_000)]);
     rmSync(dir, { recursive: true, force: true });
-  }, 30_000);
+  });
 
   test("runs code, survives a silent minute, and has no terminal", async () => {
     const [url, stranger] = [mesh.url("friend", PORT), mesh.url("stranger", PORT)];

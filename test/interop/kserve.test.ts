@@ -24,7 +24,7 @@ const RULES = `  - name: models
       ports: [{ port: PORT, protocol: "grpc", packs: ["oip-v2"], app: port }],
       rules: RULES,
     });
-  }, 120_000);
+  });
   afterAll(() => Promise.all([mesh?.close(), server?.stop()]));
 
   test("infers, streams, and is denied by the model that its messages name", async () => {
@@ -53,11 +53,11 @@ const RULES = `  - name: models
     await mesh.untilRecorded({ operation: "serving.invoke.predict", resource: "secret", effect: "Deny" });
     await mesh.untilRecorded({ operation: "serving.admin", effect: "Deny" });
     await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", reason: "NO_MATCHING_ALLOW" });
-  }, 70_000);
+  });
 
   test("messages of 16 MB pass where the rule names no model", async () => {
     await mesh.setRules(RULES.replace(', resources: ["fraud-*"]', ""));
     const target = `127.0.0.1:${mesh.port("friend", PORT)}`;
     expect(await python?.run("kserve_infer", [target, target, "large"])).toEqual({ large: true });
-  }, 60_000);
+  });
 });

@@ -49,7 +49,7 @@ const RULES = `  - name: trainers
   afterAll(async () => {
     await Promise.all([mesh?.close(), server?.stop()]);
     rmSync(dir, { recursive: true, force: true });
-  }, 30_000);
+  });
 
   test("logs a run with artifacts and registers its model, but may not promote it", async () => {
     const result = await python?.run("mlflow_run", [`http://${SERVICE_HOST}:${PORT}`], {

@@ -23,7 +23,7 @@ const RULES = `  - name: chat
       ports: [{ port: PORT, protocol: "http", packs: ["openai"], app: port }],
       rules: RULES,
     });
-  }, 120_000);
+  });
   afterAll(() => Promise.all([mesh?.close(), server?.stop()]));
 
   test("chats, streams without delay, and is refused by model, by operation and as a stranger", async () => {
@@ -57,5 +57,5 @@ const RULES = `  - name: chat
     await mesh.untilRecorded({ operation: "serving.invoke.embed", effect: "Deny", status: 403 });
     // Its own sidecar refuses it, which knows nothing of a service that this workload may not call.
     await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", reason: "NO_MATCHING_ALLOW" });
-  }, 60_000);
+  });
 });

@@ -121,7 +121,7 @@ function count(calls: readonly TracedCall[]): Readonly<Record<string, number>> {
     alice?.close();
     bob?.close();
     await mesh?.close();
-  }, 30_000);
+  });
 
   /** Calls to a workload for these ids, once there are so many. */
   const calls = (workload: Workload, ids: RegExp, least: number): Promise<readonly TracedCall[]> =>

@@ -49,7 +49,7 @@ const POLICY_VIOLATION = 1008;
       ],
       rules: RULES,
     });
-  }, 60_000);
+  });
   afterAll(async () => {
     await mesh?.close();
     await Promise.all(servers.map((server) => server.stop()));
@@ -80,7 +80,7 @@ const POLICY_VIOLATION = 1008;
     await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", path: "/echo", status: 403 });
     await mesh.untilRecorded({ caller: "notebook/friend", effect: "Allow", path: "/echo", status: 101 });
     await mesh.untilRecorded({ caller: "notebook/friend", effect: "Allow", path: "/refused", status: 401 });
-  }, 70_000);
+  });
 
   describe("a client of `ws` and a server of `websockets`", () => {
     const open = async (path: string, options: WebSocket.ClientOptions = {}): Promise<WebSocket> => {
@@ -129,7 +129,7 @@ const POLICY_VIOLATION = 1008;
       expect((await answer(socket)).toString()).toBe("pong from-server");
       socket.close();
       await ending(socket);
-    }, 40_000);
+    });
 
     test("endings by either side, and none", async () => {
       for (const [code, reason] of CLOSES) {
@@ -153,7 +153,7 @@ const POLICY_VIOLATION = 1008;
       const torn = await open("/close");
       torn.send("terminate");
       expect(await ending(torn)).toEqual([ABNORMAL, ""]);
-    }, 40_000);
+    });
 
     test("is ended with a policy violation when policy takes it away", async () => {
       const socket = await open("/echo");
@@ -164,7 +164,7 @@ const POLICY_VIOLATION = 1008;
       } finally {
         await mesh.setRules(RULES);
       }
-    }, 30_000);
+    });
 
     test("a server that wants something else first", async () => {
       const url = mesh.url("friend", PYTHON_PORT).replace("http", "ws");

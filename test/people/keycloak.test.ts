@@ -139,7 +139,7 @@ spec: {}
   afterAll(async () => {
     await browser?.close();
     await Promise.all([lab?.close(), keycloak?.close()]);
-  }, 60_000);
+  });
 
   story("Carol, who is in no group, opens the notebook and does not reach the model", async () => {
     const person = await somebody();

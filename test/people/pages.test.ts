@@ -39,7 +39,7 @@ const LOADS_MS = 60_000;
       ...{ args: launchArguments(), timeout: LOADS_MS },
     });
     mkdirSync(folder, { recursive: true });
-  }, 90_000);
+  });
   afterAll(async () => {
     await browser?.close();
     server?.close();
@@ -50,37 +50,33 @@ const LOADS_MS = 60_000;
     (["light", "dark"] as const).flatMap((scheme) =>
       (["wide", "narrow"] as const).map((width) => ({ scheme, width })),
     ),
-  )(
-    "are readable and go by keyboard: $scheme, $width",
-    async ({ scheme, width }) => {
-      const context = await browser.newContext({
-        colorScheme: scheme,
-        viewport: { width: WIDTHS[width], height: HEIGHT },
-      });
-      context.setDefaultTimeout(LOADS_MS);
-      const page = await context.newPage();
-      const complaints: string[] = [];
-      page.on("console", (message) => {
-        // Statuses of the pages themselves are what they are for.
-        if (!message.text().startsWith("Failed to load resource")) complaints.push(message.text());
-      });
-      for (const name of PAGES.keys()) {
-        await page.goto(server.url(name));
-        const { focusable, ...faults } = await measure(page);
-        expect([name, faults]).toEqual([name, { outside: [], faint: [], small: [] }]);
-        if (PICTURED.has(name)) {
-          const path = join(folder, `${name}-${scheme}-${width}.png`);
-          await page.screenshot({ path });
-          expect(statSync(path).size).toBeLessThan(MAX_PICTURE_BYTES);
-        }
-        expect([name, await tabThrough(page)]).toEqual([
-          name,
-          focusable.map((each) => ({ name: each, visible: true })),
-        ]);
+  )("are readable and go by keyboard: $scheme, $width", async ({ scheme, width }) => {
+    const context = await browser.newContext({
+      colorScheme: scheme,
+      viewport: { width: WIDTHS[width], height: HEIGHT },
+    });
+    context.setDefaultTimeout(LOADS_MS);
+    const page = await context.newPage();
+    const complaints: string[] = [];
+    page.on("console", (message) => {
+      // Statuses of the pages themselves are what they are for.
+      if (!message.text().startsWith("Failed to load resource")) complaints.push(message.text());
+    });
+    for (const name of PAGES.keys()) {
+      await page.goto(server.url(name));
+      const { focusable, ...faults } = await measure(page);
+      expect([name, faults]).toEqual([name, { outside: [], faint: [], small: [] }]);
+      if (PICTURED.has(name)) {
+        const path = join(folder, `${name}-${scheme}-${width}.png`);
+        await page.screenshot({ path });
+        expect(statSync(path).size).toBeLessThan(MAX_PICTURE_BYTES);
       }
-      await context.close();
-      expect(complaints).toEqual([]);
-    },
-    120_000,
-  );
+      expect([name, await tabThrough(page)]).toEqual([
+        name,
+        focusable.map((each) => ({ name: each, visible: true })),
+      ]);
+    }
+    await context.close();
+    expect(complaints).toEqual([]);
+  });
 });

@@ -276,7 +276,7 @@ describe("shared limits", () => {
       }),
       { numRuns: 25 },
     );
-  }, 60_000);
+  });
 
   test("where nobody knows how many there are, no more than the number cut off for long comes on top", () => {
     fc.assert(
@@ -291,5 +291,5 @@ describe("shared limits", () => {
       }),
       { numRuns: 10 },
     );
-  }, 60_000);
+  });
 });

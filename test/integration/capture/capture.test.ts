@@ -162,7 +162,7 @@ const backends = able ? (["nft", "legacy"] as const).filter(hasBackend) : [];
       expect(spaces.exec("client", `iptables-${backend}`, "-t", "nat", "-S")).toBe(before);
       await startSidecar("client", "lab/notebook");
       await startSidecar("server", "serving/scorer");
-    }, 60_000);
+    });
     afterAll(async () => {
       await spaces?.close();
       rmSync(dir, { recursive: true, force: true });

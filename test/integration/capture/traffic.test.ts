@@ -155,7 +155,7 @@ const uri = (addresses: { ipv4: string; ipv6: string }, family: "ipv4" | "ipv6",
     spaces.exec("server", ...init, "--exclude-inbound-ports", "8081");
     await startSidecar("client", "lab/notebook", tokens.get("lab/notebook") ?? "");
     await startSidecar("server", "serving/scorer", tokens.get("serving/scorer") ?? "");
-  }, 60_000);
+  });
   beforeEach(() => use({ mtls: "Strict", outbound: "Deny" }));
   afterAll(async () => {
     await spaces?.close();

@@ -53,14 +53,14 @@ spec: {kind: serving, serviceAccount: scorer, addresses: [127.0.0.1], meshPort: 
   callee = await start("serving/scorer", second);
   caller = await start("lab/notebook", first);
   await Promise.all([caller.ready, callee.ready]);
-}, 30_000);
+});
 afterEach(async () => {
   stop.abort();
   await Promise.all([caller?.done, callee?.done]);
   await app.close();
   await mesh.close();
   rmSync(dir, { recursive: true, force: true });
-}, 30_000);
+});
 
 async function start(workload: string, meshPort: number): Promise<SidecarHandle> {
   const { bootstrap, discovery } = mesh.handle.ports;

@@ -61,7 +61,7 @@ describe("a person at a terminal", () => {
     writeFileSync(join(home, "roots.pem"), mesh.ca);
     host = `localhost:${mesh.gatewayPort}`;
     gateway = `https://${host}`;
-  }, 60_000);
+  });
   afterAll(async () => {
     for (const one of running) one.stop();
     await mesh?.close();
@@ -150,7 +150,7 @@ describe("a person at a terminal", () => {
       1,
       `countersign: you are not signed in at ${gateway}; run \`countersign login ${gateway}\`\n`,
     ]);
-  }, 60_000);
+  });
 
   test("a token ends when its person signs out in the browser", async () => {
     const browser = mesh.browser("alice");
@@ -163,7 +163,7 @@ describe("a person at a terminal", () => {
     expect(await call(token)).toBe(401);
     const who = countersign("whoami");
     expect([await who.status, who.err]).toEqual([1, expect.stringContaining("the session has ended")]);
-  }, 60_000);
+  });
 
   test("signed in at the login host, a browser opens another host without being asked again", async () => {
     const browser = mesh.browser("alice");
@@ -176,7 +176,7 @@ describe("a person at a terminal", () => {
     const before = people();
     expect(textOf((await browser.go("/run", { host })).answer)).toBe('{"score":0.1}');
     expect(people()).toBe(before);
-  }, 60_000);
+  });
 
   test("those outside find the keys of the mesh's tokens at the issuer's host, and nowhere else", async () => {
     const browser = mesh.browser();
@@ -201,7 +201,7 @@ describe("a person at a terminal", () => {
     expect(textOf(keys)).not.toContain('"d"');
     // Elsewhere the path is an application's.
     expect(await browser.ask("/.well-known/jwks.json", { fields: json })).toMatchObject({ status: 401 });
-  }, 60_000);
+  });
 
   test("says what is wrong: refused, not reachable, no gateway", async () => {
     const browser = mesh.browser("alice");
@@ -215,5 +215,5 @@ describe("a person at a terminal", () => {
       2,
       expect.stringContaining("no address of a gateway"),
     ]);
-  }, 60_000);
+  });
 });

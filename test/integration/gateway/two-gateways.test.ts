@@ -31,11 +31,11 @@ const whoIs = async (browser: NetBrowser): Promise<{ user?: string; session?: st
     await redis.start();
     mesh = await startPeopleMesh({ replicas: 2, redisUrl: redis.url });
     mesh.op.claims.set("alice", { groups: ["fraud"] });
-  }, 120_000);
+  });
   afterAll(async () => {
     await mesh?.close();
     await redis?.close();
-  }, 60_000);
+  });
 
   const cookiesOf = (browser: NetBrowser) => browser.jar.field(HOST) ?? "";
   const signIns = (): number => mesh.op.asked.filter((asked) => asked === "GET /auth").length;
@@ -98,14 +98,14 @@ const whoIs = async (browser: NetBrowser): Promise<{ user?: string; session?: st
     alice.at = 1;
     expect(await whoIs(alice)).toMatchObject({ user: "acme|alice", session: before.session });
     expect(await alice.ask("/run")).toMatchObject({ status: 200, body: '{"score":0.1}' });
-  }, 60_000);
+  });
 
   test("a sign-in may be begun at one and finished at the other", async () => {
     const alice = mesh.browser("alice");
     const begun = fieldOf(await alice.ask("/.countersign/login?rd=/run"), "location") ?? "";
     alice.at = 1;
     expect((await alice.go(begun)).answer).toMatchObject({ status: 200, body: '{"score":0.1}' });
-  }, 60_000);
+  });
 
   test("who signs out at one is out at the other, streams included", async () => {
     const alice = mesh.browser("alice");
@@ -126,7 +126,7 @@ const whoIs = async (browser: NetBrowser): Promise<{ user?: string; session?: st
       const answer = await thief.ask("/run", { fields: { ...API, cookie: kept } });
       expect(answer).toMatchObject({ status: 401 });
     }
-  }, 60_000);
+  });
 
   test("without Redis nobody is let in and people are told; then it is all as it was", async () => {
     const alice = mesh.browser("alice");
@@ -155,7 +155,7 @@ const whoIs = async (browser: NetBrowser): Promise<{ user?: string; session?: st
       await until("the session", async () => ((await alice.ask("/run")).status === 200 ? true : undefined));
     }
     expect(signIns()).toBe(asked);
-  }, 90_000);
+  });
 
   // The last one: it leaves one gateway.
   test("a killed one signs nobody out, also in the middle of a refresh and of streams", async () => {
@@ -188,5 +188,5 @@ const whoIs = async (browser: NetBrowser): Promise<{ user?: string; session?: st
     expect(await openEvents(alice)).toMatchObject({ isOver: false });
     expect(refreshing).toBe(1);
     expect(signIns()).toBe(asked);
-  }, 90_000);
+  });
 });

@@ -152,7 +152,7 @@ test("a notebook's calls are its owner's, a job's those of whom it runs as, a sh
   const denied = await predict(shared);
   expect([denied.status, JSON.parse(denied.body).reason]).toEqual([403, "NO_MATCHING_ALLOW"]);
   await eventually(lastEvent, ({ data }) => Reflect.get(data.identityMetadata, "runAs") === null);
-}, 30_000);
+});
 
 test("what it asks of hosts outside the mesh is its user's too", async () => {
   const handle = handles.get("lab/nb-alice");
@@ -167,7 +167,7 @@ test("what it asks of hosts outside the mesh is its user's too", async () => {
   expect([denied.status, JSON.parse(denied.body).reason]).toEqual([403, "NO_MATCHING_ALLOW"]);
   expect((await lastEvent("lab/nb-alice")).data.userIdentity).toMatchObject({ id: "okta-main|alice" });
   expect((await lastEvent("lab/nb-shared")).data.userIdentity).toBeNull();
-}, 20_000);
+});
 
 test("goes on with its token when the control plane is away, after a restart too", async () => {
   await stops.get("lab/nb-alice")?.();

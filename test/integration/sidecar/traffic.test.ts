@@ -493,7 +493,7 @@ describe("limits of an endpoint", () => {
     expect([...caller.plane.upstreams.upstreams].map((upstream) => upstream.connections)).toEqual([3]);
     for (const answer of waiting.splice(0)) answer();
     for (const each of asked) expect((await each).status).toBe(200);
-  }, 60_000);
+  });
 
   test("of connections make what has no stream wait", async () => {
     const waiting: (() => void)[] = [];

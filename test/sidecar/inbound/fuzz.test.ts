@@ -5,10 +5,6 @@ import { run as runPair } from "../../fuzz/sidecar/inbound/pair.fuzz.ts";
 test.each([
   { name: "a pair of sidecars", run: runPair },
   { name: "the mesh port", run: runMeshPort },
-])(
-  "whatever bytes come to $name, only what is allowed arrives",
-  async ({ run }) => {
-    expect((await run({ seconds: 1, seed: 5 })).cases).toBeGreaterThan(0);
-  },
-  60_000,
-);
+])("whatever bytes come to $name, only what is allowed arrives", async ({ run }) => {
+  expect((await run({ seconds: 1, seed: 5 })).cases).toBeGreaterThan(0);
+});

@@ -158,7 +158,7 @@ describe("in memory", () => {
     const [port = 0] = await freePorts(1);
     server = new RedisServer(port);
     await server.start();
-  }, 30_000);
+  });
   afterAll(() => server?.close());
 
   promises(() => open());
@@ -237,7 +237,7 @@ describe("in memory", () => {
     );
     expect(await store.find(again, T0)).toBeDefined();
     await store.close();
-  }, 30_000);
+  });
 
   test("what is not ours is no session", async () => {
     const store = await open("odd:");
