@@ -4,11 +4,15 @@ import { DeadlineWheel, type Timed } from "./deadline-wheel.ts";
 
 /** How late a request may be told that its time is over. */
 const TICK_MS = 16;
+/** A tick so late tells that this process stood still (a throttled container, a busy machine). */
+const LATE_MS = 4 * TICK_MS;
 
 export class Deadlines {
   readonly #clock: Clock;
   readonly #wheel: DeadlineWheel;
   #timer: NodeJS.Timeout | undefined;
+  #tickedMs = 0;
+  #hasWaited = false;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -17,8 +21,11 @@ export class Deadlines {
 
   /** Tells `entry` when its deadline comes; one that moves its deadline on is told later. */
   add(entry: Timed): void {
-    this.#wheel.add(entry, this.#clock.monotonicMs());
-    this.#timer ??= setInterval(() => this.#tick(), TICK_MS).unref();
+    const nowMs = this.#clock.monotonicMs();
+    this.#wheel.add(entry, nowMs);
+    if (this.#timer !== undefined) return;
+    this.#tickedMs = nowMs;
+    this.#timer = setInterval(() => this.#tick(), TICK_MS).unref();
   }
 
   remove(entry: Timed): void {
@@ -30,8 +37,13 @@ export class Deadlines {
     this.#timer = undefined;
   }
 
+  /** After a standstill of ours one tick is let by: what came meanwhile is read before it is called missing. */
   #tick(): void {
-    this.#wheel.expire(this.#clock.monotonicMs());
+    const nowMs = this.#clock.monotonicMs();
+    this.#hasWaited = !this.#hasWaited && nowMs - this.#tickedMs > LATE_MS;
+    this.#tickedMs = nowMs;
+    if (this.#hasWaited) return;
+    this.#wheel.expire(nowMs);
     if (this.#wheel.size === 0) this.close();
   }
 }

@@ -3,6 +3,7 @@
 import type { HeldTxn } from "../core/identity/held-txn.ts";
 import type { Revocations } from "../core/identity/revocations.ts";
 import { type CallChain, originChain } from "../telemetry/correlation.ts";
+import { PatientTimer } from "../wire/patient-timer.ts";
 import type { TokenClient } from "./token-client.ts";
 
 export interface OwnUserDeps {
@@ -70,12 +71,10 @@ export class OwnUser {
   async wait(): Promise<CallChain | undefined> {
     const client = this.#deps.client();
     if (client === undefined) return undefined;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<undefined>((resolve) => {
-      timer = setTimeout(resolve, WAIT_MS, undefined);
-    });
-    const result = await Promise.race([client.mintOwn(), late]);
-    clearTimeout(timer);
+    const late = Promise.withResolvers<undefined>();
+    const timer = new PatientTimer(WAIT_MS, () => late.resolve(undefined));
+    const result = await Promise.race([client.mintOwn(), late.promise]);
+    timer.cancel();
     this.#isAway = result?.ok !== true;
     return result?.ok === true ? this.#chainOf(result.value) : undefined;
   }

@@ -57,7 +57,7 @@ export function get(port: number, path: string): Promise<{ status: number; body:
 
 function request(options: http.RequestOptions, body?: string): Promise<{ status: number; body: string }> {
   return new Promise((resolve) => {
-    const outgoing = http.request({ ...options, agent: false, timeout: 10_000 }, (response) => {
+    const outgoing = http.request({ ...options, agent: false, timeout: 60_000 }, (response) => {
       let text = "";
       response.setEncoding("utf8");
       response.on("data", (chunk: string) => {
@@ -72,13 +72,13 @@ function request(options: http.RequestOptions, body?: string): Promise<{ status:
 }
 
 /** For a process that starts beside many others; one that ends instead is told of at once. */
-const START_WITHIN_MS = 45_000;
+const START_WITHIN_MS = 100_000;
 
 /** Polls until `check` gives a value; fails with `what` after `timeoutMs`. */
 export async function until<T>(
   what: string,
   check: () => Promise<T | undefined> | T | undefined,
-  timeoutMs = 30_000,
+  timeoutMs = 100_000,
 ): Promise<T> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {

@@ -253,7 +253,7 @@ export class TestSidecar {
   }
 
   /** Resolves when the condition holds; looked at whenever a table or the connection changes. */
-  async until(condition: (sidecar: TestSidecar) => boolean, timeoutMs = 30_000): Promise<void> {
+  async until(condition: (sidecar: TestSidecar) => boolean, timeoutMs = 100_000): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => reject(new Error("condition did not come true")), timeoutMs);
       const look = (): void => {
@@ -278,7 +278,7 @@ export class TestSidecar {
 export async function eventually<T>(
   look: () => T | Promise<T>,
   holds: (value: T) => boolean,
-  timeoutMs = 30_000,
+  timeoutMs = 100_000,
 ): Promise<T> {
   const endMs = performance.now() + timeoutMs;
   for (;;) {

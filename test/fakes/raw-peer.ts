@@ -73,7 +73,7 @@ export class RawPeer {
     this.send({ hello: { protocolVersion: 1, softwareVersion: "raw", instance: "raw", ...over } });
   }
 
-  async until(condition: (peer: RawPeer) => boolean, timeoutMs = 30_000): Promise<void> {
+  async until(condition: (peer: RawPeer) => boolean, timeoutMs = 100_000): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const timer = setTimeout(
       () =>

@@ -32,7 +32,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 function run(...args: string[]): Promise<{ status: number; text: string; errors: string }> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [cli, ...args], { cwd: root, timeout: 15_000 }, (error, text, errors) => {
+    execFile(process.execPath, [cli, ...args], { cwd: root, timeout: 100_000 }, (error, text, errors) => {
       const status = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
       resolve({ status, text, errors });
     });
@@ -198,7 +198,7 @@ describe("a cluster that cannot be asked", () => {
       execFile(
         process.execPath,
         [cli, ...args],
-        { cwd: root, timeout: 30_000, env },
+        { cwd: root, timeout: 100_000, env },
         (error, text, errors) => {
           const status = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
           resolve({ status, text, errors });

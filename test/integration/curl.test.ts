@@ -39,7 +39,7 @@ const able = canTest("curl over HTTP/2 with an exported SVID", { curl: "Debian's
     );
     const port = platform.sidecars.get(target)?.meshPort;
     const { stdout } = await promisify(execFile)("curl", [
-      ...["--silent", "--http2", "--insecure", "--max-time", "10"],
+      ...["--silent", "--http2", "--insecure", "--max-time", "100"],
       ...["--cert", join(out, "svid.pem"), "--key", join(out, "key.pem")],
       ...["-H", "content-type: application/json", "-d", body],
       ...["-w", "\n%{http_code} %{http_version}", `https://127.0.0.1:${port}${path}`],

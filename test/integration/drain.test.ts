@@ -4,7 +4,6 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { get, until } from "../demo/mesh-processes.ts";
 import { freePorts, type RunningProcess, repositoryRoot, startNode } from "../demo/process.ts";
@@ -88,6 +87,8 @@ const callee = (index: 0 | 1): Promise<RunningProcess> =>
 
 interface Load {
   readonly failures: string[];
+  /** Resolves when every call is over that is under way now. */
+  settled(): Promise<unknown>;
   ok: number;
   closes: number;
   stop(): Promise<void>;
@@ -97,8 +98,15 @@ interface Load {
 function startLoad(connections: number): Load {
   let stopping = false;
   const agent = new Agent({ keepAlive: true, maxSockets: connections });
-  const load: Load = { failures: [], ok: 0, closes: 0, stop: async () => {} };
-  const call = (): Promise<boolean> =>
+  const underWay = new Set<Promise<boolean>>();
+  const load: Load = {
+    failures: [],
+    ok: 0,
+    closes: 0,
+    settled: () => Promise.all(underWay),
+    stop: async () => {},
+  };
+  const one = (): Promise<boolean> =>
     new Promise((resolve) => {
       const outgoing = request(
         {
@@ -126,6 +134,13 @@ function startLoad(connections: number): Load {
       });
       outgoing.end("{}");
     });
+  const call = async (): Promise<boolean> => {
+    const made = one();
+    underWay.add(made);
+    const goesOn = await made;
+    underWay.delete(made);
+    return goesOn;
+  };
   const loops = Array.from({ length: connections }, async () => {
     while (!stopping && (await call()));
   });
@@ -146,7 +161,7 @@ test("endpoints and callers end under load without a failed call", async () => {
   ]);
   const load = startLoad(16);
   await until("load", () => (load.ok > 200 ? true : undefined));
-  expect(await first.stop(20_000)).toBe(0);
+  expect(await first.stop(100_000)).toBe(0);
   const after = load.ok;
   await until("calls on the other endpoint", () => (load.ok > after + 100 ? true : undefined));
   const again = await callee(0);
@@ -156,14 +171,16 @@ test("endpoints and callers end under load without a failed call", async () => {
   const exit = once(again.child, "exit");
   again.child.kill("SIGKILL");
   await exit;
-  await delay(200);
+  // What was under way at its end, and what was sent before the caller's sidecar had heard of that.
+  await load.settled();
+  await load.settled();
   const lost = load.failures.splice(0);
   expect(lost.length).toBeLessThanOrEqual(16);
   expect(lost.filter((one) => !one.startsWith("502 countersign-sidecar/notebook/notebook;"))).toEqual([]);
   const before = load.ok;
   await callee(0);
   await until("calls again", () => (load.ok > before + 200 ? true : undefined));
-  expect(await caller.stop(20_000)).toBe(0);
+  expect(await caller.stop(100_000)).toBe(0);
   await load.stop();
   expect(load.failures).toEqual([]);
   expect(load.closes).toBeGreaterThan(0);

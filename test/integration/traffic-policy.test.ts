@@ -168,11 +168,12 @@ test("outliers: an endpoint that fails three times in a row is left alone", asyn
 
 test("timeouts: the whole call, and an answer that stops", async () => {
   answers[0] = answers[1] = silent;
-  await traffic("timeouts: {request: 300ms}");
+  // Long enough for an answer where the machine stands still.
+  await traffic("timeouts: {request: 3s}");
   const startedMs = performance.now();
   const answer = await ask();
   expect([answer.status, reasonOf(answer)]).toEqual([504, "UPSTREAM_TIMEOUT"]);
-  expect(performance.now() - startedMs).toBeLessThan(15_000);
+  expect(performance.now() - startedMs).toBeGreaterThan(2_500);
   answers[0] = answers[1] = hello;
   expect(await statuses(10)).toEqual({ 200: 10 });
 });
@@ -199,7 +200,7 @@ test("health checks: an endpoint that says it is not well is left alone", async 
   answers[0] = (head, socket, body) =>
     (head.startsWith("GET /ping") ? failing("500 Internal Server Error") : hello)(head, socket, body);
   await traffic(
-    "healthCheck: {type: http, path: /ping, interval: 1s, timeout: 500ms, unhealthyThreshold: 1}, lb: roundRobin",
+    "healthCheck: {type: http, path: /ping, interval: 1s, timeout: 10s, unhealthyThreshold: 1}, lb: roundRobin",
   );
   expect((await ask()).status).toBe(200);
   await until(

@@ -98,7 +98,7 @@ describe("databases", () => {
       const dsn = (caller: "friend" | "stranger"): string =>
         `host=127.0.0.1 port=${mesh.port(caller, POSTGRES_PORT)} user=postgres dbname=postgres`;
       const result = await python?.run("postgres_session", [dsn("friend"), dsn("stranger")], {
-        timeoutMs: 90_000,
+        timeoutMs: 110_000,
       });
       expect(result).toEqual({
         answer: 42,

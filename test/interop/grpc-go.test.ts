@@ -55,7 +55,7 @@ const CASES = [
     promisify(execFile)(
       join(tools ?? "", "client"),
       ["-server_host", "127.0.0.1", "-server_port", String(mesh.port(caller, PORT)), "-test_case", name],
-      { timeout: 30_000 },
+      { timeout: 110_000 },
     );
 
   test.each(CASES)("%s", async (name) => {

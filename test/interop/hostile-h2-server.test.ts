@@ -49,7 +49,7 @@ const python = await pythonEnvironment("hostile HTTP/2 servers (Python's hyperfr
 
   /** A connection that broke is replaced; its endpoint may rest for a moment before. */
   async function servesAgain(): Promise<void> {
-    for (let tries = 0; tries < 50; tries++) {
+    for (let tries = 0; tries < 600; tries++) {
       const answer = await ask("valid");
       if (answer.status === 200) {
         expect(answer.body).toBe("hello");

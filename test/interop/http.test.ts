@@ -76,7 +76,7 @@ describe("HTTP clients", () => {
   });
 
   (goClient ? test : test.skip)("net/http of Go, with an expectation and trailers both ways", async () => {
-    const { stdout } = await run(goClient ?? "", [url], { timeout: 50_000 });
+    const { stdout } = await run(goClient ?? "", [url], { timeout: 110_000 });
     expect(JSON.parse(stdout)).toEqual({
       ...SAME,
       sentTrailer: "of-the-upload",
@@ -87,13 +87,13 @@ describe("HTTP clients", () => {
   });
 
   (canJava ? test : test.skip)("HttpClient of Java, whose `Upgrade: h2c` is not taken up", async () => {
-    const { stdout } = await run("java", [local("clients/HttpClients.java"), url], { timeout: 50_000 });
+    const { stdout } = await run("java", [local("clients/HttpClients.java"), url], { timeout: 110_000 });
     expect(JSON.parse(stdout)).toEqual({ ...SAME, version: "HTTP_1_1", saw: "-;-", continued: FILE });
   });
 
   (canCurl ? describe : describe.skip)("curl", () => {
     const curl = async (...args: string[]): Promise<string> =>
-      (await run("curl", ["--silent", "--show-error", "--max-time", "40", ...args])).stdout;
+      (await run("curl", ["--silent", "--show-error", "--max-time", "100", ...args])).stdout;
 
     test("downloads, in parts too, and resumes", async () => {
       const out = join(dir, "curl-file");
@@ -108,7 +108,7 @@ describe("HTTP clients", () => {
     test("uploads with and without length, expecting to be let", async () => {
       const from = join(dir, "upload");
       writeFileSync(from, file);
-      const expecting = ["-H", "expect: 100-continue", "--expect100-timeout", "30"];
+      const expecting = ["-H", "expect: 100-continue", "--expect100-timeout", "90"];
       for (const how of [[], ["-H", "transfer-encoding: chunked"]]) {
         const told = await curl("-T", from, ...expecting, ...how, `${url}/upload`);
         expect(JSON.parse(told)).toMatchObject({ bytes: SIZE, sha256: FILE });
@@ -178,7 +178,7 @@ describe("HTTP clients", () => {
   (canWget ? test : test.skip)("wget resumes a download, and gives up at a denial", async () => {
     const out = join(dir, "wget-file");
     writeFileSync(out, file.subarray(0, 1_234_567));
-    await run("wget", ["--quiet", "--continue", "--timeout=30", "-O", out, `${url}/files/${SIZE}`]);
+    await run("wget", ["--quiet", "--continue", "--timeout=90", "-O", out, `${url}/files/${SIZE}`]);
     expect((await run("sha256sum", [out])).stdout.slice(0, 64)).toBe(FILE);
     const denied = await run("wget", [
       "--tries=1",

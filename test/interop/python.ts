@@ -56,7 +56,7 @@ export async function pythonEnvironment(
     fileURLToPath(new URL(`${folderName}/${name}.py`, import.meta.url));
   return {
     bin,
-    run: async (name, args, { env = {}, timeoutMs = 60_000 } = {}) => {
+    run: async (name, args, { env = {}, timeoutMs = 110_000 } = {}) => {
       const { stdout, stderr } = await promisify(execFile)(interpreter, [source("clients", name), ...args], {
         env: { ...process.env, ...base, ...env },
         timeout: timeoutMs,

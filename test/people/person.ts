@@ -3,7 +3,7 @@ import type { Browser, BrowserContext, Page } from "playwright-core";
 import { until } from "../demo/mesh-processes.ts";
 
 /** For one thing that a page is expected to come to, on a busy machine. */
-const PATIENCE_MS = 45_000;
+const PATIENCE_MS = 100_000;
 
 export interface Account {
   readonly username: string;

@@ -95,7 +95,7 @@ async function callee(
 }
 
 async function until(holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 30_000;
+  const deadline = performance.now() + 100_000;
   while (!holds() && performance.now() < deadline) await new Promise((resolve) => setImmediate(resolve));
 }
 

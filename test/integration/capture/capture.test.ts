@@ -56,7 +56,7 @@ const backends = able ? (["nft", "legacy"] as const).filter(hasBackend) : [];
     const sidecars = new Map<Place, RunningProcess>();
 
     async function until(place: Place, url: string, status: string): Promise<void> {
-      for (let attempt = 0; attempt < 150; attempt++) {
+      for (let attempt = 0; attempt < 1_000; attempt++) {
         const answer = await spaces.curl(place, url);
         if (answer.status === status) return;
         await new Promise((resolve) => setTimeout(resolve, 100));

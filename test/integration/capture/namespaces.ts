@@ -70,7 +70,7 @@ export class Namespaces {
   exec(place: Place, program: string, ...args: readonly string[]): string {
     return execFileSync("ip", ["netns", "exec", this.name(place), program, ...args], {
       encoding: "utf8",
-      timeout: 20_000,
+      timeout: 90_000,
       stdio: ["ignore", "pipe", "pipe"],
     });
   }
@@ -79,7 +79,7 @@ export class Namespaces {
   async run(place: Place, program: string, ...args: readonly string[]): Promise<Ran> {
     try {
       const all = ["netns", "exec", this.name(place), program, ...args];
-      const { stdout, stderr } = await promisify(execFile)("ip", all, { timeout: 20_000 });
+      const { stdout, stderr } = await promisify(execFile)("ip", all, { timeout: 90_000 });
       return { code: 0, stdout, stderr };
     } catch (error) {
       const failed = error as { code?: number; stdout?: string; stderr?: string };
@@ -93,7 +93,7 @@ export class Namespaces {
     url: string,
     ...args: readonly string[]
   ): Promise<{ code: number; status: string; body: string }> {
-    const flags = ["--silent", "--globoff", "--max-time", "10", "--write-out", "\n%{http_code}"];
+    const flags = ["--silent", "--globoff", "--max-time", "60", "--write-out", "\n%{http_code}"];
     const { code, stdout } = await this.run(place, "curl", ...flags, ...args, url);
     const end = stdout.lastIndexOf("\n");
     return { code, status: stdout.slice(end + 1), body: stdout.slice(0, end) };
@@ -123,7 +123,7 @@ export class Namespaces {
 }
 
 function ip(...args: readonly string[]): void {
-  execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"], timeout: 10_000 });
+  execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"], timeout: 60_000 });
 }
 
 /** Whether this machine lets us try; otherwise says what is left out. */

@@ -147,7 +147,7 @@ export class NetBrowser extends BaseBrowser {
             ca: this.#ca,
             agent: false,
           },
-          ...{ method, path: target, timeout: 10_000 },
+          ...{ method, path: target, timeout: 60_000 },
           headers: { host, ...(cookie === undefined ? {} : { cookie }), ...fields },
         },
         (response) => {

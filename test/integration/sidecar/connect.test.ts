@@ -91,7 +91,7 @@ class Client {
   }
 
   async until(done: () => boolean): Promise<void> {
-    const untilMs = performance.now() + 4_000;
+    const untilMs = performance.now() + 60_000;
     while (!done()) {
       if (performance.now() > untilMs) throw new Error(`it never came: ${this.text} ${this.error}`);
       await new Promise((resolve) => setImmediate(resolve));

@@ -193,7 +193,7 @@ const list = (): Promise<{ items: string[]; code: number }> =>
   });
 
 async function until(done: () => boolean): Promise<void> {
-  const untilMs = performance.now() + 30_000;
+  const untilMs = performance.now() + 100_000;
   while (!done()) {
     if (performance.now() > untilMs) throw new Error(exposition(caller.plane.metrics).body);
     await new Promise((resolve) => setImmediate(resolve));
@@ -241,7 +241,7 @@ describe("grpc.health.v1", () => {
   const healthCheck = {
     probe: { kind: "grpc" as const, service: "things.Store" },
     intervalMs: 20,
-    timeoutMs: 1_000,
+    timeoutMs: 30_000,
     healthyThreshold: 2,
     unhealthyThreshold: 2,
   };

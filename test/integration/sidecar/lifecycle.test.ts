@@ -155,7 +155,7 @@ test("a limit answers 429 and says when to come again", async () => {
     ...ALLOW_READ,
     rules: ALLOW_READ.rules.map((rule) => ({
       ...rule,
-      with: { rateLimit: { key: ["workload"], requests: 2, perMs: 60_000, burst: 2 } },
+      with: { rateLimit: { key: ["workload"], requests: 2, perMs: 3_600_000, burst: 2 } },
     })),
   };
   const { caller } = await pair([limited]);

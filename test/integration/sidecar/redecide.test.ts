@@ -69,7 +69,7 @@ class Client {
 }
 
 async function until(done: () => boolean, what = ""): Promise<void> {
-  const untilMs = performance.now() + 30_000;
+  const untilMs = performance.now() + 100_000;
   while (!done()) {
     if (performance.now() > untilMs) throw new Error(`it never came: ${what}`);
     await new Promise((resolve) => setImmediate(resolve));

@@ -111,7 +111,7 @@ async function readAll(socket: Socket): Promise<{ bytes: Buffer; ended: boolean 
 }
 
 const turns = async (done: () => boolean): Promise<void> => {
-  const untilMs = performance.now() + 4_000;
+  const untilMs = performance.now() + 60_000;
   while (!done()) {
     if (performance.now() > untilMs) throw new Error("it never came");
     await new Promise((resolve) => setImmediate(resolve));

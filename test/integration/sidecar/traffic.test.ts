@@ -257,7 +257,8 @@ describe("a retry", () => {
 describe("a limit in time", () => {
   test("of one attempt sends the request to another endpoint", async () => {
     const { caller, apps } = await fleet([silent, hello], {
-      retries: { ...RETRIES, attempts: 3, perTryTimeoutMs: 100 },
+      // Long enough for the other's answer where the machine stands still.
+      retries: { ...RETRIES, attempts: 3, perTryTimeoutMs: 2_000 },
     });
     for (let i = 0; i < 20 && apps[0]?.heads.length === 0; i++)
       expect((await send(caller.proxyPort, GET)).status).toBe(200);
@@ -292,8 +293,8 @@ describe("a limit in time", () => {
 
   test("without a byte does not end an answer that goes on", async () => {
     const slow: Answer = (_head, socket) => {
-      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n");
-      let left = 8;
+      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 24\r\n\r\n");
+      let left = 24;
       const timer = setInterval(() => {
         socket.write("x");
         left--;
@@ -301,9 +302,9 @@ describe("a limit in time", () => {
       }, 60);
     };
     const { caller } = await fleet([slow], {
-      timeouts: { requestMs: undefined, connectMs: undefined, idleMs: 250, streamMs: undefined },
+      timeouts: { requestMs: undefined, connectMs: undefined, idleMs: 1_000, streamMs: undefined },
     });
-    expect((await send(caller.proxyPort, GET)).body).toBe("xxxxxxxx");
+    expect((await send(caller.proxyPort, GET)).body).toBe("x".repeat(24));
   });
 
   test("of the whole call ends an answer that goes on, visibly", async () => {
@@ -313,7 +314,7 @@ describe("a limit in time", () => {
       socket.on("close", () => clearInterval(timer));
     };
     const { caller } = await fleet([endless], {
-      timeouts: { requestMs: 300, connectMs: undefined, idleMs: undefined, streamMs: undefined },
+      timeouts: { requestMs: 1_500, connectMs: undefined, idleMs: undefined, streamMs: undefined },
     });
     const answer = await send(caller.proxyPort, GET, () => false);
     expect(answer.raw).toContain("1\r\nx\r\n");
@@ -344,7 +345,8 @@ describe("an active check", () => {
   const healthCheck = {
     probe: { kind: "http" as const, path: "/health" },
     intervalMs: 20,
-    timeoutMs: 200,
+    // Long enough for an answer where the machine stands still.
+    timeoutMs: 2_000,
     healthyThreshold: 2,
     unhealthyThreshold: 2,
   };

@@ -139,7 +139,7 @@ class Client {
   }
 
   async until(done: () => boolean): Promise<void> {
-    const untilMs = performance.now() + 4_000;
+    const untilMs = performance.now() + 60_000;
     while (!done()) {
       if (performance.now() > untilMs) throw new Error(`it never came: ${this.bytes.toString("latin1")}`);
       await new Promise((resolve) => setImmediate(resolve));

@@ -26,7 +26,7 @@ from hyperframe.frame import (
 )
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-PATIENCE_S = 3.0
+PATIENCE_S = 60.0
 
 
 def raw(kind, flags, stream, payload):
@@ -41,7 +41,7 @@ class Peer:
         context.load_verify_locations(f"{directory}/ca.pem")
         context.load_cert_chain(f"{directory}/svid.pem", f"{directory}/key.pem")
         context.set_alpn_protocols(["h2"])
-        self.sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5))
+        self.sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 60))
         self.sock.settimeout(0.0)
         self.sent = 0
         self.goaway = None
@@ -446,7 +446,8 @@ def main():
     peer = Peer(port, directory, settings)
     peer.wait(lambda: peer.acks > 0)
     ATTACKS[attack](peer)
-    peer.wait(lambda: peer.closed, 0.3)
+    # A server that has said goodbye closes; one that has not gets time for it.
+    peer.wait(lambda: peer.closed, 0.3 if peer.goaway is None else PATIENCE_S)
     alive = attack not in ("zero_window", "half_a_frame") and peer.honest()
     print(
         json.dumps(

@@ -53,7 +53,7 @@ func call(client *http.Client, method, url string, body io.Reader, fields ...str
 func main() {
 	url := os.Args[1]
 	file := fmt.Sprintf("%s/files/%d", url, size)
-	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: 20 * time.Second}}
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: 90 * time.Second}}
 	_, data := call(client, "GET", file, nil)
 	var sized, chunked struct {
 		Sha256   string            `json:"sha256"`

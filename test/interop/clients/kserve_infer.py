@@ -49,7 +49,7 @@ def streamed(stub, models: list) -> dict:
 
     def consume() -> None:
         nonlocal answers
-        for _ in stub.ModelStreamInfer(iter([request(model) for model in models]), timeout=20):
+        for _ in stub.ModelStreamInfer(iter([request(model) for model in models]), timeout=60):
             answers += 1
 
     return {**refusal(consume), "answers": answers}
@@ -63,7 +63,7 @@ def through_library(client) -> list:
         client.async_stream_infer("fraud-v1", [tensor(8)])
     sums = []
     for _ in range(10):
-        result, error = results.get(timeout=20)
+        result, error = results.get(timeout=60)
         sums.append(str(error) if error else float(result.as_numpy("OUT").sum()))
     client.stop_stream()
     return sums

@@ -12,7 +12,7 @@ QUIET_SECONDS = 3
 
 
 def main(friend: int, stranger: int) -> dict:
-    db = redis.Redis(port=friend, socket_timeout=30)
+    db = redis.Redis(port=friend, socket_timeout=100)
     result = {"ping": db.ping()}
     with db.pipeline(transaction=False) as pipe:
         for n in range(10_000):
@@ -27,7 +27,7 @@ def main(friend: int, stranger: int) -> dict:
 
     subscription = db.pubsub(ignore_subscribe_messages=True)
     subscription.subscribe("news")
-    subscription.get_message(timeout=5)
+    subscription.get_message(timeout=60)
 
     def later() -> None:
         time.sleep(QUIET_SECONDS)
@@ -36,10 +36,10 @@ def main(friend: int, stranger: int) -> dict:
         other.publish("news", "after silence")
 
     threading.Thread(target=later).start()
-    result["popped"] = db.blpop("queue", timeout=15)[1].decode()
-    result["news"] = (subscription.get_message(timeout=15) or {}).get("data", b"").decode()
+    result["popped"] = db.blpop("queue", timeout=60)[1].decode()
+    result["news"] = (subscription.get_message(timeout=60) or {}).get("data", b"").decode()
     try:
-        result["stranger"] = str(redis.Redis(port=stranger, retry=None, socket_timeout=10).ping())
+        result["stranger"] = str(redis.Redis(port=stranger, retry=None, socket_timeout=60).ping())
     except (redis.ConnectionError, redis.TimeoutError) as error:
         result["stranger"] = type(error).__name__
     return result

@@ -31,7 +31,7 @@ async def status_of(url: str) -> int:
 
 def seen(url: str) -> list:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return json.loads(opener.open(url.replace("ws:", "http:") + "/seen", timeout=10).read())
+    return json.loads(opener.open(url.replace("ws:", "http:") + "/seen", timeout=60).read())
 
 
 async def main(url: str, stranger: str) -> dict:
@@ -69,7 +69,7 @@ async def main(url: str, stranger: str) -> dict:
             await socket.close(code, reason)
     async with connect(f"{url}/close", **options) as socket:
         socket.transport.abort()
-    for _ in range(200):
+    for _ in range(1_200):
         endings = seen(url)[before:]
         if len(endings) > len(CLOSES):
             break
