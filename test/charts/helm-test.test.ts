@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, test } from "@jest/globals";
+import { freePorts } from "../demo/process.ts";
 import { describeWithHelm, type Manifest, render } from "./helm.ts";
 
 interface Container {
@@ -66,7 +67,7 @@ describeWithHelm("the programs of `helm test`", () => {
     const { code, said } = await answer(({ url }, response) => {
       if (url === "/denied" || early-- > 0) response.writeHead(403, problem).end("{}");
       else response.end(allowed);
-    }, 15_000);
+    }, 100_000);
     expect(JSON.parse(said)).toMatchObject({
       passed: true,
       allowed: { status: 200 },
@@ -76,7 +77,7 @@ describeWithHelm("the programs of `helm test`", () => {
   });
 
   test("the client fails at once when what should be denied is allowed", async () => {
-    const { code, said } = await answer((_, response) => response.end(allowed), 15_000);
+    const { code, said } = await answer((_, response) => response.end(allowed), 100_000);
     expect(JSON.parse(said)).toMatchObject({ passed: false, denied: { status: 200 } });
     expect(code).toBe(1);
   });
@@ -103,11 +104,7 @@ describeWithHelm("the programs of `helm test`", () => {
   });
 
   test("the server answers with what the mesh told it of the caller", async () => {
-    const free = createServer().listen(0);
-    await once(free, "listening");
-    const { port } = free.address() as AddressInfo;
-    free.close();
-    await once(free, "close");
+    const [port = 0] = await freePorts(1);
     const child = spawn(process.execPath, ["-e", server.args[0].replace("8080", String(port))], {
       stdio: "inherit",
     });
@@ -115,7 +112,7 @@ describeWithHelm("the programs of `helm test`", () => {
       const headers = { "x-mesh-caller": "service/client", "x-forwarded-client-cert": "URI=spiffe://x" };
       let body: unknown;
       // It says nothing when it listens, so it is asked until it does.
-      const untilMs = performance.now() + 10_000;
+      const untilMs = performance.now() + 100_000;
       while (body === undefined && performance.now() < untilMs)
         body = await fetch(`http://127.0.0.1:${port}/`, { headers }).then(
           (response) => response.json(),

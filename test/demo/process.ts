@@ -105,20 +105,32 @@ export function startProgram(
   };
 }
 
-/** Below what Linux gives to outgoing connections (32768 on): one of those could take a port before its process binds it. */
+/**
+ * Below what Linux gives to outgoing connections (32768 on) and Kubernetes to node ports (30000 on): one of those could
+ * take a port before its process binds it.
+ */
 const FIRST_PORT = 18_000;
-const LAST_PORT = 32_000;
+const SHARES = 16;
+const PORTS_PER_SHARE = 750;
 const MAX_TRIES = 1_000;
+const given = new Set<number>();
 
-/** Free TCP ports on loopback, all different; chosen at random, so that runs beside this one choose others. */
+/**
+ * Free TCP ports on loopback, never one of them twice. Jest's workers choose from different shares, by their pids: between
+ * choosing and binding lie seconds. Within a share chance decides, for the sake of other runs on this machine.
+ */
 export async function freePorts(count: number): Promise<number[]> {
-  const ports = new Set<number>();
-  for (let tries = 0; ports.size < count && tries < MAX_TRIES; tries++) {
-    const port = FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT));
-    if (!ports.has(port) && (await isFree(port))) ports.add(port);
+  const first = FIRST_PORT + (process.pid % SHARES) * PORTS_PER_SHARE;
+  const ports: number[] = [];
+  for (let tries = 0; ports.length < count && tries < MAX_TRIES; tries++) {
+    const port = first + Math.floor(Math.random() * PORTS_PER_SHARE);
+    if (given.has(port) || !(await isFree(port))) continue;
+    given.add(port);
+    ports.push(port);
   }
-  if (ports.size < count) throw new Error(`no ${count} free ports from ${FIRST_PORT} to ${LAST_PORT}`);
-  return [...ports];
+  if (ports.length < count)
+    throw new Error(`no ${count} free ports from ${first} to ${first + PORTS_PER_SHARE - 1}`);
+  return ports;
 }
 
 async function isFree(port: number): Promise<boolean> {

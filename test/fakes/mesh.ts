@@ -23,6 +23,7 @@ import { join } from "../../sidecar/discovery/bootstrap.ts";
 import { type DiscoveryClient, runDiscoveryClient } from "../../sidecar/discovery/client.ts";
 import { openResourceStore, type ResourceStore } from "../../sidecar/discovery/store.ts";
 import type { SidecarTable } from "../../sidecar/discovery/table.ts";
+import { freePorts } from "../demo/process.ts";
 
 export const MESH_YAML = `
 apiVersion: countersign.dev/v1alpha1
@@ -57,6 +58,13 @@ spec:
   targets: [{names: [${target}]}]
   rules: [{name: only, from: [{workload: {kinds: [${kind}]}}], operations: [{op: ${op}}]}]
 `;
+}
+
+/** As flags: ports that nobody else is given while the control plane is away. */
+async function keptPorts(): Promise<string[]> {
+  const ports = await freePorts(4);
+  const names = ["--bootstrap-port", "--discovery-port", "--token-port", "--metrics-port"];
+  return names.flatMap((name, at) => [name, String(ports[at])]);
 }
 
 /** A control plane and its directories; `close` removes them. */
@@ -95,6 +103,7 @@ export class TestMesh {
       "0",
       "--heartbeat-ms",
       "200",
+      ...(extra.includes("--discovery-port") ? [] : await keptPorts()),
       ...extra,
     ];
     const config = parseControlPlaneConfig(args);
@@ -152,7 +161,7 @@ export class TestMesh {
       address: `127.0.0.1:${this.handle.ports.bootstrap}`,
       proof: { kind: "join-token", token: String(token) },
       request: createCertificateRequest(keys),
-      timeoutMs: 5_000,
+      timeoutMs: 60_000,
     });
     const bundle = parseTrustBundle(answer.trustBundle);
     if (!bundle.ok) throw new Error(bundle.error);

@@ -9,4 +9,4 @@ test("no call and no open stream fails while its callees are restarted", async (
   expect(report.restarts).toBe(6);
   expect(report.requests).toBeGreaterThan(300);
   expect(report.streams).toBeGreaterThan(20);
-});
+}, 400_000);

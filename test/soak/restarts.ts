@@ -15,6 +15,8 @@ const STREAM_CHUNKS = 20;
 const STREAM_EVERY_MS = 100;
 const CHUNK = `data: ${"x".repeat(1_000)}\n\n`;
 const MAX_KEPT_FAILURES = 20;
+/** Calls at once: more only queue, and a slow machine would never catch up. */
+const MAX_OPEN = 100;
 
 export interface RestartOptions {
   readonly upstreams: number;
@@ -127,7 +129,7 @@ spec: {kind: serving, serviceAccount: scorer, addresses: [${named.join(", ")}], 
 
   async restart(index: number): Promise<void> {
     const before = this.#callees[index];
-    const code = await before?.stop(30_000);
+    const code = await before?.stop(100_000);
     if (code !== 0) throw new Error(`sidecar ${index} ended with ${code}: ${before?.errors()}`);
     this.#callees[index] = await this.#startCallee(index);
   }
@@ -202,12 +204,17 @@ class Load {
     void work.finally(() => this.#running.delete(work));
   }
 
-  /** At a fixed rate, whatever the answers do. */
+  /** At a fixed rate, whatever the answers do, as far as the machine can keep up. */
   async #requests(rate: number): Promise<void> {
-    const startMs = performance.now();
-    for (let sent = 0; !this.#stopping; sent++) {
-      const waitMs = startMs + (sent * 1_000) / rate - performance.now();
+    let dueMs = performance.now();
+    while (!this.#stopping) {
+      const waitMs = dueMs - performance.now();
       if (waitMs > 1) await delay(waitMs);
+      dueMs += 1_000 / rate;
+      if (this.#running.size > MAX_OPEN) {
+        dueMs = performance.now() + 10;
+        continue;
+      }
       this.#report.requests++;
       this.#track(this.#call("{}", (body) => body === '{"got":2}'));
     }

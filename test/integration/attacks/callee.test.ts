@@ -373,7 +373,7 @@ describe("more than was asked for", () => {
     const startedMs = performance.now();
     const got = await ask("hostile");
     expect(finalOf(got.raw)).toMatch(/^HTTP\/1\.1 (200|50[234]) /);
-    expect(performance.now() - startedMs).toBeLessThan(30_000);
+    expect(performance.now() - startedMs).toBeLessThan(100_000);
     await honestNext();
   });
 

@@ -68,7 +68,7 @@ describe("redaction", () => {
     const began = performance.now();
     for (const odd of ['"', '"a":"', '\\"', '"":', `"a"${" ".repeat(50)}`])
       redactedJson(odd.repeat(65_536 / odd.length), NONE);
-    expect(performance.now() - began).toBeLessThan(5_000);
+    expect(performance.now() - began).toBeLessThan(60_000);
   });
 });
 

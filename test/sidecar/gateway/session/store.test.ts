@@ -191,17 +191,19 @@ describe("in memory", () => {
   });
 
   test("Redis forgets a session that nobody uses", async () => {
-    const store = await open("idle:", 300);
+    // Longer than a busy machine takes from one command to the next.
+    const IDLE_MS = 3_000;
+    const store = await open("idle:", IDLE_MS);
     const id = createSessionId();
     const nowMs = Date.now();
     await store.create(id, sessionOf("s1", { endsMs: nowMs + HOUR_MS }), nowMs);
-    const other = await open("idle:", 300);
+    const other = await open("idle:", IDLE_MS);
     expect(await other.find(id, nowMs)).toBeDefined();
     await other.close();
     await until("the end of it", async () => {
-      const fresh = await open("idle:", 300);
+      const fresh = await open("idle:", IDLE_MS);
       // A read counts as use, so each look waits longer than the idle time.
-      await new Promise((resolve) => setTimeout(resolve, 400));
+      await new Promise((resolve) => setTimeout(resolve, IDLE_MS + 300));
       const found = await fresh.find(id, nowMs);
       await fresh.close();
       return found === undefined ? true : undefined;
