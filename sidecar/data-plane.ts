@@ -40,7 +40,7 @@ import { WaitingBytes } from "./inbound/waiting-body.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { CaptureListener } from "./outbound/capture-listener.ts";
 import { Externals } from "./outbound/external.ts";
-import { ExternalPools } from "./outbound/external-connection.ts";
+import { ExternalPools } from "./outbound/external-pools.ts";
 import { HealthChecks } from "./outbound/health-checks.ts";
 import { OutboundListener } from "./outbound/listener.ts";
 import { MirrorBudget } from "./outbound/mirror.ts";
@@ -248,6 +248,7 @@ export class DataPlane {
     });
     this.#externalPools = new ExternalPools({
       cache: this.#cache,
+      http2: shared.http2,
       clock,
       timeouts: config.timeouts,
       limits: config.limits,
@@ -257,6 +258,7 @@ export class DataPlane {
       ...shared,
       ownUser: deps.ownUser,
       mirrors: new MirrorBudget(),
+      waiting: this.#waiting,
       externalPools: this.#externalPools,
       random,
       node: config.node,

@@ -10,7 +10,8 @@ import { type CompiledProgram, createProgram, type Decision } from "../core/poli
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import { plaintextProgram } from "../core/policy/plaintext.ts";
 import type { Reason } from "../core/policy/reason.ts";
-import type { PortProtocol, When, WorkloadProgram } from "../core/policy/rule.ts";
+import type { PortProtocol, WorkloadProgram } from "../core/policy/rule.ts";
+import { dependsOnTime } from "../core/policy/timed.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type Party, PLAINTEXT_PARTY, type SidecarMetrics, UNKNOWN_PARTY } from "../metrics.ts";
@@ -122,7 +123,7 @@ export class Enforcement {
     this.plaintext = programs.plaintext;
     this.ports = ports;
     this.onlyPort = ports.size === 1 ? ports.values().next().value : undefined;
-    this.dependsOnTime = table.program.policies.some(({ rules }) => rules.some(({ when }) => isTimed(when)));
+    this.dependsOnTime = dependsOnTime(table.program);
     this.passesTxn = table.settings.propagation.includes("forward");
     this.self = { kind: table.program.kind, name: table.program.name };
     this.target = `${table.program.kind}/${table.program.name}`;
@@ -214,12 +215,6 @@ export class Enforcement {
       ),
     };
   }
-}
-
-function isTimed(when: When | undefined): boolean {
-  if (when === undefined) return false;
-  const { notBeforeMs, notAfterMs, schedule, authn, cel } = when;
-  return (notBeforeMs ?? notAfterMs ?? schedule ?? authn ?? cel) !== undefined;
 }
 
 function findBlindDeny(program: WorkloadProgram, port: number): string | undefined {

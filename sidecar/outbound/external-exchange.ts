@@ -2,71 +2,65 @@
 // carried over TLS with the host's own certificate, without any token of the mesh. One object per request; a WebSocket is a
 // request that is answered 101 and is bytes both ways from then on.
 import { randomBytes } from "node:crypto";
+import type { Timed } from "../balance/deadline-wheel.ts";
+import { parseGrpcTimeout } from "../core/http/grpc.ts";
+import { GrpcMessages, type MessageSink } from "../core/http/grpc-messages.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { FrameBoundary, WEBSOCKET } from "../core/http/websocket.ts";
-import { MAX_RESOURCE_BODY_BYTES } from "../core/policy/operations.ts";
+import { isGrpcProtobuf } from "../core/policy/protobuf-field.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
 import type { Field } from "../wire/field.ts";
-import type { ResponseHead } from "../wire/http1/parser.ts";
-import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
 import type { AppExchange, AppSide, AppStream, OutboundHead } from "./app-side.ts";
 import { CallFacts } from "./call-facts.ts";
 import { afterWaiting, chooseChain } from "./choose-chain.ts";
 import type { ExternalDestination } from "./external.ts";
-import type { ExternalConnection, ExternalUser } from "./external-connection.ts";
-import { externalLastWords } from "./external-last-words.ts";
-import { ExternalPermission } from "./external-permission.ts";
+import { ExternalAnswer } from "./external-answer.ts";
+import { ExternalBody } from "./external-body.ts";
+import { ExternalPermission, type ExternalRefusal } from "./external-permission.ts";
+import type { ExternalPlace, ExternalUser, HostAnswer, HostFailure } from "./external-place.ts";
+import type { ExternalPool } from "./external-pool.ts";
 import { recordExternal } from "./external-record.ts";
-import { http1Request } from "./external-request.ts";
-import { agreedFields, askedOf, type HostHandshake, hostHandshake } from "./external-upgrade.ts";
-import { writeTrailers } from "./forwarded-answers.ts";
-import { STRIPPED } from "./mesh-request.ts";
-import { writeProblem } from "./problem-answer.ts";
+import { askedOf, type HostHandshake, hostHandshake } from "./external-upgrade.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 const NO_ERROR = 0x0;
-const INTERNAL_ERROR = 0x2;
-const CANCEL = 0x8;
-const EMPTY = Buffer.alloc(0);
 
-export class ExternalExchange implements AppExchange, ExternalUser {
+export class ExternalExchange implements AppExchange, ExternalUser, MessageSink, Timed {
   readonly head: OutboundHead;
   appSlot = -1;
   slot = -1;
+  wheelSlot = -1;
+  wheelIndex = -1;
   readonly #services: OutboundServices;
   readonly #app: AppSide;
   readonly #stream: AppStream;
   readonly #facts: CallFacts;
   readonly #permission: ExternalPermission;
-  #connection: ExternalConnection | undefined;
+  readonly #answer: ExternalAnswer;
+  readonly #body = new ExternalBody();
+  #pool: ExternalPool | undefined;
+  #place: ExternalPlace | undefined;
   #sentAtMs = -1;
+  /** The head was written, and of a WebSocket agreed to: what comes goes on. */
   #isWritten = false;
-  #isChunked = false;
   #isDeciding = false;
+  /** Of a gRPC call whose messages name the resource: each is looked at before it goes on. */
+  #messages: GrpcMessages | undefined;
   /** Of the WebSocket that is asked for. */
   #handshake: HostHandshake | undefined;
-  /** Towards the application, of a WebSocket that the host agreed to. */
-  #frames: FrameBoundary | undefined;
   /** What the application would have sent behind its handshake is not wanted. */
   #upgradeRefused = false;
   #bodyless = false;
-  #requestEnded = false;
   #requestSent = false;
-  #kept: Buffer[] = [];
-  #keptBytes = 0;
-  #trailers: readonly Field[] = [];
+  /** Bytes of the body that the application has no credit for yet. */
   #owed = 0;
   #retried = false;
-  #answerHead = false;
-  #answerEnded = false;
-  /** And an event can be added to it. */
-  #isEventStream = false;
   #over = false;
-  /** Monotonic milliseconds. */
+  /** Monotonic milliseconds: of silence, and of the whole call. */
   #silentUntilMs: number;
+  #endMs = Number.POSITIVE_INFINITY;
 
   constructor(
     services: OutboundServices,
@@ -81,6 +75,7 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     this.head = head;
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
     this.#permission = new ExternalPermission(services, external, app, this.#facts);
+    this.#answer = new ExternalAnswer(app, stream, this.#facts, services);
     this.#silentUntilMs = this.#facts.startedMs + services.timeouts.responseMs;
   }
 
@@ -92,38 +87,33 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     return this.#handshake?.accept;
   }
 
-  /** At once where a table has come since it was decided on: nothing may pass any more that would ask. */
-  get deadlineMs(): number {
-    return this.#permission.isOutdated ? 0 : this.#silentUntilMs;
+  get needsHttp2(): boolean {
+    return this.#facts.isGrpc;
   }
 
-  get #host(): string {
-    return this.#permission.external.hostOf(this.head.authority);
+  /** Also of asking again whether it may go on: nothing may pass any more that would. */
+  get deadlineMs(): number {
+    return Math.min(this.#permission.askAgainAtMs, this.#silentUntilMs, this.#endMs);
   }
 
   start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
     const facts = this.#facts;
     // The host decides where it goes, not the address that the application found for it.
     facts.fixed = fixed?.kind === "address" ? undefined : fixed;
-    const { isGrpc } = facts;
     const { isHttp2 } = this.#app;
     const keys = joinedField(this.head.fields, "sec-websocket-key");
-    const asked = askedOf(this.head, { bodyless, isGrpc, isHttp2, keys });
+    const asked = askedOf(this.head, { bodyless, isHttp2, keys });
     // What comes behind the head of an upgrade is bytes, once it is agreed to; of one that is refused nobody reads them.
     const isUpgrade = this.head.upgrade !== undefined && asked !== false;
     this.#bodyless = bodyless && !isUpgrade;
-    this.#requestEnded = this.#bodyless;
+    this.#body.isEnded = this.#bodyless;
     this.#readTrace();
-    const barred = this.#permission.barred();
-    if (barred !== undefined) {
-      this.#refuse(barred.reason, barred.detail);
+    const refusal = this.#permission.barred() ?? (typeof asked === "boolean" ? this.#readTimeout() : asked);
+    if (refusal !== undefined) {
+      this.#refuse(refusal.reason, refusal.detail);
       return;
     }
-    if (typeof asked !== "boolean") {
-      this.#refuse(asked.reason, asked.detail);
-      return;
-    }
-    if (asked) this.#handshake = hostHandshake(randomBytes(16));
+    if (asked === true) this.#handshake = hostHandshake(randomBytes(16));
     const choice = chain === undefined ? chooseChain(facts, this.#services) : undefined;
     if (choice?.kind === "refused") this.#refuse(choice.reason, choice.detail);
     else if (choice?.kind === "waiting") {
@@ -131,23 +121,6 @@ export class ExternalExchange implements AppExchange, ExternalUser {
         if (!this.#over) this.#classify(own);
       });
     } else this.#classify(choice === undefined ? chain : choice.chain);
-  }
-
-  /** @param chain hops and person that the call goes on for. */
-  #classify(chain: CallChain | undefined): void {
-    this.#facts.chain = chain;
-    const isWebSocket = this.#handshake !== undefined;
-    const wanted = this.#permission.classify({ bodyless: this.#bodyless, isWebSocket });
-    if (typeof wanted !== "string") this.#refuse(wanted.reason, wanted.detail);
-    else if (wanted === "nothing") this.#decide();
-    else if (isWebSocket || wanted === "messages" || this.#keptBytes > MAX_RESOURCE_BODY_BYTES)
-      this.#readBody(true);
-    else if (this.#requestEnded) this.#readBody(false);
-    else {
-      this.#isDeciding = true;
-      // What came while the token was asked for.
-      this.#returnCredit();
-    }
   }
 
   #readTrace(): void {
@@ -161,9 +134,50 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     }
   }
 
-  #readBody(truncated: boolean): void {
+  #readTimeout(): ExternalRefusal | undefined {
+    const text = this.#facts.isGrpc ? joinedField(this.head.fields, "grpc-timeout") : undefined;
+    if (text === undefined) return undefined;
+    const timeoutMs = parseGrpcTimeout(text);
+    if (timeoutMs === undefined) return { reason: "REQ_MALFORMED", detail: "the grpc-timeout is malformed" };
+    this.#endMs = this.#facts.startedMs + timeoutMs;
+    this.#services.deadlines.add(this);
+    return undefined;
+  }
+
+  /** @param chain hops and person that the call goes on for. */
+  #classify(chain: CallChain | undefined): void {
+    this.#facts.chain = chain;
+    const isWebSocket = this.#handshake !== undefined;
+    const wanted = this.#permission.classify({ bodyless: this.#bodyless, isWebSocket });
+    if (typeof wanted !== "string") this.#refuse(wanted.reason, wanted.detail);
+    else if (wanted === "nothing") this.#decide();
+    else if (wanted === "messages") this.#readMessages();
+    else if (isWebSocket || this.#body.isLarge) this.#readBody(undefined);
+    else if (this.#body.isEnded) this.#readBody(this.#body.whole());
+    else {
+      this.#isDeciding = true;
+      // What came while the token was asked for.
+      this.#returnCredit();
+    }
+  }
+
+  #readMessages(): void {
+    const canRead = isGrpcProtobuf(joinedField(this.head.fields, "content-type"));
+    if (this.#bodyless || this.#handshake !== undefined || !canRead) {
+      this.#readBody(undefined);
+      return;
+    }
+    this.#isDeciding = true;
+    this.#messages = new GrpcMessages(this, this.#services.waiting);
+    for (const chunk of this.#body.take()) this.#messages.push(chunk);
+    if (this.#body.isEnded) this.#endMessages();
+    if (!this.#over) this.#returnCredit();
+  }
+
+  /** @param body undefined: it cannot be read. */
+  #readBody(body: Buffer | undefined): void {
     this.#isDeciding = false;
-    const refusal = this.#permission.readBody(truncated ? undefined : Buffer.concat(this.#kept));
+    const refusal = this.#permission.readBody(body);
     if (refusal === undefined) this.#decide();
     else this.#refuse(refusal.reason, refusal.detail);
   }
@@ -174,148 +188,136 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     else this.#refuse(refusal.reason, refusal.detail);
   }
 
+  // --- from the messages of a gRPC call --------------------------------------------------------------------------
+
+  onMessage(message: Buffer | undefined): boolean {
+    if (this.#over) return false;
+    const refusal = this.#permission.readMessage(message);
+    if (refusal !== undefined) {
+      this.#lose(refusal);
+      return false;
+    }
+    if (this.#isDeciding) {
+      this.#isDeciding = false;
+      this.#send();
+    }
+    return !this.#over;
+  }
+
+  onBytes(bytes: Buffer): void {
+    if (!this.#over) this.#forward(bytes);
+  }
+
+  onNoRoom(): void {
+    if (!this.#over) this.#lose({ reason: "OVERLOADED", detail: "too many requests wait to be decided on" });
+  }
+
+  #endMessages(): void {
+    if (this.#over) return;
+    if (this.#isDeciding) this.#readBody(undefined);
+    else if (this.#messages?.isWhole === false)
+      this.#lose({ reason: "REQ_MALFORMED", detail: "the body ends in the middle of a message" });
+    else this.#writeEnd();
+  }
+
+  // --- while it is under way -------------------------------------------------------------------------------------
+
   /** Ends a call under way that lost what allowed it. Asked with all that passes, and when nothing does. */
   #endsLost(): boolean {
+    if (!this.#permission.isOutdated) return false;
     const lost = this.#permission.decideAgain();
-    if (lost === undefined) return false;
-    const { reason, detail } = lost;
-    if (!this.#answerHead) {
-      this.#refuse(reason, detail);
-      return true;
-    }
-    this.#facts.reason = reason;
-    this.#facts.error = detail;
-    const { answers } = this.#app;
-    this.#facts.decisionId = this.#services.trail.decisionId();
-    const words = externalLastWords({
-      reason,
-      decisionId: this.#facts.decisionId,
-      frames: this.#frames,
-      isEventStream: this.#isEventStream,
-    });
-    this.#answerEnded = words !== undefined;
-    if (words === undefined) answers.resetStream(this.#stream, CANCEL);
-    else answers.sendData(this.#stream, words, true);
-    this.#finish();
-    return true;
+    if (lost !== undefined) this.#lose(lost);
+    return lost !== undefined;
+  }
+
+  #lose({ reason, detail }: ExternalRefusal): void {
+    if (this.#answer.hasBegun) {
+      this.#answer.withdraw(reason, detail, this.#body.isEnded);
+      this.#finish();
+    } else this.#refuse(reason, detail);
   }
 
   #send(): void {
     const { externalPools } = this.#services;
+    const { external } = this.#permission;
+    this.#pool = externalPools.of(external.external.id, external.addressOf(this.head.authority));
     // That of a WebSocket is not used again, and must not turn out to be one that the host has closed.
     const isFresh = this.#retried || this.#handshake !== undefined;
-    const connection = externalPools.of(this.#host, this.#permission.external.port).take(this, isFresh);
-    if (connection === undefined) this.#refuse("OVERLOADED", "too many connections to this host");
-    else if (!this.#over) this.#connection = connection;
+    if (!this.#pool.take(this, isFresh)) this.#refuse("OVERLOADED", "too many requests to this host");
   }
 
   // --- from the host ---------------------------------------------------------------------------------------------
 
-  onExternalReady(connection: ExternalConnection): void {
-    if (this.#over) return;
-    this.#connection = connection;
+  onExternalReady(place: ExternalPlace): void {
+    if (this.#over) {
+      place.release(false);
+      return;
+    }
+    this.#place = place;
     this.#sentAtMs = this.#services.clock.monotonicMs();
     this.#touch();
-    this.#writeHeadTo(connection);
-    // What the application sends before the host agrees to a WebSocket waits for that.
-    if (this.#handshake === undefined) this.#sendKept(connection);
-  }
-
-  #sendKept(connection: ExternalConnection): void {
-    this.#isWritten = true;
-    for (const chunk of this.#kept) this.#writeBody(chunk);
-    // Needed no more, unless the host may have closed this connection before it read any of it.
-    if (!connection.isReused) this.#kept = [];
-    if (this.#requestEnded) this.#writeEnd();
-    if (!connection.socket.congested) this.#returnCredit();
-  }
-
-  #writeHeadTo(connection: ExternalConnection): void {
-    const { port } = this.#permission.external;
-    const host = this.#host;
-    const { text, isChunked } = http1Request({
+    place.sendHead({
       head: this.head,
-      authority: port === 443 ? host : `${host}:${port}`,
+      authority: this.#permission.external.authorityOf(this.head.authority),
       handshake: this.#handshake,
       bodyless: this.#bodyless,
       traceparent: this.#facts.traceparent ?? "",
+      grpcLeftMs: this.#endMs - this.#sentAtMs,
     });
-    this.#isChunked = isChunked;
-    connection.socket.write(text);
+    // What the application sends before the host agrees to a WebSocket waits for that.
+    if (this.#handshake === undefined) this.#sendKept(place);
   }
 
-  onExternalInformational(head: ResponseHead): void {
-    if (this.#over || this.#answerHead) return;
-    this.#touch();
-    this.#writeHead(head, false, head.status);
+  #sendKept(place: ExternalPlace): void {
+    this.#isWritten = true;
+    for (const chunk of this.#body.chunks) place.sendBody(chunk);
+    if (!place.mayComeBack || this.#body.isLarge) this.#body.drop();
+    if (this.#body.isEnded && this.#messages?.isWhole !== false) this.#writeEnd();
+    if (!place.congested) this.#returnCredit();
   }
 
-  onExternalHead(head: ResponseHead): void {
-    if (this.#over) return;
+  onExternalInformational(head: HostAnswer): void {
+    if (this.#over || this.#answer.hasBegun) return;
     this.#touch();
-    this.#kept = [];
-    this.#answerHead = true;
+    this.#answer.informational(head);
+  }
+
+  onExternalHead(head: HostAnswer, isAll: boolean): void {
+    if (this.#over || this.#endsLost()) return;
+    this.#touch();
+    this.#body.drop();
     this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
-    // Over HTTP/2 a 2xx would say that the WebSocket is agreed to (RFC 8441 section 5).
-    const agreesNot = this.#handshake !== undefined && this.#app.isHttp2 && head.status < 300;
-    const status = agreesNot ? 502 : head.status;
-    this.#facts.status = status;
-    if (this.#handshake !== undefined) {
+    const isUpgrade = this.#handshake !== undefined;
+    if (isUpgrade) {
       // An answer like any other (RFC 9110 section 7.8): the head was the whole request.
-      this.#upgradeRefused = !this.#requestEnded;
-      this.#requestEnded = true;
+      this.#upgradeRefused = !this.#body.isEnded;
+      this.#body.isEnded = true;
       this.#returnCredit();
     }
-    const type = joinedField(head.fields, "content-type")?.toLowerCase() ?? "";
-    this.#isEventStream =
-      type.startsWith("text/event-stream") &&
-      !head.fields.some(({ name }) => name === "content-length" || name === "content-encoding");
-    this.#writeHead(head, true, status);
+    // Over HTTP/2 a 2xx would say that the WebSocket is agreed to (RFC 8441 section 5).
+    const agreesNot = isUpgrade && this.#app.isHttp2 && head.status < 300;
+    this.#answer.head(head, agreesNot ? 502 : head.status, isAll);
+    if (isAll) this.#finish();
   }
 
-  onExternalSwitched(head: ResponseHead): void {
-    const connection = this.#connection;
-    if (this.#over || connection === undefined || this.#endsLost()) return;
-    this.#answerHead = true;
-    this.#frames = new FrameBoundary();
+  onExternalSwitched(head: HostAnswer): void {
+    const place = this.#place;
+    if (this.#over || place === undefined || this.#endsLost()) return;
     this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
-    this.#facts.status = 101;
-    // How long it is quiet is its own affair.
-    this.#silentUntilMs = Number.POSITIVE_INFINITY;
-    this.#app.switchTo(this.#stream, WEBSOCKET, agreedFields(head));
-    this.#sendKept(connection);
-  }
-
-  #writeHead(
-    { fields, connectionNames }: Pick<ResponseHead, "fields" | "connectionNames">,
-    isFinal: boolean,
-    status: number,
-  ): void {
-    const { answers } = this.#app;
-    answers.beginHeaders(this.#stream);
-    answers.putStatus(status);
-    for (const field of fields) {
-      const isLength = isFinal && field.name === "content-length";
-      if (!isLength && ((field.flags & STRIPPED) !== 0 || connectionNames.includes(field.name))) continue;
-      answers.putField(field);
-    }
-    answers.endHeaders(false);
+    this.#answer.switched(head);
+    this.#touch();
+    this.#sendKept(place);
   }
 
   onExternalBody(chunk: Buffer): void {
     if (this.#over || this.#endsLost()) return;
     this.#touch();
-    this.#frames?.push(chunk);
-    this.#facts.responseBytes += chunk.length;
-    // A view of what was received: writers of this process copy or send it before they return.
-    if (!this.#app.answers.sendData(this.#stream, Buffer.from(chunk), false)) this.#connection?.pause();
+    if (!this.#answer.body(chunk)) this.#place?.pause();
   }
 
   onExternalEnd(trailers: readonly Field[]): void {
     if (this.#over) return;
-    this.#answerEnded = true;
-    if (trailers.length > 0) writeTrailers(this.#app.answers, this.#stream, trailers);
-    else this.#app.answers.sendData(this.#stream, EMPTY, true);
+    this.#answer.end(trailers);
     this.#finish();
   }
 
@@ -323,23 +325,23 @@ export class ExternalExchange implements AppExchange, ExternalUser {
     if (this.#isWritten) this.#returnCredit();
   }
 
-  onExternalFailed(kind: "connect" | "closed" | "protocol", detail: string, untouched: boolean): void {
+  onExternalFailed({ kind, detail, untouched, code }: HostFailure): void {
     if (this.#over) return;
-    this.#connection = undefined;
-    this.#facts.error = detail;
-    if (this.#answerHead) {
-      this.#facts.reason = "UPSTREAM_FAILED";
-      this.#app.answers.resetStream(this.#stream, INTERNAL_ERROR);
+    this.#place = undefined;
+    const { isGrpc } = this.#facts;
+    if (this.#answer.hasBegun) {
+      const isReset = kind === "reset" && code !== NO_ERROR;
+      this.#answer.breakOff("UPSTREAM_FAILED", detail, isReset ? code : -1, this.#body.isEnded);
       this.#finish();
-    } else if (
-      untouched &&
-      kind === "closed" &&
-      !this.#retried &&
-      this.#keptBytes <= MAX_RESOURCE_BODY_BYTES
-    ) {
+    } else if (untouched && kind !== "connect" && !this.#retried && !this.#body.isLarge) {
       this.#retried = true;
       this.#isWritten = false;
+      this.#requestSent = false;
       this.#send();
+    } else if (kind === "reset" && isGrpc && code !== NO_ERROR) {
+      // gRPC clients know what a code of a reset means to them.
+      this.#answer.breakOff("UPSTREAM_FAILED", detail, code, this.#body.isEnded);
+      this.#finish();
     } else this.#refuse("UPSTREAM_FAILED", detail);
   }
 
@@ -348,59 +350,60 @@ export class ExternalExchange implements AppExchange, ExternalUser {
   onRequestBody(chunk: Buffer, endStream: boolean): void {
     this.#facts.requestBytes += chunk.length;
     this.#owed += chunk.length;
-    if (endStream) this.#requestEnded = true;
+    if (endStream) this.#body.isEnded = true;
     if (this.#over || this.#upgradeRefused) {
       this.#returnCredit();
       return;
     }
-    const connection = this.#connection;
-    const isHeld = connection === undefined || !this.#isWritten;
-    if (isHeld || (connection.isReused && !this.#answerHead)) {
-      this.#keptBytes += chunk.length;
-      if (isHeld || this.#keptBytes <= MAX_RESOURCE_BODY_BYTES) this.#kept.push(Buffer.from(chunk));
+    if (this.#messages !== undefined) {
+      this.#messages.push(chunk);
+      if (endStream) this.#endMessages();
+    } else {
+      this.#forward(chunk);
+      if (endStream && !this.#over) this.#writeEnd();
     }
-    if (this.#isDeciding) {
-      if (this.#keptBytes > MAX_RESOURCE_BODY_BYTES) this.#readBody(true);
-      else if (endStream) this.#readBody(false);
-      // A body that is read for the decision may be as long as the window, and a little longer.
-      else this.#returnCredit();
+    if (this.#over) return;
+    // What is read for the decision may be as long as the window, and a little longer.
+    if (this.#isDeciding || (this.#isWritten && this.#place?.congested === false)) this.#returnCredit();
+  }
+
+  /** What of the body may go on, as soon as there is a place. */
+  #forward(chunk: Buffer): void {
+    const place = this.#place;
+    if (place === undefined || !this.#isWritten) {
+      this.#body.keep(chunk);
+      if (!this.#isDeciding) return;
+      if (this.#body.isLarge) this.#readBody(undefined);
+      else if (this.#body.isEnded) this.#readBody(this.#body.whole());
       return;
     }
-    if (isHeld || this.#endsLost()) return;
+    if (this.#endsLost()) return;
+    if (place.mayComeBack && !this.#answer.hasBegun) this.#body.keepWritten(chunk);
     this.#touch();
-    this.#writeBody(chunk);
-    if (endStream) this.#writeEnd();
-    if (!connection.socket.congested) this.#returnCredit();
+    place.sendBody(chunk);
   }
 
   onRequestTrailers(trailers: readonly Field[]): void {
-    this.#requestEnded = true;
-    this.#trailers = trailers;
+    this.#body.isEnded = true;
+    this.#body.trailers = trailers;
     if (this.#over || this.#upgradeRefused) return;
-    if (this.#isDeciding) this.#readBody(false);
-    else if (this.#isWritten) this.#writeEnd();
-  }
-
-  #writeBody(chunk: Buffer): void {
-    const socket = this.#connection?.socket;
-    if (socket === undefined || chunk.length === 0) return;
-    if (this.#isChunked) socket.write(chunkHeader(chunk.length));
-    socket.write(Buffer.from(chunk));
-    if (this.#isChunked) socket.write(CHUNK_END);
+    if (this.#messages !== undefined) this.#endMessages();
+    else if (this.#isDeciding) this.#readBody(this.#body.whole());
+    else this.#writeEnd();
   }
 
   #writeEnd(): void {
-    if (this.#frames !== undefined) this.#connection?.socket.end();
-    else if (this.#isChunked) this.#connection?.socket.write(lastChunk(this.#trailers));
+    if (!this.#isWritten || this.#requestSent) return;
     this.#requestSent = true;
+    this.#place?.sendEnd(this.#body.trailers);
   }
 
   onAppDrain(): void {
-    this.#connection?.resume();
+    this.#place?.resume();
   }
 
   onRequestMalformed(detail: string): boolean {
-    if (this.#over || this.#answerHead) {
+    if (this.#over || this.#answer.hasBegun) {
       this.onAppGone(detail, "REQ_MALFORMED");
       return false;
     }
@@ -417,23 +420,32 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   timeOut(): void {
     if (this.#over) return;
-    if (this.#permission.isOutdated) {
-      this.#endsLost();
+    const nowMs = this.#services.clock.monotonicMs();
+    if (nowMs >= this.#permission.askAgainAtMs) {
+      const lost = this.#permission.decideAgain();
+      if (lost !== undefined) {
+        this.#lose(lost);
+        return;
+      }
+    }
+    if (nowMs < Math.min(this.#silentUntilMs, this.#endMs)) {
+      // The wheel lets go of whom it tells.
+      if (this.#endMs !== Number.POSITIVE_INFINITY) this.#services.deadlines.add(this);
       return;
     }
-    if (!this.#answerHead) {
-      this.#refuse("UPSTREAM_TIMEOUT", "the host did not answer in time");
-      return;
-    }
-    this.#facts.reason = "UPSTREAM_TIMEOUT";
-    this.#facts.error = "the answer stopped";
-    this.#app.answers.resetStream(this.#stream, INTERNAL_ERROR);
-    this.#finish();
+    const detail = this.#answer.hasBegun ? "the answer stopped" : "the host did not answer in time";
+    if (this.#answer.hasBegun) {
+      this.#answer.breakOff("UPSTREAM_TIMEOUT", detail, -1, this.#body.isEnded);
+      this.#finish();
+    } else this.#refuse("UPSTREAM_TIMEOUT", detail);
   }
 
+  /** Something moved. A WebSocket is as quiet as it likes, and a gRPC call as its deadline lets it. */
   #touch(): void {
-    if (this.#frames === undefined)
-      this.#silentUntilMs = this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    this.#silentUntilMs =
+      this.#answer.isSwitched || this.#facts.isGrpc
+        ? Number.POSITIVE_INFINITY
+        : this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
   }
 
   #returnCredit(): void {
@@ -445,39 +457,31 @@ export class ExternalExchange implements AppExchange, ExternalUser {
 
   #refuse(reason: Reason, detail: string): void {
     if (this.#over) return;
-    this.#facts.error = detail;
-    this.#facts.reason = reason;
-    this.#answerHead = true;
-    if (!this.#requestEnded) this.#app.closeAfterAnswer();
-    writeProblem(this.#app, this.#stream, this.#facts, this.#services);
-    if (!this.#requestEnded) this.#app.answers.resetStream(this.#stream, NO_ERROR);
+    this.#answer.refuse(reason, detail, this.#body.isEnded);
     this.#finish();
   }
 
   #finish(): void {
     if (this.#over) return;
     this.#over = true;
-    this.#kept = [];
-    const connection = this.#connection;
-    this.#connection = undefined;
+    this.#messages?.close();
+    this.#body.drop();
+    if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
+    const requestEnded = this.#body.isEnded;
+    const place = this.#place;
+    this.#place = undefined;
     // The host answered before the whole request was sent.
-    if (!this.#requestEnded && this.#facts.reason === "ALLOWED") this.#app.closeAfterAnswer();
+    if (!requestEnded && this.#facts.reason === "ALLOWED") this.#app.closeAfterAnswer();
     // Of an upgrade never kept: whoever stands before the host may take it for switched, whatever was answered.
-    connection?.release(this.#handshake === undefined && (this.#bodyless || this.#requestSent));
+    if (place === undefined) this.#pool?.cancel(this);
+    else place.release(this.#handshake === undefined && (this.#bodyless || this.#requestSent));
     this.#returnCredit();
     // Nothing of what would still come is wanted (RFC 9113 section 8.1).
-    if (this.#answerEnded && this.#app.isHttp2 && (this.#upgradeRefused || !this.#requestEnded))
+    if (this.#answer.isWhole && this.#app.isHttp2 && (this.#upgradeRefused || !requestEnded))
       this.#app.answers.resetStream(this.#stream, NO_ERROR);
     this.#stream.context = undefined;
-    recordExternal(
-      {
-        facts: this.#facts,
-        external: this.#permission.external,
-        call: this.#permission.call,
-        decision: this.#permission.decision,
-      },
-      this.#services,
-    );
-    this.#app.finished(this, this.#requestEnded);
+    const { external, call, decision } = this.#permission;
+    recordExternal({ facts: this.#facts, external, call, decision }, this.#services);
+    this.#app.finished(this, requestEnded);
   }
 }

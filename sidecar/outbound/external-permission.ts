@@ -6,9 +6,11 @@ import type { ViaHop } from "../core/identity/claims.ts";
 import type { IssuedTo, Revocations } from "../core/identity/revocations.ts";
 import type { Call } from "../core/policy/call.ts";
 import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
-import type { Classified } from "../core/policy/classified.ts";
+import { type Classified, withResource } from "../core/policy/classified.ts";
 import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
+import { stringField } from "../core/policy/protobuf-field.ts";
 import type { Reason } from "../core/policy/reason.ts";
+import { resourceOf } from "../core/policy/resource-value.ts";
 import { intersectScopes } from "../core/policy/scope.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import type { AppSide } from "./app-side.ts";
@@ -18,7 +20,17 @@ import { labelOf } from "./operation-label.ts";
 import type { OutboundServices } from "./services.ts";
 
 const EMPTY = Buffer.alloc(0);
+/** How often what only the time changes is looked at. */
+const TIME_STEP_MS = 1_000;
 const NOT_READY: ExternalRefusal = { reason: "NOT_READY", detail: "no policy or identity yet" };
+const EXPIRED: ExternalRefusal = {
+  reason: "IDENTITY_EXPIRED",
+  detail: "the own certificate has expired",
+};
+const CAVEAT_EXPIRED: ExternalRefusal = {
+  reason: "SCOPE_EXCEEDED",
+  detail: "the caveat of the proof has expired",
+};
 
 /** Why a call must not go on. */
 export interface ExternalRefusal {
@@ -46,6 +58,10 @@ export class ExternalPermission {
   #issuedTo: IssuedTo | undefined;
   /** Table that it was decided by, last. */
   #decidedBy: SidecarTable | undefined;
+  #askAgainAtMs = Number.POSITIVE_INFINITY;
+  /** As the head was classified, of a call whose messages name the resource, and what the last of them named. */
+  #unread: Classified | undefined;
+  #named: string | undefined;
 
   constructor(
     services: OutboundServices,
@@ -72,6 +88,11 @@ export class ExternalPermission {
     return this.#decision;
   }
 
+  /** Monotonic milliseconds: when a call under way is to be decided on again; infinite before it was decided on. */
+  get askAgainAtMs(): number {
+    return this.isOutdated ? 0 : this.#askAgainAtMs;
+  }
+
   /** A table has come since it was decided on. */
   get isOutdated(): boolean {
     const table = this.#services.state.directory?.table;
@@ -82,9 +103,7 @@ export class ExternalPermission {
   barred(): ExternalRefusal | undefined {
     const { state } = this.#services;
     if (state.identity === undefined || state.identityUntilMs === 0) return NOT_READY;
-    return this.#facts.nowMs >= state.identityUntilMs
-      ? { reason: "IDENTITY_EXPIRED", detail: "the own certificate has expired" }
-      : undefined;
+    return this.#facts.nowMs >= state.identityUntilMs ? EXPIRED : undefined;
   }
 
   /** @returns what must be read of the body before it can be decided on, or why it is refused. */
@@ -132,6 +151,29 @@ export class ExternalPermission {
     return undefined;
   }
 
+  /**
+   * The next message of a gRPC call whose messages name the resource (DOMAIN M5): the first decides on the call, each later
+   * one that names another resource is decided on again before the host sees it.
+   *
+   * @param message undefined: it cannot be read, and what it names is unknown.
+   */
+  readMessage(message: Buffer | undefined): ExternalRefusal | undefined {
+    this.#unread ??= this.#classified;
+    const unread = this.#unread;
+    if (unread?.pending?.kind !== "protobuf") return NOT_READY;
+    const { field, type } = unread.pending;
+    const named = message === undefined ? undefined : stringField(message, field);
+    const call = this.#call;
+    if (call !== undefined && named === this.#named) return undefined;
+    this.#named = named;
+    this.#know(withResource(unread, resourceOf(type, named)));
+    const classified = this.#classified;
+    if (call === undefined || classified === undefined) return this.decide();
+    const { operation, resource, folded } = classified;
+    this.#call = { ...call, operation, resource, folded, nowMs: this.#services.meshNowMs() };
+    return this.#judge(this.#call);
+  }
+
   /** @returns why it is refused; undefined: it may go on. */
   decide(): ExternalRefusal | undefined {
     const { identity, externals, directory } = this.#services.state;
@@ -151,14 +193,14 @@ export class ExternalPermission {
     const caveat = chain?.caveat;
     this.#issuedTo = issuedTo;
     this.#decidedBy = directory.table;
+    this.#askAgainAtMs = this.#services.clock.monotonicMs() + TIME_STEP_MS;
     const revoked = this.#revokedBy(directory.table.revocations);
     if (revoked !== undefined) return revoked;
     if (txn !== undefined && nowMs >= txn.claims.exp * 1_000)
       return { reason: "AUTHN_TXN_EXPIRED", detail: "the transaction token has expired" };
     const hops = checkChain(via, caller.spiffeId, via.length + 1, this.#external.external.program.maxHops);
     if (!hops.ok) return { reason: hops.error, detail: "the call chain is too deep or loops" };
-    if (caveat?.exp !== undefined && nowMs >= caveat.exp * 1_000)
-      return { reason: "SCOPE_EXCEEDED", detail: "the caveat of the proof has expired" };
+    if (caveat?.exp !== undefined && nowMs >= caveat.exp * 1_000) return CAVEAT_EXPIRED;
     const limits = caveat?.scope === undefined ? undefined : scopeEntries(caveat.scope);
     this.#call = {
       caller,
@@ -208,21 +250,28 @@ export class ExternalPermission {
       : undefined;
   }
 
-  /** Why a call under way is not allowed any more by the table in force. Of its body nothing is there to be read again. */
+  /** Why a call under way is not allowed any more, by the table in force and the time. Of its body nothing is read again. */
   decideAgain(): ExternalRefusal | undefined {
-    const table = this.#services.state.directory?.table;
-    if (table === undefined || !this.isOutdated) return undefined;
+    const { state, clock, meshNowMs } = this.#services;
+    const table = state.directory?.table;
+    if (table === undefined || this.#call === undefined) return undefined;
+    const nowMs = meshNowMs();
     this.#decidedBy = table;
+    this.#askAgainAtMs = clock.monotonicMs() + TIME_STEP_MS;
+    if (nowMs >= state.identityUntilMs) return EXPIRED;
+    const until = this.#facts.chain?.caveat?.exp;
+    if (until !== undefined && nowMs >= until * 1_000) return CAVEAT_EXPIRED;
     const revoked = this.#revokedBy(table.revocations);
     if (revoked !== undefined) return revoked;
-    const { id } = this.#external.external;
-    const external = this.#services.state.externals?.ofId(id);
-    if (external === undefined || this.#call === undefined)
+    const before = this.#external;
+    const external = state.externals?.ofId(before.external.id);
+    if (external === undefined)
       return { reason: "UNKNOWN_DESTINATION", detail: "the host is none of the mesh's any more" };
-    const isSame = external.external.program === this.#external.external.program;
     this.#external = external;
-    if (isSame) return undefined;
-    const decision = decide(external.program, { ...this.#call, nowMs: this.#services.meshNowMs() });
+    const isSame = external.external.program === before.external.program;
+    if (isSame && !external.dependsOnTime) return undefined;
+    this.#call = { ...this.#call, nowMs };
+    const decision = decide(external.program, this.#call);
     if (decision.allowed) return undefined;
     this.#decision = decision;
     return { reason: decision.reason, detail: "policy does not allow this call any more" };

@@ -25,7 +25,9 @@ export function recordExternal(
   const txn = facts.chain?.txn;
   const isDenied = decision?.allowed === false || REASONS[facts.reason].http === 403;
   const isCarried = decision?.allowed === true && facts.reason === "ALLOWED";
-  external.counters(facts.operation).count(facts.status, isDenied ? "deny" : "allow", durationMs / 1_000);
+  const counters = external.counters(facts.operation);
+  counters.count(facts.status, isDenied ? "deny" : "allow", durationMs / 1_000);
+  if (facts.grpcStatus >= 0) counters.countGrpc(facts.grpcStatus);
   if (facts.upstreamMs >= 0)
     metrics.overhead.observe(metrics.overheadOutbound, Math.max(0, durationMs - facts.upstreamMs) / 1_000);
   const { allowed, reason, policy, rule, would } =
@@ -68,7 +70,7 @@ export function recordExternal(
         sourceIp: call?.sourceIp,
         userAgent: facts.header("user-agent"),
         statusCode: facts.status,
-        grpcStatus: undefined,
+        grpcStatus: facts.grpcStatus < 0 ? undefined : facts.grpcStatus,
         responseBytes: facts.responseBytes,
         durationMs,
         upstreamMs: facts.upstreamMs,

@@ -8,8 +8,8 @@ import {
   webSocketAccept,
 } from "../core/http/websocket.ts";
 import type { Field } from "../wire/field.ts";
-import type { ResponseHead } from "../wire/http1/parser.ts";
 import type { OutboundHead } from "./app-side.ts";
+import type { HostAnswer } from "./external-place.ts";
 import { STRIPPED } from "./mesh-request.ts";
 
 /** The handshake of one WebSocket with its host. */
@@ -38,14 +38,12 @@ export function askedOf(
   { method, upgrade }: Pick<OutboundHead, "method" | "upgrade">,
   request: {
     readonly bodyless: boolean;
-    readonly isGrpc: boolean;
     readonly isHttp2: boolean;
     readonly keys: string | undefined;
   },
 ): boolean | NotCarried {
   const asked = upgradeOf(upgrade);
   if (method === "CONNECT") return unsupported(`${CARRIED}, no tunnels`);
-  if (request.isGrpc) return unsupported(`${CARRIED}, no gRPC`);
   if (asked === "") return false;
   if (asked !== WEBSOCKET || method !== "GET" || !request.bodyless)
     return unsupported(`${CARRIED}, no other upgrades`);
@@ -68,7 +66,7 @@ export function hostHandshake(random: Buffer): HostHandshake {
 }
 
 /** The fields of the host's 101 that go on to the application. */
-export function agreedFields({ fields, connectionNames }: ResponseHead): readonly Field[] {
+export function agreedFields({ fields, connectionNames }: HostAnswer): readonly Field[] {
   return fields.filter(
     ({ name, flags }) =>
       (flags & STRIPPED) === 0 && !connectionNames.includes(name) && !WEBSOCKET_HOP_FIELDS.has(name),

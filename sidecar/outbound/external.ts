@@ -16,12 +16,15 @@ import type { CelCompiler } from "../core/policy/condition.ts";
 import { type CompiledProgram, createProgram, type Decision } from "../core/policy/decide.ts";
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import type { Obligations } from "../core/policy/rule.ts";
+import { dependsOnTime } from "../core/policy/timed.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { ExternalHosts, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type SidecarMetrics } from "../metrics.ts";
+import type { HostAddress } from "./external-pool.ts";
 
 const NO_PORT = 65_536;
 const HTTP_PORT = 80;
+const HTTPS_PORT = 443;
 const MAX_EDGES = 1_000;
 
 /** What is needed beside a table. */
@@ -37,6 +40,8 @@ export class ExternalDestination {
   readonly port: number;
   readonly program: CompiledProgram;
   readonly classifier: Classifier;
+  /** Whether a decision may be another one later, by the same table. */
+  readonly dependsOnTime: boolean;
   readonly #table: SidecarTable;
   readonly #deps: ExternalsDeps;
   readonly #counters = new Map<string, EdgeCounters>();
@@ -53,6 +58,7 @@ export class ExternalDestination {
     this.program = program;
     this.port = program.program.ports[0]?.port ?? 443;
     this.classifier = createClassifier({ packs, selfName: external.program.name });
+    this.dependsOnTime = dependsOnTime(external.program);
     this.#table = table;
     this.#deps = deps;
   }
@@ -63,6 +69,17 @@ export class ExternalDestination {
     const { hosts } = this.external;
     const named = parsed.ok ? parsed.value.host : "";
     return hosts.includes(named) ? named : (hosts[0] ?? "");
+  }
+
+  /** Where that host is, and what it is expected to speak. */
+  addressOf(authority: string): HostAddress {
+    return { host: this.hostOf(authority), port: this.port, protocol: "tls" };
+  }
+
+  /** What the host is called in requests. */
+  authorityOf(authority: string): string {
+    const host = this.hostOf(authority);
+    return this.port === HTTPS_PORT ? host : `${host}:${this.port}`;
   }
 
   counters(operation: string): EdgeCounters {

@@ -2,6 +2,7 @@
 import type { AuditTrail } from "../audit/trail.ts";
 import type { Deadlines } from "../balance/deadlines.ts";
 import type { Limits, Timeouts } from "../config.ts";
+import type { MessageRoom } from "../core/http/grpc-messages.ts";
 import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
 import type { Clock } from "../core/runtime/clock.ts";
 import type { Resolution } from "../discovery/resolver.ts";
@@ -13,7 +14,7 @@ import type { RandomIds } from "../telemetry/random-ids.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import type { Http2Shared } from "../wire/http2/shared.ts";
 import type { Externals } from "./external.ts";
-import type { ExternalPools } from "./external-connection.ts";
+import type { ExternalPools } from "./external-pools.ts";
 import type { MirrorBudget } from "./mirror.ts";
 import type { Directory } from "./resolve.ts";
 
@@ -57,6 +58,8 @@ export interface OutboundServices {
   readonly limits: Limits;
   /** Tells requests with short limits when their time is over. */
   readonly deadlines: Deadlines;
+  /** Room for messages that wait for the rest of them to be decided on. */
+  readonly waiting: MessageRoom;
   /** Connections to hosts outside the mesh. */
   readonly externalPools: ExternalPools;
   /** Copies under way. */
