@@ -48,6 +48,8 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
   #isDeciding = false;
   /** Of a gRPC call whose messages name the resource: each is looked at before it goes on. */
   #messages: GrpcMessages | undefined;
+  /** All of them were: the request may end. */
+  #isLookedAt = true;
   /** Of the WebSocket that is asked for. */
   #handshake: HostHandshake | undefined;
   /** What the application would have sent behind its handshake is not wanted. */
@@ -168,6 +170,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
       return;
     }
     this.#isDeciding = true;
+    this.#isLookedAt = false;
     this.#messages = new GrpcMessages(this, this.#services.waiting);
     for (const chunk of this.#body.take()) this.#messages.push(chunk);
     if (this.#body.isEnded) this.#endMessages();
@@ -214,9 +217,10 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
 
   #endMessages(): void {
     if (this.#over) return;
-    if (this.#isDeciding) this.#readBody(undefined);
-    else if (this.#messages?.isWhole === false)
+    this.#isLookedAt = true;
+    if (this.#messages?.isWhole === false)
       this.#lose({ reason: "REQ_MALFORMED", detail: "the body ends in the middle of a message" });
+    else if (this.#isDeciding) this.#readBody(undefined);
     else this.#writeEnd();
   }
 
@@ -272,7 +276,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
     this.#isWritten = true;
     for (const chunk of this.#body.chunks) place.sendBody(chunk);
     if (!place.mayComeBack || this.#body.isLarge) this.#body.drop();
-    if (this.#body.isEnded && this.#messages?.isWhole !== false) this.#writeEnd();
+    if (this.#body.isEnded && this.#isLookedAt) this.#writeEnd();
     if (!place.congested) this.#returnCredit();
   }
 

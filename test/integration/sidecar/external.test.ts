@@ -233,11 +233,16 @@ describe("a call to a host outside the mesh", () => {
     expect(seen).toEqual([]);
   });
 
-  test("is not carried: gRPC", async () => {
-    const { sidecar, port } = await setUp({});
+  test("gRPC needs HTTP/2, which this host does not take", async () => {
+    const { sidecar, port } = await setUp({
+      policies: [policy({ operations: [{ any: true }] })],
+    });
     const call = post(`localhost:${port}`, "/upload", "", "content-type: application/grpc", "te: trailers");
-    expect((await send(sidecar.proxyPort, call)).raw).toContain("grpc-status: 12");
+    expect((await send(sidecar.proxyPort, call)).raw).toContain("grpc-status: 14");
     expect(seen).toEqual([]);
+    // Which it is asked for again, by whom it is enough, on the connection that stands.
+    expect((await send(sidecar.proxyPort, get(`localhost:${port}`, "/things/a"))).status).toBe(200);
+    expect(hostSockets.size).toBe(1);
   });
 
   test("a resource that the body names is held against policy before anything goes out", async () => {

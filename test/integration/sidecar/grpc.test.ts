@@ -13,6 +13,8 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import type { ProgramPolicy } from "../../../sidecar/core/policy/rule.ts";
 import { type GrpcApp, grpcClient, METHODS, PACK, startGrpcApp } from "./grpc-app.ts";
+import * as calls from "./grpc-calls.ts";
+import { codeOf, type Outcome } from "./grpc-calls.ts";
 import { type ServiceSpec, type Sidecar, table, World } from "./world.ts";
 
 const NOTEBOOK: ServiceSpec = { namespace: "lab", kind: "notebook", name: "nb-1", ports: [8888] };
@@ -103,63 +105,11 @@ afterAll(async () => {
   await world.close();
 });
 
-function get(name: string, deadlineMs = 60_000, via: Client = client): Promise<string | ServiceError> {
-  return new Promise((resolve) => {
-    const { path, requestSerialize, responseDeserialize } = METHODS.get;
-    const options = { deadline: Date.now() + deadlineMs };
-    via.makeUnaryRequest(path, requestSerialize, responseDeserialize, name, options, (error, value) =>
-      resolve(error ?? value ?? ""),
-    );
-  });
-}
-
-function add(names: readonly string[]): Promise<string | ServiceError> {
-  return new Promise((resolve) => {
-    const { path, requestSerialize, responseDeserialize } = METHODS.add;
-    const call = client.makeClientStreamRequest(path, requestSerialize, responseDeserialize, (error, value) =>
-      resolve(error ?? value ?? ""),
-    );
-    for (const name of names) call.write(name);
-    call.end();
-  });
-}
-
-/** Sends the messages one after the other, each when the one before was answered. */
-function chat(names: readonly string[]): Promise<{ got: string[]; error: ServiceError | undefined }> {
-  const { path, requestSerialize, responseDeserialize } = METHODS.chat;
-  const call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
-  const got: string[] = [];
-  const left = [...names];
-  const next = (): void => {
-    const name = left.shift();
-    if (name === undefined) call.end();
-    else call.write(name);
-  };
-  next();
-  return new Promise((resolve) => {
-    call.on("data", (each: string) => {
-      got.push(each);
-      next();
-    });
-    call.on("error", (error: ServiceError) => resolve({ got, error }));
-    call.on("end", () => resolve({ got, error: undefined }));
-  });
-}
-
-function list(count: number): Promise<string[]> {
-  const { path, requestSerialize, responseDeserialize } = METHODS.list;
-  const call = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, String(count));
-  const got: string[] = [];
-  return new Promise((resolve, reject) => {
-    call.on("data", (each: string) => got.push(each));
-    call.on("error", reject);
-    call.on("end", () => resolve(got));
-  });
-}
-
-function codeOf(outcome: string | ServiceError | undefined): number {
-  return typeof outcome === "object" ? outcome.code : 0;
-}
+const get = (name: string, deadlineMs?: number, via = client): Promise<Outcome> =>
+  calls.get(via, name, deadlineMs);
+const add = (names: readonly string[]): Promise<Outcome> => calls.add(client, names);
+const chat = (names: readonly string[]): ReturnType<typeof calls.chat> => calls.chat(client, names);
+const list = (count: number): Promise<string[]> => calls.list(client, count);
 
 /** Text of the details of a refusal, as far as its strings tell. */
 function detailsOf(outcome: string | ServiceError): string {
