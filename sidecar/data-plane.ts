@@ -58,7 +58,6 @@ import {
   createOriginalDestinationReader,
   type OriginalDestinationReader,
 } from "./wire/original-destination.ts";
-import { SharedReads } from "./wire/shared-reads.ts";
 
 export interface DataPlaneDeps {
   readonly log: Logger;
@@ -148,7 +147,6 @@ export class DataPlane {
   readonly #http2Apps = new Map<number, AppSide>();
   readonly #cache = new FieldCache();
   readonly #http2 = createHttp2Shared();
-  readonly #reads = new SharedReads();
   readonly #ids = new RandomIds();
   readonly #waiting: WaitingBytes;
   readonly #shares = new LeaseShares();
@@ -494,7 +492,7 @@ export class DataPlane {
       const address = this.#appAddress(port);
       side = http2
         ? new Http2AppSide(address, { ...shared, http2: this.#http2 })
-        : new Http1AppSide(address, { ...shared, reads: this.#reads });
+        : new Http1AppSide(address, { ...shared, reads: this.#http2.reads });
       sides.set(port, side);
     }
     return side;

@@ -91,8 +91,8 @@ export function converseHttp(
   socket: Socket,
   deps: Omit<AppConnectionDeps, "onClosed"> & Pick<ConversationDeps, "onClosed">,
 ): AppConversation {
-  const { buffers } = deps.services.http2;
-  const connection = new AppConnection(new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES, buffers), deps);
+  const { http2: shared } = deps.services;
+  const connection = new AppConnection(new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES, shared), deps);
   socket.resume();
   return connection;
 }

@@ -3,6 +3,7 @@
 import type { Socket } from "node:net";
 import type { BufferPool } from "./http2/buffer-pool.ts";
 import { ownCopy } from "./own-memory.ts";
+import type { SharedReads } from "./shared-reads.ts";
 
 /** Larger buffers are passed on as they are: copying them costs more than a further entry of the gathered write. */
 const COPY_LIMIT_BYTES = 4_096;
@@ -15,6 +16,12 @@ export const HIGH_WATER_BYTES = 65_536;
  * all the same, each connection that is not read would cost its window twice.
  */
 export const CREDIT_HIGH_WATER_BYTES = 8_192;
+
+/** What the sockets of a process share. */
+export interface SharedBuffers {
+  readonly buffers: BufferPool;
+  readonly reads: SharedReads;
+}
 
 /** What the owner of a socket is told. Nothing comes after `onClose`. */
 export interface SocketHandler {
@@ -35,7 +42,7 @@ export class MeshSocket {
   readonly #localPort: number | undefined;
   readonly #encrypted: boolean;
   readonly #highWaterBytes: number;
-  readonly #pool: BufferPool | undefined;
+  readonly #shared: SharedBuffers | undefined;
   #handler: SocketHandler | undefined;
   #parts: (string | Buffer)[] = [];
   #gatheredBytes = 0;
@@ -58,12 +65,13 @@ export class MeshSocket {
   /**
    * @param socket a `net.Socket` or `tls.TLSSocket`; belongs to this object from now on.
    * @param highWaterBytes from which on it is `congested`.
-   * @param pool where buffers come from that small parts are merged in, and go to once they are written.
+   * @param shared of the process, for sockets with many small messages: where buffers come from that small parts are merged
+   *   in, and what an accepted TCP socket is read through.
    */
-  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES, pool?: BufferPool) {
+  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES, shared?: SharedBuffers) {
     this.#socket = socket;
     this.#highWaterBytes = highWaterBytes;
-    this.#pool = pool;
+    this.#shared = shared;
     this.#remoteAddress = socket.remoteAddress;
     this.#localPort = socket.localPort;
     this.#encrypted = "encrypted" in socket;
@@ -90,7 +98,8 @@ export class MeshSocket {
       setImmediate(() => handler.onClose(this.#error));
       return;
     }
-    this.#socket.on("data", (chunk: Buffer) => this.receive(chunk));
+    const deliver = (chunk: Buffer): void => this.receive(chunk);
+    if (this.#shared?.reads.adopt(this.#socket, deliver) !== true) this.#socket.on("data", deliver);
     this.#socket.on("end", () => {
       if (!this.#destroyed) this.#handler?.onEnd();
     });
@@ -250,7 +259,7 @@ export class MeshSocket {
     }
     let bytes = 0;
     for (let i = from; i < to; i++) bytes += parts[i]?.length ?? 0;
-    const pool = this.#pool;
+    const pool = this.#shared?.buffers;
     const buffer = pool === undefined ? Buffer.allocUnsafe(bytes) : pool.take(sizeFor(bytes));
     const merged = pool === undefined ? buffer : buffer.subarray(0, bytes);
     let at = 0;

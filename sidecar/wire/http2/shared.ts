@@ -1,4 +1,5 @@
 // What the HTTP/2 connections of a process share: buffers for output, a bound on receive windows, and what waits to be sent.
+import { SharedReads } from "../shared-reads.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import type { WindowBudget } from "./flow.ts";
 import { HeldBytes } from "./held-bytes.ts";
@@ -15,6 +16,7 @@ const MUCH_QUEUED_BYTES = 4 * 1024 * 1024;
 
 export interface Http2Shared {
   readonly buffers: BufferPool;
+  readonly reads: SharedReads;
   readonly windows: ProcessWindows;
   readonly connectionWindows: WindowBudget;
   /** Given to streams to be sent, and not yet written. */
@@ -74,6 +76,7 @@ export function createHttp2Shared(): Http2Shared {
   const windows = new ProcessWindows();
   return {
     buffers: new BufferPool(),
+    reads: new SharedReads(),
     windows,
     connectionWindows: new ConnectionWindows(windows),
     queued: new HeldBytes(MUCH_QUEUED_BYTES),

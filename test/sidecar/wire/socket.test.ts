@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { connect as connectTls, createServer as createTlsServer } from "node:tls";
 import { afterEach, describe, expect, test } from "@jest/globals";
-import { BufferPool } from "../../../sidecar/wire/http2/buffer-pool.ts";
+import { createHttp2Shared } from "../../../sidecar/wire/http2/shared.ts";
 import { HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../../../sidecar/wire/socket.ts";
 
 const open: (Server | Socket)[] = [];
@@ -101,7 +101,7 @@ describe("MeshSocket", () => {
     ["TLS", tlsPair],
   ])("merges in buffers that are used again once their bytes are sent: %s", async (_, connected) => {
     const { near, far } = await connected();
-    const socket = new MeshSocket(near, HIGH_WATER_BYTES, new BufferPool());
+    const socket = new MeshSocket(near, HIGH_WATER_BYTES, createHttp2Shared());
     socket.attach(recorder().handler);
     const received = readAll(far);
     let expected = "";
