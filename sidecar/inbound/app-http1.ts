@@ -10,8 +10,12 @@ import type { Field } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
 import { type Http1Problem, type ResponseHead, ResponseParser } from "../wire/http1/parser.ts";
 import { CHUNK_END, chunkHeader, lastChunk } from "../wire/http1/serializer.ts";
-import type { SharedReads } from "../wire/shared-reads.ts";
-import { CREDIT_HIGH_WATER_BYTES, MeshSocket, type SocketHandler } from "../wire/socket.ts";
+import {
+  CREDIT_HIGH_WATER_BYTES,
+  MeshSocket,
+  type SharedBySockets,
+  type SocketHandler,
+} from "../wire/socket.ts";
 import type { AppExchange, AppFailure, AppPlace, AppSide } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
 import { requestHead } from "./forwarded-heads.ts";
@@ -21,7 +25,7 @@ export interface AppDeps {
   readonly clock: Clock;
   readonly timeouts: Timeouts;
   readonly limits: Limits;
-  readonly reads: SharedReads;
+  readonly shared: SharedBySockets;
 }
 
 /** One connection to the application, which is the place of one request at a time. */
@@ -46,7 +50,7 @@ class Http1Place implements AppPlace, SocketHandler {
   #doomed: { readonly kind: AppFailure; readonly detail: string } | undefined;
 
   /** Made by `Http1AppSide` only. */
-  constructor(pool: Http1AppSide, raw: Socket, cache: FieldCache, deadlineMs: number) {
+  constructor(pool: Http1AppSide, raw: Socket, { cache, shared }: AppDeps, deadlineMs: number) {
     this.#pool = pool;
     this.deadlineMs = deadlineMs;
     this.#parser = new ResponseParser(
@@ -59,7 +63,7 @@ class Http1Place implements AppPlace, SocketHandler {
       },
       cache,
     );
-    this.#socket = new MeshSocket(raw, CREDIT_HIGH_WATER_BYTES);
+    this.#socket = new MeshSocket(raw, CREDIT_HIGH_WATER_BYTES, shared);
     this.#socket.attach(this);
     raw.once("connect", () => {
       this.#connected = true;
@@ -276,7 +280,7 @@ export class Http1AppSide implements AppSide {
       return kept;
     }
     if (this.#all.size >= this.#deps.limits.appConnections) return undefined;
-    const onread = this.#deps.reads.into((chunk) => connection.receive(chunk));
+    const onread = this.#deps.shared.reads.into((chunk) => connection.receive(chunk));
     const raw =
       this.#address.kind === "unix"
         ? connect({ path: this.#address.path, onread })
@@ -284,7 +288,7 @@ export class Http1AppSide implements AppSide {
     const connection: Http1Place = new Http1Place(
       this,
       raw,
-      this.#deps.cache,
+      this.#deps,
       nowMs + this.#deps.timeouts.connectMs,
     );
     this.#all.add(connection);

@@ -100,7 +100,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
       write: (bytes) => this.#socket.write(bytes),
       writeNow: (bytes) => this.#socket.writeNow(bytes),
       shared: deps.services.http2,
-      requestFlush: () => setImmediate(this.#flush),
+      requestFlush: () => deps.services.http2.turns.add(this.#flush),
       nowMs: () => deps.services.clock.monotonicMs(),
     });
     this.answers = this.h2;

@@ -20,6 +20,7 @@ const METHOD_FIELDS: ReadonlyMap<string, Field> = new Map(
     createField(":method", method),
   ]),
 );
+const GET: Field = METHOD_FIELDS.get("GET") ?? createField(":method", "GET");
 const CONNECT: Field = createField(":method", "CONNECT");
 const SCHEME: Field = createField(":scheme", "http");
 const TE: Field = createField("te", "trailers");
@@ -49,7 +50,8 @@ export function writeMeshHead(h2: Writer, facts: CallFacts, context: HeadContext
   if (destination === undefined) return;
   const { method, target, authority, fields, connectionNames } = facts.head;
   const upgrade = upgradeOf(facts.head.upgrade) ?? "";
-  if (upgrade === "") h2.putField(METHOD_FIELDS.get(method) ?? cache.get(":method", method));
+  if (upgrade === "")
+    h2.putField(method === "GET" ? GET : (METHOD_FIELDS.get(method) ?? cache.get(":method", method)));
   else {
     // RFC 8441 section 4.
     h2.putField(CONNECT);

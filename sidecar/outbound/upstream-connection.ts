@@ -251,7 +251,7 @@ export class UpstreamConnection implements Timed {
       write: (bytes) => socket.write(bytes),
       writeNow: (bytes) => socket.writeNow(bytes),
       shared: this.#deps.http2,
-      requestFlush: () => setImmediate(this.#flush),
+      requestFlush: () => this.#deps.http2.turns.add(this.#flush),
       handler: {
         onHeaders: (stream, fields, endStream) => stream.context?.onUpstreamHead(fields, endStream),
         onInformational: (stream, fields) => stream.context?.onUpstreamInformational(fields),

@@ -4,6 +4,7 @@ import type { Socket } from "node:net";
 import type { BufferPool } from "./http2/buffer-pool.ts";
 import { ownCopy } from "./own-memory.ts";
 import type { SharedReads } from "./shared-reads.ts";
+import type { TurnQueue } from "./turn-queue.ts";
 
 /** Larger buffers are passed on as they are: copying them costs more than a further entry of the gathered write. */
 const COPY_LIMIT_BYTES = 4_096;
@@ -18,9 +19,10 @@ export const HIGH_WATER_BYTES = 65_536;
 export const CREDIT_HIGH_WATER_BYTES = 8_192;
 
 /** What the sockets of a process share. */
-export interface SharedBuffers {
+export interface SharedBySockets {
   readonly buffers: BufferPool;
   readonly reads: SharedReads;
+  readonly turns: TurnQueue;
 }
 
 /** What the owner of a socket is told. Nothing comes after `onClose`. */
@@ -42,7 +44,7 @@ export class MeshSocket {
   readonly #localPort: number | undefined;
   readonly #encrypted: boolean;
   readonly #highWaterBytes: number;
-  readonly #shared: SharedBuffers | undefined;
+  readonly #shared: SharedBySockets | undefined;
   #handler: SocketHandler | undefined;
   #parts: (string | Buffer)[] = [];
   #gatheredBytes = 0;
@@ -66,9 +68,9 @@ export class MeshSocket {
    * @param socket a `net.Socket` or `tls.TLSSocket`; belongs to this object from now on.
    * @param highWaterBytes from which on it is `congested`.
    * @param shared of the process, for sockets with many small messages: where buffers come from that small parts are merged
-   *   in, and what an accepted TCP socket is read through.
+   *   in, what an accepted TCP socket is read through, and one end of the turn for all of them.
    */
-  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES, shared?: SharedBuffers) {
+  constructor(socket: Socket, highWaterBytes: number = HIGH_WATER_BYTES, shared?: SharedBySockets) {
     this.#socket = socket;
     this.#highWaterBytes = highWaterBytes;
     this.#shared = shared;
@@ -122,7 +124,8 @@ export class MeshSocket {
     if (this.congested) this.#owesDrain = true;
     if (!this.#scheduled) {
       this.#scheduled = true;
-      setImmediate(this.#onTurn);
+      if (this.#shared === undefined) setImmediate(this.#onTurn);
+      else this.#shared.turns.add(this.#onTurn);
     }
   }
 

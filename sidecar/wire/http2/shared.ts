@@ -1,5 +1,7 @@
 // What the HTTP/2 connections of a process share: buffers for output, a bound on receive windows, and what waits to be sent.
 import { SharedReads } from "../shared-reads.ts";
+import type { SharedBySockets } from "../socket.ts";
+import { TurnQueue } from "../turn-queue.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import type { WindowBudget } from "./flow.ts";
 import { HeldBytes } from "./held-bytes.ts";
@@ -14,9 +16,7 @@ const TIGHT_FROM_BYTES = 32 * 1024 * 1024;
 /** As if 64 streams waited, more or less. */
 const MUCH_QUEUED_BYTES = 4 * 1024 * 1024;
 
-export interface Http2Shared {
-  readonly buffers: BufferPool;
-  readonly reads: SharedReads;
+export interface Http2Shared extends SharedBySockets {
   readonly windows: ProcessWindows;
   readonly connectionWindows: WindowBudget;
   /** Given to streams to be sent, and not yet written. */
@@ -77,6 +77,7 @@ export function createHttp2Shared(): Http2Shared {
   return {
     buffers: new BufferPool(),
     reads: new SharedReads(),
+    turns: new TurnQueue(),
     windows,
     connectionWindows: new ConnectionWindows(windows),
     queued: new HeldBytes(MUCH_QUEUED_BYTES),

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type OnReadOpts, type Server, Socket } from "node:net";
 import { afterEach, describe, expect, test } from "@jest/globals";
-import { BufferPool } from "../../../sidecar/wire/http2/buffer-pool.ts";
+import { createHttp2Shared } from "../../../sidecar/wire/http2/shared.ts";
 import { SharedReads } from "../../../sidecar/wire/shared-reads.ts";
 import { HIGH_WATER_BYTES, MeshSocket } from "../../../sidecar/wire/socket.ts";
 
@@ -84,7 +84,7 @@ async function opened(reads: SharedReads): Promise<End> {
 /** One that we accepted. */
 async function accepted(reads: SharedReads): Promise<End> {
   const [far, raw] = await pair();
-  return record(new MeshSocket(raw, HIGH_WATER_BYTES, { buffers: new BufferPool(), reads }), far);
+  return record(new MeshSocket(raw, HIGH_WATER_BYTES, { ...createHttp2Shared(), reads }), far);
 }
 
 const turns = async (count: number): Promise<void> => {
