@@ -213,7 +213,7 @@ function isSame(parts: EventParts, call: AuditCall): boolean {
   );
 }
 
-/** The long parts, from the memo where it fits: 19 pieces to put together instead of 45, 1.5 us less per event. */
+/** The long parts, from the memo where it fits: less than half of the pieces to put together, 1 us less per event. */
 function partsOf(call: AuditCall, texts: JsonTexts): EventParts {
   const { edge, decision, person, resourceType, resourceName, method, pathTemplate } = call;
   const { contentType, sourceIp, userAgent } = call;
