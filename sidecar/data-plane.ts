@@ -350,6 +350,13 @@ export class DataPlane {
   /** Binds the application's side; the mesh port follows with the first identity. */
   async start(): Promise<DataPlanePorts> {
     const { outboundProxy, localServices } = this.#config;
+    if (!this.#http2.reads.adopts)
+      this.#deps.log.info(
+        "accepted sockets are read one by one: this node has no place for a shared buffer",
+        {
+          node: process.version,
+        },
+      );
     const outbound =
       outboundProxy === undefined ? undefined : await this.outbound.listen(outboundProxy, undefined);
     const local: (number | undefined)[] = [];

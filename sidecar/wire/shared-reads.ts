@@ -13,7 +13,7 @@ interface Internals {
 }
 
 /** Where Node keeps option `onread` of a socket. */
-interface OnReadPlaces {
+export interface OnReadPlaces {
   readonly buffer: symbol;
   readonly callback: symbol;
 }
@@ -21,8 +21,17 @@ interface OnReadPlaces {
 /** The buffer. Reading and delivering is one call without a pause, so any number of sockets share it. */
 export class SharedReads {
   readonly #buffer = Buffer.allocUnsafeSlow(READ_BYTES);
-  /** undefined: this Node keeps them elsewhere. */
-  readonly #places = placesOf(this.#buffer);
+  readonly #places: OnReadPlaces | undefined;
+
+  /** @param findPlaces in a Node that keeps them elsewhere it finds none, and accepted sockets are read as Node does it. */
+  constructor(findPlaces: () => OnReadPlaces | undefined = findOnReadPlaces) {
+    this.#places = findPlaces();
+  }
+
+  /** Whether accepted sockets can be read through the buffer too. */
+  get adopts(): boolean {
+    return this.#places !== undefined;
+  }
 
   /**
    * Option `onread` of `net.connect`: the socket then has no `data` events; all else is as ever.
@@ -67,7 +76,8 @@ export class SharedReads {
 }
 
 /** Found on a socket that is made with the option. */
-function placesOf(buffer: Buffer): OnReadPlaces | undefined {
+export function findOnReadPlaces(): OnReadPlaces | undefined {
+  const buffer = Buffer.alloc(1);
   const callback = (): boolean => true;
   const probe = new Socket({ onread: { buffer, callback } });
   const own = probe as unknown as Internals;
