@@ -20,7 +20,7 @@ import { AppHttp2Connection } from "./outbound/app-http2-connection.ts";
 import { AppSideConnection } from "./outbound/app-side-connection.ts";
 import { OutboundExchange } from "./outbound/exchange.ts";
 import { ExternalExchange } from "./outbound/external-exchange.ts";
-import { MeshSocket } from "./wire/socket.ts";
+import { HIGH_WATER_BYTES, MeshSocket } from "./wire/socket.ts";
 
 export interface GatewayPlaneDeps {
   readonly plane: DataPlane;
@@ -80,9 +80,9 @@ export class GatewayPlane implements DataPlanePart {
       metrics,
       log,
       converse: (raw, isHttp2, createExchange, isDraining, onClosed) => {
-        const socket = new MeshSocket(raw);
         const shared = { services, fixed: undefined, createExchange, isDraining, onClosed };
-        return isHttp2 ? new AppHttp2Connection(socket, shared) : new AppSideConnection(socket, shared);
+        if (isHttp2) return new AppHttp2Connection(new MeshSocket(raw), shared);
+        return new AppSideConnection(new MeshSocket(raw, HIGH_WATER_BYTES, services.http2), shared);
       },
     };
     metrics.addGauge({

@@ -53,18 +53,18 @@ export class SharedReads {
 
   /**
    * The same for a socket that was accepted. Servers have no such option, so what it does is done here: two properties of the
-   * socket and a call of its handle, none of them documented, the same in Node 22 to 24.
+   * socket and a call of its handle, none of them documented, the same in Node 22 to 24. With TLS, what of a read is decrypted
+   * already still comes after `pause()`: 64 KiB at most.
    *
    * @param socket of which nothing was read yet.
-   * @returns false: not done, listen for `data`. So with TLS, bytes that wait already, and any other Node.
+   * @returns false: not done, listen for `data`. So with bytes that wait already, and in any other Node.
    */
   adopt(socket: Socket, deliver: (chunk: Buffer) => void): boolean {
     const places = this.#places;
     // What is described above: a socket is an object with these.
     const own = socket as unknown as Internals;
     const handle = own._handle;
-    if (places === undefined || typeof handle?.useUserBuffer !== "function" || "encrypted" in socket)
-      return false;
+    if (places === undefined || typeof handle?.useUserBuffer !== "function") return false;
     if (socket.readableLength > 0 || socket.readableFlowing === true || own[places.buffer] !== null)
       return false;
     const { buffer, callback } = this.into(deliver);

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type OnReadOpts, type Server, Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { connect as connectTls, createServer as createTlsServer } from "node:tls";
 import { afterAll, afterEach, describe, expect, test } from "@jest/globals";
 import { createHttp2Shared } from "../../../sidecar/wire/http2/shared.ts";
 import { SharedReads } from "../../../sidecar/wire/shared-reads.ts";
@@ -109,6 +110,24 @@ const plain = acceptedWith(() => ({}));
 const paused = acceptedWith(() => ({ pauseOnConnect: true }));
 const unix = acceptedWith(() => ({ pauseOnConnect: true, path: join(folder, `${made++}.sock`) }));
 
+/** One over TLS, whose far end is a client; a pre-shared key spares the certificates. */
+async function overTls(reads: SharedReads): Promise<End> {
+  const psk = { psk: Buffer.alloc(16, 7), identity: "test" };
+  const shared = { ciphers: "PSK", maxVersion: "TLSv1.2" as const };
+  const server = createTlsServer({ ...shared, allowHalfOpen: true, pskCallback: () => psk.psk });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const far = connectTls({
+    ...{ ...shared, host: "127.0.0.1", port, allowHalfOpen: true },
+    ...{ pskCallback: () => psk, checkServerIdentity: () => undefined },
+  });
+  const [near] = (await once(server, "secureConnection")) as [Socket];
+  open.push(far, near, server);
+  for (const socket of [far, near]) socket.on("error", () => {});
+  return record(new MeshSocket(near, HIGH_WATER_BYTES, { ...createHttp2Shared(), reads }), far);
+}
+
 /** One that was looked at first, as where nothing says what is spoken: its first bytes were put back. */
 async function sniffed(reads: SharedReads): Promise<End> {
   const [far, raw] = await pair({ pauseOnConnect: true });
@@ -138,6 +157,7 @@ const WAYS = [
   ["accepted", plain, ADOPTING],
   ["accepted paused", paused, ADOPTING],
   ["accepted at a Unix socket", unix, ADOPTING],
+  ["accepted over TLS", overTls, ADOPTING],
   ["sniffed", sniffed, ADOPTING],
   ["accepted by a Node that keeps the option elsewhere", paused, ELSEWHERE],
 ] as const;
@@ -272,8 +292,8 @@ describe.each(WAYS)("a socket that was %s", (_, end, createReads) => {
   });
 });
 
-// Unix sockets know no reset.
-test.each(WAYS.filter(([, end]) => end !== unix))(
+// Unix sockets know no reset, and Node gives none over TLS.
+test.each(WAYS.filter(([, end]) => end !== unix && end !== overTls))(
   "a socket that was %s tells when the other end breaks off",
   async (_, end, createReads) => {
     const { far, events, closed, bytes } = await end(createReads());
