@@ -230,7 +230,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     {
       ...{ config, mode, ca, revoked, revocations, metrics },
       credentials: tls,
-      packs,
+      ...{ packs, compiled },
       state: () => publisher.state,
       onState: (listener) => void publisher.subscribe(listener),
     },

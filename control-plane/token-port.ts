@@ -8,7 +8,7 @@ import type { CertificateAuthority } from "./ca/root.ts";
 import type { ControlPlaneConfig } from "./config.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
 import type { Deps, Mode } from "./mode.ts";
-import { knownOperations } from "./policy/compile.ts";
+import { type Compiled, knownOperations } from "./policy/compile.ts";
 import { spiffeIdOf } from "./resources/build.ts";
 import { workloadOfSvid } from "./resources/workload-of-svid.ts";
 import { createRevocation } from "./revocations/revocation.ts";
@@ -16,6 +16,7 @@ import type { RevocationList, RevocationStore } from "./revocations/store.ts";
 import type { ServerCredentials } from "./server-credentials.ts";
 import type { ClusterState } from "./sources/store.ts";
 import { Callers } from "./tokens/caller.ts";
+import { endpointOperations } from "./tokens/endpoint-operations.ts";
 import { FoundRoles } from "./tokens/found-roles.ts";
 import { HeldRoles } from "./tokens/held-roles.ts";
 import { LiveLogins } from "./tokens/live-logins.ts";
@@ -31,6 +32,8 @@ export interface TokenPortParts {
   readonly credentials: ServerCredentials;
   /** The state in force: a pinned revision counts. */
   readonly state: () => ClusterState;
+  /** What policies came to in it. */
+  readonly compiled: () => Pick<Compiled, "programs">;
   /** Calls the listener after another state is in force. */
   readonly onState: (listener: () => void) => void;
   readonly packs: ReadonlyMap<string, string>;
@@ -78,6 +81,7 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
         return roles;
       },
       knowsOperation: operationsOf(state, parts.packs),
+      operationsOf: endpointOperations({ ...parts, nowMs: clock.nowMs }),
       revocations: revoked,
       revoke: async (subject, reason, untilMs) => {
         const about = subject.kind === "user" ? { user: subject.user } : { session: subject.session };

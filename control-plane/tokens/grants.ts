@@ -1,12 +1,12 @@
 // `POST /v1/token` (RFC 8693): Txn-Tokens from sessions, from foreign tokens, for the user that a pod acts for, and narrower
 // ones in place of one that is held; access tokens for one serving endpoint.
 
-import { verifyEs256 } from "../../sidecar/core/identity/ecdsa.ts";
-import { holdTxn } from "../../sidecar/core/identity/held-txn.ts";
 import type { TxnClaims, TxnRequestContext } from "../../sidecar/core/identity/txn.ts";
-import { readJwtShape } from "../../sidecar/core/idp/jwt-shape.ts";
+import { type JwtShape, readJwtShape } from "../../sidecar/core/idp/jwt-shape.ts";
+import type { Workload } from "../sources/store.ts";
 import type { TokenCaller } from "./caller.ts";
 import { type MintInput, mintAccessToken, mintTxn, signTxn } from "./mint.ts";
+import { readOwnToken, readOwnTxn } from "./own-tokens.ts";
 import { personOf, userIdOf } from "./person.ts";
 import { malformed, TokenRefusal } from "./refusal.ts";
 import {
@@ -16,7 +16,7 @@ import {
   requiredText,
   type TokenRequest,
 } from "./request-body.ts";
-import { narrowedScope, scopeOfAccessToken } from "./scopes.ts";
+import { endpointScope, narrowedScope, scopeOfAccessToken } from "./scopes.ts";
 import type { Person } from "./session-handle.ts";
 import { clientAddress } from "./sessions.ts";
 import {
@@ -58,6 +58,8 @@ export interface TokenAnswer {
   readonly issued_token_type: string;
   readonly token_type: "N_A" | "Bearer";
   readonly expires_in: number;
+  /** Of access tokens; a Txn-Token says it itself. */
+  readonly scope?: string;
 }
 
 /** On whose behalf, with which limits. */
@@ -93,25 +95,32 @@ export class Grants {
     if (grant === undefined)
       throw new TokenRefusal("TYPE_UNSUPPORTED", "`subject_token_type` is none that is exchanged here");
     if (grant === "txn_token") return this.#replace(caller, request, isTxn, note);
+    const own = grant === "access_token" ? this.#ownShape(request) : undefined;
+    if (own !== undefined) return this.#forOwnToken(own, caller, request, isTxn, note);
     const subject = await this.#subject(grant, caller, wit, request);
     note.user = userIdOf(subject.person);
     note.idp = subject.person.idp;
     if (subject.sid !== undefined) note.sid = subject.sid;
     const scope = narrowedScope(optionalText(request, "scope"), subject.scope, this.#deps.knowsOperation);
     const { ca, clock, trustDomain, issuer } = this.#deps;
+    const { person } = subject;
+    const roles = this.#deps.rolesOf(person);
     const input: MintInput = {
       ...{ trustDomain, scope, caller: caller.spiffeId, nowMs: clock.nowMs() },
-      signer: ca.txn,
-      person: subject.person,
-      roles: this.#deps.rolesOf(subject.person),
+      ...{ signer: ca.txn, person, roles },
       request: requestContext(request, subject.sid),
       ttlSeconds: Math.floor(this.#deps.state().config.txnTtlMs / 1000),
       until: subject.until,
     };
     if (!isTxn) {
-      const minted = mintAccessToken({ ...input, issuer, audience: this.#endpoint(request) });
+      const endpoint = this.#endpoint(request);
+      const audience = this.#deps.spiffeIdOf(endpoint);
+      note.audience = audience;
+      const operations = this.#deps.operationsOf(person, roles, endpoint, caller.spiffeId);
+      const narrowed = endpointScope(request.has("scope"), scope, operations);
+      const minted = mintAccessToken({ ...input, scope: narrowed, issuer, audience });
       note.txn = minted.claims.txn;
-      return answer(minted.token, minted.claims, ACCESS_TOKEN);
+      return { ...answer(minted.token, minted.claims, ACCESS_TOKEN), scope: narrowed };
     }
     this.#checkAudience(request);
     const minted = mintTxn(input);
@@ -216,8 +225,9 @@ export class Grants {
     if (!isTxn)
       throw new TokenRefusal("TYPE_UNSUPPORTED", `a Txn-Token is exchanged for \`${TXN_TOKEN}\` only`);
     this.#checkAudience(request);
-    const claims = this.#ownTxn(requiredText(request, "subject_token"));
-    const { ca, clock, revocations, knowsOperation } = this.#deps;
+    const { ca, clock, revocations, knowsOperation, trustDomain } = this.#deps;
+    const token = requiredText(request, "subject_token");
+    const claims = readOwnTxn(token, { trustDomain, signers: ca.txnSigners });
     Object.assign(note, { user: claims.sub, txn: claims.txn, idp: claims.tctx.idp });
     if (claims.reqWl !== caller.spiffeId)
       throw new TokenRefusal(
@@ -233,18 +243,41 @@ export class Grants {
     return answer(signTxn(next, ca.txn), next, TXN_TOKEN);
   }
 
-  /** @throws TokenRefusal `TOKEN_INVALID` for a token that this token service did not sign. */
-  #ownTxn(token: string): TxnClaims {
-    const invalid = new TokenRefusal("TOKEN_INVALID", "the subject token is no Txn-Token of this mesh");
-    const shape = readJwtShape(token);
-    if (!shape.ok || shape.value.typ !== "txntoken+jwt" || shape.value.alg !== "ES256") throw invalid;
-    const signer = this.#deps.ca.txnSigners.find(({ kid }) => kid === shape.value.kid);
-    const signature = Buffer.from(token.slice(shape.value.signed.length + 1), "base64url");
-    if (signer === undefined || !verifyEs256(Buffer.from(shape.value.signed), signer.publicKey, signature))
-      throw invalid;
-    const held = holdTxn(token);
-    if (!held.ok || held.value.claims.aud !== this.#deps.trustDomain) throw invalid;
-    return held.value.claims;
+  /** An access token that says it is of this token service; undefined: a provider's. */
+  #ownShape(request: TokenRequest): JwtShape | undefined {
+    const shape = readJwtShape(requiredText(request, "subject_token"));
+    return shape.ok && shape.value.claims["iss"] === this.#deps.issuer ? shape.value : undefined;
+  }
+
+  /** A Txn-Token for who shows a gateway an access token of ours: same transaction, user, scope and end. */
+  #forOwnToken(
+    shape: JwtShape,
+    caller: TokenCaller,
+    request: TokenRequest,
+    isTxn: boolean,
+    note: AuditNote,
+  ): TokenAnswer {
+    requireGateway(caller);
+    if (!isTxn)
+      throw new TokenRefusal(
+        "TYPE_UNSUPPORTED",
+        `a token for an endpoint is exchanged for \`${TXN_TOKEN}\` only`,
+      );
+    this.#checkAudience(request);
+    const { ca, clock, revocations, verifiers, knowsOperation, trustDomain } = this.#deps;
+    const { audience, issuedAt, claims } = readOwnToken(shape, caller.spiffeId, {
+      ...{ trustDomain, signers: ca.txnSigners, nowMs: clock.nowMs() },
+    });
+    const { sub, txn, rctx, tctx } = claims;
+    Object.assign(note, { user: sub, txn, idp: tctx.idp, audience });
+    if (rctx.sid !== undefined) note.sid = rctx.sid;
+    verifiers.named(tctx.idp);
+    requireProviderOf(this.#deps, caller, tctx.idp);
+    if (revocations.coversTxn({ sub, rctx, iat: issuedAt }))
+      throw new TokenRefusal("REVOKED", "the user or the session was revoked");
+    const scope = narrowedScope(optionalText(request, "scope"), claims.scope, knowsOperation);
+    const next: TxnClaims = { ...claims, scope, rctx: requestContext(request, rctx.sid) };
+    return answer(signTxn(next, ca.txn), next, TXN_TOKEN);
   }
 
   #checkAudience(request: TokenRequest): void {
@@ -253,14 +286,14 @@ export class Grants {
       throw new TokenRefusal("TARGET_UNKNOWN", `a Txn-Token is for \`${this.#deps.trustDomain}\``);
   }
 
-  /** The SPIFFE ID of the serving endpoint that `audience` names, by that or as `namespace/name`. */
-  #endpoint(request: TokenRequest): string {
+  /** The serving endpoint that `audience` names, by its SPIFFE ID or as `namespace/name`. */
+  #endpoint(request: TokenRequest): Workload {
     const asked = requiredText(request, "audience");
     const { state, spiffeIdOf } = this.#deps;
     for (const workload of state().workloads.values()) {
       if (workload.kind !== "serving") continue;
-      const id = spiffeIdOf(workload);
-      if (id === asked || `${workload.namespace}/${workload.name}` === asked) return id;
+      if (spiffeIdOf(workload) === asked || `${workload.namespace}/${workload.name}` === asked)
+        return workload;
     }
     throw new TokenRefusal("TARGET_UNKNOWN", `there is no serving endpoint \`${asked.slice(0, 256)}\``);
   }

@@ -70,19 +70,35 @@ export function signTxn(claims: TxnClaims, { kid, key }: TxnSigner): string {
   return token;
 }
 
-/** An access token (RFC 9068) for one audience, for callees that read those. @throws TokenRefusal `SESSION_EXPIRED`. */
+/**
+ * An access token (RFC 9068) for one audience: for callees that read those, and for gateways, who have it exchanged again.
+ *
+ * @throws TokenRefusal `SESSION_EXPIRED`.
+ */
 export function mintAccessToken(
   input: MintInput & { readonly issuer: string; readonly audience: string },
 ): Minted {
-  const { token: _, claims } = mintTxn(input);
+  const { claims } = mintTxn(input);
+  const { sub, iat, exp, scope, txn, tctx, rctx } = claims;
   const { kid, key } = input.signer;
-  const head = Buffer.from(JSON.stringify({ alg: "ES256", typ: "at+jwt", kid })).toString("base64url");
+  const head = Buffer.from(JSON.stringify({ alg: "ES256", typ: ACCESS_TOKEN_TYPE, kid })).toString(
+    "base64url",
+  );
   const body = Buffer.from(
     JSON.stringify({
-      ...{ iss: input.issuer, sub: claims.sub, aud: input.audience, iat: claims.iat, exp: claims.exp },
-      ...{ jti: claims.txn, client_id: input.caller, scope: claims.scope, roles: claims.tctx.roles },
+      ...{ iss: input.issuer, sub, aud: input.audience, iat, exp, jti: txn, client_id: input.caller, scope },
+      // RFC 9068 section 2.2: how and when the person signed in, who that is, and what for.
+      ...{ auth_time: tctx.authTime, acr: tctx.acr, amr: tctx.amr, sid: rctx.sid },
+      ...{ email: tctx.email, preferred_username: tctx.username, roles: tctx.roles },
+      ...{ [IDP_CLAIM]: tctx.idp, [TYPE_CLAIM]: tctx.typ },
     }),
   ).toString("base64url");
   const signed = `${head}.${body}`;
   return { token: `${signed}.${signEs256(Buffer.from(signed), key).toString("base64url")}`, claims };
 }
+
+/** `typ` of access tokens, as `readJwtShape` gives it. */
+export const ACCESS_TOKEN_TYPE = "at+jwt";
+/** Claims of ours in them. */
+export const IDP_CLAIM = "countersign.dev/idp";
+export const TYPE_CLAIM = "countersign.dev/type";

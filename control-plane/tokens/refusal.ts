@@ -15,6 +15,7 @@ export const TOKEN_REFUSALS = {
   USER_UNKNOWN: { error: "invalid_grant", status: 400 },
   SCOPE_EXCEEDED: { error: "invalid_scope", status: 400 },
   TARGET_UNKNOWN: { error: "invalid_target", status: 400 },
+  TARGET_NOT_PERMITTED: { error: "invalid_target", status: 400 },
   TOO_MANY: { error: "temporarily_unavailable", status: 429 },
   NOT_READY: { error: "temporarily_unavailable", status: 503 },
   FAILED: { error: "server_error", status: 500 },

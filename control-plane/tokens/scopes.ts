@@ -2,6 +2,7 @@
 // subject had. PURE.
 import { TXN_SCOPE_ALL } from "../../sidecar/core/identity/txn.ts";
 import { coversOperation } from "../../sidecar/core/policy/scope.ts";
+import type { UserOperations } from "../policy/user-operations.ts";
 import { TokenRefusal } from "./refusal.ts";
 
 /** Scopes of access tokens that say nothing about operations (OpenID Connect Core 5.4 and 11, and what providers add). */
@@ -66,4 +67,44 @@ export function scopeOfAccessToken(claim: unknown, isKnown: (pattern: string) =>
       "the subject token has scopes, and none of them is an operation of this mesh",
     );
   return operations.join(" ");
+}
+
+/**
+ * The scope of a token for one endpoint: no operation that policies do not let its subject do there.
+ *
+ * @param asked whether the request names a scope; otherwise all that is held and allowed is meant.
+ * @param scope what it may be at most, as `narrowedScope` says.
+ * @throws TokenRefusal `TARGET_NOT_PERMITTED` when nothing is left, `SCOPE_EXCEEDED` for an entry of which a part is not allowed.
+ */
+export function endpointScope(
+  asked: boolean,
+  scope: string,
+  { every, allowed, others }: UserOperations,
+): string {
+  if (every) return scope;
+  if (allowed.length === 0)
+    throw new TokenRefusal(
+      "TARGET_NOT_PERMITTED",
+      "policies let the user do no operation of this endpoint that a token can name; see `countersign roles`",
+    );
+  const entries = scope === TXN_SCOPE_ALL ? undefined : entriesOf(scope);
+  if (asked && entries !== undefined) {
+    for (const entry of entries)
+      if (
+        !allowed.some((name) => coversOperation(entry, name)) ||
+        others.some((name) => coversOperation(entry, name))
+      )
+        throw new TokenRefusal(
+          "SCOPE_EXCEEDED",
+          `policies do not let the user do all of \`${entry.slice(0, 64)}\` at this endpoint`,
+        );
+    return scope;
+  }
+  const left = allowed.filter((name) => entries?.some((entry) => coversOperation(entry, name)) ?? true);
+  const text = left.join(" ");
+  if (left.length === 0)
+    throw new TokenRefusal("SCOPE_EXCEEDED", "the subject token has none of the operations that are allowed");
+  if (text.length > MAX_SCOPE_CHARS)
+    throw new TokenRefusal("SCOPE_EXCEEDED", "too many operations for one token; name some in `scope`");
+  return text;
 }

@@ -1,11 +1,12 @@
 // What the token service is made of, and what its endpoints share.
 
-import { workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
+import { type SpiffeId, workloadOf } from "../../sidecar/core/identity/spiffe-id.ts";
 import type { TxnClaims } from "../../sidecar/core/identity/txn.ts";
 import { type IdpRefusal, refuseIdp } from "../../sidecar/core/idp/settings.ts";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import type { CertificateAuthority } from "../ca/root.ts";
+import type { UserOperations } from "../policy/user-operations.ts";
 import type { ClusterState, Workload } from "../sources/store.ts";
 import type { Callers, TokenCaller } from "./caller.ts";
 import type { LiveLogins } from "./live-logins.ts";
@@ -34,6 +35,13 @@ export interface TokenServiceDeps {
   readonly verifiers: Verifiers;
   readonly uses: OneTimeUses;
   readonly rolesOf: (person: Person) => readonly string[];
+  /** What policies let a person with these roles do at a workload, when `caller` calls with the token. */
+  readonly operationsOf: (
+    person: Person,
+    roles: readonly string[],
+    workload: Workload,
+    caller: SpiffeId,
+  ) => UserOperations;
   /** Whether some operation has this name, or lies below it. */
   readonly knowsOperation: (pattern: string) => boolean;
   readonly revocations: {
@@ -51,6 +59,8 @@ export interface AuditNote {
   sid?: string;
   txn?: string;
   idp?: string;
+  /** SPIFFE ID of the endpoint that an access token is for. */
+  audience?: string;
   detail?: string;
 }
 

@@ -110,6 +110,10 @@ export async function createTestTokenService(clock: Clock): Promise<TestTokenSer
       },
     },
     rolesOf: ({ groups }) => (groups === "unknown" ? [] : groups.map((group) => `role-${group}`)),
+    operationsOf: (_, roles) =>
+      roles.includes("role-ds")
+        ? { every: false, allowed: ["serving.invoke.predict"], others: ["serving.manage"] }
+        : { every: false, allowed: [], others: ["serving.invoke.predict", "serving.manage"] },
     knowsOperation: (pattern) =>
       ["serving", "serving.invoke", "serving.invoke.predict", "mlflow"].includes(pattern),
     revocations: { coversTxn: (token) => new Revocations(revoked).coversTxn(token) },

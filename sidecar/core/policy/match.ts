@@ -290,7 +290,7 @@ export function matchesUser(match: UserMatch, user: User | undefined): boolean {
 }
 
 /** A clause of `from` or `unless`; never an error, because who calls is always known. */
-export function matchesFrom(from: CompiledFrom, call: Call): boolean {
+export function matchesFrom(from: CompiledFrom, call: Pick<Call, "caller" | "user" | "via">): boolean {
   const caller = call.caller;
   if (!caller.authenticated || (!caller.local && !from.foreign)) return false;
   if (from.any) return true;

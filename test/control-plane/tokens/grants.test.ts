@@ -382,7 +382,7 @@ describe("in place of a Txn-Token", () => {
 
 describe("an access token for one serving endpoint", () => {
   test("is of the published issuer, for that endpoint alone", async () => {
-    const { handle } = await login();
+    const { handle, sid } = await login();
     for (const audience of ["edge/scorer", idOf("serving", "scorer")]) {
       const answer = await bySession(handle, {
         requested_token_type: TYPE("access_token"),
@@ -398,6 +398,8 @@ describe("an access token for one serving endpoint", () => {
         currentDate: new Date(clock.nowMs()),
       });
       expect(payload).toMatchObject({ sub: "okta-main|alice", scope: "serving.invoke", roles: ["role-ds"] });
+      expect(payload).toMatchObject({ sid, acr: "2", amr: ["mfa"], auth_time: now() - 60 });
+      expect(note).toMatchObject({ audience: idOf("serving", "scorer"), sid, txn: payload.jti });
       // It is no Txn-Token.
       await expect(
         ask({ subject_token_type: TYPE("txn_token"), subject_token: answer.access_token }),
@@ -409,9 +411,120 @@ describe("an access token for one serving endpoint", () => {
       ).rejects.toMatchObject({ reason: "TARGET_UNKNOWN" });
   });
 
+  const forScorer = async (more: Record<string, unknown> = {}, over: object = {}) =>
+    bySession((await login(over)).handle, {
+      ...{ requested_token_type: TYPE("access_token"), audience: "edge/scorer", ...more },
+    });
+
+  test.each([
+    { asked: undefined, scope: "serving.invoke.predict" },
+    { asked: "serving.invoke", scope: "serving.invoke" },
+    { asked: "serving", reason: "SCOPE_EXCEEDED" },
+    { asked: "mlflow", reason: "SCOPE_EXCEEDED" },
+    { asked: "*", scope: "serving.invoke.predict" },
+  ])(
+    "asked for $asked it says no more than policies allow: $scope$reason",
+    async ({ asked, scope, reason }) => {
+      const minted = forScorer(asked === undefined ? {} : { scope: asked });
+      if (scope === undefined) await expect(minted).rejects.toMatchObject({ reason });
+      else expect((await minted).scope).toBe(scope);
+    },
+  );
+
+  test("is not for an endpoint of which policies allow nothing", async () => {
+    await expect(forScorer({}, { groups: [] })).rejects.toMatchObject({ reason: "TARGET_NOT_PERMITTED" });
+  });
+
+  describe("that a gateway is shown", () => {
+    const show = (token: string, more: Record<string, unknown> = {}, caller: TokenCaller = PEOPLE) =>
+      ask({ subject_token_type: TYPE("access_token"), subject_token: token, ...more }, caller);
+
+    test("stands for the same person, scope and transaction, and ends when it does", async () => {
+      const { access_token: token } = await forScorer({ scope: "serving.invoke" });
+      const { txn, sid } = note;
+      clock.advance(100_000);
+      note = {};
+      const answer = await show(
+        token,
+        { request_context: { req_ip: "10.1.2.3" } },
+        callerOf("gateway", "other"),
+      );
+      expect(answer.expires_in).toBe(200);
+      expect(claimsOf(answer)).toEqual({
+        ...{ iat: now(), exp: now() + 200, aud: TRUST_DOMAIN, sub: "okta-main|alice", txn },
+        ...{ scope: "serving.invoke", reqWl: idOf("gateway", "other"), rctx: { reqIp: "10.1.2.3", sid } },
+        tctx: {
+          ...{ typ: "person", roles: ["role-ds"], idp: IDP, amr: ["mfa"], acr: "2", email: "a@x.example" },
+          authTime: now() - 160,
+        },
+      });
+      expect(note).toMatchObject({ user: "okta-main|alice", txn, audience: idOf("serving", "scorer") });
+      clock.advance(200_000);
+      await expect(show(token)).rejects.toMatchObject({ reason: "SESSION_EXPIRED" });
+    });
+
+    test("becomes no wider and no other access token", async () => {
+      const { access_token: token } = await forScorer({ scope: "serving.invoke" });
+      await expect(show(token, { scope: "mlflow" })).rejects.toMatchObject({ reason: "SCOPE_EXCEEDED" });
+      await expect(
+        show(token, { requested_token_type: TYPE("access_token"), audience: "edge/scorer" }),
+      ).rejects.toMatchObject({ reason: "TYPE_UNSUPPORTED" });
+    });
+
+    test("is refused of workloads, of gateways of other providers, and once the provider is gone", async () => {
+      const { access_token: token } = await forScorer();
+      await expect(show(token, {}, callerOf("notebook", "nb-alice"))).rejects.toMatchObject({
+        reason: "CALLER_NOT_PERMITTED",
+      });
+      service.gatewayIdps.splice(0);
+      await expect(show(token)).rejects.toMatchObject({ reason: "CALLER_NOT_PERMITTED" });
+      service.configured.delete(IDP);
+      await expect(show(token)).rejects.toMatchObject({ reason: "IDP_UNKNOWN" });
+    });
+
+    test("ends with its session and its user", async () => {
+      const { handle } = await login();
+      const { access_token: token } = await bySession(handle, {
+        ...{ requested_token_type: TYPE("access_token"), audience: "edge/scorer" },
+      });
+      await sessions.end(PEOPLE, new Map([["handle", handle]]), {});
+      await expect(show(token)).rejects.toMatchObject({ reason: "REVOKED" });
+      clock.advance(5_000);
+      const { access_token: other } = await forScorer();
+      await expect(show(other)).resolves.toBeDefined();
+      service.revoked.push({ spiffeId: "", pod: "", user: "okta-main|alice", beforeMs: clock.nowMs() + 1 });
+      await expect(show(other)).rejects.toMatchObject({ reason: "REVOKED" });
+    });
+
+    test("is refused when a byte of it is another, or another key signed it", async () => {
+      const { access_token: token } = await forScorer();
+      const [head = "", body = "", signature = ""] = token.split(".");
+      const changed = (over: object): string =>
+        Buffer.from(
+          JSON.stringify({ ...JSON.parse(Buffer.from(body, "base64url").toString()), ...over }),
+        ).toString("base64url");
+      const typ = (name: string): string =>
+        Buffer.from(
+          JSON.stringify({ ...JSON.parse(Buffer.from(head, "base64url").toString()), typ: name }),
+        ).toString("base64url");
+      for (const bad of [
+        `${head}.${changed({ sub: "okta-main|bob" })}.${signature}`,
+        `${head}.${changed({ roles: ["admin"] })}.${signature}`,
+        `${head}.${changed({ exp: now() + 9_999 })}.${signature}`,
+        `${typ("txntoken+jwt")}.${body}.${signature}`,
+        `${typ("wit+jwt")}.${body}.${signature}`,
+        `${head}.${body}.${Buffer.alloc(64).toString("base64url")}`,
+        `${head}.${body}.`,
+        await signJwt(KEY, JSON.parse(Buffer.from(body, "base64url").toString()), { typ: "at+jwt" }),
+      ])
+        await expect(show(bad)).rejects.toMatchObject({ reason: "TOKEN_INVALID" });
+    });
+  });
+
   test("the discovery document names where the keys are", () => {
     expect(discoveryDocument("https://mesh.example/")).toMatchObject({
       jwks_uri: "https://mesh.example/.well-known/jwks.json",
+      token_endpoint: "https://mesh.example/.countersign/token",
     });
   });
 });
