@@ -14,6 +14,7 @@ import type { LoginWorld } from "./gateway/login/login-world.ts";
 import { Provider } from "./gateway/login/provider.ts";
 import { SignInError, type SignInFailure } from "./gateway/login/sign-in-failure.ts";
 import type { TokenService } from "./gateway/login/token-service.ts";
+import { RequestLimit } from "./gateway/request-limit.ts";
 import { GatewayCookies } from "./gateway/session/cookies.ts";
 import { MemorySessionStore } from "./gateway/session/memory-store.ts";
 import type { SessionStore } from "./gateway/session/session.ts";
@@ -23,6 +24,8 @@ export interface PeopleDeps {
   readonly tokens: TokenService;
   /** Of the table in force. */
   readonly revocations: () => Revocations;
+  /** Of the table in force: whether a mesh service leads to a workload. */
+  readonly leadsTo: (service: string, spiffeId: string) => boolean;
   /** Mounted Secrets, `DIR/NAME/KEY`; undefined: none. */
   readonly secretsDir: string | undefined;
   /** Writes down who signs in and out. */
@@ -34,6 +37,8 @@ export interface PeopleDeps {
 
 /** In memory; each takes 2.6 KB with 2 KB of claims. */
 const MAX_SESSIONS = 250_000;
+/** Tokens for endpoints that one person may ask one replica for. */
+const EXCHANGES = { requests: 60, perMs: 60_000, burst: 30 };
 const MAX_SECRET_CHARS = 4_096;
 
 /** Opens who knows people for a gateway; later versions of the resource come by `adopt`. */
@@ -84,6 +89,7 @@ class World implements LoginWorld {
   readonly #deps: PeopleDeps;
   readonly #limits: { idleMs: number };
   readonly #providers = new Map<string, Provider>();
+  readonly #exchanges = new RequestLimit(EXCHANGES);
   #gateway: Gateway;
 
   constructor(gateway: Gateway, deps: PeopleDeps, store: SessionStore, limits: { idleMs: number }) {
@@ -104,6 +110,14 @@ class World implements LoginWorld {
 
   revocations(): Revocations {
     return this.#deps.revocations();
+  }
+
+  leadsTo(service: string, spiffeId: string): boolean {
+    return this.#deps.leadsTo(service, spiffeId);
+  }
+
+  mayExchange(user: string): number {
+    return this.#exchanges.take(user, this.clock.monotonicMs());
   }
 
   adopt(gateway: Gateway): void {

@@ -11,6 +11,7 @@ import type { DataPlane, DataPlanePart } from "./data-plane.ts";
 import { EdgeCertificates } from "./gateway/certificates.ts";
 import { EdgeAudit } from "./gateway/edge-audit.ts";
 import { Front } from "./gateway/front.ts";
+import { leadsTo } from "./gateway/leads-to.ts";
 import { EdgeListener, type EdgeListenerDeps } from "./gateway/listener.ts";
 import type { TokenService } from "./gateway/login/token-service.ts";
 import type { People } from "./gateway/people.ts";
@@ -165,6 +166,7 @@ export class GatewayPlane implements DataPlanePart {
       const revocations = (): Revocations => state.directory?.table.revocations ?? Revocations.none;
       this.#people = await PeoplePart.open(gateway, {
         ...{ tokens, revocations, tell: this.#audit.tell, secretsDir, clock, log, metrics },
+        leadsTo: (service, spiffeId) => leadsTo(state.directory?.table, service, spiffeId),
       });
       this.people = this.#people.people;
     } catch (error) {

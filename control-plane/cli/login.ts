@@ -10,37 +10,12 @@ import {
   isClientToken,
 } from "../../sidecar/core/gateway/client-login.ts";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
-import { type Fields, textOf, textsOf } from "./answers.ts";
+import { textOf, textsOf } from "./answers.ts";
 import { type CodeAnswer, codeIn, listenForCode } from "./code-listener.ts";
-import { askGateway, gatewayUrl } from "./gateway-client.ts";
-import { forgetLogin, type KeptLogin, keepLogin, loginsFile, readLogins } from "./kept-logins.ts";
-import { openBrowser } from "./open-browser.ts";
+import { askGateway } from "./gateway-client.ts";
+import { forgetLogin, type KeptLogin, keepLogin, loginsFile } from "./kept-logins.ts";
+import { goodLogin, type LoginOptions, loginAt, nobody, refusedBy, type Surroundings } from "./person.ts";
 import { EXIT, type ExitStatus, type Output, plain, printJson, timeText } from "./print.ts";
-
-export interface LoginOptions {
-  /** As typed; undefined: the gateway of the last login. */
-  readonly gateway: string | undefined;
-  readonly caFile: string | undefined;
-  readonly json: boolean;
-}
-
-/** The world around these verbs; see `terminalSurroundings`. */
-export interface Surroundings {
-  readonly env: Readonly<Record<string, string | undefined>>;
-  readonly nowMs: () => number;
-  /** Lines that a person types; undefined: nobody can. */
-  readonly input: NodeJS.ReadableStream | undefined;
-  readonly open: (url: string) => boolean;
-  readonly timeoutMs: number;
-}
-
-export const terminalSurroundings = (): Surroundings => ({
-  env: process.env,
-  nowMs: Date.now,
-  input: process.stdin.isTTY ? process.stdin : undefined,
-  open: (url) => openBrowser(url, process.env),
-  timeoutMs: 600_000,
-});
 
 /** A kept token with less left is replaced. */
 const LEAST_LEFT_MS = 60_000;
@@ -52,7 +27,7 @@ export async function login(
   output: Output,
 ): Promise<ExitStatus> {
   const file = loginsFile(around.env);
-  const { gateway, kept } = which(file, options, around);
+  const { gateway, kept } = loginAt(file, options, around);
   const isGood = kept !== undefined && kept.expiresMs - around.nowMs() > LEAST_LEFT_MS;
   const login =
     isGood && !options.renew
@@ -73,23 +48,6 @@ const shown = ({ gateway, user, expiresMs }: KeptLogin) => ({
   user,
   expiresAt: new Date(expiresMs).toISOString(),
 });
-
-/** @throws MeshError `bad_config` when no gateway is named and none is remembered. */
-function which(
-  file: string,
-  { gateway: typed }: Pick<LoginOptions, "gateway">,
-  { env }: Surroundings,
-): { readonly gateway: string; readonly kept: KeptLogin | undefined } {
-  const { current, logins } = readLogins(file);
-  const named = typed ?? env["COUNTERSIGN_GATEWAY"] ?? current;
-  if (named === undefined || named === "")
-    throw new MeshError(
-      "bad_config",
-      "name the gateway, for example `countersign login https://lab.example.com`, or set `COUNTERSIGN_GATEWAY`",
-    );
-  const gateway = gatewayUrl(named);
-  return { gateway, kept: logins.get(gateway) };
-}
 
 async function signIn(
   gateway: string,
@@ -186,22 +144,12 @@ async function redeem(
       ...{ code, code_verifier: verifier, redirect_uri: redirectUri },
     },
   });
-  if (status !== 200) throw refused(gateway, status, fields);
+  if (status !== 200) throw refusedBy(gateway, status, fields);
   const token = textOf(fields["access_token"]);
   const seconds = fields["expires_in"];
   if (!isClientToken(token) || typeof seconds !== "number" || !(seconds > 0))
     throw new MeshError("protocol_error", `\`${gateway}\` answered with something else than a token`);
   return { gateway, token, user: textOf(fields["user"]), expiresMs: nowMs() + seconds * 1_000, caFile };
-}
-
-function refused(gateway: string, status: number, fields: Fields): MeshError {
-  const why = textOf(fields["error_description"]) || textOf(fields["detail"]);
-  return why === ""
-    ? new MeshError(
-        "protocol_error",
-        `\`${gateway}\` answered ${status}; is it the address of a Countersign gateway?`,
-      )
-    : new MeshError("bad_object", plain(why).slice(0, 300));
 }
 
 /** Who is signed in, as the gateway says. Exit status 1: nobody. */
@@ -210,15 +158,14 @@ export async function whoami(
   around: Surroundings,
   output: Output,
 ): Promise<ExitStatus> {
-  const { gateway, kept } = which(loginsFile(around.env), options, around);
-  if (kept === undefined) return nobody(gateway, "you are not signed in", options, output);
-  if (kept.expiresMs <= around.nowMs())
-    return nobody(gateway, `the login expired at ${timeText(kept.expiresMs)}`, options, output);
+  const kept = goodLogin(options, around, output);
+  if ("status" in kept) return kept.status;
+  const { gateway } = kept;
   const { status, fields } = await askGateway({
     ...{ gateway, path: CLIENT_PATHS.whoami, bearer: kept.token },
     caFile: options.caFile ?? kept.caFile,
   });
-  if (status !== 200) throw refused(gateway, status, fields);
+  if (status !== 200) throw refusedBy(gateway, status, fields);
   if (fields["signedIn"] !== true)
     return nobody(gateway, "the session has ended (signed out, revoked or idle)", options, output);
   if (options.json) {
@@ -233,32 +180,61 @@ export async function whoami(
   return EXIT.ok;
 }
 
-function nobody(gateway: string, why: string, { json }: LoginOptions, output: Output): ExitStatus {
-  if (json) printJson(output, { gateway, signedIn: false, reason: why });
-  else output.err(`countersign: ${why} at ${gateway}; run \`countersign login ${gateway}\`\n`);
-  return EXIT.no;
-}
-
-/** Ends the token at the gateway and forgets it here, also when the gateway cannot be asked. */
+/**
+ * Ends the token at the gateway, and then forgets it here: one that is forgotten first would stay good there, out of reach.
+ *
+ * @param force forget it although the gateway does not end it.
+ * @throws MeshError `io_failed`, `bad_object`, `protocol_error` when it is not ended there: it is kept then.
+ */
 export async function logout(
-  options: LoginOptions,
+  options: LoginOptions & { readonly force: boolean },
   around: Surroundings,
   output: Output,
 ): Promise<ExitStatus> {
   const file = loginsFile(around.env);
-  const { gateway, kept } = which(file, options, around);
+  const { gateway, kept } = loginAt(file, options, around);
   if (kept === undefined) {
     if (options.json) printJson(output, { gateway, ended: false });
     else output.out(`not signed in at ${gateway}\n`);
     return EXIT.ok;
   }
+  const isOver = kept.expiresMs <= around.nowMs();
+  const failure = isOver ? undefined : await endThere(kept, options);
+  if (failure !== undefined && !options.force) throw failure;
   forgetLogin(file, gateway);
-  const { status, fields } = await askGateway({
-    ...{ gateway, path: CLIENT_PATHS.revoke, form: { token: kept.token } },
-    caFile: options.caFile ?? kept.caFile,
-  });
-  if (status !== 200) throw refused(gateway, status, fields);
-  if (options.json) printJson(output, { gateway, ended: true });
-  else output.out(`signed out at ${gateway}; in the browser you stay signed in\n`);
+  const ended = failure === undefined;
+  if (options.json)
+    printJson(output, {
+      gateway,
+      ended,
+      ...(ended ? {} : { goodUntil: new Date(kept.expiresMs).toISOString() }),
+    });
+  else if (ended) output.out(`signed out at ${gateway}; in the browser you stay signed in\n`);
+  else
+    output.err(
+      `countersign: ${failure.message}\nforgotten here; who has a copy of the token can use it until ${timeText(kept.expiresMs)}, unless you sign out at ${gateway}${SIGN_OUT_PATH} in the browser\n`,
+    );
   return EXIT.ok;
+}
+
+const SIGN_OUT_PATH = "/.countersign/logout";
+
+/** @returns why the token may still be good there; undefined: it is not. */
+async function endThere(kept: KeptLogin, { caFile }: LoginOptions): Promise<MeshError | undefined> {
+  const { gateway, token, expiresMs } = kept;
+  try {
+    const { status, fields } = await askGateway({
+      ...{ gateway, path: CLIENT_PATHS.revoke, form: { token } },
+      caFile: caFile ?? kept.caFile,
+    });
+    if (status === 200) return undefined;
+    throw refusedBy(gateway, status, fields);
+  } catch (error) {
+    if (!(error instanceof MeshError)) throw error;
+    return new MeshError(
+      error.code,
+      `${error.message}; the token is kept, and good there until ${timeText(expiresMs)}: log out again, or forget it here alone with \`--force\``,
+      { cause: error },
+    );
+  }
 }

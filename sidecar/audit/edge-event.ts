@@ -2,7 +2,14 @@
 // refused at its front. The same envelope and body as the event of a call (record.ts), so that one reader takes both.
 
 /** `actionName`. */
-export type EdgeAction = "login" | "logout" | "session.end" | "token.give" | "token.end" | "request";
+export type EdgeAction =
+  | "login"
+  | "logout"
+  | "session.end"
+  | "token.give"
+  | "token.exchange"
+  | "token.end"
+  | "request";
 
 export interface EdgeUser {
   /** `idp|id`. */
@@ -34,6 +41,8 @@ export interface EdgeEvent {
   readonly session: string | undefined;
   readonly user: EdgeUser | undefined;
   readonly request: EdgeEventRequest | undefined;
+  /** The endpoint that a token is for, as it was asked for. */
+  readonly endpoint?: string | undefined;
   /** 0: nothing was asked that is answered. */
   readonly status: number;
 }
@@ -72,7 +81,8 @@ export function edgeEvent(
     datacontenttype: "application/json",
     data: {
       ...{ version: "1", cluster: source.cluster, namespace: source.namespace },
-      ...{ serviceName: "gateway", actionName: action, resource: null },
+      ...{ serviceName: "gateway", actionName: action },
+      resource: event.endpoint === undefined ? null : { type: "endpoint", name: text(event.endpoint) },
       userIdentity:
         user === undefined
           ? null

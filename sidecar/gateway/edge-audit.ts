@@ -19,6 +19,8 @@ export interface EdgeNote {
   readonly session?: string | undefined;
   readonly user?: EdgeUser | undefined;
   readonly request?: EdgeRequest | undefined;
+  /** The endpoint that a token is for. */
+  readonly endpoint?: string | undefined;
   readonly status?: number | undefined;
 }
 
@@ -46,9 +48,9 @@ export class EdgeAudit {
   }
 
   readonly tell: TellEdge = (note) => {
-    const { action, reason, user, request, allowed, detail, idp, session, status = 0 } = note;
+    const { action, reason, user, request, allowed, detail, idp, session, endpoint, status = 0 } = note;
     const event: EdgeEvent = {
-      ...{ action, allowed, reason, detail, idp, session, user, status },
+      ...{ action, allowed, reason, detail, idp, session, user, endpoint, status },
       decisionId: note.decisionId ?? this.#deps.trail.decisionId(),
       request: request === undefined ? undefined : requestOf(request),
     };

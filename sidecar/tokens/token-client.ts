@@ -13,6 +13,7 @@ import {
 const IETF = "urn:ietf:params:oauth:token-type:";
 const GRANT = "urn:ietf:params:oauth:grant-type:token-exchange";
 const TXN_TOKEN = `${IETF}txn_token`;
+const ACCESS_TOKEN = `${IETF}access_token`;
 const SESSION = "urn:countersign:params:oauth:token-type:session";
 const OWN = "own";
 
@@ -55,6 +56,19 @@ export interface MintContext {
   readonly sid?: string | undefined;
   /** Narrower than the subject's; absent: all of it. */
   readonly scope?: string | undefined;
+}
+
+/** What a token for one endpoint is asked for with. */
+export interface EndpointRequest extends MintContext {
+  /** SPIFFE ID or `namespace/name` of a serving endpoint. */
+  readonly audience: string;
+}
+
+/** A JWT for one endpoint alone. */
+export interface EndpointToken {
+  readonly token: string;
+  readonly expiresInSeconds: number;
+  readonly scope: string;
 }
 
 export type TokenClientDeps = TransportDeps & MintedTokensDeps;
@@ -112,6 +126,23 @@ export class TokenClient {
     return this.#minted.get(handle, contextOf(context), this.#mint(SESSION, handle, context));
   }
 
+  /** A short access token for one serving endpoint, for the person of a session to take along. Kept by nobody here. */
+  async endpointToken(
+    handle: string,
+    { audience, scope, reqIp, sid }: EndpointRequest,
+  ): Promise<TokenResult<EndpointToken>> {
+    const answer = await this.#transport.post("/v1/token", {
+      ...{ grant_type: GRANT, requested_token_type: ACCESS_TOKEN, audience, scope },
+      ...{ subject_token: handle, subject_token_type: SESSION },
+      request_context: { req_ip: reqIp, sid },
+    });
+    if (!answer.ok) return answer;
+    const { access_token: token, expires_in: expiresInSeconds, scope: given } = answer.value;
+    if (!isText(token) || !isTime(expiresInSeconds) || typeof given !== "string")
+      return unavailable("the token service answered with something else than an access token");
+    return { ok: true, value: { token, expiresInSeconds, scope: given } };
+  }
+
   /** The token that is held for a session and context, without asking; renews it in time. */
   heldForSession(handle: string, context: MintContext): HeldTxn | undefined {
     return this.#minted.peek(handle, contextOf(context));
@@ -119,7 +150,7 @@ export class TokenClient {
 
   /** A token for a request with an access token (RFC 9068) of an identity provider, which is verified there again. */
   exchange(accessToken: string, context: MintContext): Promise<TokenResult<HeldTxn>> {
-    const mint = this.#mint(`${IETF}access_token`, accessToken, context);
+    const mint = this.#mint(ACCESS_TOKEN, accessToken, context);
     return this.#minted.get(accessToken, contextOf(context), mint);
   }
 

@@ -8,11 +8,17 @@ export const CLIENT_ID = "countersign-cli";
 export const CLIENT_PATHS = {
   /** A page that asks the person; answers at the program's own address with a code. */
   authorize: "/.countersign/authorize",
-  /** RFC 6749 section 3.2. */
+  /** RFC 6749 section 3.2: codes for tokens; RFC 8693: tokens and sessions for tokens for one endpoint. */
   token: "/.countersign/token",
   /** RFC 7009. */
   revoke: "/.countersign/revoke",
   whoami: "/.countersign/whoami",
+} as const;
+
+/** RFC 8693: at `token`, a person's token or session for one that counts at one endpoint alone. */
+export const TOKEN_EXCHANGE = {
+  grantType: "urn:ietf:params:oauth:grant-type:token-exchange",
+  accessToken: "urn:ietf:params:oauth:token-type:access_token",
 } as const;
 
 /** A token lives so long at most, and no longer than the session that it comes from. */

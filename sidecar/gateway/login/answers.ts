@@ -28,6 +28,11 @@ export function json(status: number, body: object, fields: EdgeAnswer["fields"] 
   };
 }
 
+/** RFC 6749 section 5.2. */
+export function refusal(error: string, description: string, status = 400): EdgeAnswer {
+  return json(status, { error, error_description: description });
+}
+
 export interface Refusal {
   readonly status: number;
   readonly reason: string;

@@ -5,6 +5,7 @@ import {
   CLIENT_TOKEN_PREFIX,
   CLIENT_TOKEN_SECONDS,
   checkOf,
+  TOKEN_EXCHANGE,
 } from "../../core/gateway/client-login.ts";
 import { messageOf } from "../../core/runtime/errors.ts";
 import type { EdgeNote } from "../edge-audit.ts";
@@ -12,7 +13,7 @@ import { consentPage, problemPage } from "../page/sign-in-pages.ts";
 import type { EdgeAnswer, EdgeRequest } from "../people.ts";
 import { createSessionId } from "../session/cookies.ts";
 import type { Session } from "../session/session.ts";
-import { json, loginPath, problem, redirect } from "./answers.ts";
+import { json, loginPath, problem, redirect, refusal } from "./answers.ts";
 import {
   type ClientRequest,
   clientParameters,
@@ -21,6 +22,7 @@ import {
   only,
   parseClientRequest,
 } from "./client-request.ts";
+import { exchangeToken } from "./endpoint-token.ts";
 import type { LoginWorld } from "./login-world.ts";
 import { isSameSite } from "./request-kind.ts";
 
@@ -93,11 +95,7 @@ function tell(
 
 const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** RFC 6749 section 5.2. */
-const refusal = (error: string, description: string): EdgeAnswer =>
-  json(400, { error, error_description: description });
-
-/** `POST token`: a code, once, for a token. */
+/** `POST token`: a code, once, for a token; or a token or session for one that counts at one endpoint. */
 export async function clientToken(
   world: LoginWorld,
   request: EdgeRequest,
@@ -105,8 +103,12 @@ export async function clientToken(
 ): Promise<EdgeAnswer> {
   const form = formOf(request.field("content-type"), body);
   if (form === undefined) return refusal("invalid_request", "a form is expected");
+  if (only(form, "grant_type") === TOKEN_EXCHANGE.grantType) return exchangeToken(world, request, form);
   if (only(form, "grant_type") !== "authorization_code")
-    return refusal("unsupported_grant_type", "`grant_type` is not `authorization_code`");
+    return refusal(
+      "unsupported_grant_type",
+      `\`grant_type\` is neither \`authorization_code\` nor \`${TOKEN_EXCHANGE.grantType}\``,
+    );
   const consent = (await world.store.take(recordOf(only(form, "code") ?? ""))) as Consent | undefined;
   if (
     consent === undefined ||

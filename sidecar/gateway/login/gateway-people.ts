@@ -10,7 +10,7 @@ import type { Admitted, EdgeAnswer, EdgeProblem, EdgeRequest, People } from "../
 import type { CookieReading } from "../session/cookies.ts";
 import type { Session } from "../session/session.ts";
 import { challenge, json, loginPath, problem, type Refusal, redirect } from "./answers.ts";
-import { BearerFields, exchangeBearer } from "./bearer.ts";
+import { BearerFields, exchangeBearer, type ShownToken } from "./bearer.ts";
 import { authorizeClient, clientToken, revokeClientToken } from "./client-sign-in.ts";
 import { handOver, takeOver } from "./hand-over.ts";
 import type { LoginWorld } from "./login-world.ts";
@@ -108,9 +108,11 @@ export class GatewayPeople implements People {
     if (cookies.isOdd) this.#world.countOddCookie();
     if (route === undefined || route.access === "Public") return admitted(cookies, undefined, undefined);
     if (route.access !== "Login" || cookies.id === undefined) {
-      const token = this.#bearers.read(request.field("authorization"));
-      if (token !== undefined && isClientToken(token)) return this.#bySession(request, route, cookies, token);
-      if (token !== undefined && route.access !== "Login") return this.#byBearer(request, cookies, token);
+      const shown = this.#bearers.read(request.field("authorization"));
+      if (shown !== undefined && isClientToken(shown.token))
+        return this.#bySession(request, route, cookies, shown.token);
+      if (shown !== undefined && route.access !== "Login")
+        return this.#byBearer(request, route, cookies, shown);
       if (route.access === "Bearer") return this.#unauthenticated(request, route);
     }
     return this.#bySession(request, route, cookies, cookies.id);
@@ -304,11 +306,18 @@ export class GatewayPeople implements People {
 
   #byBearer(
     request: EdgeRequest,
+    { backend }: GatewayRoute,
     cookies: CookieReading,
-    token: string,
+    shown: ShownToken,
   ): Admitted | EdgeAnswer | Promise<Admitted | EdgeAnswer> {
     const { tokens } = this.#world;
-    const found = exchangeBearer(tokens, this.#world.gateway(), token, request.sourceIp);
+    // Asked of each request: the same token is shown at all addresses.
+    if (
+      shown.audience !== undefined &&
+      (backend.kind !== "service" || !this.#world.leadsTo(backend.id, shown.audience))
+    )
+      return this.#badToken(request, "it is for another endpoint than this address leads to");
+    const found = exchangeBearer(tokens, this.#world.gateway(), shown, request.sourceIp);
     return found instanceof Promise
       ? found.then((answer) => this.#withBearer(request, cookies, answer))
       : this.#withBearer(request, cookies, found);
@@ -411,7 +420,7 @@ export class GatewayPeople implements People {
 
   async #whoami(request: EdgeRequest): Promise<EdgeAnswer> {
     const { cookies, store, clock } = this.#world;
-    const token = this.#bearers.read(request.field("authorization"));
+    const token = this.#bearers.read(request.field("authorization"))?.token;
     const id = token !== undefined && isClientToken(token) ? token : cookies.read(request.field("cookie")).id;
     const session = id === undefined ? undefined : await store.find(id, clock.nowMs());
     if (session === undefined)

@@ -22,6 +22,10 @@ export interface LoginWorld {
   revocations(): Revocations;
   readonly clock: Pick<Clock, "nowMs">;
   readonly log: Logger;
+  /** Whether a mesh service (`namespace/name`) leads to a workload: endpoints of its own, or of what its routes send calls to. */
+  leadsTo(service: string, spiffeId: string): boolean;
+  /** Counts an exchange of a user's. @returns 0: admitted; else seconds after which the next one is. */
+  mayExchange(user: string): number;
   /** Writes down who signs in and out, and who is refused. */
   readonly tell: TellEdge;
   /** For a person to name to whoever helps; in the log, too. */

@@ -10,6 +10,7 @@ export type TokenService = Pick<
   | "refreshSession"
   | "endSession"
   | "mintFromSession"
+  | "endpointToken"
   | "heldForSession"
   | "exchange"
   | "heldForToken"

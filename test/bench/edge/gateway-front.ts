@@ -106,6 +106,8 @@ if (import.meta.main) {
     count: () => {},
     countOddCookie: () => {},
     revocations: () => Revocations.none,
+    leadsTo: () => false,
+    mayExchange: () => 0,
     tell: () => true,
   });
   await gateway.adopt(resource);
@@ -132,6 +134,7 @@ function heldTokens(service: TestTokenService): TokenService {
     mintFromSession: (handle, context) => minted.get(handle, contextOf(context), mint),
     exchange: (token, context) => minted.get(token, contextOf(context), mint),
     openSession: never,
+    endpointToken: never,
     refreshSession: never,
     endSession: never,
     published: async () => unavailable("nothing is published here"),

@@ -88,6 +88,7 @@ export class FakeTokens implements TokenService {
   readonly ended: object[] = [];
   readonly refreshed: string[] = [];
   readonly exchanged: string[] = [];
+  readonly endpointsAsked: object[] = [];
   minted = 0;
   refuse: TokenRefusal | undefined;
   readonly #signer = new TestTokenService();
@@ -123,6 +124,16 @@ export class FakeTokens implements TokenService {
     );
     this.#held.set(handle, held);
     return { ok: true, value: held } as const;
+  }
+
+  async endpointToken(
+    handle: string,
+    asked: { readonly audience: string; readonly scope?: string | undefined },
+  ) {
+    this.endpointsAsked.push({ handle, ...asked });
+    if (this.refuse !== undefined) return { ok: false, error: this.refuse } as const;
+    const value = { token: "a.b.c", expiresInSeconds: 300, scope: asked.scope ?? "serving.invoke" };
+    return { ok: true, value } as const;
   }
 
   heldForSession(handle: string) {
@@ -218,6 +229,7 @@ export async function startLogin(
   const part = await PeoplePart.open(gatewayOf(idps, more.gateway), {
     tokens,
     revocations: () => world.revocations,
+    leadsTo: (service, spiffeId) => spiffeId.endsWith(`/${service}`),
     tell: (note) => notes.push(note) > 0,
     secretsDir,
     clock,

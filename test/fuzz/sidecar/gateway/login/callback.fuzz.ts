@@ -43,6 +43,8 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
     store: new MemorySessionStore({ idleMs: 3_600_000, maxSessions: 10 }),
     tokens: new FakeTokens(),
     revocations: () => Revocations.none,
+    leadsTo: () => false,
+    mayExchange: () => 0,
     clock: { nowMs: () => Date.now() },
     log: silentLogger,
     tell: () => true,
