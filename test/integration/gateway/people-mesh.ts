@@ -56,7 +56,10 @@ export interface PeopleMeshOptions {
   readonly replicas?: number;
   /** Redis that they keep sessions in; in memory when omitted. */
   readonly redisUrl?: string;
-  /** Also served as `localhost`, for programs that look names up; people sign in there. */
+  /**
+   * Also served as `localhost`, for programs that look names up; people sign in there. The model is at `/invocations` of it, for
+   * scientists' programs, too.
+   */
   readonly localhost?: boolean;
   /** Issuer of a second provider, `robots`, whose access tokens for `https://api.acme.example` count below `/api`. */
   readonly robots?: string;
@@ -200,6 +203,19 @@ metadata: {name: robots}
 spec: {roles: [fraud-ds], subjects: [{idp: robots, group: fraud}]}
 `;
 
+const MODEL_ROUTE =
+  "{name: model, hosts: [localhost], path: {exact: /invocations}, access: LoginOrBearer, backend: {service: scorer, namespace: ml-serving}}, ";
+
+const MODEL_POLICY = `---
+apiVersion: countersign.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: scientists-programs-score, namespace: ml-serving}
+spec:
+  action: Allow
+  targets: [{names: [scorer]}]
+  rules: [{name: programs, from: [{workload: {kinds: [gateway]}, user: {roles: [fraud-ds]}}], operations: [{op: serving.invoke}]}]
+`;
+
 const ROBOTS_ROUTE =
   "{name: api, hosts: [nb.acme.example], path: {prefix: /api}, access: LoginOrBearer, backend: {service: nb, namespace: ml-dev}}, ";
 
@@ -262,7 +278,7 @@ spec:
   tier: internal
   identityProviders: [acme${robots === undefined ? "" : ", robots"}]
   listeners: [{name: main, port: 8443, hosts: [${hosts.join(", ")}], tls: {secretName: edge-tls}}]
-  routes: [${robots === undefined ? "" : ROBOTS_ROUTE}{name: lab, hosts: [${hosts.join(", ")}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
+  routes: [${robots === undefined ? "" : ROBOTS_ROUTE}${hosts.includes("localhost") ? MODEL_ROUTE : ""}{name: lab, hosts: [${hosts.join(", ")}], path: {prefix: /}, backend: {service: nb, namespace: ml-dev}}]
   session: {store: ${store}${hosts.includes("localhost") ? ", loginHost: localhost" : ""}}
 ${robots === undefined ? "" : robotsProvider(robots)}`;
 }
@@ -307,7 +323,10 @@ export async function startPeopleMesh(options: PeopleMeshOptions = {}): Promise<
   mkdirSync(configDir);
   const declared = objects(op.issuer, { gateway, notebook, model }, options, hosts);
   writeFileSync(join(configDir, "objects.yaml"), declared);
-  writeFileSync(join(configDir, "policies.yaml"), POLICIES);
+  writeFileSync(
+    join(configDir, "policies.yaml"),
+    options.localhost === true ? `${POLICIES}${MODEL_POLICY}` : POLICIES,
+  );
   const secrets = join(root, "secrets");
   const certificate = await edgeCertificate(hosts, Date.now());
   writeSecret(secrets, "edge-tls", certificate);

@@ -91,11 +91,11 @@ describe("a person at a terminal", () => {
     return fieldOf(agreed, "location") ?? "";
   }
 
-  function call(token: string): Promise<number> {
+  function call(token: string, path = "/run", method = "GET"): Promise<number> {
     return new Promise((resolve, reject) => {
       httpsRequest(
-        `${gateway}/run`,
-        { ca: mesh.ca, agent: false, headers: { authorization: `Bearer ${token}` } },
+        `${gateway}${path}`,
+        { ca: mesh.ca, agent: false, method, headers: { authorization: `Bearer ${token}` } },
         (response) => response.resume().on("end", () => resolve(response.statusCode ?? 0)),
       )
         .on("error", reject)
@@ -141,6 +141,44 @@ describe("a person at a terminal", () => {
     expect(await who.status).toBe(0);
     expect(JSON.parse(who.out)).toMatchObject({ signedIn: true, user: "acme|alice", roles: ["fraud-ds"] });
 
+    const endpoint = countersign("token", "--audience", "ml-serving/scorer", "--json");
+    expect([await endpoint.status, endpoint.err]).toEqual([0, ""]);
+    const short = JSON.parse(endpoint.out);
+    // All that policies let a scientist do there, and no more.
+    expect(short).toMatchObject({ audience: "ml-serving/scorer", scope: "serving.invoke.predict" });
+    expect(Date.parse(short.expiresAt) - Date.now()).toBeLessThanOrEqual(300_000);
+    expect(await call(short.token, "/invocations", "POST")).toBe(200);
+    const scored = await until("the record", () =>
+      mesh.recorded().find(({ identityMetadata }) => identityMetadata.caller === "gateway/people"),
+    );
+    expect(scored).toMatchObject({
+      ...{ actionName: "serving.invoke.predict", userIdentity: { id: "acme|alice", roles: ["fraud-ds"] } },
+      txn: JSON.parse(Buffer.from(short.token.split(".")[1], "base64url").toString()).jti,
+    });
+    // The notebook is another endpoint, and the model's metrics another operation.
+    expect(await call(short.token)).toBe(401);
+    for (const [audience, why] of [
+      ["ml-serving/other", "there is no serving endpoint"],
+      ["ml-dev/nb", "there is no serving endpoint"],
+    ] as const) {
+      const refused = countersign("token", "--audience", audience);
+      expect([await refused.status, refused.err, refused.out]).toEqual([1, expect.stringContaining(why), ""]);
+    }
+    const wide = countersign("token", "--audience", "ml-serving/scorer", "--scope", "mlflow");
+    expect([await wide.status, wide.err]).toEqual([1, expect.stringContaining("policies do not let")]);
+    const events = await until("the gateway's events", () => {
+      const found = (mesh.gateways[0]?.edgeEvents() ?? []).filter(
+        ({ actionName }) => actionName === "token.exchange",
+      );
+      return found.length < 4 ? undefined : found;
+    });
+    expect(events.map(({ decision }) => decision.reason)).toEqual([
+      "ALLOWED",
+      "TARGET_UNKNOWN",
+      "TARGET_UNKNOWN",
+      "SCOPE_EXCEEDED",
+    ]);
+
     const out = countersign("logout");
     expect(await out.status).toBe(0);
     expect(await call(token)).toBe(401);
@@ -159,8 +197,17 @@ describe("a person at a terminal", () => {
     expect(await login.status).toBe(0);
     const token = login.out.trim();
     expect(await call(token)).toBe(200);
+    const endpoint = countersign("token", "--audience", "ml-serving/scorer");
+    expect(await endpoint.status).toBe(0);
+    const short = endpoint.out.trim();
+    expect(await call(short, "/invocations", "POST")).toBe(200);
     await browser.ask("/.countersign/logout", { method: "POST", host, fields: { origin: gateway } });
     expect(await call(token)).toBe(401);
+    await until("the end of the token for an endpoint", async () =>
+      (await call(short, "/invocations", "POST")) === 401 ? true : undefined,
+    );
+    const after = countersign("token", "--audience", "ml-serving/scorer");
+    expect([await after.status, after.err]).toEqual([1, expect.stringContaining("the session has ended")]);
     const who = countersign("whoami");
     expect([await who.status, who.err]).toEqual([1, expect.stringContaining("the session has ended")]);
   });
@@ -202,6 +249,32 @@ describe("a person at a terminal", () => {
     // Elsewhere the path is an application's.
     expect(await browser.ask("/.well-known/jwks.json", { fields: json })).toMatchObject({ status: 401 });
   });
+
+  test("a token that the gateway did not end is kept, unless it is to be forgotten", async () => {
+    const browser = mesh.browser("alice");
+    const login = countersign("login", "--print", "--renew", "--ca", join(home, "roots.pem"), "--no-browser");
+    await fetch(await agree(browser, await login.address()));
+    expect(await login.status).toBe(0);
+    const token = login.out.trim();
+    const file = join(home, "countersign", "logins.json");
+    // Nothing can be trusted under these roots: as good as out of reach.
+    writeFileSync(join(home, "none.pem"), "");
+    const failed = countersign("logout", "--ca", join(home, "none.pem"));
+    expect([await failed.status, failed.err]).toEqual([
+      3,
+      expect.stringMatching(/the token is kept, and good there until \d{4}-.*`--force`/),
+    ]);
+    expect(readFileSync(file, "utf8")).toContain(token);
+    expect(await call(token)).toBe(200);
+    const forced = countersign("logout", "--force", "--ca", join(home, "none.pem"));
+    expect([await forced.status, forced.out, forced.err]).toEqual([
+      0,
+      "",
+      expect.stringContaining("who has a copy of the token can use it until"),
+    ]);
+    expect(readFileSync(file, "utf8")).not.toContain(token);
+    expect(await call(token)).toBe(200);
+  }, 60_000);
 
   test("says what is wrong: refused, not reachable, no gateway", async () => {
     const browser = mesh.browser("alice");
