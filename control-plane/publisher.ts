@@ -277,7 +277,7 @@ export class Publisher {
     const last = history.list()[0];
     // Started again with what was there before: the same revision, so that nobody has to learn anything.
     const isSame = reason === "start" && last !== undefined && history.isUnchanged(own);
-    if (isSame) history.adopt(own);
+    if (isSame) history.adopt(own, state);
     // What is no configuration (pods and their addresses, in a cluster) gives a number and no record.
     const isNetwork =
       reason === "edit" &&
@@ -291,7 +291,7 @@ export class Publisher {
         ? { sequence, timeMs: clock.nowMs(), reason, applied, changes: [], changeCount: 0 }
         : history.record(
             reason === "rollback" ? state : own,
-            { reason, rollbackTo, applied, atLeast: numberedBySource ? live.revision : 0 },
+            { reason, rollbackTo, applied, inForce: state, atLeast: numberedBySource ? live.revision : 0 },
             clock.nowMs(),
           );
     if (!isNetwork) this.#recorded = own;

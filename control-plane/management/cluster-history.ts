@@ -58,6 +58,8 @@ export class ClusterHistory implements RevisionHistory {
   #unsaved: Unsaved[] = [];
   /** What the source said last, by name. */
   #live: ReadonlyMap<string, object> = new Map();
+  /** What the mesh ran on at the newest record; another than what the source says while it is pinned. */
+  #inForce: ClusterState | undefined;
   #started = false;
   #isLeader = false;
   #pinned: number | undefined;
@@ -110,11 +112,13 @@ export class ClusterHistory implements RevisionHistory {
   }
 
   record(state: ClusterState, facts: RevisionFacts, timeMs: number): RevisionSummary {
-    const { atLeast = 0, ...kept } = facts;
+    const { atLeast = 0, inForce = state, ...kept } = facts;
     const isContent = facts.reason === "edit" || facts.reason === "start";
     const objects = isContent ? objectsOf(state) : this.#live;
     const steps = this.#started && isContent ? stepsBetween(this.#live, objects, this.#hasher) : [];
-    const changes = steps.map(
+    // A rollback and its end leave what the source says as it is: they change what the mesh runs on.
+    const shown = isContent ? steps : this.#stepsInForce(inForce);
+    const changes = shown.map(
       ([object, before, after]): ObjectChange => ({
         object,
         change: before === undefined ? "added" : after === undefined ? "removed" : "changed",
@@ -127,11 +131,17 @@ export class ClusterHistory implements RevisionHistory {
       changes: changes.slice(0, SHOWN_CHANGES),
       changeCount: changes.length,
     };
-    if (isContent) this.adopt(state);
+    if (isContent) this.adopt(state, inForce);
+    else this.#inForce = inForce;
     this.#unsaved.push({ summary, objects: this.#live, steps });
     this.#bound();
     if (this.#isLeader) this.#save();
     return summary;
+  }
+
+  #stepsInForce(next: ClusterState): readonly Step[] {
+    const before = this.#inForce ? objectsOf(this.#inForce) : this.#live;
+    return stepsBetween(before, objectsOf(next), this.#hasher);
   }
 
   /** Where one is dropped unsaved, the next does not lead back any more. */
@@ -143,8 +153,9 @@ export class ClusterHistory implements RevisionHistory {
   }
 
   /** The state that the newest record is about, taken without recording anything. */
-  adopt(state: ClusterState): void {
+  adopt(state: ClusterState, inForce = state): void {
     this.#live = objectsOf(state);
+    this.#inForce = inForce;
     this.#started = true;
   }
 

@@ -79,6 +79,8 @@ export interface RevisionFacts {
   readonly applied: boolean;
   /** The number that the source gives the revision, where it does. */
   readonly atLeast?: number;
+  /** What the mesh runs on from now on, where that is not the recorded state: an edit while it is pinned. */
+  readonly inForce?: ClusterState;
 }
 
 /** What publisher and management need of a history, wherever it is kept. */
@@ -96,8 +98,8 @@ export interface RevisionHistory {
   record(state: ClusterState, facts: RevisionFacts, timeMs: number): RevisionSummary;
   /** True when the source says just what it said when the last revision was recorded (before a restart). */
   isUnchanged(state: ClusterState): boolean;
-  /** Takes a state for that of the newest revision, without recording anything. */
-  adopt(state: ClusterState): void;
+  /** Takes a state of the source for that of the newest revision, without recording anything; `inForce` as in `RevisionFacts`. */
+  adopt(state: ClusterState, inForce?: ClusterState): void;
   /** Resolves when everything recorded so far is stored. */
   flush(): Promise<void>;
   /**
@@ -150,7 +152,7 @@ export class History implements RevisionHistory {
   }
 
   record(state: ClusterState, facts: RevisionFacts, timeMs: number): RevisionSummary {
-    const { atLeast = 0, ...kept } = facts;
+    const { atLeast = 0, inForce: _, ...kept } = facts;
     const objects = new Map<string, string>();
     const fresh: { hash: string; text: string }[] = [];
     for (const [name, value] of stateObjects(state)) {

@@ -127,6 +127,31 @@ describe("history in a cluster", () => {
     await expect(late.objects(10)).rejects.toMatchObject({ code: "not_found" });
   });
 
+  test("says what a rollback and its end change in force, whatever was edited meanwhile and after a restart", async () => {
+    const store = new Store();
+    const leader = store.open(true);
+    leader.record(stateOf({ a: 1 }), { ...edit, reason: "start" }, 0);
+    leader.record(stateOf({ a: 2, b: 1 }), edit, 1);
+    const pinned = stateOf({ a: 1 });
+    const back = leader.record(pinned, { reason: "rollback", rollbackTo: 1, applied: true }, 2);
+    expect(back.changes).toEqual([
+      { object: "MeshRole/a", change: "changed" },
+      { object: "MeshRole/b", change: "removed" },
+    ]);
+    const live = stateOf({ a: 2, b: 1, c: 1 });
+    leader.record(live, { ...edit, applied: false, inForce: pinned }, 3);
+    await leader.flush();
+    const restarted = store.open(true);
+    restarted.adopt(live, pinned);
+    const released = restarted.record(live, { reason: "release", applied: true }, 4);
+    expect(released.changes).toEqual([
+      { object: "MeshRole/a", change: "changed" },
+      { object: "MeshRole/b", change: "added" },
+      { object: "MeshRole/c", change: "added" },
+    ]);
+    expect(namesIn(await restarted.objects(2))).toEqual(["a2", "b1"]);
+  });
+
   test("tells others of a pin, and of its end", async () => {
     const store = new Store();
     const [leader, other] = [store.open(true), store.open(false)];
