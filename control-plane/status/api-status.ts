@@ -88,6 +88,36 @@ export function judgedStatus(judgement: Judgement, stored: OwnStatus): OwnStatus
   return { observedGeneration: generation, conditions: [settled(condition, stored)] };
 }
 
+/**
+ * Status of a policy that the revision which the mesh is pinned to does not have: what was said of this generation, and
+ * that it is not in force.
+ */
+export function setAsideStatus(
+  {
+    generation,
+    pinned,
+    nowMs,
+  }: { readonly generation: number; readonly pinned: number; readonly nowMs: number },
+  stored: OwnStatus,
+): OwnStatus {
+  const condition: ApiCondition = {
+    type: "Programmed",
+    status: "False",
+    observedGeneration: generation,
+    reason: "Pinned",
+    message: `not in force: the mesh is rolled back to revision ${pinned} until \`countersign rollback --release\``,
+    lastTransitionTime: new Date(nowMs).toISOString(),
+  };
+  const others = stored.conditions.filter(
+    ({ type, observedGeneration }) => type !== "Programmed" && observedGeneration === generation,
+  );
+  return {
+    observedGeneration: generation,
+    conditions: [...others, settled(condition, stored)],
+    ...(stored.lastAccepted === undefined ? {} : { lastAccepted: stored.lastAccepted }),
+  };
+}
+
 function settled(condition: ApiCondition, stored: OwnStatus): ApiCondition {
   const before = stored.conditions.find(
     ({ type, status }) => type === condition.type && status === condition.status,

@@ -7,7 +7,15 @@ import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
 import { ApiError, type KubernetesRest } from "../kubernetes/rest.ts";
 import { APPLY_PATCH, FIELD_MANAGER, type KubernetesWriter } from "../kubernetes/writer.ts";
-import { isSameStatus, isUrgent, judgedStatus, type OwnStatus, policyStatus, sorted } from "./api-status.ts";
+import {
+  isSameStatus,
+  isUrgent,
+  judgedStatus,
+  type OwnStatus,
+  policyStatus,
+  setAsideStatus,
+  sorted,
+} from "./api-status.ts";
 import type { PolicyStatus, Refusal } from "./conditions.ts";
 import { type StoredStatus, StoredStatuses, statusPath } from "./stored-statuses.ts";
 import { HAS_TARGETS } from "./subjects.ts";
@@ -81,6 +89,8 @@ export class KubernetesSink implements StatusSink {
   /** Written by somebody since this leader began, and not yet told how it stands. */
   readonly #edited = new Set<string>();
   #hasCompared = false;
+  /** Whether every policy in force has been told: one that was not is not in force. */
+  #hasAll = false;
   #failures = 0;
   #pausedUntilMs = 0;
   #isDown = false;
@@ -114,7 +124,9 @@ export class KubernetesSink implements StatusSink {
     for (const [key, text] of refused) if (this.#refused.get(key) !== text) this.#dirty.add(key);
     for (const key of this.#refused.keys()) if (!refused.has(key)) this.#dirty.add(key);
     this.#refused = refused;
-    this.#touch(this.#behind);
+    const isFirst = !this.#hasAll;
+    this.#hasAll = true;
+    this.#touch(isFirst ? this.#stored.keys() : this.#behind);
   }
 
   /** As the API server has it; undefined for an object that is not there. */
@@ -191,7 +203,12 @@ export class KubernetesSink implements StatusSink {
       if ((status?.observedGeneration ?? 0) < stored.generation && world.pinned() === undefined)
         this.#behind.add(key);
       else this.#behind.delete(key);
-      if (status === undefined) return undefined;
+      if (status === undefined) {
+        const pinned = world.pinned();
+        if (pinned === undefined || !this.#hasAll) return undefined;
+        const { generation, own } = stored;
+        return setAsideStatus({ generation, pinned, nowMs: clock.nowMs() }, own);
+      }
       // A leader before us had seen a newer version: this replica will, too. A pinned mesh does go back.
       if (status.observedGeneration < stored.own.observedGeneration && world.pinned() === undefined)
         return undefined;

@@ -292,6 +292,32 @@ describe("KubernetesSink", () => {
     expect(writes).toHaveLength(1);
   });
 
+  test("says of a policy that a pinned mesh does not have that it is not in force, until the end of the pin", async () => {
+    const one = policy("one", 2, policyStatus(status(2), readOwnStatus(undefined)));
+    const fresh = policy("fresh");
+    const edited = policy("edited", 3, policyStatus(status(2), readOwnStatus(undefined)));
+    pinned = 7;
+    start();
+    await pass(5_000);
+    expect(writes).toEqual([]); // what is in force has not been told yet
+    await sink.flush();
+    await pass(3_000);
+    const conditions = ({ status: written }: Stored): unknown =>
+      readOwnStatus(written).conditions.map((one) => `${one.type}=${one.status}/${one.reason}`);
+    expect(names().sort()).toEqual(["edited", "fresh", "one"]);
+    expect(conditions(one)).toEqual(["Accepted=True/Accepted", "Programmed=False/Pinned"]);
+    expect(conditions(fresh)).toEqual(["Programmed=False/Pinned"]);
+    expect(conditions(edited)).toEqual(["Programmed=False/Pinned"]); // what was said is of an earlier generation
+    await sink.flush();
+    await pass(3_000);
+    expect(writes).toHaveLength(3);
+    pinned = undefined;
+    sink.put("AccessPolicy/ns/one", status(2));
+    await sink.flush();
+    await pass(3_000);
+    expect(conditions(one)).toEqual(["Accepted=True/Accepted", "Programmed=True/Programmed"]);
+  });
+
   test("judges other kinds when the source has, and tells when a refusal is over", async () => {
     const path = "/apis/countersign.dev/v1alpha1/meshroles";
     const role: Stored = { metadata: { name: "r", uid: "u-r", generation: 2 } };
