@@ -112,7 +112,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     if (!workload)
       throw new MeshError(
         "not_found",
-        `workload \`${id}\` is not declared; add a Workload object to the configuration directory`,
+        `workload \`${id}\` is not known; declare it with a Workload object (a pod is known by itself and needs no join token)`,
       );
     const spiffeId = spiffeIdOf(workload, ca.trustDomain);
     if (spiffeId === controlPlaneSpiffeId(ca.trustDomain))

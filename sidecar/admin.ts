@@ -125,7 +125,7 @@ async function decisionPage(state: AdminState, id: string): Promise<Page> {
   const denial = trail.denial(id);
   if (denial === undefined) {
     return jsonPage(404, {
-      error: `no decision \`${id.slice(0, 64)}\` among the latest denials of this sidecar; ask the audit log`,
+      error: `no decision \`${id.slice(0, 64)}\` among the latest denials of this sidecar; if the target has more replicas, ask the others, else look in the audit log`,
     });
   }
   const { call, ...rest } = denial;

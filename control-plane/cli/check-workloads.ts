@@ -53,10 +53,31 @@ export async function checkPods(
       versions.set(version, (versions.get(version) ?? 0) + 1);
     }
   }
+  const vain = await vainLabels(cluster);
   return [
+    ...(vain.length === 0
+      ? []
+      : [
+          warning(
+            "namespace labels",
+            `countersign.dev/inject says neither \`enabled\` nor \`disabled\` and has no effect in ${some(vain)}`,
+            "kubectl label namespace NAME countersign.dev/inject=enabled --overwrite",
+          ),
+        ]),
     ...unmeshedResult(unmeshed, namespaces.length, pods.size),
     ...versionsResult(versions, controlPlaneImage),
   ];
+}
+
+/** Namespaces whose label for injection says something that the webhook does not know, as `name=value`. */
+async function vainLabels(cluster: Cluster): Promise<readonly string[]> {
+  const list = await readApi(cluster, "/api/v1/namespaces", "namespaces", {
+    labelSelector: "countersign.dev/inject,countersign.dev/inject notin (enabled,disabled)",
+  });
+  return listOf(list?.["items"]).map((one) => {
+    const metadata = fieldsOf(one["metadata"]);
+    return `${textOf(metadata["name"])} (\`${textOf(fieldsOf(metadata["labels"])["countersign.dev/inject"])}\`)`;
+  });
 }
 
 function unmeshedResult(

@@ -55,8 +55,24 @@ export async function askGateway({ gateway, path, caFile, bearer, form }: Asked)
       body,
     });
   } catch (error) {
-    throw new MeshError("io_failed", `\`${gateway}\` cannot be asked: ${messageOf(error)}`, { cause: error });
+    const hint = isDistrusted(error)
+      ? "; if its authority is your company's own, name its roots with `--ca FILE`"
+      : "";
+    throw new MeshError("io_failed", `\`${gateway}\` cannot be asked: ${messageOf(error)}${hint}`, {
+      cause: error,
+    });
   }
+}
+
+const DISTRUST: ReadonlySet<unknown> = new Set([
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+]);
+
+function isDistrusted(error: unknown): boolean {
+  return error instanceof Error && "code" in error && DISTRUST.has(error.code);
 }
 
 function readRoots(file: string): string {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
 import type { Mesh } from "./mesh.ts";
-import { EXIT, type ExitStatus, type Output, printJson } from "./print.ts";
+import { EXIT, type ExitStatus, type Output, printJson, timeText } from "./print.ts";
 import { writePrivateFile } from "./private-file.ts";
 
 /**
@@ -45,7 +45,7 @@ export async function exportIdentity(
     return EXIT.ok;
   }
   const url = urlOf(fieldsOf(await mesh.manage("GET", "/v1/state")), workload);
-  output.out(`${spiffeId}, valid until ${notAfter}\n`);
+  output.out(`${spiffeId}, valid until ${timeText(Date.parse(notAfter))}\n`);
   output.out(
     `  ${svid}    certificate chain\n  ${key}     private key (0600)\n  ${bundle}  roots of the mesh\n`,
   );

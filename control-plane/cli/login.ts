@@ -56,6 +56,7 @@ async function signIn(
   around: Surroundings,
   output: Output,
 ): Promise<KeptLogin> {
+  await mustBeGateway(gateway, caFile);
   const verifier = randomBytes(32).toString("base64url");
   const state = randomBytes(24).toString("base64url");
   const challenge = challengeOf(verifier);
@@ -89,6 +90,12 @@ async function signIn(
   } finally {
     listener.close();
   }
+}
+
+/** Before anybody is sent to a page: is it there, trusted, and one of ours? @throws MeshError `io_failed`, `bad_object`, `protocol_error`. */
+async function mustBeGateway(gateway: string, caFile: string | undefined): Promise<void> {
+  const { status, fields } = await askGateway({ gateway, path: CLIENT_PATHS.whoami, caFile });
+  if (typeof fields["signedIn"] !== "boolean") throw refused(gateway, status, fields);
 }
 
 function invitation(url: string, check: string, isOpen: boolean, canPaste: boolean): string {

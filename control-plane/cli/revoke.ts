@@ -1,7 +1,16 @@
 // `countersign revoke` and `revocations`: what was issued to a workload, a pod, a user or a session until now is worth nothing.
 import { fieldsOf, listOf, textOf } from "./answers.ts";
 import type { Mesh } from "./mesh.ts";
-import { counted, EXIT, type ExitStatus, type Output, plain, printJson, printTable } from "./print.ts";
+import {
+  counted,
+  EXIT,
+  type ExitStatus,
+  type Output,
+  plain,
+  printJson,
+  printTable,
+  timeText,
+} from "./print.ts";
 
 export interface Revoked {
   /** Key of a workload. One of the four is given. */
@@ -51,17 +60,17 @@ export async function showRevocations(mesh: Mesh, json: boolean, output: Output)
   printTable(
     output,
     revocations.map((one) => ({
-      SUBJECT: subjectOf(one),
-      "ISSUED BEFORE": timeOf(one["beforeMs"]),
-      "KEPT UNTIL": timeOf(one["expiresAtMs"]),
-      REASON: plain(textOf(one["reason"])),
+      subject: subjectOf(one),
+      "issued before": timeOf(one["beforeMs"]),
+      "kept until": timeOf(one["expiresAtMs"]),
+      reason: plain(textOf(one["reason"])),
     })),
   );
   output.out(`\n${counted(revocations.length, "revocation")}\n`);
   return EXIT.ok;
 }
 
-const timeOf = (ms: unknown): string => (typeof ms === "number" ? new Date(ms).toISOString() : "?");
+const timeOf = (ms: unknown): string => (typeof ms === "number" ? timeText(ms) : "?");
 
 function subjectOf(revocation: Readonly<Record<string, unknown>>): string {
   for (const kind of ["pod", "user", "session"]) {

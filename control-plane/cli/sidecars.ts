@@ -2,11 +2,11 @@
 import { type Fields, fieldsOf, listOf, numberOf, textOf } from "./answers.ts";
 import type { Mesh } from "./mesh.ts";
 
-/** `/v1/status` of the first replica, with the sidecars of all of them and their counts. */
+/** `/v1/status` of the first replica, with the sidecars of all of them, by workload and node, and their counts. */
 export async function readStatus(mesh: Mesh): Promise<Fields> {
   const answers = (await mesh.manageEach("/v1/status")).map(({ answer }) => fieldsOf(answer));
   const [first = {}] = answers;
-  if (answers.length === 1) return first;
+  if (answers.length === 1) return { ...first, sidecars: listOf(first["sidecars"]).toSorted(byWorkload) };
   const sidecars = mergeSidecars(answers.map((answer) => listOf(answer["sidecars"])));
   const count = (state: string) => sidecars.filter((one) => one["state"] === state).length;
   return {
@@ -28,7 +28,12 @@ export function mergeSidecars(lists: readonly (readonly Fields[])[]): readonly F
     const before = known.get(key);
     if (before === undefined || isNewer(sidecar, before)) known.set(key, sidecar);
   }
-  return [...known.values()];
+  return [...known.values()].sort(byWorkload);
+}
+
+function byWorkload(a: Fields, b: Fields): number {
+  const [one, other] = [a, b].map(({ workload, node }) => `${textOf(workload)} ${textOf(node)}`);
+  return one === other ? 0 : (one ?? "") < (other ?? "") ? -1 : 1;
 }
 
 function isNewer(now: Fields, before: Fields): boolean {

@@ -2,6 +2,7 @@
 // verbs-of-*.ts; what each does is in the file of its name.
 import { Command, CommanderError } from "commander";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { SOFTWARE_VERSION } from "../version.ts";
 import { EXIT, type ExitStatus, type Output } from "./print.ts";
 import type { Verbs } from "./verb-options.ts";
 import { addAuthorityVerbs } from "./verbs-of-authority.ts";
@@ -36,6 +37,7 @@ export async function runVerb(args: readonly string[], output: Output): Promise<
   const program = new Command("countersign");
   program
     .description(DESCRIPTION)
+    .version(SOFTWARE_VERSION, "--version", "print the version of this program")
     .addHelpText("after", AFTER_HELP)
     .exitOverride()
     .showSuggestionAfterError()

@@ -319,6 +319,12 @@ function findKind(
         message: `this build does not support ${quote(kind)} yet`,
         hint: "remove the object",
       });
+    if (typeof apiVersion === "string" && !apiVersion.startsWith("countersign.dev/"))
+      return fail({
+        path: "kind",
+        message: `${quote(kind)} of ${quote(apiVersion)} is not read from files`,
+        hint: "keep objects that are not of countersign.dev in another directory",
+      });
     return fail({ path: "kind", message: `unknown kind ${quote(kind)}`, ...didYouMean(kind, kinds.keys()) });
   }
   const expected = kind === "Namespace" ? "v1" : API_VERSION;

@@ -47,6 +47,11 @@ describe("countersign", () => {
     expect((await run()).status).toBe(2);
   });
 
+  test("says its version", async () => {
+    const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+    expect(await run("--version")).toMatchObject({ status: 0, text: `${version}\n` });
+  });
+
   test("accepts the demo's configuration, with a word about roles that nobody holds", async () => {
     const { status, text } = await run("check", config);
     expect(text).toContain("14 objects accepted, 0 errors, 3 warnings");
@@ -142,6 +147,15 @@ describe("countersign check on broken input", () => {
       text: POLICY.replace("kind: AccessPolicy", "kind: AccesPolicy"),
       line: 2,
       says: "did you mean `AccessPolicy`",
+    },
+    {
+      name: "an object that is not ours",
+      text: POLICY.replace("countersign.dev/v1alpha1", "apps/v1").replace(
+        "kind: AccessPolicy",
+        "kind: Deployment",
+      ),
+      line: 2,
+      says: "keep objects that are not of countersign.dev in another directory",
     },
     {
       name: "a bad enum value",

@@ -4,7 +4,13 @@ import { describe, expect, test } from "@jest/globals";
 import { fieldsOf } from "../../../control-plane/cli/answers.ts";
 import { checkAuthority, isNearEnd } from "../../../control-plane/cli/check-after.ts";
 import { customResources } from "../../../control-plane/cli/check-before.ts";
-import { checkPolicies, checkSidecars, stateOf } from "../../../control-plane/cli/check-workloads.ts";
+import {
+  checkPods,
+  checkPolicies,
+  checkSidecars,
+  stateOf,
+} from "../../../control-plane/cli/check-workloads.ts";
+import type { Cluster } from "../../../control-plane/cli/cluster.ts";
 import { failed, ok, runChecks, some } from "../../../control-plane/cli/findings.ts";
 import { MeshError } from "../../../sidecar/core/runtime/errors.ts";
 
@@ -52,6 +58,20 @@ describe("pods", () => {
   ])("$name is $state", ({ pod, state }) => {
     expect(stateOf(fieldsOf(pod))).toBe(state);
   });
+});
+
+test("a namespace that is labelled in vain is told of", async () => {
+  const get = async (path: string, query: Readonly<Record<string, string>>): Promise<unknown> => ({
+    items:
+      path === "/api/v1/namespaces" && query["labelSelector"]?.includes("notin") === true
+        ? [{ metadata: { name: "lab", labels: { "countersign.dev/inject": "true" } } }]
+        : [],
+  });
+  // Only `rest.get` is asked.
+  const cluster = { kubernetes: { rest: { get } }, context: "c" } as unknown as Cluster;
+  const [first] = await checkPods(cluster, "image");
+  expect(first).toMatchObject({ check: "namespace labels", outcome: "warning" });
+  expect(first?.detail).toContain("lab (`true`)");
 });
 
 describe("the authority", () => {

@@ -106,8 +106,8 @@ AccessPolicy ml/b  Allow   Enforce  2        1/2       True      False (Propagat
 
 workload   state   since                 version  table                      last refusal
 ---------  ------  --------------------  -------  -------------------------  ---------------
-ml/scorer  synced  2026-09-21 14:13:20Z  0.1.0    aaaaaaaa
 ml/chat    stale   2026-09-21 14:13:20Z  0.1.0    bbbbbbbb (wants aaaaaaaa)  unknown feature
+ml/scorer  synced  2026-09-21 14:13:20Z  0.1.0    aaaaaaaa
 
 worth a look:
   AccessPolicy ml/b: waiting for ml/chat
@@ -120,7 +120,9 @@ worth a look:
   test("survives an answer of another version, and prints JSON", async () => {
     api = await startFakeApi({ "GET /v1/status": { body: [] }, "GET /v1/policies": { body: {} } });
     expect((await run("status", "--state-dir", api.stateDir)).status).toBe(0);
-    expect((await run("status", "--json", "--state-dir", api.stateDir)).text).toBe('{"policyStatus":[]}\n');
+    expect((await run("status", "--json", "--state-dir", api.stateDir)).text).toBe(
+      '{"sidecars":[],"policyStatus":[]}\n',
+    );
   });
 });
 

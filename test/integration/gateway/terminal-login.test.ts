@@ -1,12 +1,14 @@
 // `countersign login` as people use it: the command line as a process, a browser that agrees, and calls with the token.
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { request as httpsRequest } from "node:https";
+import { createServer, request as httpsRequest } from "node:https";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { until } from "../../demo/mesh-processes.ts";
 import { repositoryRoot } from "../../demo/process.ts";
+import { edgeCertificate } from "../../fakes/edge-certificate.ts";
 import { fieldOf, textOf } from "../../sidecar/gateway/login/browser.ts";
 import { HOST, ISSUER_HOST, type NetBrowser, type PeopleMesh, startPeopleMesh } from "./people-mesh.ts";
 
@@ -102,6 +104,28 @@ describe("a person at a terminal", () => {
         .end();
     });
   }
+
+  test("is told at once when there is no gateway, when it is not trusted, and when something else answers", async () => {
+    const refused = async (...args: string[]): Promise<string> => {
+      const login = countersign("login", ...args, "--no-browser");
+      expect(await login.status).not.toBe(0);
+      expect(login.err).not.toContain("Open this address");
+      return login.err;
+    };
+    expect(await refused("https://127.0.0.1:1")).toContain("cannot be asked");
+    expect(await refused(gateway)).toContain("name its roots with `--ca FILE`");
+    const { cert, key, ca } = await edgeCertificate(["localhost"], Date.now());
+    writeFileSync(join(home, "other.pem"), ca);
+    const other = createServer({ cert, key }, (_, response) => response.writeHead(404).end("{}"));
+    await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+    const { port } = other.address() as AddressInfo; // Listens on TCP.
+    try {
+      const elsewhere = await refused(`https://localhost:${port}`, "--ca", join(home, "other.pem"));
+      expect(elsewhere).toContain("is it the address of a Countersign gateway?");
+    } finally {
+      other.close();
+    }
+  });
 
   test("signs in by the browser, calls a model as themselves, and signs out", async () => {
     const browser = mesh.browser("alice");
