@@ -95,7 +95,7 @@ async function signIn(
 /** Before anybody is sent to a page: is it there, trusted, and one of ours? @throws MeshError `io_failed`, `bad_object`, `protocol_error`. */
 async function mustBeGateway(gateway: string, caFile: string | undefined): Promise<void> {
   const { status, fields } = await askGateway({ gateway, path: CLIENT_PATHS.whoami, caFile });
-  if (typeof fields["signedIn"] !== "boolean") throw refused(gateway, status, fields);
+  if (typeof fields["signedIn"] !== "boolean") throw refusedBy(gateway, status, fields);
 }
 
 function invitation(url: string, check: string, isOpen: boolean, canPaste: boolean): string {
