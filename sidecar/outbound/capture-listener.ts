@@ -7,20 +7,25 @@ import { REASONS, type Reason } from "../core/policy/reason.ts";
 import { MeshError } from "../core/runtime/errors.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { OriginalDestination, OriginalDestinationReader } from "../wire/original-destination.ts";
-import { type Passthrough, passThrough } from "../wire/passthrough.ts";
-import { sniffSocket } from "../wire/sniff.ts";
+import { type Spoken, sniffSocket } from "../wire/sniff.ts";
+import { CREDIT_HIGH_WATER_BYTES, MeshSocket } from "../wire/socket.ts";
 import { addressKey } from "./address-index.ts";
 import {
   type AppConversation,
   type ConversationDeps,
   converse,
   converseHttp,
+  HELLO_MS,
   REFUSAL_SNIFF_MS,
   spokenTo,
 } from "./app-socket.ts";
-import type { Destination, Directory, FixedDestination } from "./resolve.ts";
+import { judge, type Verdict } from "./capture-verdict.ts";
+import type { ExternalDestination } from "./external.ts";
+import { ExternalTunnel } from "./external-tunnel.ts";
+import { endOf, PassedConnections } from "./passed-connections.ts";
+import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
-import { recordRefusal } from "./tunnel.ts";
+import { hostFacts, recordRefusal } from "./tunnel.ts";
 
 export interface CaptureListenerDeps {
   readonly services: OutboundServices;
@@ -35,15 +40,7 @@ export interface CaptureListenerDeps {
 /** How a captured connection ended up; label values of `countersign_captured_connections_total`. */
 export type CaptureResult = "mesh" | "external" | "passed" | "refused" | "reset" | "loop" | "probe";
 
-type Verdict =
-  | { readonly kind: "mesh"; readonly destination: Destination }
-  | { readonly kind: "pass" }
-  /** `why` is for the log; `isOutside`: nobody knows it as an address of the mesh. */
-  | { readonly kind: "refuse"; readonly why: string; readonly isOutside?: true };
-
 const MAX_REPORTED = 256;
-const ARRIVAL_STEP_MS = 25;
-const ARRIVAL_ATTEMPTS = 20;
 
 export class CaptureListener {
   readonly #deps: CaptureListenerDeps;
@@ -53,15 +50,13 @@ export class CaptureListener {
   readonly #connections = new Set<AppConversation>();
   /** Local ends of our own connections outward: one of them captured again would go round for ever. */
   readonly #outward = new Set<string>();
-  /** What is passed on, by the key of its address. */
-  readonly #passing = new Map<Passthrough, string>();
-  /** The table that the passing ones were last held against. */
-  #heldAgainst: Directory | undefined;
+  readonly #passed: PassedConnections;
   readonly #reported = new Set<string>();
   #draining = false;
 
   constructor(deps: CaptureListenerDeps) {
     this.#deps = deps;
+    this.#passed = new PassedConnections(deps.services, this.#outward);
   }
 
   get connections(): number {
@@ -113,7 +108,7 @@ export class CaptureListener {
       this.#reset(socket, "loop");
       return;
     }
-    this.#judge(original.value)
+    judge(original.value, this.#deps.services)
       .then((verdict) => this.#carryOut(socket, original.value, verdict))
       .catch(() => this.#reset(socket, "reset"));
   }
@@ -130,73 +125,96 @@ export class CaptureListener {
     );
   }
 
-  async #judge({ address, port }: OriginalDestination): Promise<Verdict> {
-    const { services } = this.#deps;
-    const { directory } = services.state;
-    if (directory === undefined) return { kind: "refuse", why: "there is no policy yet" };
-    const key = addressKey(address, port);
-    let destination = directory.ofAddress(key);
-    let reason = "";
-    if (destination === undefined) {
-      const resolution = await services.resolve(address, port);
-      if (resolution.kind === "service") {
-        destination = await this.#whenArrived(key);
-        // Of the mesh, but nothing in the table serves it: never a stranger, or it would be called without an identity.
-        if (destination === undefined) return { kind: "refuse", why: "NO_ENDPOINTS" };
-      } else reason = resolution.reason;
-    }
-    if (destination !== undefined) return { kind: "mesh", destination };
-    // With the control plane away nobody can say whose address it is; a workload of the mesh refuses plaintext itself.
-    const isStranger = reason === "UNKNOWN_DESTINATION" || reason === "NOT_READY";
-    const { settings } = (services.state.directory ?? directory).table;
-    if (isStranger && settings.outbound === "Allow") return { kind: "pass" };
-    if (!isStranger) return { kind: "refuse", why: reason };
-    return { kind: "refuse", why: reason === "NOT_READY" ? reason : "OUTBOUND_DENIED", isOutside: true };
-  }
-
-  /** A pod that has just come may be known to the control plane a moment before it is here. */
-  async #whenArrived(key: string): Promise<Destination | undefined> {
-    const { services } = this.#deps;
-    for (let attempt = 0; attempt < ARRIVAL_ATTEMPTS; attempt++) {
-      const destination = services.state.directory?.ofAddress(key);
-      if (destination !== undefined) return destination;
-      await services.clock.sleep(ARRIVAL_STEP_MS);
-    }
-    return undefined;
-  }
-
   async #carryOut(socket: Socket, original: OriginalDestination, verdict: Verdict): Promise<void> {
     if (socket.destroyed) return;
     if (this.#draining) {
       this.#reset(socket, "reset");
-    } else if (verdict.kind === "mesh") {
+      return;
+    }
+    if (verdict.kind === "mesh") {
       await this.#carry(socket, original, verdict.destination);
-    } else if (verdict.kind === "pass") {
-      // If it is our own connection that was captured, its other end may learn of being connected only in this turn.
-      await new Promise((resolve) => setImmediate(resolve));
-      if (this.#isLoop(socket, original)) {
-        this.#reset(socket, "loop");
-        return;
-      }
-      this.#count("passed");
-      this.#pass(socket, original);
-    } else await this.#refuse(socket, original, verdict);
+      return;
+    }
+    const spoken = await this.#spokenOutside(socket, original, verdict);
+    if (socket.destroyed) return;
+    const external =
+      verdict.kind === "pass" || verdict.isOutside ? this.#askedFor(spoken, original) : undefined;
+    if (external !== undefined && this.#isLoop(socket, original)) this.#reset(socket, "loop");
+    else if (external !== undefined) this.#tunnel(socket, spoken?.serverName ?? "", external);
+    else if (verdict.kind === "pass") await this.#passOn(socket, original, spoken);
+    else this.#refuse(socket, original, verdict, spoken);
+  }
+
+  /** @returns undefined: nothing is looked for, where it could not matter. */
+  async #spokenOutside(
+    socket: Socket,
+    { port }: OriginalDestination,
+    verdict: Exclude<Verdict, { readonly kind: "mesh" }>,
+  ): Promise<Spoken | undefined> {
+    const { services, opaquePorts } = this.#deps;
+    if (opaquePorts.has(port)) return undefined;
+    const mayBeTls = services.state.externals?.mayTakeTlsAt(port) === true;
+    if (verdict.kind === "pass" && !mayBeTls) return undefined;
+    return await sniffSocket(socket, REFUSAL_SNIFF_MS, mayBeTls ? HELLO_MS : REFUSAL_SNIFF_MS);
+  }
+
+  /** The host outside the mesh that TLS asks for openly, where policy knows it. */
+  #askedFor(spoken: Spoken | undefined, { port }: OriginalDestination): ExternalDestination | undefined {
+    return spoken?.serverName === undefined || spoken.hidesName === true
+      ? undefined
+      : this.#deps.services.state.externals?.ofServerName(spoken.serverName, port);
+  }
+
+  /** Decided on by the name, which is connected to: the address that it came for may be anybody's. */
+  #tunnel(socket: Socket, host: string, external: ExternalDestination): void {
+    const { services } = this.#deps;
+    this.#count("external");
+    let local: string | undefined;
+    const tunnel = new ExternalTunnel(
+      new MeshSocket(socket, CREDIT_HIGH_WATER_BYTES),
+      hostFacts(host, external.port, services),
+      {
+        services,
+        external,
+        host,
+        onConnected: (outward) => {
+          local = endOf(outward);
+          this.#outward.add(local);
+          outward.once("close", () => this.#outward.delete(local ?? ""));
+        },
+        onClosed: (closed) => this.#connections.delete(closed),
+      },
+    );
+    this.#connections.add(tunnel);
+    tunnel.start();
+  }
+
+  async #passOn(socket: Socket, original: OriginalDestination, spoken: Spoken | undefined): Promise<void> {
+    // If it is our own connection that was captured, its other end may learn of being connected only in this turn.
+    await new Promise((resolve) => setImmediate(resolve));
+    if (this.#isLoop(socket, original)) {
+      this.#reset(socket, "loop");
+      return;
+    }
+    this.#count("passed");
+    this.#passed.pass(socket, original, spoken);
   }
 
   /** In words where it speaks HTTP; there a request may also name a host outside the mesh that policy knows. */
-  async #refuse(
+  #refuse(
     socket: Socket,
     original: OriginalDestination,
     { why, isOutside }: Verdict & { readonly kind: "refuse" },
-  ): Promise<void> {
-    const { services, opaquePorts } = this.#deps;
-    const spoken = opaquePorts.has(original.port) ? undefined : await sniffSocket(socket, REFUSAL_SNIFF_MS);
-    if (socket.destroyed) return;
+    spoken: Spoken | undefined,
+  ): void {
+    const { services } = this.#deps;
     const fixed = fixedOf(original);
     if (spoken?.protocol !== "http" && spoken?.protocol !== "h2c") {
-      this.#report(original, why);
+      const { serverName } = spoken ?? {};
+      const asked = serverName === undefined ? "" : `, which asks for \`${serverName}\` by TLS`;
+      this.#report(original, why, serverName);
       if (Object.hasOwn(REASONS, why))
-        recordRefusal(fixed, why as Reason, "the connection is not carried", services); // a key of REASONS
+        recordRefusal(fixed, why as Reason, `the connection${asked} is not carried`, services); // a key of REASONS
       this.#reset(socket, "reset");
     } else if (isOutside === true && services.state.externals?.mayBeAt(original.port) === true) {
       this.#count("external");
@@ -233,23 +251,6 @@ export class CaptureListener {
     };
   }
 
-  #pass(socket: Socket, { address, port }: OriginalDestination): void {
-    let local: string | undefined;
-    const passing = passThrough(socket, {
-      to: { host: address, port },
-      connectTimeoutMs: this.#deps.services.timeouts.connectMs,
-      onConnected: (outward) => {
-        local = `${outward.localAddress} ${outward.localPort}`;
-        this.#outward.add(local);
-      },
-      onClosed: () => {
-        this.#passing.delete(passing);
-        if (local !== undefined) this.#outward.delete(local);
-      },
-    });
-    this.#passing.set(passing, addressKey(address, port));
-  }
-
   #reset(socket: Socket, result: CaptureResult): void {
     this.#count(result);
     socket.resetAndDestroy();
@@ -261,27 +262,22 @@ export class CaptureListener {
   }
 
   /** Once per destination: a client that tries again must not fill the log. */
-  #report({ address, port }: OriginalDestination, why: string): void {
+  #report({ address, port }: OriginalDestination, why: string, serverName?: string): void {
     const key = `${address} ${port} ${why}`;
     if (this.#reported.has(key)) return;
     if (this.#reported.size >= MAX_REPORTED) this.#reported.clear();
     this.#reported.add(key);
-    this.#deps.log.warn("captured connection refused", { address, port, reason: why });
+    this.#deps.log.warn("captured connection refused", {
+      address,
+      port,
+      reason: why,
+      ...(serverName === undefined ? {} : { serverName }),
+    });
   }
 
   sweep(nowMs: number): void {
     for (const connection of this.#connections) connection.sweep(nowMs);
-    this.#cutForbidden();
-  }
-
-  /** Ends what a new table does not let pass any more, also because it is of the mesh now. */
-  #cutForbidden(): void {
-    const { directory } = this.#deps.services.state;
-    if (directory === undefined || directory === this.#heldAgainst) return;
-    this.#heldAgainst = directory;
-    const isDenied = directory.table.settings.outbound === "Deny";
-    for (const [passing, key] of this.#passing)
-      if (isDenied || directory.ofAddress(key) !== undefined) passing.cut();
+    this.#passed.cutForbidden();
   }
 
   /** Accepts nothing more; every answer from now on is the last of its connection. */

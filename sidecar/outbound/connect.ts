@@ -10,6 +10,8 @@ import { AppConnection, type ConnectRequest } from "./app-connection.ts";
 import type { AppStream } from "./app-side.ts";
 import { type AppConversation, HELLO_MS, SNIFF_MS } from "./app-socket.ts";
 import { CallFacts } from "./call-facts.ts";
+import type { ExternalDestination } from "./external.ts";
+import { ExternalTunnel } from "./external-tunnel.ts";
 import { askFor, isDestination, locate, type OutboundRefusal } from "./locate.ts";
 import { writeProblem } from "./problem-answer.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
@@ -117,8 +119,9 @@ export class ProxyConnect implements AppConversation, SocketHandler {
     this.#facts.ownTrace = !isTraceparent(trace);
     this.#facts.traceparent = this.#facts.ownTrace ? createTraceparent(services.ids) : trace;
     socket.attach(this);
-    if (services.state.externals?.find(authority) !== undefined) {
-      this.#refuse(OUTSIDE);
+    const external = services.state.externals?.find(authority);
+    if (external !== undefined) {
+      this.#leave(external);
       return;
     }
     const located = locate(this.#facts, services);
@@ -145,6 +148,22 @@ export class ProxyConnect implements AppConversation, SocketHandler {
     this.#facts.error = detail;
     this.#asker.refused(this.#facts);
     this.#facts.record(services);
+  }
+
+  /** To a host outside the mesh, as which only TLS that names it is taken. */
+  #leave(external: ExternalDestination): void {
+    const { services, onClosed } = this.#request;
+    const host = external.hostOf(this.#facts.head.authority);
+    const asked = { asker: this.#asker, early: this.#early, isEnded: this.#isEnded };
+    const tunnel = new ExternalTunnel(this.#socket, this.#facts, {
+      services,
+      external,
+      host,
+      asked,
+      onClosed,
+    });
+    this.#inner = tunnel;
+    tunnel.start();
   }
 
   #join(destination: Destination): void {
@@ -258,13 +277,6 @@ export class ProxyConnect implements AppConversation, SocketHandler {
 }
 
 const EMPTY = Buffer.alloc(0);
-/** What a client says inside a tunnel of its own nobody could decide on. */
-const OUTSIDE: OutboundRefusal = {
-  kind: "refused",
-  reason: "UNSUPPORTED",
-  detail:
-    "a host outside the mesh takes requests, no tunnels: send them in absolute form with `http:`, the TLS is ours",
-};
 const TCP: Spoken = { protocol: "tcp", serverName: undefined };
 /** First byte of a TLS record with a handshake message: a ClientHello may come in several segments. */
 const HANDSHAKE_RECORD = 22;

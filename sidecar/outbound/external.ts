@@ -17,6 +17,7 @@ import { type CompiledProgram, createProgram, type Decision } from "../core/poli
 import { type Classifier, createClassifier } from "../core/policy/operations.ts";
 import type { Obligations } from "../core/policy/rule.ts";
 import { dependsOnTime } from "../core/policy/timed.ts";
+import { unseenProgram } from "../core/policy/unseen-program.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { ExternalHosts, SidecarTable } from "../discovery/table.ts";
 import { EdgeCounters, type SidecarMetrics } from "../metrics.ts";
@@ -39,6 +40,8 @@ export class ExternalDestination {
   readonly external: ExternalHosts;
   readonly port: number;
   readonly program: CompiledProgram;
+  /** Decides on connections whose TLS is the application's own. */
+  readonly unseen: CompiledProgram;
   readonly classifier: Classifier;
   /** Whether a decision may be another one later, by the same table. */
   readonly dependsOnTime: boolean;
@@ -49,14 +52,15 @@ export class ExternalDestination {
 
   constructor(
     external: ExternalHosts,
-    program: CompiledProgram,
+    programs: { readonly seen: CompiledProgram; readonly unseen: CompiledProgram },
     packs: readonly Pack[],
     table: SidecarTable,
     deps: ExternalsDeps,
   ) {
     this.external = external;
-    this.program = program;
-    this.port = program.program.ports[0]?.port ?? 443;
+    this.program = programs.seen;
+    this.unseen = programs.unseen;
+    this.port = external.program.ports[0]?.port ?? 443;
     this.classifier = createClassifier({ packs, selfName: external.program.name });
     this.dependsOnTime = dependsOnTime(external.program);
     this.#table = table;
@@ -158,15 +162,19 @@ export class Externals {
   ): Result<Externals | undefined, string> {
     const destinations: ExternalDestination[] = [];
     for (const external of table.externals?.values() ?? []) {
-      const program = createProgram(external.program, { cel: deps.cel });
-      if (!program.ok) return program;
+      const seen = createProgram(external.program, { cel: deps.cel });
+      if (!seen.ok) return seen;
+      const unseen = createProgram(unseenProgram(external.program), { cel: deps.cel });
+      if (!unseen.ok) return unseen;
       const list: Pack[] = [];
       for (const name of external.program.ports[0]?.packs ?? []) {
         const pack = packs.get(name);
         if (pack === undefined) return { ok: false, error: `operation pack \`${name}\` is not in the table` };
         list.push(pack);
       }
-      destinations.push(new ExternalDestination(external, program.value, list, table, deps));
+      destinations.push(
+        new ExternalDestination(external, { seen: seen.value, unseen: unseen.value }, list, table, deps),
+      );
     }
     return { ok: true, value: destinations.length === 0 ? undefined : new Externals(destinations) };
   }
@@ -193,11 +201,20 @@ export class Externals {
     return declared ?? (port === HTTP_PORT && found?.length === 1 ? found[0] : undefined);
   }
 
-  /** Whether plaintext to this port of an address outside the mesh may be for one of the hosts. */
-  mayBeAt(port: number): boolean {
-    if (port === HTTP_PORT) return true;
+  /** By the server name of a TLS client and the port that it connected to. */
+  ofServerName(name: string, port: number): ExternalDestination | undefined {
+    return this.#byHost.get(name)?.find((destination) => destination.port === port);
+  }
+
+  /** Whether TLS to this port of an address outside the mesh may be for one of the hosts. */
+  mayTakeTlsAt(port: number): boolean {
     for (const destination of this.#byId.values()) if (destination.port === port) return true;
     return false;
+  }
+
+  /** Whether plaintext to this port of an address outside the mesh may be for one of the hosts. */
+  mayBeAt(port: number): boolean {
+    return port === HTTP_PORT || this.mayTakeTlsAt(port);
   }
 
   /** @param id `namespace/name`. */

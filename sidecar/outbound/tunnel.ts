@@ -375,6 +375,23 @@ export function connectionFacts(fixed: FixedDestination, services: OutboundServi
   return facts;
 }
 
+/** The same of one to a host outside the mesh. */
+export function hostFacts(host: string, port: number, services: OutboundServices): CallFacts {
+  const authority = `${host}:${port}`;
+  const head = {
+    method: "TCP",
+    target: authority,
+    authority,
+    fields: [],
+    upgrade: undefined,
+    connectionNames: [],
+  };
+  const facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
+  facts.traceparent = createTraceparent(services.ids);
+  facts.ownTrace = true;
+  return facts;
+}
+
 /** Records a connection that is not carried: the workload may not call what it leads to. Whoever calls this resets it. */
 export function recordRefusal(
   fixed: FixedDestination,

@@ -1,5 +1,5 @@
 // PURE. The server name in the first message of a TLS client (RFC 8446 section 4.1.2, RFC 6066 section 3), read strictly and
-// never changed: what TLS says inside is between the two applications. With ECH it is the outer name.
+// never changed: what TLS says inside is between the two applications. With ECH it is the outer name, and said to be.
 
 /** Most bytes of a ClientHello with its record headers; more is refused. */
 export const MAX_HELLO_BYTES = 16_384;
@@ -7,6 +7,7 @@ export const MAX_HELLO_BYTES = 16_384;
 const HANDSHAKE_RECORD = 22;
 const CLIENT_HELLO = 1;
 const SERVER_NAME = 0;
+const ENCRYPTED_CLIENT_HELLO = 0xfe0d;
 const HOST_NAME = 0;
 const MAX_RECORD_BYTES = 16_384;
 /** Labels of letters, digits, `-` and `_`; no IP address needs a server name, so dots alone do not matter. */
@@ -15,8 +16,11 @@ const NAME = /^(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[
 export type ClientHello =
   /** More bytes are needed. */
   | { readonly kind: "partial" }
-  /** @param serverName lower case; undefined: the client named none. */
-  | { readonly kind: "hello"; readonly serverName: string | undefined }
+  /**
+   * @param serverName lower case; undefined: the client named none.
+   * @param hidesName it has the extension of Encrypted Client Hello, or a stand-in for it: the true name may be another one.
+   */
+  | { readonly kind: "hello"; readonly serverName: string | undefined; readonly hidesName: boolean }
   | { readonly kind: "malformed" };
 
 const PARTIAL: ClientHello = { kind: "partial" };
@@ -110,7 +114,7 @@ function readBody(body: Buffer): ClientHello {
   )
     return MALFORMED;
   // Without extensions (TLS 1.2 and before) there is no name.
-  if (reader.left === 0) return { kind: "hello", serverName: undefined };
+  if (reader.left === 0) return { kind: "hello", serverName: undefined, hidesName: false };
   const extensions = new Reader(reader.vector(2));
   if (reader.failed || reader.left !== 0) return MALFORMED;
   const seen = new Set<number>();
@@ -125,7 +129,7 @@ function readBody(body: Buffer): ClientHello {
     serverName = readServerName(value);
     if (serverName === undefined) return MALFORMED;
   }
-  return { kind: "hello", serverName };
+  return { kind: "hello", serverName, hidesName: seen.has(ENCRYPTED_CLIENT_HELLO) };
 }
 
 /** Exactly one host name (RFC 6066 section 3); nobody sends another list. */

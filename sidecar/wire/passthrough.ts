@@ -4,6 +4,8 @@ import { connect, type Socket } from "node:net";
 export interface PassthroughOptions {
   readonly to: { readonly host: string; readonly port: number } | { readonly path: string };
   readonly connectTimeoutMs: number;
+  /** What was read of `inner` before, and could not be put back. */
+  readonly early?: Buffer | undefined;
   /** The connection stands. */
   readonly onConnected: (outward: Socket) => void;
   /** Once, when both sides are closed. */
@@ -44,6 +46,7 @@ export function passThrough(inner: Socket, options: PassthroughOptions): Passthr
     outward.setKeepAlive(true, KEEP_ALIVE_MS);
     inner.setKeepAlive(true, KEEP_ALIVE_MS);
     options.onConnected(outward);
+    if (options.early !== undefined) outward.write(options.early);
     inner.pipe(outward);
     outward.pipe(inner);
   });

@@ -11,6 +11,8 @@ export interface Spoken {
   readonly protocol: SpokenProtocol;
   /** Of a ClientHello that has one. */
   readonly serverName: string | undefined;
+  /** The name may stand for another one, which is encrypted. */
+  readonly hidesName?: true;
   /** Set when the client had nothing more to say: all that it said, which could not be put back. */
   readonly all?: Buffer | undefined;
 }
@@ -66,7 +68,9 @@ export function sniffBytes(bytes: Buffer): Spoken | undefined {
   if (bytes[0] !== HANDSHAKE_RECORD) return told("tcp");
   const hello = readClientHello(bytes);
   if (hello.kind === "partial" && bytes.length <= MAX_HELLO_BYTES) return undefined;
-  return hello.kind === "hello" ? told("tls", hello.serverName) : told("tcp");
+  if (hello.kind !== "hello") return told("tcp");
+  const spoken = told("tls", hello.serverName);
+  return hello.hidesName ? { ...spoken, hidesName: true } : spoken;
 }
 
 const told = (protocol: SpokenProtocol, serverName?: string): Spoken => ({ protocol, serverName });

@@ -51,7 +51,9 @@ export function celVariables(
             authTime: user.authTimeMs === undefined ? undefined : new Date(user.authTimeMs),
           }),
     target: { kind: program.kind, name: program.name, namespace: program.namespace, labels: program.labels },
-    request: { method: call.request.method, path: view.path, host: call.request.host },
+    request: isUnseen(call)
+      ? { host: call.request.host }
+      : { method: call.request.method, path: view.path, host: call.request.host },
     source: withoutUndefined({ ip: call.sourceIp }),
     chain,
     now: new Date(call.nowMs),
@@ -65,6 +67,10 @@ export function celVariables(
   }
   return variables;
 }
+
+/** Bytes whose requests are encrypted: there are some, and nothing can be said of them. */
+const isUnseen = ({ operation, request }: Call): boolean =>
+  operation.kind === "undetermined" && request.method === "";
 
 function withoutUndefined(fields: Record<string, unknown>): Record<string, unknown> {
   const out: Record<string, unknown> = {};

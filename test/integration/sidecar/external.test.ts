@@ -167,17 +167,6 @@ describe("a call to a host outside the mesh", () => {
     expect(seen[0]?.headers.host).toMatch(/^localhost:/);
   });
 
-  test("is not tunnelled: what is said inside nobody could decide on", async () => {
-    const { sidecar, port } = await setUp({});
-    const answer = await send(
-      sidecar.proxyPort,
-      `CONNECT localhost:${port} HTTP/1.1\r\nhost: localhost:${port}\r\n\r\n`,
-    );
-    expect(answer.status).toBe(501);
-    expect(answer.body).toContain("UNSUPPORTED");
-    expect(seen).toEqual([]);
-  });
-
   test.each([
     {
       name: "an operation that nobody allows",

@@ -65,7 +65,7 @@ describe("readClientHello", () => {
     { name: "without one, to an address", servername: undefined, is: undefined },
   ])("reads the name of a hello $name, whole or cut at any byte", async ({ servername, is }) => {
     const bytes = await real(servername);
-    expect(readClientHello(bytes)).toEqual({ kind: "hello", serverName: is });
+    expect(readClientHello(bytes)).toEqual({ kind: "hello", serverName: is, hidesName: false });
     for (let cut = 0; cut < bytes.length; cut++)
       expect(readClientHello(bytes.subarray(0, cut))).toEqual({ kind: "partial" });
   });
@@ -80,7 +80,11 @@ describe("readClientHello", () => {
           parts.push(record(whole.subarray(at, at + size)));
           at += size;
         }
-        expect(readClientHello(Buffer.concat(parts))).toEqual({ kind: "hello", serverName: "db.example" });
+        expect(readClientHello(Buffer.concat(parts))).toEqual({
+          kind: "hello",
+          serverName: "db.example",
+          hidesName: false,
+        });
       }),
     );
   });
@@ -92,7 +96,19 @@ describe("readClientHello", () => {
       bytes: record(message({ extensions: [extension(16, Buffer.alloc(4))] })),
     },
   ])("takes $name for no name", ({ bytes }) => {
-    expect(readClientHello(bytes)).toEqual({ kind: "hello", serverName: undefined });
+    expect(readClientHello(bytes)).toEqual({ kind: "hello", serverName: undefined, hidesName: false });
+  });
+
+  test.each([
+    {
+      name: "a name",
+      extensions: [sni("outer.example"), extension(0xfe0d, Buffer.alloc(9))],
+      is: "outer.example",
+    },
+    { name: "none", extensions: [extension(0xfe0d, Buffer.alloc(9))], is: undefined },
+  ])("says of a hello with $name that it has an encrypted one inside", ({ extensions, is }) => {
+    const found = readClientHello(record(message({ extensions })));
+    expect(found).toEqual({ kind: "hello", serverName: is, hidesName: true });
   });
 
   test.each([
