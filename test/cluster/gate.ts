@@ -2,13 +2,13 @@
 import { appendFileSync } from "node:fs";
 import { beforeAll, beforeEach, describe, jest } from "@jest/globals";
 import { isUp } from "./processes.ts";
-import { forgetWaiting, waitedMs } from "./waiting.ts";
+import { forgetWaiting, PATIENCE, waitedMs } from "./waiting.ts";
 
 const LEFT_OUT =
   "end-to-end tests on Kubernetes: no cluster is up; `npm run test:cluster` brings one up and runs them";
 
 export interface Budget {
-  /** What each test may take at most. */
+  /** What each test may take at most, on a quiet machine. */
   readonly testMs: number;
   /** What the suite may take: once it is spent, the tests that are left fail at once, so CI ends in a known time. */
   readonly suiteMs: number;
@@ -23,7 +23,7 @@ export function describeOnCluster(name: string, budget: Budget, tests: () => voi
     return;
   }
   describe(name, () => {
-    jest.setTimeout(budget.testMs);
+    jest.setTimeout(PATIENCE * budget.testMs);
     let startMs = 0;
     beforeAll(() => {
       forgetWaiting();

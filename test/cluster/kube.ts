@@ -1,6 +1,7 @@
 // What end-to-end tests do on the cluster: kubectl and helm, objects, waiting, commands and logs of pods, and a namespace per test.
 import { ClusterError, type CommandOptions, type CommandResult, run, tryRun, waitUntil } from "./commands.ts";
 import { adminKubeconfig, programPath } from "./layout.ts";
+import { PATIENCE } from "./waiting.ts";
 
 const environment = (): Readonly<Record<string, string>> => ({ KUBECONFIG: adminKubeconfig() });
 
@@ -48,13 +49,13 @@ export function read(namespace: string, object: string, path: string): Promise<s
   return kubectl(["get", object, "--namespace", namespace, "--output", `jsonpath=${path}`]);
 }
 
-/** Calls `condition` until it holds, at most `timeoutMs`; its last error is part of the rejection. */
+/** Calls `condition` until it holds, at most `timeoutMs` on a quiet machine; its last error is part of the rejection. */
 export function waitFor(
   condition: () => Promise<boolean>,
   timeoutMs: number,
   what = "the condition",
 ): Promise<void> {
-  return waitUntil(what, condition, timeoutMs);
+  return waitUntil(what, condition, PATIENCE * timeoutMs);
 }
 
 /** Waits for a condition by `kubectl wait`; on failure the error holds state and logs of the namespace's pods. */
@@ -66,8 +67,8 @@ export async function waitForObject(
 ): Promise<void> {
   try {
     await kubectl(
-      ["wait", object, `--for=${condition}`, `--timeout=${timeoutMs}ms`, "--namespace", namespace],
-      { timeoutMs: timeoutMs + 10_000 },
+      ["wait", object, `--for=${condition}`, `--timeout=${PATIENCE * timeoutMs}ms`, "--namespace", namespace],
+      { timeoutMs: PATIENCE * timeoutMs + 10_000 },
     );
   } catch (error) {
     throw new ClusterError(

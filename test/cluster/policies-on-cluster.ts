@@ -30,7 +30,7 @@ export async function installPolicies(id: string): Promise<PoliciesOnCluster> {
   const label = { "countersign.test/policies": id };
   const rename = (name: string) => `${id}-${name}`;
   await apply(readFileSync(MESH_CONFIG_CRD, "utf8").replaceAll("countersign.dev", group));
-  await kubectl(["wait", "crd", crd, "--for=condition=Established", "--timeout=30s"]);
+  await kubectl(["wait", "crd", crd, "--for=condition=Established", "--timeout=90s"]);
   const rendered = render("countersign", "--show-only=templates/admission-policies.yaml");
   const policies = rendered.map((one) => confined(one, { group, label, rename }));
   const configure = (spec: Spec) =>

@@ -37,8 +37,8 @@ const pidOf = (name: string) =>
 
 describe("parts", () => {
   test("a part runs detached with its output in a log, once, until it is stopped, and again", async () => {
-    startPart("plain", "sh", ["-c", "echo began; exec sleep 60"]);
-    await waitUntil("its output", async () => logTail("plain") === "began", 5_000, 20);
+    startPart("plain", "sh", ["-c", "echo began; exec sleep 600"]);
+    await waitUntil("its output", async () => logTail("plain") === "began", 60_000, 20);
     const first = pidOf("plain");
     startPart("plain", "sh", ["-c", "echo began twice"]);
     expect(pidOf("plain")).toBe(first);
@@ -62,15 +62,15 @@ describe("parts", () => {
 
   test("a part that does not heed SIGTERM is killed after its grace", async () => {
     startPart("stubborn", "sh", ["-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"]);
-    await waitUntil("its output", async () => logTail("stubborn") === "deaf", 5_000, 20);
+    await waitUntil("its output", async () => logTail("stubborn") === "deaf", 60_000, 20);
     await stopPart("stubborn", 200);
     expect(isRunning("stubborn")).toBe(false);
   });
 
   test("another process that has got the pid of a part that ended is not touched", async () => {
-    const stranger = spawn("sleep", ["60"]);
+    const stranger = spawn("sleep", ["600"]);
     try {
-      await waitUntil("its start", async () => startTicksOf(stranger.pid!) !== undefined, 5_000, 20);
+      await waitUntil("its start", async () => startTicksOf(stranger.pid!) !== undefined, 60_000, 20);
       writeFileSync(
         inHome("run", "gone.json"),
         JSON.stringify({ pid: stranger.pid, startTicks: "1", command: "sleep", args: [] }),

@@ -10,7 +10,7 @@ export async function provideSchema(plural: string): Promise<() => Promise<void>
   const isThere = async () => (await tryKubectl(["get", "crd", name])).code === 0;
   if (await isThere()) return async () => {};
   await kubectl(["create", "--filename=-"], { stdin: crd });
-  await kubectl(["wait", "crd", name, "--for=condition=Established", "--timeout=30s"]);
+  await kubectl(["wait", "crd", name, "--for=condition=Established", "--timeout=90s"]);
   return async () => {
     await tryKubectl(["delete", "crd", name, "--ignore-not-found", "--wait=false"]);
   };

@@ -58,7 +58,7 @@ describeOnCluster("helm and the chart's webhooks and settings", { testMs: 60_000
     // The chart looks whether the kinds are there.
     takeAway = await provideSchema("meshconfigs");
     await apply(CRD.replaceAll("countersign.dev", `${id}.test`));
-    await kubectl(["wait", "crd", crd, "--for=condition=Established", "--timeout=30s"]);
+    await kubectl(["wait", "crd", crd, "--for=condition=Established", "--timeout=90s"]);
     namespace = await createNamespace("charts");
   });
   afterAll(async () => {

@@ -33,7 +33,7 @@ describeOnCluster("the CRDs on a real API server", { testMs: 120_000, suiteMs: 3
   beforeAll(async () => {
     for (const file of readdirSync(crds).filter((name) => name.endsWith(".yaml")))
       await kubectl(["apply", "--server-side", "--validate=strict", "--filename", `${crds}${file}`]);
-    await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]);
+    await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=90s"]);
     // The one name that a MeshConfig may have: what another suite left would be in the way.
     await kubectl(["delete", "meshconfig", "default", "--ignore-not-found"]);
     namespace = await createNamespace("crds");

