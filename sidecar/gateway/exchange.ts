@@ -50,6 +50,7 @@ export function addressFields(front: Front, address: string): readonly Field[] {
 }
 
 const OWN_TOKEN = new RegExp(`\\b${CLIENT_TOKEN_PREFIX}[A-Za-z0-9_-]{43}`);
+const BEARER = /^bearer(?: |$)/i;
 const PROTO: Field = createField("x-forwarded-proto", "https");
 
 export class EdgeExchange
@@ -314,7 +315,7 @@ export class EdgeExchange
       onAnomaly: front.onAnomaly,
     });
     if (admitted.cookie !== undefined && admitted.cookie !== "")
-      fields.push(front.field("cookie", admitted.cookie));
+      fields.push(front.cookies.get(admitted.cookie));
     // Nobody outside needs to know who our clients are.
     if (route.backend.kind === "service") this.#putAddress(fields, route);
     return {
@@ -331,7 +332,7 @@ export class EdgeExchange
     const { peer, peerFields } = this.#place;
     const address = this.#sourceIp === peer ? peerFields : addressFields(this.#front, this.#sourceIp);
     for (const field of address) fields.push(field);
-    fields.push(PROTO, this.#front.field("x-forwarded-host", this.head.authority));
+    fields.push(PROTO, this.#front.hosts.get(this.head.authority));
     if (route.rewrite?.prefix !== undefined && route.path.value !== "/")
       fields.push(this.#front.field("x-forwarded-prefix", route.path.value.replace(/\/$/, "")));
   }
@@ -340,9 +341,9 @@ export class EdgeExchange
   #usesBearer({ access }: GatewayRoute): boolean {
     const authorization = this.field("authorization");
     if (authorization === undefined) return false;
+    if ((access === "Bearer" || access === "LoginOrBearer") && BEARER.test(authorization)) return true;
     // A token of ours is nobody else's, wherever it is shown.
-    if (OWN_TOKEN.test(authorization)) return true;
-    return (access === "Bearer" || access === "LoginOrBearer") && /^bearer(?: |$)/i.test(authorization);
+    return OWN_TOKEN.test(authorization);
   }
 
   #passKept(inner: Forwarded): void {

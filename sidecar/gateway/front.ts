@@ -13,6 +13,7 @@ import type { TellEdge } from "./edge-audit.ts";
 import { type Anomaly, EdgeFieldNames } from "./edge-fields.ts";
 import type { People } from "./people.ts";
 import type { PublishedKeys } from "./published-keys.ts";
+import { RepeatedFields } from "./repeated-fields.ts";
 import { RequestLimit } from "./request-limit.ts";
 import { RouteTable } from "./route-table.ts";
 import { type SecurityHeaders, securityHeaders } from "./security-headers.ts";
@@ -75,6 +76,9 @@ export interface SessionBound {
 export class Front {
   readonly deps: FrontDeps;
   readonly names = new EdgeFieldNames();
+  readonly hosts = new RepeatedFields("x-forwarded-host", { maxEntries: 1_024, maxWeight: 128 * 1024 });
+  /** What is left of cookies when ours are taken off. */
+  readonly cookies = new RepeatedFields("cookie", { maxEntries: 4_096, maxWeight: 1024 * 1024 });
   /** Nearly always a session has one request at a time: no set for it. */
   readonly #open = new Map<string, SessionBound | Set<SessionBound>>();
   /** What is kept by chain further on is found again by the same object. */

@@ -6,6 +6,7 @@ import type { FieldCache } from "../field-cache.ts";
 import { ownMemory } from "../own-memory.ts";
 import { ChunkedBody } from "./body.ts";
 import { FieldReader } from "./fields.ts";
+import { KeptFields } from "./kept-fields.ts";
 import {
   DEFAULT_HTTP1_LIMITS,
   type Http1Handler,
@@ -51,6 +52,8 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
   #state: Next | typeof TRAILERS | typeof DEAD = HEAD;
   #remaining = 0;
   #trailers: readonly Field[] = NO_TRAILERS;
+  /** What `reader` read last, once it came for the second time in a row. */
+  readonly #kept = new KeptFields();
   #paused = false;
   #running = false;
   #ended = false;
@@ -93,8 +96,17 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
 
   /** Whether a head may begin now; else the bytes are refused. */
   protected abstract mayBegin(): boolean;
-  /** Parses a head, or says what is wrong with it. */
-  protected abstract head(text: string, bytes: Buffer, offset: number): H | Http1ProblemCode;
+  /**
+   * Parses a head, or says what is wrong with it.
+   *
+   * @param repeated `text` is the first line alone; the field lines are those that `reader` read last.
+   */
+  protected abstract head(
+    text: string,
+    bytes: Buffer,
+    offset: number,
+    repeated: boolean,
+  ): H | Http1ProblemCode;
   /** What follows a head. */
   protected abstract next(head: H): Next;
   protected abstract report(head: H): void;
@@ -167,6 +179,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
   /** Ends everything silently: no further callback, nothing held. */
   close(): void {
     this.#state = DEAD;
+    this.#kept.forget();
     this.#section.reset();
     this.#queue = [];
     this.#queuedBytes = 0;
@@ -246,13 +259,26 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
       return pos;
     }
     if (this.#section.length === 0 && chunk[pos] !== 13) {
-      const end = chunk.indexOf(HEAD_END, pos);
-      if (end >= 0 && end + 4 - pos <= this.limits.headBytes) {
-        this.#headRead(chunk.toString("latin1", pos, end + 2), chunk, pos);
-        return end + 4;
+      const line = this.#kept.firstLineEnd(chunk, pos);
+      const end = line + this.#kept.length;
+      if (line >= 0 && end - pos <= this.limits.headBytes) {
+        this.#headRead(this.head(chunk.toString("latin1", pos, line + 2), chunk, pos, true));
+        return end;
+      }
+      const empty = chunk.indexOf(HEAD_END, pos);
+      if (empty >= 0 && empty + 4 - pos <= this.limits.headBytes) {
+        const head = this.#newHead(chunk.toString("latin1", pos, empty + 2), chunk, pos);
+        if (this.reader.repeated) this.#kept.keep(chunk, pos, empty + 4);
+        this.#headRead(head);
+        return empty + 4;
       }
     }
     return this.#readSlowHead(chunk, pos);
+  }
+
+  #newHead(text: string, bytes: Buffer, offset: number): H | Http1ProblemCode {
+    this.#kept.forget();
+    return this.head(text, bytes, offset, false);
   }
 
   #readSlowHead(chunk: Buffer, start: number): number {
@@ -264,7 +290,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
       const { lines, bytes } = section;
       const text = section.text();
       section.reset();
-      if (lines > 0) this.#headRead(text, bytes, 0);
+      if (lines > 0) this.#headRead(this.#newHead(text, bytes, 0));
       else {
         const problem = this.emptyLine();
         if (problem !== undefined) this.fail(problem);
@@ -273,8 +299,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
     return pos;
   }
 
-  #headRead(text: string, bytes: Buffer, offset: number): void {
-    const head = this.head(text, bytes, offset);
+  #headRead(head: H | Http1ProblemCode): void {
     if (typeof head === "string") {
       this.fail(head as Http1ProblemCode); // a head never is a string
       return;
@@ -320,6 +345,7 @@ export abstract class Http1Parser<H extends RequestHead | ResponseHead> {
     }
     if (!section.complete) return pos;
     if (section.lines > 0) {
+      this.#kept.forget();
       const problem = this.reader.readTrailers(section.text(), this.limits.fields);
       if (problem !== undefined) {
         this.fail(problem);

@@ -13,12 +13,15 @@ export type { Http1Problem, Http1ProblemCode } from "./problem.ts";
 
 /** More 1xx answers than this before the final one are an attack or a loop. */
 const MAX_INFORMATIONAL = 32;
-/** Characters of a head that each connection may keep to compare the next with. */
-const MAX_KEPT_HEAD = 2_048;
+/** Characters of a first line that each connection may keep to compare the next with. */
+const MAX_KEPT_LINE = 2_048;
 
 /** Reads requests. It pauses by itself after each one, so a pipelined request is held until `resume`. */
 export class RequestParser extends Http1Parser<RequestHead> {
   #emptyLineSeen = false;
+  /** The head that came last with the fields of the one before, and its first line. */
+  #last: RequestHead | undefined;
+  #lastLine = "";
 
   /**
    * @param cache shared by all parsers of the process.
@@ -39,8 +42,19 @@ export class RequestParser extends Http1Parser<RequestHead> {
     return true;
   }
 
-  protected head(text: string, bytes: Buffer, offset: number): RequestHead | Http1ProblemCode {
-    return parseRequestHead(text, bytes, offset, this.reader, this.limits);
+  protected head(
+    text: string,
+    bytes: Buffer,
+    offset: number,
+    repeated: boolean,
+  ): RequestHead | Http1ProblemCode {
+    // The same head as before says the same.
+    if (repeated && this.#last !== undefined && text === this.#lastLine) return this.#last;
+    const head = parseRequestHead(text, bytes, offset, this.reader, this.limits, repeated);
+    const isKept = repeated && typeof head !== "string" && text.length <= MAX_KEPT_LINE;
+    this.#last = isKept ? head : undefined;
+    this.#lastLine = isKept ? text : "";
+    return head;
   }
 
   protected next(head: RequestHead): Next {
@@ -74,9 +88,9 @@ export class ResponseParser extends Http1Parser<ResponseHead> {
   #method: string | undefined;
   #informational = 0;
   #stale = false;
-  /** The final head that came last, if it is short, and what it was read from. */
+  /** The final head that came last with the fields of the one before, its first line and what it answered. */
   #last: ResponseHead | undefined;
-  #lastText = "";
+  #lastLine = "";
   #lastMethod = "";
 
   /** @param cache and limits as for requests. */
@@ -104,20 +118,27 @@ export class ResponseParser extends Http1Parser<ResponseHead> {
     return this.#method !== undefined && !this.#stale;
   }
 
-  protected head(text: string): ResponseHead | Http1ProblemCode {
+  protected head(
+    text: string,
+    _bytes: Buffer,
+    _offset: number,
+    repeated: boolean,
+  ): ResponseHead | Http1ProblemCode {
     const method = this.#method ?? "";
     // The same head as before says the same: most answers of a second differ in nothing.
-    if (this.#last !== undefined && text === this.#lastText && method === this.#lastMethod) return this.#last;
-    const head = parseResponseHead(text, method, this.reader, this.limits);
+    if (repeated && this.#last !== undefined && text === this.#lastLine && method === this.#lastMethod)
+      return this.#last;
+    const head = parseResponseHead(text, method, this.reader, this.limits, repeated);
     this.#last = undefined;
+    this.#lastLine = "";
     if (typeof head === "string") return head;
     if (head.status < 200 && head.status !== 101) {
       this.#informational++;
       return this.#informational > MAX_INFORMATIONAL ? "too_many_informational" : head;
     }
-    if (text.length <= MAX_KEPT_HEAD) {
+    if (repeated && text.length <= MAX_KEPT_LINE) {
       this.#last = head;
-      this.#lastText = text;
+      this.#lastLine = text;
       this.#lastMethod = method;
     }
     return head;

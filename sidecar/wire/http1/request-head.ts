@@ -24,6 +24,7 @@ interface RequestLine {
  * Parses a request head.
  *
  * @param text request line and field lines, each with its CRLF, without the empty line.
+ * @param repeated the field lines are those that `reader` read last, and not in `text`.
  * @param bytes where the text came from, its first byte at `offset`: the target is cut from here, because a slice of
  *   `text` would keep the whole head alive in every cache that is keyed by targets.
  */
@@ -33,12 +34,15 @@ export function parseRequestHead(
   offset: number,
   reader: FieldReader,
   limits: Http1Limits,
+  repeated = false,
 ): RequestHead | Http1ProblemCode {
   const lineEnd = text.indexOf("\r\n");
   const line = parseRequestLine(text, lineEnd, bytes, offset, limits);
   if (typeof line === "string") return line;
   const { method, minor } = line;
-  const problem = reader.read(text, lineEnd + 2, limits.fields) ?? framingProblem(method, minor, reader);
+  const problem =
+    (repeated ? undefined : reader.read(text, lineEnd + 2, limits.fields)) ??
+    framingProblem(method, minor, reader);
   if (problem !== undefined) return problem;
   const authority = authorityOf(line, reader);
   if (typeof authority !== "string") return authority.problem;

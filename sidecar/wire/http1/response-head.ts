@@ -9,12 +9,14 @@ import type { Http1ProblemCode } from "./problem.ts";
  *
  * @param text status line and field lines, each with its CRLF, without the empty line.
  * @param method of the request that is answered.
+ * @param repeated the field lines are those that `reader` read last, and not in `text`.
  */
 export function parseResponseHead(
   text: string,
   method: string,
   reader: FieldReader,
   limits: Http1Limits,
+  repeated = false,
 ): ResponseHead | Http1ProblemCode {
   const lineEnd = text.indexOf("\r\n");
   const control = controlProblem(text.slice(0, lineEnd));
@@ -25,7 +27,9 @@ export function parseResponseHead(
   if (status < 0) return "bad_status_line";
   const reason = text.slice(13, Math.max(13, lineEnd));
   if (!isFieldValue(reason)) return "bad_status_line";
-  const problem = reader.read(text, lineEnd + 2, limits.fields) ?? framingProblem(status, minor, reader);
+  const problem =
+    (repeated ? undefined : reader.read(text, lineEnd + 2, limits.fields)) ??
+    framingProblem(status, minor, reader);
   if (problem !== undefined) return problem;
   const untilClose = endsWithConnection(status, method, reader);
   return {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { FieldCache } from "../../../../sidecar/wire/field-cache.ts";
-import { RequestParser, ResponseParser } from "../../../../sidecar/wire/http1/parser.ts";
+import { type RequestHead, RequestParser, ResponseParser } from "../../../../sidecar/wire/http1/parser.ts";
 import { HTTP1_PROBLEM_CODES, http1Problem } from "../../../../sidecar/wire/http1/problem.ts";
 import { validRequest, validResponse } from "./messages.ts";
 import { byteByByte, type Recorded, recorder, runRequests, runResponses, split } from "./recording.ts";
@@ -177,6 +177,64 @@ describe("messages", () => {
         expect(events).toEqual([...a, ...a, ...a, ...a, ...b, ...a, ...b]);
       }),
     );
+  });
+
+  test("are judged byte for byte as on a new connection, after heads that repeat", () => {
+    const long = "Authorization: Bearer ";
+    const head = fc
+      .record({
+        line: fc.constantFrom("GET /a HTTP/1.1", "GET /b?c=d HTTP/1.1", "DELETE http://a.example/ HTTP/1.0"),
+        token: fc
+          .constantFrom(3, 300, 2_500, 5_000, 9_000)
+          .map((length) => `${long}${"t".repeat(length)}\r\n`),
+        first: fc.constantFrom("", "Origin: https://a.example\r\n"),
+      })
+      .map(({ line, token, first }) => `${line}\r\n${H}${first}${token}Cookie: ${"c".repeat(400)}\r\n\r\n`);
+    const change = fc.record({
+      at: fc.nat(),
+      // Past the end of the first line as well as in it: what changes there must not be hidden by what is kept.
+      isEarly: fc.boolean(),
+      takeOff: fc.integer({ min: 0, max: 2 }),
+      putIn: fc.constantFrom("", "x", " ", "\r", "\n", "\r\n", "\0", ":", "\r\n\r\n", "\u00e9"),
+    });
+    fc.assert(
+      fc.property(
+        fc.array(head, { minLength: 1, maxLength: 3 }),
+        fc.integer({ min: 1, max: 4 }),
+        change,
+        (heads, times, how) => {
+          const before = heads.flatMap((one) => new Array<string>(times).fill(one));
+          const last = before.at(-1) ?? "";
+          const at = how.at % (how.isEarly ? 60 : last.length);
+          const next = last.slice(0, at) + how.putIn + last.slice(at + how.takeOff);
+          const alone = [...before, next].flatMap((text) => runRequests([latin1(text)]));
+          expect(runRequests([...before, next].map(latin1))).toEqual(alone);
+          expect(runRequests([latin1(before.join("") + next)])).toEqual(alone);
+        },
+      ),
+      { numRuns: 400 },
+    );
+  });
+
+  test("give the same field for a long line wherever it stands", () => {
+    const seen: RequestHead[] = [];
+    const parser = new RequestParser(
+      {
+        onHead: (head) => seen.push(head),
+        onBody: () => {},
+        onEnd: () => parser.resume(),
+        onProblem: ({ message }) => {
+          throw new Error(message);
+        },
+      },
+      new FieldCache({ maxEntries: 2, maxBytes: 1 }),
+    );
+    const long = `Authorization: Bearer ${"t".repeat(1_000)}\r\n`;
+    for (const first of ["", "Origin: https://a\r\n", "", "Origin: https://b\r\n", "Origin: https://b\r\n"])
+      parser.push(latin1(`GET / HTTP/1.1\r\n${H}${first}${long}\r\n`));
+    const tokens = seen.map(({ fields }) => fields.find(({ name }) => name === "authorization"));
+    expect(tokens).toHaveLength(5);
+    expect(new Set(tokens).size).toBe(1);
   });
 
   test.each([
