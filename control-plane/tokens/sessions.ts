@@ -96,12 +96,16 @@ export class Sessions {
     return await this.#answer({ ...before, person: { ...person, authTime, amr, acr } }, note);
   }
 
-  /** `POST /v1/sessions/end`: of one session, or by the provider's logout token. @throws TokenRefusal. */
+  /** `POST /v1/sessions/end`: of one session, by the provider's logout token, or of one of its sessions. @throws TokenRefusal. */
   async end(caller: TokenCaller, request: TokenRequest, note: AuditNote): Promise<object> {
     requireGateway(caller);
     if (request.has("handle")) {
       checkFields(request, ["handle"]);
       return await this.#endOne(caller, requiredText(request, "handle"), note);
+    }
+    if (request.has("idp_sid")) {
+      checkFields(request, ["idp", "idp_sid"]);
+      return await this.#endByName(caller, request, note);
     }
     checkFields(request, ["idp", "logout_token"]);
     return await this.#endByProvider(request, note);
@@ -144,6 +148,19 @@ export class Sessions {
     note.user = user;
     await revoke({ kind: "user", user }, reason, untilMs);
     return { ended: { user } };
+  }
+
+  /** By the word of a gateway, for providers that it signs people in with: a logout through the browser has no proof. */
+  async #endByName(caller: TokenCaller, request: TokenRequest, note: AuditNote): Promise<object> {
+    const idp = requiredText(request, "idp");
+    note.idp = idp;
+    const { provider } = this.#deps.verifiers.named(idp);
+    requireProviderOf(this.#deps, caller, idp);
+    const group = sessionGroup(provider.name, requiredText(request, "idp_sid"));
+    note.sid = group;
+    const untilMs = this.#deps.clock.nowMs() + SESSION_SECONDS * 1000;
+    await this.#deps.revoke({ kind: "session", session: group }, `signed out at ${provider.name}`, untilMs);
+    return { ended: { sessionGroup: group } };
   }
 
   #isOver(session: Session): boolean {

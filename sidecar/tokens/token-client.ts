@@ -113,11 +113,19 @@ export class TokenClient {
     return answer.ok ? readSession(answer.value) : answer;
   }
 
-  /** Ends one session, or what a logout token of a provider names, everywhere. */
+  /** Ends one session, what a logout token of a provider names, or what came from one of a provider's sessions, everywhere. */
   async endSession(
-    which: { readonly handle: string } | { readonly idp: string; readonly logoutToken: string },
+    which:
+      | { readonly handle: string }
+      | { readonly idp: string; readonly logoutToken: string }
+      | { readonly idp: string; readonly idpSid: string },
   ): Promise<TokenResult<AnswerJson>> {
-    const body = "handle" in which ? which : { idp: which.idp, logout_token: which.logoutToken };
+    const body =
+      "handle" in which
+        ? which
+        : "idpSid" in which
+          ? { idp: which.idp, idp_sid: which.idpSid }
+          : { idp: which.idp, logout_token: which.logoutToken };
     return this.#transport.post("/v1/sessions/end", body);
   }
 

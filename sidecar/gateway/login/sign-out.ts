@@ -120,7 +120,9 @@ async function endHere(
 
 /**
  * `GET frontchannel-logout/IDP`: in a frame of the provider's page, where our cookie does not come along. The session is
- * named by `sid`, which the provider and this gateway alone know; nothing tells whether there was one.
+ * named by `sid`, which the provider and this gateway alone know; nothing tells whether there was one. Who learns of a `sid`
+ * can sign that person out, and no more: only where a session of it is here is anything revoked, so that no stranger makes
+ * revocations.
  */
 export async function frontChannelLogout(
   world: LoginWorld,
@@ -134,11 +136,15 @@ export async function frontChannelLogout(
     return json(400, { error: "invalid_request", error_description: "`iss` and `sid` are expected" });
   try {
     const ended = await world.store.endAll({ idp, idpSid: sid });
-    if (ended > 0)
+    if (ended > 0) {
       world.tell({
         ...{ action: "logout", allowed: true, reason: "ALLOWED", idp, request, status: 200 },
         detail: `through the identity provider's page: ${ended} ended here`,
       });
+      const revoked = await world.tokens.endSession({ idp, idpSid: sid });
+      if (!revoked.ok)
+        world.log.warn("session not revoked in the mesh", { idp, reason: revoked.error.detail });
+    }
   } catch (error) {
     world.log.warn("logout of an identity provider failed", { idp, reason: messageOf(error) });
     return json(503, { error: "temporarily_unavailable" });

@@ -287,6 +287,29 @@ describe("ending", () => {
     ).rejects.toMatchObject({ reason: "TOKEN_INVALID" });
   });
 
+  test("by the name of the provider's session, of providers of the gateway alone", async () => {
+    const { handle, sid } = await open({ sid: "idp-1" });
+    const other = await open({ sid: "idp-2" });
+    const named = { idp: IDP, idp_sid: "idp-1" };
+    for (const caller of [callerOf("notebook", "people"), callerOf("gateway", "nobody")])
+      await expect(sessions.end(caller, request(named), {})).rejects.toMatchObject({
+        reason: "CALLER_NOT_PERMITTED",
+      });
+    await expect(sessions.end(PEOPLE, request({ ...named, idp: "unknown" }), {})).rejects.toMatchObject({
+      reason: "IDP_UNKNOWN",
+    });
+    await expect(sessions.end(PEOPLE, request({ ...named, handle }), {})).rejects.toMatchObject({
+      reason: "REQUEST_MALFORMED",
+    });
+    expect(service.asked).toEqual([]);
+    const ending: AuditNote = {};
+    const group = sid.split(".")[0];
+    expect(await sessions.end(PEOPLE, request(named), ending)).toEqual({ ended: { sessionGroup: group } });
+    expect(ending).toEqual({ idp: IDP, sid: group });
+    expect(service.asked).toEqual([{ kind: "session", session: group }]);
+    expect(other.sid.startsWith(`${group}.`)).toBe(false);
+  });
+
   test("by user, where the provider names no session", async () => {
     expect(await logout({ sub: "alice" })).toEqual({ ended: { user: "okta-main|alice" } });
     expect(service.asked).toEqual([{ kind: "user", user: "okta-main|alice" }]);

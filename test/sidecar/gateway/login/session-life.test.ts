@@ -444,6 +444,28 @@ describe("a session", () => {
         `default-src 'none'; frame-ancestors ${world.op.issuer}`,
       );
       expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
+      // In the mesh, too; and once, however often it is asked.
+      const named = { idp: "acme", idpSid: query.get("sid") };
+      expect(world.tokens.ended.filter((each) => "idpSid" in each)).toEqual([named]);
+      for (const sid of [named.idpSid ?? "", "one that was never here"])
+        expect(
+          await frame.ask(
+            `/.countersign/frontchannel-logout/acme?${new URLSearchParams({ iss: world.op.issuer, sid })}`,
+          ),
+        ).toMatchObject({ status: 200, body: "" });
+      expect(world.tokens.ended.filter((each) => "idpSid" in each)).toEqual([named]);
+    });
+
+    test("through the browser's frame, also when the mesh cannot be told", async () => {
+      const { endSession } = world.tokens;
+      world.tokens.endSession = async () =>
+        ({ ok: false, error: { reason: "UNAVAILABLE", detail: "away", isTemporary: true } }) as never;
+      const query = new URLSearchParams({ iss: world.op.issuer, sid: sidOf() });
+      const answer = await browser.ask(`/.countersign/frontchannel-logout/acme?${query}`);
+      world.tokens.endSession = endSession;
+      expect(answer).toMatchObject({ status: 200 });
+      expect(world.logged.join("\n")).toContain("session not revoked in the mesh");
+      expect(await browser.ask("/lab")).toMatchObject({ status: 302 });
     });
 
     test.each([
