@@ -3,6 +3,7 @@
 import type { AuditTrail } from "../audit/trail.ts";
 import { isGrpc } from "../core/http/grpc.ts";
 import { joinedField } from "../core/http/headers.ts";
+import { upgradeOf } from "../core/http/websocket.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import { REASONS, type Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
@@ -27,6 +28,12 @@ export class CallFacts {
   classified: Classified | undefined;
   operation = "unknown";
   traceparent: string | undefined;
+  /** The application's own bearer token: the call's identity says whose it is. */
+  authorization: string | undefined;
+  /** What the request asks its connection to be turned into; empty: nothing. */
+  readonly upgrade: string;
+  /** What is wrong with its fields; empty: nothing. */
+  malformed = "";
   /** The hops and the person that the call goes on for; undefined: it begins here, on nobody's behalf. */
   chain: CallChain | undefined;
   /** The trace begins here: the application sent none that could be read. */
@@ -50,6 +57,7 @@ export class CallFacts {
 
   constructor(head: OutboundHead, startedMs: number, nowMs: number) {
     this.head = head;
+    this.upgrade = upgradeOf(head.upgrade) ?? "";
     this.startedMs = startedMs;
     this.nowMs = nowMs;
   }

@@ -5,7 +5,7 @@ import { AMBIGUOUS, type CallChain } from "../telemetry/correlation.ts";
 import { traceIdOf } from "../telemetry/trace.ts";
 import type { Field } from "../wire/field.ts";
 import type { CallFacts } from "./call-facts.ts";
-import type { OutboundRefusal } from "./locate.ts";
+import { type OutboundRefusal, refused } from "./locate.ts";
 import type { OutboundServices } from "./services.ts";
 
 export interface ChosenChain {
@@ -23,12 +23,6 @@ export type ChainChoice = ChosenChain | Waiting | OutboundRefusal;
 
 const NONE: ChosenChain = { kind: "chosen", chain: undefined };
 const WAITING: Waiting = { kind: "waiting" };
-
-const refused = (reason: OutboundRefusal["reason"], detail: string): OutboundRefusal => ({
-  kind: "refused",
-  reason,
-  detail,
-});
 
 /** Chooses for one call. Nearly all of them have neither token nor known trace: three comparisons. */
 export function chooseChain(facts: CallFacts, services: OutboundServices): ChainChoice {

@@ -20,7 +20,11 @@ interface Question {
   readonly port: number;
 }
 
-const refused = (reason: Reason, detail: string): OutboundRefusal => ({ kind: "refused", reason, detail });
+export const refused = (reason: Reason, detail: string): OutboundRefusal => ({
+  kind: "refused",
+  reason,
+  detail,
+});
 
 /** What the table says of a request. */
 export function locate(

@@ -2,7 +2,7 @@
 // with the proof of who asks for what.
 import { randomBytes } from "node:crypto";
 import { formatGrpcTimeout } from "../core/http/grpc.ts";
-import { upgradeOf, WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
+import { WEBSOCKET, WEBSOCKET_HOP_FIELDS } from "../core/http/websocket.ts";
 import { COUNTERSIGN_PROTOCOL } from "../core/identity/claims.ts";
 import { createField, type Field, FieldFlag } from "../wire/field.ts";
 import type { FieldCache } from "../wire/field-cache.ts";
@@ -45,11 +45,10 @@ interface HeadContext {
  */
 export function writeMeshHead(h2: Writer, facts: CallFacts, context: HeadContext): void {
   const { proof, cache, protocol, leftMs } = context;
-  const { destination, ownTrace, traceparent } = facts;
+  const { destination, ownTrace, traceparent, upgrade } = facts;
   const edit = facts.route?.requestEdit;
   if (destination === undefined) return;
   const { method, target, authority, fields, connectionNames } = facts.head;
-  const upgrade = upgradeOf(facts.head.upgrade) ?? "";
   if (upgrade === "")
     h2.putField(method === "GET" ? GET : (METHOD_FIELDS.get(method) ?? cache.get(":method", method)));
   else {

@@ -6,10 +6,10 @@ import { COUNTERSIGN_MIRROR } from "../core/identity/claims.ts";
 import type { Classified } from "../core/policy/classified.ts";
 import type { Result } from "../core/runtime/errors.ts";
 import type { Field } from "../wire/field.ts";
-import type { Http2Stream } from "../wire/http2/connection.ts";
 import { CallFacts } from "./call-facts.ts";
 import type { Member } from "./member.ts";
 import { writeMeshHead } from "./mesh-request.ts";
+import { MeshStream } from "./mesh-stream.ts";
 import { labelOf } from "./operation-label.ts";
 import type { Destination } from "./resolve.ts";
 import type { MirrorTarget } from "./route.ts";
@@ -20,7 +20,6 @@ import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection
 export const MAX_MIRRORED_BYTES = 65_536;
 /** Copies under way at a time in this process; what comes then is counted and not sent. */
 const MAX_UNDER_WAY = 256;
-const CANCEL = 0x8;
 const IDEMPOTENT: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]);
 
 /** What became of a copy. */
@@ -53,7 +52,6 @@ function count({ metrics }: OutboundServices, result: MirrorResult): void {
 /** The call that is copied. */
 export interface CopiedCall {
   readonly facts: CallFacts;
-  readonly authorization: string | undefined;
   readonly services: OutboundServices;
   /** For another destination: a service that shadows may know other operations on its port. */
   readonly classify: (destination: Destination) => Result<Classified, string>;
@@ -143,8 +141,7 @@ class MirrorExchange implements UpstreamExchange, Timed {
   readonly #body: Buffer;
   readonly #call: CopiedCall;
   #member: Member | undefined;
-  #connection: UpstreamConnection | undefined;
-  #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
+  #mesh: MeshStream | undefined;
   #over = false;
 
   /** @param facts of the copy, with its own destination. */
@@ -170,19 +167,19 @@ class MirrorExchange implements UpstreamExchange, Timed {
   onUpstreamReady(connection: UpstreamConnection): void {
     const { destination, operation, nowMs } = this.#facts;
     if (this.#over || destination === undefined) return;
-    const stream = connection.open(this);
-    if (stream === undefined) {
+    const mesh = MeshStream.open(connection, this);
+    if (mesh === undefined) {
       if (this.#member?.upstream.wait(this) !== true) this.#finish("failed");
       return;
     }
-    this.#connection = connection;
-    this.#stream = stream;
+    this.#mesh = mesh;
+    const { stream } = mesh;
     const { h2, countersigner } = connection;
     const proof = countersigner.fields(
       operation,
       destination.packsDigest,
       this.#call.facts.chain,
-      this.#call.authorization,
+      this.#call.facts.authorization,
       nowMs,
     );
     h2.beginHeaders(stream);
@@ -201,9 +198,8 @@ class MirrorExchange implements UpstreamExchange, Timed {
   }
 
   onUpstreamData(chunk: Buffer, endStream: boolean): void {
-    const stream = this.#stream;
     if (endStream) this.#finish("answered");
-    else if (stream !== undefined) this.#connection?.h2.consumed(stream, chunk.length);
+    else this.#mesh?.passedOn(chunk.length);
   }
 
   onUpstreamTrailers(): void {
@@ -214,8 +210,7 @@ class MirrorExchange implements UpstreamExchange, Timed {
 
   onUpstreamFailed(): void {
     // The connection has let go of it already.
-    this.#connection = undefined;
-    this.#stream = undefined;
+    this.#mesh = undefined;
     this.#finish("failed");
   }
 
@@ -229,13 +224,10 @@ class MirrorExchange implements UpstreamExchange, Timed {
     const { deadlines, mirrors } = this.#call.services;
     if (this.wheelSlot !== -1) deadlines.remove(this);
     this.#member?.upstream.cancel(this);
-    const [connection, stream] = [this.#connection, this.#stream];
-    this.#connection = undefined;
-    this.#stream = undefined;
-    if (connection !== undefined && stream !== undefined) {
-      if (result !== "answered") connection.h2.resetStream(stream, CANCEL);
-      connection.finished(this, stream);
-    }
+    const mesh = this.#mesh;
+    this.#mesh = undefined;
+    if (result !== "answered") mesh?.reset();
+    mesh?.release();
     mirrors.giveBack();
     count(this.#call.services, result);
   }

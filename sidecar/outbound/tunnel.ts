@@ -4,7 +4,6 @@ import { COUNTERSIGN_PROTOCOL, COUNTERSIGN_SNI } from "../core/identity/claims.t
 import type { Reason } from "../core/policy/reason.ts";
 import { createTraceparent } from "../telemetry/trace.ts";
 import { createField, type Field } from "../wire/field.ts";
-import type { Http2Stream } from "../wire/http2/connection.ts";
 import type { Spoken } from "../wire/sniff.ts";
 import type { MeshSocket } from "../wire/socket.ts";
 import { Tunnel, type TunnelEnd } from "../wire/tunnel.ts";
@@ -13,6 +12,7 @@ import { CallFacts } from "./call-facts.ts";
 import { afterWaiting, ofUser } from "./choose-chain.ts";
 import { hashKeyOf } from "./hash-key.ts";
 import type { Member } from "./member.ts";
+import { MeshStream } from "./mesh-stream.ts";
 import type { Destination, FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 import type { UpstreamConnection, UpstreamExchange } from "./upstream-connection.ts";
@@ -49,7 +49,6 @@ const CONNECT: Field = createField(":method", "CONNECT");
 const TCP: Field = createField(COUNTERSIGN_PROTOCOL, "tcp");
 const TLS: Field = createField(COUNTERSIGN_PROTOCOL, "tls");
 const REFUSED_STREAM = 0x7;
-const CANCEL = 0x8;
 /** Endpoints that are asked before the connection is given up. */
 const MAX_ATTEMPTS = 4;
 /** Neither end has sent a byte for so long: given up, whatever TCP's own keep-alive says. A TrafficPolicy may say otherwise. */
@@ -69,8 +68,7 @@ export class OutboundTunnel implements UpstreamExchange {
   readonly #tried = new Set<Member>();
   #member: Member | undefined;
   #attempts = 0;
-  #connection: UpstreamConnection | undefined;
-  #stream: Http2Stream<UpstreamExchange | undefined> | undefined;
+  #mesh: MeshStream | undefined;
   #tunnel: Tunnel | undefined;
   #denial: Denial | undefined;
   #sentAtMs = -1;
@@ -160,15 +158,15 @@ export class OutboundTunnel implements UpstreamExchange {
   onUpstreamReady(connection: UpstreamConnection): void {
     const { destination, nowMs, chain } = this.#facts;
     if (this.#over || destination === undefined) return;
-    const stream = connection.open(this);
-    if (stream === undefined) {
+    const mesh = MeshStream.open(connection, this);
+    if (mesh === undefined) {
       if (this.#facts.upstream?.wait(this) !== true)
         this.#refuse("OVERLOADED", "too many requests wait for a connection");
       return;
     }
-    this.#connection = connection;
-    this.#stream = stream;
+    this.#mesh = mesh;
     this.#sentAtMs = this.#services.clock.monotonicMs();
+    const { stream } = mesh;
     const { h2, countersigner } = connection;
     const { protocol, serverName } = this.#deps.spoken;
     const proof = countersigner.fields("unknown", destination.packsDigest, chain, undefined, nowMs);
@@ -196,9 +194,8 @@ export class OutboundTunnel implements UpstreamExchange {
     // INVARIANT: the codec refuses a response whose first field is not a :status of three digits.
     const status = Number(fields[0]?.value);
     this.#facts.status = status;
-    const connection = this.#connection;
-    const stream = this.#stream;
-    if (status < 200 || status > 299 || connection === undefined || stream === undefined) {
+    const mesh = this.#mesh;
+    if (status < 200 || status > 299 || mesh === undefined) {
       // Decided and recorded at the callee.
       this.#facts.error = `the callee's sidecar refused the connection (status ${status})`;
       if (this.#deps.asker !== undefined && status >= 300) {
@@ -206,19 +203,18 @@ export class OutboundTunnel implements UpstreamExchange {
         if (endStream) this.#deny(this.#denial);
         return;
       }
-      if (stream !== undefined && !endStream) connection?.h2.resetStream(stream, CANCEL);
+      if (!endStream) mesh?.reset();
       this.#abort();
       return;
     }
     this.#touch();
     if (this.#member !== undefined) this.#facts.destination?.group.ended(this.#member, "good");
-    const { h2 } = connection;
     this.#tunnel = new Tunnel(
       this.#socket,
       {
-        send: (chunk, end) => h2.sendData(stream, chunk, end),
-        consumed: (bytes) => h2.consumed(stream, bytes),
-        reset: (code) => h2.resetStream(stream, code),
+        send: (chunk, end) => mesh.sendData(chunk, end),
+        consumed: (bytes) => mesh.passedOn(bytes),
+        reset: (code) => mesh.reset(code),
       },
       { onTunnelOver: (end) => this.#onTunnelOver(end), onTunnelClosed: () => this.#deps.onClosed(this) },
     );
@@ -235,11 +231,11 @@ export class OutboundTunnel implements UpstreamExchange {
   onUpstreamData(chunk: Buffer, endStream: boolean): void {
     if (this.#tunnel !== undefined) this.#tunnel.onStreamData(chunk, endStream);
     else if (this.#denial !== undefined) this.#hearDenial(this.#denial, chunk, endStream);
-    else if (this.#stream !== undefined) this.#connection?.h2.consumed(this.#stream, chunk.length);
+    else this.#mesh?.passedOn(chunk.length);
   }
 
   #hearDenial(denial: Denial, chunk: Buffer, endStream: boolean): void {
-    if (this.#stream !== undefined) this.#connection?.h2.consumed(this.#stream, chunk.length);
+    this.#mesh?.passedOn(chunk.length);
     if (denial.body.length + chunk.length <= MAX_DENIAL_BYTES)
       denial.body = Buffer.concat([denial.body, chunk]);
     if (endStream) this.#deny(denial);
@@ -247,7 +243,7 @@ export class OutboundTunnel implements UpstreamExchange {
 
   #deny({ status, fields, body }: Denial): void {
     if (this.#over) return;
-    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#mesh?.reset();
     this.#deps.asker?.denied(status, fields, body);
     this.#finish();
   }
@@ -268,8 +264,7 @@ export class OutboundTunnel implements UpstreamExchange {
     code: number,
   ): void {
     if (this.#over) return;
-    this.#connection = undefined;
-    this.#stream = undefined;
+    this.#mesh = undefined;
     this.#facts.error = detail;
     if (this.#denial !== undefined) {
       this.#deny(this.#denial);
@@ -345,7 +340,7 @@ export class OutboundTunnel implements UpstreamExchange {
   #abort(): void {
     if (this.#over) return;
     this.#facts.upstream?.cancel(this);
-    if (this.#stream !== undefined) this.#connection?.h2.resetStream(this.#stream, CANCEL);
+    this.#mesh?.reset();
     if (this.#deps.asker !== undefined && this.#facts.reason !== "ALLOWED")
       this.#deps.asker.refused(this.#facts);
     else this.#socket.reset();
@@ -356,11 +351,8 @@ export class OutboundTunnel implements UpstreamExchange {
     if (this.#over) return;
     this.#over = true;
     this.#socket.linger(LINGER_MS);
-    const connection = this.#connection;
-    const stream = this.#stream;
-    this.#connection = undefined;
-    this.#stream = undefined;
-    if (connection !== undefined && stream !== undefined) connection.finished(this, stream);
+    this.#mesh?.release();
+    this.#mesh = undefined;
     this.#facts.record(this.#services);
   }
 }
