@@ -24,5 +24,5 @@ export default {
   // Two at least: much of a test is waiting.
   maxWorkers: Math.max(2, availableParallelism() - 1),
   // Only what hangs meets it: a busy machine may be ten times as slow as a quiet one.
-  testTimeout: 120_000,
+  testTimeout: 240_000,
 };

@@ -130,7 +130,7 @@ const auditOf = (name: string): string => join(dir, `${name}.jsonl`);
 async function start(workload: string): Promise<SidecarHandle> {
   const name = workload.slice(workload.indexOf("/") + 1);
   const tokenFile = join(dir, `${name}.token`);
-  const created = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+  const created = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
   writeFileSync(tokenFile, String(created.body["token"]), { mode: 0o600 });
   const { bootstrap, discovery, tokens } = mesh.handle.ports;
   const handle = await runSidecar(

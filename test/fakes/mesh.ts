@@ -155,7 +155,7 @@ export class TestMesh {
   }
 
   async identity(workload: string): Promise<WorkloadIdentity> {
-    const token = (await this.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 })).body["token"];
+    const token = (await this.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 })).body["token"];
     const keys = createKeys();
     const answer = await join({
       address: `127.0.0.1:${this.handle.ports.bootstrap}`,

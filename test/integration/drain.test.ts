@@ -63,7 +63,7 @@ async function sidecar(
   extra: readonly string[],
 ): Promise<RunningProcess> {
   const { bootstrap, discovery } = mesh.handle.ports;
-  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
   const file = join(dir, `token-${index}`);
   writeFileSync(file, String(token.body["token"]), { mode: 0o600 });
   const started = startNode(`sidecar ${index}`, [

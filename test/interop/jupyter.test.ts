@@ -44,7 +44,11 @@ const RULES = `  - name: notebook
       ports: [{ port: PORT, protocol: "http", packs: ["jupyter"], app: port }],
       rules: RULES,
     });
-    await until("Jupyter", async () => ((await get(port, "/api")).status === 200 ? true : undefined), 60_000);
+    await until(
+      "Jupyter",
+      async () => ((await get(port, "/api")).status === 200 ? true : undefined),
+      100_000,
+    );
   });
   afterAll(async () => {
     await Promise.all([mesh?.close(), server?.stop(10_000)]);
@@ -53,7 +57,7 @@ const RULES = `  - name: notebook
 
   test("runs code, survives a silent minute, and has no terminal", async () => {
     const [url, stranger] = [mesh.url("friend", PORT), mesh.url("stranger", PORT)];
-    const result = (await python?.run("jupyter_session", [url, TOKEN, stranger], { timeoutMs: 150_000 })) as {
+    const result = (await python?.run("jupyter_session", [url, TOKEN, stranger], { timeoutMs: 280_000 })) as {
       kernelId: string;
     };
     expect(result).toEqual({
@@ -73,5 +77,5 @@ const RULES = `  - name: notebook
     await mesh.untilRecorded({ caller: "notebook/stranger", effect: "Deny", status: 403 });
     await mesh.untilRecorded({ operation: "notebook.terminal", method: "GET", effect: "Deny", status: 403 });
     await mesh.untilRecorded({ operation: "notebook.terminal", method: "POST", effect: "Deny", status: 403 });
-  }, 160_000);
+  }, 300_000);
 });

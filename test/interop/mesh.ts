@@ -207,7 +207,7 @@ export async function startMesh(spec: MeshSpec): Promise<Mesh> {
         const fits = (one: Recorded): boolean =>
           fields.every(([name, value]) => one[name as keyof Recorded] === value); // names of `Recorded`
         try {
-          return await until("the record", () => recorded().find(fits), 5000);
+          return await until("the record", () => recorded().find(fits));
         } catch {
           const all = recorded().map((one) => JSON.stringify(one));
           throw new Error(`no record of ${JSON.stringify(wanted)} among:\n${all.slice(-30).join("\n")}`);

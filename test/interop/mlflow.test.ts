@@ -54,7 +54,7 @@ const RULES = `  - name: trainers
   test("logs a run with artifacts and registers its model, but may not promote it", async () => {
     const result = await python?.run("mlflow_run", [`http://${SERVICE_HOST}:${PORT}`], {
       env: { ...ALONE, http_proxy: mesh.proxy("friend") },
-      timeoutMs: 120_000,
+      timeoutMs: 280_000,
     });
     expect(result).toEqual({
       runId: expect.any(String),
@@ -80,5 +80,5 @@ const RULES = `  - name: trainers
     await mesh.untilRecorded({ operation: "mlflow.promote", effect: "Deny", status: 403 });
     const unknown = mesh.recorded().filter((one) => one.operation === "unknown");
     expect(unknown).toEqual([]); // the pack knows every call of the client
-  }, 150_000);
+  }, 300_000);
 });

@@ -216,7 +216,7 @@ export async function startTracedMesh(modules: string, python: Python): Promise<
     await until(
       "FastAPI",
       async () => ((await get(fastapi, "/heads")).status === 200 ? true : undefined),
-      45_000,
+      100_000,
     );
     return {
       ...{ ca: certificate.ca, gatewayPort: edge, notebook: { agent: toAgent, proxy } },

@@ -22,7 +22,7 @@ const modules = await nodePackages(
 const REQUESTS = 240;
 const AT_ONCE = 25;
 /** On a loaded machine. */
-const LONG_MS = 120_000;
+const LONG_MS = 300_000;
 /** Fields in which a token would enter an application. */
 const TOKENS = ["txn-token", "workload-identity-token", "workload-proof-token", "cookie", "authorization"];
 

@@ -9,7 +9,7 @@ const FOLDERS = ["/usr/lib/jvm", "/usr/java", "/opt/java", "/opt"];
 
 /** Major version of a `java`; 0: it does not run. */
 function versionOf(java: string): number {
-  const { status, stderr } = spawnSync(java, ["-version"], { encoding: "utf8", timeout: 30_000 });
+  const { status, stderr } = spawnSync(java, ["-version"], { encoding: "utf8", timeout: 100_000 });
   return status === 0 ? Number(/version "(\d+)/.exec(stderr)?.[1] ?? 0) : 0;
 }
 

@@ -24,9 +24,9 @@ const ALICE = { username: "alice", password: "correct horse" };
 const BOB = { username: "bob", password: "battery staple" };
 const CAROL = { username: "carol", password: "open sesame" };
 const DAVE = { username: "dave", password: "tr0ub4dor" };
-const WAIT_MS = 45_000;
+const WAIT_MS = 100_000;
 /** The last one waits for a minute to be over. */
-const STORY_MS = 240_000;
+const STORY_MS = 400_000;
 const MAX_DISTURBED = 3;
 const POLICY_VIOLATION = 1008;
 

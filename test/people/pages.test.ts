@@ -24,7 +24,7 @@ const PICTURED: ReadonlySet<string> = new Set([
   "program",
   "not-yours",
 ]);
-const LOADS_MS = 60_000;
+const LOADS_MS = 100_000;
 
 (program ? describe : describe.skip)("the gateway's pages", () => {
   let browser: Browser;

@@ -63,7 +63,7 @@ afterEach(async () => {
 });
 
 async function tokenFile(workload: string): Promise<string> {
-  const answer = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+  const answer = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
   const file = join(dir, `token-${workload.replace("/", "-")}`);
   writeFileSync(file, String(answer.body["token"]), { mode: 0o600 });
   return file;

@@ -183,7 +183,7 @@ describe("a sidecar in a pod", () => {
 
   test("joins again once its certificate has expired while the control plane was away", async () => {
     mesh.setPod(FIRST, "job", "trainer");
-    mesh.setState({ config: { ...mesh.state.config, svidTtlMs: 2_000 } });
+    mesh.setState({ config: { ...mesh.state.config, svidTtlMs: 4_000 } });
     mesh.writeBundle();
     await (await start()).ready;
     await connectedAs("lab/runner/job/trainer");

@@ -156,7 +156,7 @@ spec: {kind: serving, serviceAccount: scorer, addresses: [${named.join(", ")}], 
     extra: readonly string[],
   ): Promise<RunningProcess> {
     const { bootstrap, discovery } = this.#mesh.handle.ports;
-    const token = await this.#mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+    const token = await this.#mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
     const file = join(this.#dir, `token-${this.#tokens++}`);
     writeFileSync(file, String(token.body["token"]), { mode: 0o600 });
     const metricsPort = this.#metricsPorts[index] ?? 0;

@@ -61,7 +61,7 @@ afterAll(async () => {
 
 function ask(request: JoinRequest): Promise<{ readonly code: number; readonly text: string }> {
   return new Promise((resolve) => {
-    client.join(request, new Metadata(), { deadline: Date.now() + 10_000 }, (error, value) =>
+    client.join(request, new Metadata(), { deadline: Date.now() + 60_000 }, (error, value) =>
       resolve(error ? { code: error.code, text: error.details } : { code: 0, text: String(value?.spiffeId) }),
     );
   });
@@ -161,7 +161,7 @@ describe("the bootstrap port", () => {
           (value) => value,
           bytes,
           new Metadata(),
-          { deadline: Date.now() + 10_000 },
+          { deadline: Date.now() + 60_000 },
           (error) => resolve(error?.code ?? 0),
         );
       });

@@ -64,7 +64,7 @@ afterEach(async () => {
 
 async function start(workload: string, meshPort: number): Promise<SidecarHandle> {
   const { bootstrap, discovery } = mesh.handle.ports;
-  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
   const file = join(dir, `token-${workload.replace("/", "-")}`);
   writeFileSync(file, String(token.body["token"]), { mode: 0o600 });
   const args = [

@@ -81,7 +81,7 @@ const auditOf = (workload: string): string => join(dir, `${workload.replace("/",
 async function start(workload: string, listen = "127.0.0.1:0"): Promise<SidecarHandle> {
   const stateDir = join(dir, workload.replace("/", "-"));
   const file = `${stateDir}.token`;
-  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
   writeFileSync(file, String(token.body["token"]), { mode: 0o600 });
   const { bootstrap, discovery, tokens } = mesh.handle.ports;
   const stop = new AbortController();

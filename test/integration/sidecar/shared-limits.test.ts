@@ -68,7 +68,7 @@ afterAll(async () => {
 });
 
 async function start(workload: string, name: string, listen: string): Promise<SidecarHandle> {
-  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 60 });
+  const token = await mesh.api("POST", "/v1/join-tokens", { workload, ttlSeconds: 600 });
   const file = join(dir, `token-${name}`);
   writeFileSync(file, String(token.body["token"]), { mode: 0o600 });
   const { bootstrap, discovery } = mesh.handle.ports;
