@@ -15,12 +15,14 @@ export function parseExternalService(object: ValidObject): Result<ExternalServic
     credential.oneOf("type", ["tokenFederation"] as const);
     for (const name of ["tokenURL", "servicePrincipal", "scope"]) credential.text(name);
   });
+  const plaintext = fields.oneOf("plaintext", ["http", "h2c", "grpc"] as const);
   const service: ExternalService = {
     name: object.name,
     namespace: object.namespace ?? "",
     hosts: fields.texts("hosts") ?? [],
     port: fields.integer("port", 1, 65535) ?? 443,
     packs: fields.texts("packs") ?? [],
+    plaintext: plaintext === "grpc" ? "h2c" : plaintext,
   };
   fields.end();
   return problems.length > 0 ? { ok: false, error: problems } : { ok: true, value: service };

@@ -11,7 +11,8 @@ const codec = messageCodec<ExternalMessage>("countersign.mesh.v1.External");
 /** @param program of `Compiled.externals`. */
 export function buildExternal(service: ExternalService, program: WorkloadProgram): BuiltResource {
   const id = `${service.namespace}/${service.name}`;
-  const body = codec.encode({ id, hosts: [...service.hosts], program: encodeProgram(program) });
+  const { hosts, plaintext = "" } = service;
+  const body = codec.encode({ id, hosts: [...hosts], program: encodeProgram(program), plaintext });
   // Who cannot decide on calls to the outside must not think that there are none to decide on.
   return createResource("external", id, body, ["external", ...program.features]);
 }

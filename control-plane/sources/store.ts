@@ -153,6 +153,8 @@ export interface ExternalService {
   readonly hosts: readonly string[];
   readonly port: number;
   readonly packs: readonly string[];
+  /** What is spoken without TLS; undefined: TLS, and what the host chooses. */
+  readonly plaintext?: "http" | "h2c" | undefined;
 }
 
 /** With `oidc`, the only type that works. */

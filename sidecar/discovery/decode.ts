@@ -152,7 +152,12 @@ function decodeExternal(name: string, body: Buffer): ExternalHosts {
   if (message.hosts.length === 0) throw new Error("external service has no host");
   for (const host of message.hosts)
     if (!HOST.test(host)) throw new Error(`host \`${host.slice(0, 128)}\` is not a lower-case host name`);
-  return { id: name, hosts: message.hosts, program: program.value };
+  const { hosts, plaintext } = message;
+  if (plaintext === "") return { id: name, hosts, program: program.value };
+  // Never TLS where it is not known what else was meant, and never plaintext either.
+  if (plaintext !== "http" && plaintext !== "h2c")
+    throw new Error(`plaintext protocol \`${plaintext.slice(0, 32)}\` is not known`);
+  return { id: name, hosts, program: program.value, plaintext };
 }
 
 function decodeBundle(name: string, body: Buffer): DecodedResource {

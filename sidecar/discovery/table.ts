@@ -39,6 +39,8 @@ export interface ExternalHosts {
   readonly hosts: readonly string[];
   /** What is decided by, at the caller; its one port is that of the hosts. */
   readonly program: WorkloadProgram;
+  /** What is spoken without TLS; undefined: TLS, and what the host chooses. */
+  readonly plaintext?: "http" | "h2c";
 }
 
 export interface MeshSettings {

@@ -77,13 +77,15 @@ export class ExternalDestination {
 
   /** Where that host is, and what it is expected to speak. */
   addressOf(authority: string): HostAddress {
-    return { host: this.hostOf(authority), port: this.port, protocol: "tls" };
+    const protocol = this.external.plaintext ?? "tls";
+    return { host: this.hostOf(authority), port: this.port, protocol };
   }
 
   /** What the host is called in requests. */
   authorityOf(authority: string): string {
     const host = this.hostOf(authority);
-    return this.port === HTTPS_PORT ? host : `${host}:${this.port}`;
+    const isDefault = this.port === (this.external.plaintext === undefined ? HTTPS_PORT : HTTP_PORT);
+    return isDefault ? host : `${host}:${this.port}`;
   }
 
   counters(operation: string): EdgeCounters {

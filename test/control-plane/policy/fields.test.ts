@@ -44,6 +44,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   ],
   [/Policy spec\.targets\[\]\.external$/, "control-plane/policy/policy-entry.ts", "external"],
   [/^ExternalService spec\.(hosts\[\]|port|packs\[\])$/, "sidecar/outbound/external.ts", "hosts"],
+  [/^ExternalService spec\.plaintext$/, "sidecar/outbound/external.ts", "plaintext"],
   [/[sS]elector\.match/, "control-plane/policy/select.ts", "matchesSelector"],
   [/Policy spec\.action$/, "sidecar/core/policy/rule-record.ts", "action"],
   [/Policy spec\.enforcement$/, "sidecar/core/policy/decide.ts", "enforcement"],

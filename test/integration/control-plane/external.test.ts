@@ -2,11 +2,11 @@
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { MESH_YAML, TestMesh } from "../../fakes/mesh.ts";
 
-const service = (packs: string, port = 443): string => `
+const service = (packs: string, port = 443, more = ""): string => `
 apiVersion: countersign.dev/v1alpha1
 kind: ExternalService
 metadata: {name: databricks, namespace: lab}
-spec: {hosts: [adb-1.azuredatabricks.net], port: ${port}, packs: [${packs}]}
+spec: {hosts: [adb-1.azuredatabricks.net], port: ${port}, packs: [${packs}]${more}}
 `;
 const policy = (operation: string): string => `
 apiVersion: countersign.dev/v1alpha1
@@ -55,6 +55,15 @@ test("workloads of the namespace alone get them, and every edit", async () => {
   mesh.write("service.yaml", service("databricks, mlflow", 8443));
   await notebook.until(() => external()?.program.ports[0]?.port === 8443);
   expect(notebook.table.packs.has("mlflow")).toBe(true);
+
+  expect(external()?.plaintext).toBeUndefined();
+  for (const [spoken, meant] of [
+    ["grpc", "h2c"],
+    ["http", "http"],
+  ]) {
+    mesh.write("service.yaml", service("mlflow", 8443, `, plaintext: ${spoken}`));
+    await notebook.until(() => external()?.plaintext === meant);
+  }
 
   mesh.remove("policy.yaml");
   mesh.remove("service.yaml");

@@ -2,10 +2,12 @@
 // real HTTP/2 server stands for the host.
 import { once } from "node:events";
 import { writeFileSync } from "node:fs";
+import { createServer as createHttpServer } from "node:http";
 import {
   type ClientHttp2Session,
   connect,
   createSecureServer,
+  createServer,
   type Http2SecureServer,
   type Http2ServerRequest,
   type Http2ServerResponse,
@@ -319,6 +321,41 @@ describe("a host outside the mesh that speaks HTTP/2", () => {
     socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     socket.destroySoon();
     expect((await answer).status).toBe(403);
+  });
+});
+
+describe("a host outside the mesh without TLS", () => {
+  test.each([
+    ["http", "http/1.1"],
+    ["h2c", "h2"],
+  ] as const)("is spoken to in %s where its ExternalService says so", async (plaintext, alpn) => {
+    const { sidecar, base } = await setUp(echo);
+    const seen: string[] = [];
+    const plain =
+      plaintext === "http"
+        ? createHttpServer(({ headers }, response) => {
+            seen.push(JSON.stringify(headers));
+            response.end("in the clear");
+          })
+        : createServer(({ headers }, response) => {
+            seen.push(JSON.stringify(headers));
+            response.end("in the clear");
+          });
+    plain.listen(0, "127.0.0.1");
+    await once(plain, "listening");
+    const { port } = plain.address() as AddressInfo;
+    expect(sidecar.plane.setTable(withOutside(base, port, [policy()], plaintext)).ok).toBe(true);
+    const answers = await Promise.all(
+      [1, 2, 3].map(() => send(sidecar.proxyPort, get(port, "/things/a", "connection: close"))),
+    );
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200]);
+    expect(answers[0]?.raw).toContain("in the clear");
+    const name = alpn === "h2" ? '":authority":' : '"host":';
+    for (const headers of seen) expect(headers).toContain(`${name}"localhost:${port}"`);
+    expect((await send(sidecar.proxyPort, get(port, "/nothing"))).status).toBe(403);
+    expect(seen).toHaveLength(3);
+    sidecar.plane.sweep(systemClock.monotonicMs() + 60_000);
+    plain.close();
   });
 });
 

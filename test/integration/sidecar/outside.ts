@@ -10,6 +10,7 @@ export function withOutside(
   base: SidecarTable,
   port: number,
   policies: readonly ProgramPolicy[],
+  plaintext?: "http" | "h2c",
 ): SidecarTable {
   const program = {
     ...base.program,
@@ -21,5 +22,7 @@ export function withOutside(
     trustDomain: TRUST_DOMAIN,
     policies,
   };
-  return { ...base, externals: new Map([[OUTSIDE, { id: OUTSIDE, hosts: ["localhost"], program }]]) };
+  const service = { id: OUTSIDE, hosts: ["localhost"], program };
+  const spoken = plaintext === undefined ? service : { ...service, plaintext };
+  return { ...base, externals: new Map([[OUTSIDE, spoken]]) };
 }

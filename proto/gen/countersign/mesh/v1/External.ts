@@ -6,10 +6,12 @@ export interface External {
   'id'?: (string);
   'hosts'?: (string)[];
   'program'?: (Buffer | Uint8Array | string);
+  'plaintext'?: (string);
 }
 
 export interface External__Output {
   'id': (string);
   'hosts': (string)[];
   'program': (Buffer);
+  'plaintext': (string);
 }
