@@ -10,7 +10,7 @@ import { createRateLimiter } from "./balance/limits.ts";
 import { hasIpv6, readKernel } from "./capture/ip-families.ts";
 import { CAPTURE_PORTS, type IpFamily } from "./capture/rules.ts";
 import { PROBE_ADDRESS, verifyCapture } from "./capture/verify.ts";
-import { externalContext } from "./certs/external-authorities.ts";
+import { ExternalAuthorities } from "./certs/external-authorities.ts";
 import { clientTlsOptions, serverTlsOptions } from "./certs/tls-contexts.ts";
 import type { SidecarConfig, SocketAddress } from "./config.ts";
 import { ProofVerifier } from "./core/identity/proofs.ts";
@@ -139,6 +139,7 @@ export class DataPlane {
   readonly #healthChecks: HealthChecks;
   readonly #captured: Captured | undefined;
   readonly #externalPools: ExternalPools;
+  readonly #authorities: ExternalAuthorities;
   readonly #redecider: Redecider;
   readonly #config: SidecarConfig;
   readonly #deps: DataPlaneDeps;
@@ -244,13 +245,14 @@ export class DataPlane {
       deadlines: this.#deadlines,
       tlsOptions: clientTlsOptions,
     });
+    this.#authorities = new ExternalAuthorities(config.externalCaFile);
     this.#externalPools = new ExternalPools({
       cache: this.#cache,
       http2: shared.http2,
       clock,
       timeouts: config.timeouts,
       limits: config.limits,
-      context: externalContext(config.externalCaFile),
+      context: () => this.#authorities.context,
     });
     const outbound: OutboundServices = {
       ...shared,
@@ -460,6 +462,7 @@ export class DataPlane {
       }
     }
     this.upstreams.adopt(table);
+    if (this.#authorities.use(table.settings.externalRoots)) this.#externalPools.renew();
     this.#state.directory = new Directory(table, packs.value, this.upstreams, this.metrics, this.trail, {
       node: this.#config.node,
       random: this.#deps.random,

@@ -195,7 +195,7 @@ export class Overlay {
 
   /**
    * The state to publish: policies, routes, gateways, roles, bindings, external services, catalogs and configuration (but for the trust
-   * domain) of the restored revision; workloads, namespaces, identity providers and grants as they are now, with the ports and propagation
+   * domain and external roots) of the restored revision; workloads, namespaces, identity providers and grants as they are now, with the ports and propagation
    * that they had then.
    */
   apply(live: ClusterState): ClusterState {
@@ -229,7 +229,9 @@ export class Overlay {
 
   #mergeConfig(live: MeshConfig): MeshConfig {
     if (this.#config?.live === live) return this.#config.merged;
-    const merged = { ...(this.#content.config ?? live), trustDomain: live.trustDomain };
+    const { trustDomain, externalRoots } = live;
+    // Who is trusted is no matter of policy: an authority that was withdrawn must not come back.
+    const merged = { ...(this.#content.config ?? live), trustDomain, externalRoots };
     this.#config = { live, merged };
     return merged;
   }

@@ -1,4 +1,5 @@
 // MeshConfig: the settings of the whole mesh, typed, and what holds without one; PURE.
+import { parseAuthorities } from "../../sidecar/core/identity/authorities-pem.ts";
 import type { Result } from "../../sidecar/core/runtime/errors.ts";
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { ValidObject } from "../sources/schema.ts";
@@ -40,6 +41,16 @@ function readOverride(fields: FieldReader): NamespaceOverride {
   return override;
 }
 
+/** In one form, however it was written, so that sidecars get news only where there are any. */
+function readRoots(fields: FieldReader): Pick<MeshConfig, "externalRoots"> {
+  const text = fields.text("externalRoots");
+  if (text === undefined) return {};
+  const parsed = parseAuthorities(text);
+  if (parsed.ok) return { externalRoots: parsed.value.join("") };
+  fields.report(parsed.error, "externalRoots");
+  return {};
+}
+
 /** Lifetimes are bounded here: an SVID lives 1 minute to 24 hours, a Txn-Token at most 300 seconds (DOMAIN 2.6). */
 export function parseMeshConfig(object: ValidObject): Result<MeshConfig, readonly FieldProblem[]> {
   const problems: FieldProblem[] = [];
@@ -61,6 +72,7 @@ export function parseMeshConfig(object: ValidObject): Result<MeshConfig, readonl
     gateways: fields.texts("gateways") ?? [],
     explainDenials: fields.flag("explainDenials") ?? base.explainDenials,
     namespaces: fields.objects("namespaces", readOverride) ?? [],
+    ...readRoots(fields),
   };
   if (config.svidTtlMs < 60_000 || config.svidTtlMs > 24 * 3600_000)
     fields.report("must be between `1m` and `24h`", "svidTTL");

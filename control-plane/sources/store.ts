@@ -105,6 +105,8 @@ export interface MeshConfig {
   readonly protectedLabels: readonly string[];
   readonly gateways: readonly string[];
   readonly explainDenials: boolean;
+  /** Authorities (PEM) that vouch for hosts outside the mesh, beside the usual ones. */
+  readonly externalRoots?: string | undefined;
   readonly namespaces: readonly NamespaceOverride[];
 }
 

@@ -11,6 +11,7 @@ import type { TrustBundle__Output } from "../../proto/gen/countersign/mesh/v1/Tr
 import { messageCodec } from "../../proto/load.ts";
 import { RESOURCE_TYPES } from "../../proto/protocol.ts";
 import type { Gateway } from "../core/gateway/gateway.ts";
+import { parseAuthorities } from "../core/identity/authorities-pem.ts";
 import { type RevocationEntry, Revocations } from "../core/identity/revocations.ts";
 import { parseTrustBundle } from "../core/identity/trust-bundle.ts";
 import { PORT_PROTOCOLS, type ProgramPort, type WorkloadProgram } from "../core/policy/rule.ts";
@@ -117,6 +118,12 @@ function decodeEndpoints(name: string, body: Buffer): DecodedResource {
   return { kind: "endpoints", service: name, value };
 }
 
+function authoritiesOf(pem: string): readonly string[] {
+  const parsed = parseAuthorities(pem);
+  if (!parsed.ok) throw new Error(`external roots: the text ${parsed.error}`);
+  return parsed.value;
+}
+
 function decodeSettings(body: Buffer): DecodedResource {
   const message = settingsCodec.decode(body);
   if (message.trustDomain === "") throw new Error("settings name no trust domain");
@@ -132,6 +139,7 @@ function decodeSettings(body: Buffer): DecodedResource {
       explainDenials: message.explainDenials,
       cluster: message.cluster,
       propagation: message.propagation.map((mode) => oneOf(PROPAGATION, mode, "propagation")),
+      ...(message.externalRoots === "" ? {} : { externalRoots: authoritiesOf(message.externalRoots) }),
     },
   };
 }

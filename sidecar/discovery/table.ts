@@ -51,6 +51,8 @@ export interface MeshSettings {
   readonly maxHops: number;
   readonly explainDenials: boolean;
   readonly cluster: string;
+  /** Authorities that vouch for hosts outside the mesh, beside the usual ones; a PEM for each. */
+  readonly externalRoots?: readonly string[];
   /** Facts about the own workload that the sidecar needs. */
   readonly propagation: readonly ("trace" | "session" | "forward" | "none")[];
 }

@@ -6,6 +6,8 @@ import { ExternalPool, type HostAddress } from "./external-pool.ts";
 export class ExternalPools {
   readonly #deps: ExternalDeps;
   readonly #pools = new Map<string, ExternalPool>();
+  /** Of authorities that counted before: calls under way end there, new ones do not go there. */
+  readonly #retired = new Set<ExternalPool>();
 
   constructor(deps: ExternalDeps) {
     this.#deps = deps;
@@ -22,7 +24,17 @@ export class ExternalPools {
     return pool;
   }
 
+  /** From now on connections are made anew: other authorities count than those that were there vouched for. */
+  renew(): void {
+    for (const pool of this.#pools.values()) this.#retired.add(pool);
+    this.#pools.clear();
+  }
+
   sweep(nowMs: number): void {
+    for (const pool of this.#retired) {
+      pool.sweep(nowMs);
+      if (pool.isUnused) this.#retired.delete(pool);
+    }
     for (const [key, pool] of this.#pools) {
       pool.sweep(nowMs);
       if (pool.isUnused) this.#pools.delete(key);
@@ -30,6 +42,7 @@ export class ExternalPools {
   }
 
   close(): void {
+    for (const pool of this.#retired) pool.close();
     for (const pool of this.#pools.values()) pool.close();
   }
 }

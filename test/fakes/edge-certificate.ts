@@ -28,7 +28,8 @@ export async function edgeCertificate(
   nowMs: number,
   days = 30,
 ): Promise<EdgeMaterial> {
-  const root = await plainAuthority("edge test root", undefined, nowMs);
+  // A name of its own: where two are trusted, a client picks the issuer by it.
+  const root = await plainAuthority(`edge test root ${randomBytes(4).toString("hex")}`, undefined, nowMs);
   const key = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
   const publicKey = createPublicKey(key).toCryptoKey(ALGORITHM, true, ["verify"]);
   const made = await x509.X509CertificateGenerator.create({

@@ -106,11 +106,11 @@ describe("history", () => {
 });
 
 describe("overlay", () => {
-  test("restores policies and configuration but never the trust domain, grants or where workloads are", async () => {
+  test("restores policies and configuration but never whom to trust, grants or where workloads are", async () => {
     const history = await openHistory(dir, silentLogger);
     const then = {
       ...withPolicies(policy("p")),
-      config: { ...CONFIG, trustDomain: "old.example", maxHops: 2 },
+      config: { ...CONFIG, trustDomain: "old.example", maxHops: 2, externalRoots: "withdrawn" },
     };
     history.record(then, edit, 1);
     const grant = { name: "g" } as never;
@@ -121,6 +121,7 @@ describe("overlay", () => {
     const overlay = new Overlay(restoredContent(await history.objects(1, now)));
     const merged = overlay.apply(now);
     expect(merged.config).toMatchObject({ trustDomain: "test.example", maxHops: 2 });
+    expect(merged.config.externalRoots).toBeUndefined();
     expect([...merged.policies.keys()]).toEqual(["AccessPolicy/ns/p"]);
     expect(merged.grants).toBe(now.grants);
     expect(merged.workloads.get("ns/a")).toMatchObject({ addresses: ["10.0.0.9"], ports: [{ port: 8080 }] });

@@ -78,6 +78,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
   [/^MeshConfig spec\.(namespaces\[\]\.)?defaultAction$/, "control-plane/policy/program.ts", "defaultAction"],
   [/^MeshConfig spec\.namespaces\[\]\.names\[\]$/, "control-plane/policy/program.ts", "override.names"],
   [/^MeshConfig spec\.(proofs|explainDenials)$/, "control-plane/resources/build.ts", "proofs"],
+  [/^MeshConfig spec\.externalRoots$/, "control-plane/resources/build.ts", "externalRoots"],
   [/^MeshConfig spec\.maxHops$/, "control-plane/policy/program.ts", "maxHops"],
   [/^MeshConfig spec\.txnTTL$/, "control-plane/tokens/grants.ts", "txnTtlMs"],
   [/^MeshConfig spec\.svidTTL$/, "control-plane/issuer.ts", "svidTtlMs"],
@@ -140,7 +141,7 @@ const ENFORCED: readonly (readonly [RegExp, file: string, word: string])[] = [
 const ENFORCED_IN_CLUSTER: readonly (readonly [leaf: string, file: string, word: string])[] = [
   ["MeshConfig spec.mtls", "sidecar/inbound/plaintext-listener.ts", "plaintext"],
   ["MeshConfig spec.namespaces[].mtls", "control-plane/resources/build.ts", "mtls"],
-  ["MeshConfig spec.outbound", "sidecar/outbound/capture-listener.ts", "settings.outbound"],
+  ["MeshConfig spec.outbound", "sidecar/outbound/capture-verdict.ts", "settings.outbound"],
   [
     "MeshConfig spec.trustedSpawners",
     "charts/countersign/templates/admission-policies.yaml",

@@ -1,6 +1,7 @@
 // ExternalServices from YAML to the tables of those who may call them: policies, packs and hosts follow every edit.
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { MESH_YAML, TestMesh } from "../../fakes/mesh.ts";
+import { plainAuthority } from "../../fakes/plain-authority.ts";
 
 const service = (packs: string, port = 443, more = ""): string => `
 apiVersion: countersign.dev/v1alpha1
@@ -69,4 +70,30 @@ test("workloads of the namespace alone get them, and every edit", async () => {
   mesh.remove("service.yaml");
   await notebook.until(() => external() === undefined);
   expect(scorer.tables.every(({ externals }) => externals === undefined)).toBe(true);
+});
+
+test("everybody gets the authorities for them that MeshConfig names, while they are good", async () => {
+  const scorer = await mesh.sidecar("serving/scorer");
+  await scorer.until(({ tables }) => tables.length > 0);
+  const pem = async (name: string): Promise<string> =>
+    (await plainAuthority(name, undefined, Date.now())).certificate.toString();
+  const [one, two] = [await pem("one"), await pem("two")];
+  const named = (text: string): string =>
+    MESH_YAML.replace(
+      "{trustDomain: test.example}",
+      JSON.stringify({ trustDomain: "test.example", externalRoots: text }),
+    );
+  const roots = () => scorer.table.settings.externalRoots?.length ?? 0;
+  mesh.write("mesh.yaml", named(one));
+  await scorer.until(() => roots() === 1);
+  const before = scorer.tables.length;
+  // Refused whole; what held before holds on, and what comes after counts.
+  mesh.write("mesh.yaml", named(`${two}-----BEGIN PRIVATE KEY-----`));
+  mesh.write("mesh.yaml", named(`${one}\n${two}`));
+  await scorer.until(() => roots() === 2);
+  expect(scorer.tables.slice(before).every(({ settings }) => settings.externalRoots?.length === 2)).toBe(
+    true,
+  );
+  mesh.write("mesh.yaml", MESH_YAML);
+  await scorer.until(() => roots() === 0);
 });

@@ -11,6 +11,7 @@ export interface Settings {
   'explainDenials'?: (boolean);
   'cluster'?: (string);
   'propagation'?: (string)[];
+  'externalRoots'?: (string);
 }
 
 export interface Settings__Output {
@@ -22,4 +23,5 @@ export interface Settings__Output {
   'explainDenials': (boolean);
   'cluster': (string);
   'propagation': (string)[];
+  'externalRoots': (string);
 }
