@@ -1,6 +1,8 @@
 // Two pods and the world between them as network namespaces: a router in the middle, a veth pair to each side, IPv4 and
 // IPv6. Nothing of the host's own network is touched.
 import { execFile, execFileSync } from "node:child_process";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import { type RunningProcess, startProgram } from "../../demo/process.ts";
 import { canTest, leaveOut } from "../../left-out.ts";
@@ -18,6 +20,9 @@ export const ADDRESSES: Readonly<Record<Place, Addresses>> = {
   client: { ipv4: "10.77.1.2", ipv6: "fd77:1::2" },
   server: { ipv4: "10.77.2.2", ipv6: "fd77:2::2" },
 };
+
+/** Where `ip netns exec` looks for files of a namespace. */
+const NETNS_FILES = "/etc/netns";
 
 export interface Ran {
   readonly code: number;
@@ -64,6 +69,13 @@ export class Namespaces {
     }
     ip("-n", pod, "route", "add", "default", "via", `10.77.${net}.1`);
     ip("-n", pod, "route", "add", "default", "via", `fd77:${net}::1`);
+  }
+
+  /** What programs started from now on find in `/etc/hosts` (`ip netns exec` lays it over the machine's own). */
+  hosts(place: Place, text: string): void {
+    const dir = join(NETNS_FILES, this.name(place));
+    mkdirSync(dir, { recursive: true });
+    writeFileSync(join(dir, "hosts"), `127.0.0.1 localhost\n::1 localhost\n${text}`);
   }
 
   /** Runs a program to its end; throws when it fails. */
@@ -113,6 +125,7 @@ export class Namespaces {
 
   #remove(): void {
     for (const place of ["world", "client", "server"] as const) {
+      rmSync(join(NETNS_FILES, this.name(place)), { recursive: true, force: true });
       try {
         ip("netns", "del", this.name(place));
       } catch {

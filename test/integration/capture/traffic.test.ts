@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import { type RunningProcess, repositoryRoot } from "../../demo/process.ts";
+import { edgeCertificate } from "../../fakes/edge-certificate.ts";
 import { policyYaml } from "../../fakes/mesh.ts";
 import type { Overrides } from "./control-plane.ts";
 import { ADDRESSES, canMakeNamespaces, hasBackend, Namespaces, type Place } from "./namespaces.ts";
@@ -56,6 +57,37 @@ spec:
   action: Deny
   targets: [{names: [scorer]}]
   rules: [{name: all, operations: [{http: {methods: [DELETE], paths: ["/**"]}}]}]
+`;
+
+// Hosts of the outside world that are declared, and one of them open to notebooks.
+const OUTSIDE = `
+apiVersion: countersign.dev/v1alpha1
+kind: ExternalService
+metadata: {name: open, namespace: lab}
+spec: {hosts: [open.example]}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: ExternalService
+metadata: {name: closed, namespace: lab}
+spec: {hosts: [closed.example]}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: open, namespace: lab}
+spec:
+  action: Allow
+  targets: [{external: open}]
+  rules: [{name: any, from: [{workload: {kinds: [notebook]}}], operations: [{any: true}]}]
+`;
+const OUTSIDE_HOSTS = ["open.example", "closed.example", "other.example"];
+/** Nobody has them (RFC 5737, RFC 3849). */
+const NOWHERE = { ipv4: "203.0.113.9", ipv6: "2001:db8::9" };
+
+const TLS_APP = `
+const { readFileSync } = require("node:fs");
+const [cert, key] = process.argv.slice(1).map((file) => readFileSync(file));
+require("node:https").createServer({ cert, key }, (request, response) => response.end("at " + request.headers.host))
+  .listen(443, "::", () => console.log("listening"));
 `;
 
 const APP = `
@@ -129,6 +161,15 @@ const uri = (addresses: { ipv4: string; ipv6: string }, family: "ipv4" | "ipv6",
     writeFileSync(join(dir, "config", "mesh.yaml"), MESH);
     writeFileSync(join(dir, "config", "policy.yaml"), policyYaml("notebooks", "scorer", "notebook"));
     writeFileSync(join(dir, "config", "deny.yaml"), NO_DELETIONS);
+    writeFileSync(join(dir, "config", "outside.yaml"), OUTSIDE);
+    const world = OUTSIDE_HOSTS.join(" ");
+    spaces.hosts("client", `${ADDRESSES.world.ipv4} ${world}\n${ADDRESSES.world.ipv6} ${world}\n`);
+    const { ca, cert, key } = await edgeCertificate(OUTSIDE_HOSTS, Date.now());
+    for (const [name, text] of Object.entries({ ca, cert, key }))
+      writeFileSync(join(dir, `outside.${name}`), text);
+    const outside = ["cert", "key"].map((name) => join(dir, `outside.${name}`));
+    const tls = spaces.start("outside", "world", process.execPath, "-e", TLS_APP, ...outside);
+    await tls.nextLine();
     const args = [
       "--disable-warning=ExperimentalWarning",
       CONTROL_PLANE,
@@ -213,6 +254,44 @@ const uri = (addresses: { ipv4: string; ipv6: string }, family: "ipv4" | "ipv6",
       await use({ mtls: "Strict", outbound: "Deny" });
       expect((await spaces.curl("client", outside)).status).toBe("403");
     });
+
+    test.each(["Deny", "Allow"] as const)(
+      "TLS of the application to a declared host is decided on by its name, which it goes to (outbound: %s)",
+      async (outbound) => {
+        await use({ mtls: "Strict", outbound });
+        const get = (name: string, address: string) => {
+          const at = `${name}:443:${family === "ipv6" ? `[${address}]` : address}`;
+          return spaces.curl(
+            "client",
+            `https://${name}/`,
+            "--cacert",
+            join(dir, "outside.ca"),
+            "--resolve",
+            at,
+          );
+        };
+        const counts = () =>
+          Promise.all(["external", "passed", "reset"].map((one) => captured("client", "outbound", one)));
+        const [external = 0, passed = 0, reset = 0] = await counts();
+        const at = ADDRESSES.world[family];
+        expect(await get("open.example", at)).toMatchObject({ status: "200", body: "at open.example" });
+        // The address is not what is believed.
+        expect(await get("open.example", NOWHERE[family])).toMatchObject({
+          status: "200",
+          body: "at open.example",
+        });
+        expect(await get("closed.example", at)).toMatchObject({ status: "000", body: "" });
+        expect(await counts()).toEqual([external + 3, passed, reset]);
+        // What nobody declares is decided by the settings alone.
+        const isPassed = outbound === "Allow";
+        expect((await get("other.example", at)).status).toBe(isPassed ? "200" : "000");
+        expect(await counts()).toEqual([
+          external + 3,
+          passed + (isPassed ? 1 : 0),
+          reset + (isPassed ? 0 : 1),
+        ]);
+      },
+    );
 
     test("names are asked for, excluded ports and loopback are reached uncaptured", async () => {
       const counts = () =>
