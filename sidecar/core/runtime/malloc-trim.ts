@@ -1,10 +1,13 @@
 // Gives memory that malloc holds for nothing back to the system. Under load two thirds of glibc's heap is free space
 // between a few small blocks: 18 MB of a busy sidecar's 57, which `malloc_trim` returns in less than a millisecond.
 import { createRequire } from "node:module";
+import { IdleCollection } from "./idle-collection.ts";
 
 const EVERY_MS = 5_000;
 /** Below this share of a core there was nothing to fragment. */
 const BUSY = 0.05;
+/** Below this a pause of some 20 ms meets nobody. */
+const QUIET = 0.01;
 
 function cpuMs(): number {
   const { user, system } = process.cpuUsage();
@@ -24,19 +27,25 @@ function loadTrim(): (() => void) | undefined {
   }
 }
 
-/** Trims every 5 s while the process is busy, and once after, until the signal aborts. koffi is loaded with the first. */
+function none(): void {}
+
+/**
+ * Trims every 5 s while the process is busy, and once after, until the signal aborts; then, when it is quiet, V8's heap is
+ * collected if it has grown. koffi is loaded with the first trim.
+ */
 export function trimWhileBusy(signal: AbortSignal): void {
   let trim: (() => void) | undefined;
   let before = cpuMs();
   let wasBusy = false;
+  const heap = new IdleCollection();
   const timer = setInterval(() => {
     const now = cpuMs();
-    const isBusy = now - before > BUSY * EVERY_MS;
+    const share = (now - before) / EVERY_MS;
+    const isBusy = share > BUSY;
     before = now;
-    if (isBusy || wasBusy) {
-      trim ??= loadTrim();
-      if (trim === undefined) clearInterval(timer);
-      else trim();
+    if (isBusy || wasBusy || (share < QUIET && heap.collect())) {
+      trim ??= loadTrim() ?? none;
+      trim();
     }
     wasBusy = isBusy;
   }, EVERY_MS).unref();

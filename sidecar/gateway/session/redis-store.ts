@@ -87,11 +87,14 @@ export class RedisSessionStore implements SessionStore {
   async create(id: string, session: Session, nowMs: number): Promise<void> {
     const digest = digestOf(id);
     const member = `${digest} ${session.sid}`;
-    // First the indexes: a session that none of them names could not be ended. One key at a time, for a Redis Cluster.
-    for (const index of this.#indexesOf(session)) {
-      await this.#run(() => this.#redis.sadd(index, member));
-      await this.#run(() => this.#redis.pexpire(index, INDEX_MS));
-    }
+    // First the indexes, in one round trip: a session that none of them names could not be ended. One key in each command,
+    // for a Redis Cluster.
+    await Promise.all(
+      this.#indexesOf(session).flatMap((index) => [
+        this.#run(() => this.#redis.sadd(index, member)),
+        this.#run(() => this.#redis.pexpire(index, INDEX_MS)),
+      ]),
+    );
     const sealed = seal(id, digest, session);
     const lifeMs = this.#lifeMs(session, nowMs);
     if (lifeMs <= 0) return;
