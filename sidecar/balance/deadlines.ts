@@ -6,13 +6,15 @@ import { DeadlineWheel, type Timed } from "./deadline-wheel.ts";
 const TICK_MS = 16;
 /** A tick so late tells that this process stood still (a throttled container, a busy machine). */
 const LATE_MS = 4 * TICK_MS;
+/** Let by after a standstill: each needs a turn of the event loop, and an answer may have several sockets of ours to pass. */
+const GRACE_TICKS = 4;
 
 export class Deadlines {
   readonly #clock: Clock;
   readonly #wheel: DeadlineWheel;
   #timer: NodeJS.Timeout | undefined;
   #tickedMs = 0;
-  #hasWaited = false;
+  #graceTicks = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -37,12 +39,14 @@ export class Deadlines {
     this.#timer = undefined;
   }
 
-  /** After a standstill of ours one tick is let by: what came meanwhile is read before it is called missing. */
+  /** After a standstill of ours a few ticks are let by: what came meanwhile is read before it is called missing. */
   #tick(): void {
     const nowMs = this.#clock.monotonicMs();
-    this.#hasWaited = !this.#hasWaited && nowMs - this.#tickedMs > LATE_MS;
+    const isLate = nowMs - this.#tickedMs > LATE_MS;
     this.#tickedMs = nowMs;
-    if (this.#hasWaited) return;
+    if (this.#graceTicks > 0) this.#graceTicks--;
+    else if (isLate) this.#graceTicks = GRACE_TICKS;
+    if (this.#graceTicks > 0) return;
     this.#wheel.expire(nowMs);
     if (this.#wheel.size === 0) this.close();
   }

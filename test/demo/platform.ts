@@ -204,14 +204,10 @@ export async function startPlatform(
         renameSync(next, path);
       },
       audit: (traceId, enough = ({ length }) => length > 0) =>
-        until(
-          `the audit events of ${traceId}`,
-          () => {
-            const events = eventsOf(traceId, sidecars.values());
-            return enough(events) ? events : undefined;
-          },
-          10_000,
-        ),
+        until(`the audit events of ${traceId}`, () => {
+          const events = eventsOf(traceId, sidecars.values());
+          return enough(events) ? events : undefined;
+        }),
       close,
     };
   } catch (error) {

@@ -30,7 +30,7 @@ export interface Relay {
   close(): void;
 }
 
-const MAX_WAIT_MS = 15_000;
+const MAX_WAIT_MS = 60_000;
 
 /** @param proxyPort of the sidecar. */
 export async function startRelay(proxyPort: number): Promise<Relay> {

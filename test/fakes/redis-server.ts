@@ -28,7 +28,7 @@ export class RedisServer {
   async start(): Promise<void> {
     this.#process = startProgram("redis", "redis-server", [
       ...["--port", String(this.port), "--bind", "127.0.0.1", "--save", "", "--dir", this.#dir],
-      ...["--appendonly", "yes", "--appendfsync", "always"],
+      ...["--appendonly", "yes", "--appendfsync", "everysec"],
     ]);
     const limits = { idleMs: 60_000, maxSessions: 1 };
     const probe = await RedisSessionStore.open({ url: this.url, prefix: "probe:" }, limits, silentLogger);
@@ -37,7 +37,8 @@ export class RedisServer {
   }
 
   async stop(): Promise<void> {
-    await this.#process?.stop();
+    // What is not on the disk yet is written at its end.
+    await this.#process?.stop(60_000);
     this.#process = undefined;
   }
 

@@ -40,7 +40,7 @@ export async function runH2spec(
   port: number,
   extra: readonly string[] = [],
 ): Promise<H2specSummary> {
-  const args = ["-h", host, "-p", String(port), "-o", "2", ...extra];
+  const args = ["-h", host, "-p", String(port), "-o", "10", ...extra];
   const child = spawn(binary, args, { timeout: RUN_TIMEOUT_MS, stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => {

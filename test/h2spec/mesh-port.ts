@@ -78,7 +78,7 @@ spec: {action: Allow, rules: [{name: all, from: [{any: true}], operations: [{any
   maxconn 2000
 defaults
   mode tcp
-  timeout connect 5s
+  timeout connect 60s
   timeout client 60s
   timeout server 60s
 frontend plain

@@ -293,8 +293,8 @@ describe("a limit in time", () => {
 
   test("without a byte does not end an answer that goes on", async () => {
     const slow: Answer = (_head, socket) => {
-      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 24\r\n\r\n");
-      let left = 24;
+      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n");
+      let left = 40;
       const timer = setInterval(() => {
         socket.write("x");
         left--;
@@ -302,9 +302,9 @@ describe("a limit in time", () => {
       }, 60);
     };
     const { caller } = await fleet([slow], {
-      timeouts: { requestMs: undefined, connectMs: undefined, idleMs: 1_000, streamMs: undefined },
+      timeouts: { requestMs: undefined, connectMs: undefined, idleMs: 2_000, streamMs: undefined },
     });
-    expect((await send(caller.proxyPort, GET)).body).toBe("x".repeat(24));
+    expect((await send(caller.proxyPort, GET)).body).toBe("x".repeat(40));
   });
 
   test("of the whole call ends an answer that goes on, visibly", async () => {
