@@ -47,6 +47,17 @@ describe("countersign", () => {
     expect((await run()).status).toBe(2);
   });
 
+  test("accepts the README's example for one machine without a warning", async () => {
+    const readme = readFileSync(join(root, "README.md"), "utf8");
+    const yaml = /<!-- one machine:.*?-->[\s\S]*?<<'YAML'\n([\s\S]*?)\nYAML\n/.exec(readme)?.[1] ?? "";
+    const file = join(folder, "one-machine.yaml");
+    writeFileSync(file, yaml);
+    expect(await run("lint", file)).toMatchObject({
+      status: 0,
+      text: "4 objects accepted, 0 errors, 0 warnings\n",
+    });
+  });
+
   test("says its version", async () => {
     const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
     expect(await run("--version")).toMatchObject({ status: 0, text: `${version}\n` });
