@@ -29,6 +29,7 @@ import { RevocationList } from "./revocations/store.ts";
 import { startServerCredentials } from "./server-credentials.ts";
 import { meshStatus, runStatusWriter, type StatusWorld } from "./status/writer.ts";
 import { openTokenPort } from "./token-port.ts";
+import { ChangeActors } from "./tokens/change-actors.ts";
 import { SOFTWARE_VERSION } from "./version.ts";
 
 /** Streams get this long to end by themselves at shutdown. */
@@ -171,6 +172,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     metrics,
   });
   const { compiled, cache } = publisher;
+  const actors = new ChangeActors();
 
   const statusWorld: StatusWorld = {
     compiled: () => publisher.compiledNow,
@@ -230,7 +232,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
     {
       ...{ config, mode, ca, revoked, revocations, metrics },
       credentials: tls,
-      ...{ packs, compiled },
+      ...{ packs, compiled, actors },
       state: () => publisher.state,
       onState: (listener) => void publisher.subscribe(listener),
     },
@@ -304,6 +306,7 @@ async function start(config: ControlPlaneConfig, deps: Deps, life: Lifetime): Pr
         actions,
         status,
         world: statusWorld,
+        actors,
         revocations,
       },
       onProxies: (listener) => void proxyListeners.push(listener),

@@ -17,6 +17,7 @@ import type { SourceReport } from "./sources/field-problem.ts";
 import type { ClusterState } from "./sources/store.ts";
 import type { StatusWorld, StatusWriter } from "./status/writer.ts";
 import type { OpenedAudit } from "./tokens/audit.ts";
+import type { ChangeActors } from "./tokens/change-actors.ts";
 import type { LoginRecords } from "./tokens/live-logins.ts";
 import type { OneTimeUses } from "./tokens/one-time-use.ts";
 
@@ -50,6 +51,8 @@ export interface Parts {
   readonly revocations: RevocationStore;
   readonly status: StatusWriter;
   readonly world: StatusWorld;
+  /** Who asked for changes that come into force. */
+  readonly actors: ChangeActors;
   /** Calls the listener whenever a sidecar came, went, or stands differently. */
   onProxies(listener: () => void): void;
 }

@@ -16,11 +16,12 @@ import type { RevocationList, RevocationStore } from "./revocations/store.ts";
 import type { ServerCredentials } from "./server-credentials.ts";
 import type { ClusterState } from "./sources/store.ts";
 import { Callers } from "./tokens/caller.ts";
+import type { ChangeActors } from "./tokens/change-actors.ts";
 import { endpointOperations } from "./tokens/endpoint-operations.ts";
 import { FoundRoles } from "./tokens/found-roles.ts";
 import { HeldRoles } from "./tokens/held-roles.ts";
 import { LiveLogins } from "./tokens/live-logins.ts";
-import { roleChanges } from "./tokens/role-changes.ts";
+import { type ObjectChange, objectChanges } from "./tokens/object-changes.ts";
 import { createTokenServer, type TokenServer } from "./tokens/server.ts";
 import { type Person, SessionHandles } from "./tokens/session-handle.ts";
 import { Verifiers } from "./tokens/verifiers.ts";
@@ -34,6 +35,8 @@ export interface TokenPortParts {
   readonly state: () => ClusterState;
   /** What policies came to in it. */
   readonly compiled: () => Pick<Compiled, "programs">;
+  /** Who asked for changes; nobody is known in a directory. */
+  readonly actors: Pick<ChangeActors, "of">;
   /** Calls the listener after another state is in force. */
   readonly onState: (listener: () => void) => void;
   readonly packs: ReadonlyMap<string, string>;
@@ -91,10 +94,10 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
       },
     },
   });
-  const tell = (action: string, detail: string, user?: string): void => {
+  const tell: TellChange = (action, detail, more = {}): void => {
     const time = new Date(clock.nowMs()).toISOString();
     const record = { time, action, caller: "", address: "", outcome: "granted" as const, reason: "", detail };
-    audit.record(user === undefined ? record : { ...record, user }).catch((error: unknown) => {
+    audit.record({ ...record, ...more }).catch((error: unknown) => {
       log.error("audit event lost", { action, error: messageOf(error) });
     });
   };
@@ -102,6 +105,7 @@ export async function openTokenPort(parts: TokenPortParts, { clock, log }: Deps)
     revokeLosses({
       ...{ held, rolesOf, state, log, tell },
       nowMs: () => clock.nowMs(),
+      actorOf: ({ kind, name, value }) => parts.actors.of(kind, name, value, clock.monotonicMs()),
       revoke: async (user, reason) =>
         revocations.add(createRevocation({ user, reason }, state(), trustDomain, clock.nowMs())),
     }),
@@ -122,6 +126,13 @@ const MAX_SIGNED_OUT = 500;
 /** Events of one change: a thousand bindings that came with one commit are one. */
 const MAX_CHANGES = 100;
 
+/** Writes an event. */
+type TellChange = (
+  action: string,
+  detail: string,
+  more?: { readonly user?: string; readonly actor?: string },
+) => void;
+
 /** After bindings changed, signs out who lost a role: a token says what somebody could do when it was minted. */
 function revokeLosses(parts: {
   readonly held: HeldRoles;
@@ -130,10 +141,10 @@ function revokeLosses(parts: {
   readonly nowMs: () => number;
   readonly revoke: (user: string, reason: string) => Promise<void>;
   readonly log: Deps["log"];
-  /** Writes an event. */
-  readonly tell: (action: string, detail: string, user?: string) => void;
+  readonly tell: TellChange;
+  readonly actorOf: (change: ObjectChange) => string | undefined;
 }): () => void {
-  const { held, rolesOf, state, nowMs, revoke, log, tell } = parts;
+  const { held, rolesOf, state, nowMs, revoke, log, tell, actorOf } = parts;
   let seen = state();
   return () => {
     const now = state();
@@ -141,9 +152,7 @@ function revokeLosses(parts: {
       seen.bindings === now.bindings &&
       seen.roles === now.roles &&
       seen.identityProviders === now.identityProviders;
-    const changes = roleChanges(seen, now);
-    for (const change of changes.slice(0, MAX_CHANGES)) tell("roles.change", change);
-    if (changes.length > MAX_CHANGES) tell("roles.change", `and ${changes.length - MAX_CHANGES} more`);
+    tellChanges(objectChanges(seen, now), tell, actorOf);
     seen = now;
     if (isSame || held.size === 0) return;
     const losses = held.losses(rolesOf, nowMs());
@@ -152,7 +161,7 @@ function revokeLosses(parts: {
       revoke(user, reason).then(
         () => {
           log.info("user signed out who lost roles", { user });
-          tell("roles.loss", reason, user);
+          tell("roles.loss", reason, { user });
         },
         (error: unknown) =>
           log.error("user keeps lost roles until tokens end", { user, error: messageOf(error) }),
@@ -161,6 +170,21 @@ function revokeLosses(parts: {
     if (losses.length > MAX_SIGNED_OUT)
       log.warn("users keep lost roles until their tokens end", { count: losses.length - MAX_SIGNED_OUT });
   };
+}
+
+function tellChanges(
+  changes: readonly ObjectChange[],
+  tell: TellChange,
+  actorOf: (change: ObjectChange) => string | undefined,
+): void {
+  for (const change of changes.slice(0, MAX_CHANGES)) {
+    const actor = actorOf(change);
+    const detail = `${change.kind} \`${change.name}\` ${change.what}`;
+    tell(change.action, detail, actor === undefined ? {} : { actor });
+  }
+  const left = changes.slice(MAX_CHANGES);
+  for (const action of new Set(left.map((change) => change.action)))
+    tell(action, `and ${left.filter((change) => change.action === action).length} more`);
 }
 
 /** The own bundle, read again when it changed. */

@@ -61,6 +61,8 @@ function validation({ parts, authorization, deps }: WebhookInput): AdmissionHand
     linter: createLinter(packs),
     trustDomain: parts.ca.trustDomain,
     authorization,
+    onAdmitted: ({ kind, name, typed, username }) =>
+      parts.actors.admitted({ kind, name, value: typed?.value, actor: username }, deps.clock.monotonicMs()),
     ...deps,
   });
 }

@@ -4,15 +4,34 @@ import type { AuthorizationV1Api, V1SubjectAccessReview } from "@kubernetes/clie
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
-import type { AdmissionAnswer, AdmissionHandler, AdmissionUser } from "./review.ts";
+import type { TypedObject } from "../policy/typed-object.ts";
+import {
+  type AdmissionAnswer,
+  type AdmissionHandler,
+  type AdmissionRequest,
+  type AdmissionUser,
+  isFields,
+} from "./review.ts";
 import { type ValidationContext, validateChange } from "./validate.ts";
 import type { Right } from "./validate-rights.ts";
 
 export interface ValidateHandlerDeps extends Omit<ValidationContext, "state" | "nowMs"> {
   readonly state: () => ValidationContext["state"];
   readonly authorization: Pick<AuthorizationV1Api, "createSubjectAccessReview">;
+  /** Told of every change that is let through and is no dry run. It may still fail after that. */
+  readonly onAdmitted?: (change: AdmittedObject) => void;
   readonly clock: Clock;
   readonly log: Logger;
+}
+
+/** A change of an object, and who asked for it. */
+export interface AdmittedObject {
+  readonly kind: string;
+  /** `namespace/name`, or `name` of a cluster-scoped kind. */
+  readonly name: string;
+  /** undefined: it is deleted. */
+  readonly typed: TypedObject | undefined;
+  readonly username: string;
 }
 
 /** The webhook's own limit is 10 s: the answer has to come before. */
@@ -40,7 +59,22 @@ export function createValidateHandler(deps: ValidateHandlerDeps): AdmissionHandl
     if (verdict.kind === "refused") return { allowed: false, code: verdict.code, message: verdict.message };
     const answers = await Promise.all(verdict.rights.map((right) => ask(right, request.user)));
     const refusal = refusalOf(verdict.rights, answers, request.user);
-    return refusal ?? { allowed: true, warnings: verdict.warnings };
+    if (refusal !== undefined) return refusal;
+    const isChange = verdict.typed !== undefined || request.operation === "DELETE";
+    if (isChange && !request.dryRun) deps.onAdmitted?.(admittedObject(request, verdict.typed));
+    return { allowed: true, warnings: verdict.warnings };
+  };
+}
+
+function admittedObject(request: AdmissionRequest, typed: TypedObject | undefined): AdmittedObject {
+  const { kind, namespace, user } = request;
+  // A name that the API server makes up (`generateName`) is in the object alone.
+  const metadata = isFields(request.object?.["metadata"]) ? request.object["metadata"] : {};
+  const own = typeof metadata["name"] === "string" ? metadata["name"] : "";
+  const name = request.name ?? own;
+  return {
+    ...{ kind: kind.kind, typed, username: user.username },
+    name: namespace === undefined ? name : `${namespace}/${name}`,
   };
 }
 

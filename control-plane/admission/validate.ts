@@ -4,7 +4,7 @@ import type { Result } from "../../sidecar/core/runtime/errors.ts";
 import { parseAccessPolicy } from "../policy/access-policy.ts";
 import type { Admitter } from "../policy/admit.ts";
 import type { Linter } from "../policy/lint.ts";
-import type { ObjectParser } from "../policy/typed-object.ts";
+import type { ObjectParser, TypedObject } from "../policy/typed-object.ts";
 import type { FieldProblem } from "../sources/field-problem.ts";
 import type { SchemaSet } from "../sources/schema.ts";
 import type { ClusterState } from "../sources/store.ts";
@@ -31,6 +31,8 @@ export type Validation =
       /** All of them must hold; else it is refused after all. */
       readonly rights: readonly Right[];
       readonly warnings: readonly string[];
+      /** What its spec becomes; undefined: nothing that counts changes, or the object is deleted. */
+      readonly typed?: TypedObject;
     };
 
 const GROUP = "countersign.dev";
@@ -96,7 +98,7 @@ function validateWrite(
     ...writeWarnings(typed, context),
     ...droppedFieldWarnings(request, context.schemas),
   ];
-  return { kind: "accepted", rights, warnings: [...new Set(warnings)] };
+  return { kind: "accepted", rights, warnings: [...new Set(warnings)], typed };
 }
 
 function readVersion(

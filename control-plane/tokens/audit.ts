@@ -6,8 +6,10 @@ import type { AuditNote } from "./token-service.ts";
 export interface TokenRecord extends AuditNote {
   /** RFC 3339. */
   readonly time: string;
-  /** `session.open`, `session.refresh`, `session.end`, `token`; of our own accord `roles.change`, `roles.loss`. */
+  /** `session.open`, `session.refresh`, `session.end`, `token`; of our own accord `roles.change`, `policies.change`, `roles.loss`. */
   readonly action: string;
+  /** Of a changed object: who asked the API server for it, where this replica was asked about that. */
+  readonly actor?: string | undefined;
   /** SPIFFE ID; empty: nobody that is known. */
   readonly caller: string;
   readonly address: string;

@@ -7,13 +7,17 @@ import type {
   AdmissionRequest,
   UnknownFields,
 } from "../../../control-plane/admission/review.ts";
-import { createValidateHandler } from "../../../control-plane/admission/validate-handler.ts";
+import {
+  type AdmittedObject,
+  createValidateHandler,
+} from "../../../control-plane/admission/validate-handler.ts";
 import { createAdmitter } from "../../../control-plane/policy/admit.ts";
 import { createLinter } from "../../../control-plane/policy/lint.ts";
 import { loadBuiltInPacks } from "../../../control-plane/policy/packs.ts";
 import { createObjectParser } from "../../../control-plane/policy/typed-object.ts";
 import { loadSchemas } from "../../../control-plane/sources/schema.ts";
 import type { ClusterState } from "../../../control-plane/sources/store.ts";
+import { ChangeActors } from "../../../control-plane/tokens/change-actors.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import { FakeClock } from "../../fakes/clock.ts";
 import { stateOfYaml } from "../../fakes/yaml-state.ts";
@@ -43,9 +47,10 @@ interface Asked {
   readonly allowed?: Allowed;
   readonly trustDomain?: string;
   readonly asked?: V1SubjectAccessReview[];
+  readonly admitted?: AdmittedObject[];
 }
 
-function handler({ state = WORLD, allowed = () => false, trustDomain, asked = [] }: Asked) {
+function handler({ state = WORLD, allowed = () => false, trustDomain, asked = [], admitted = [] }: Asked) {
   return createValidateHandler({
     state: () => state,
     schemas,
@@ -53,6 +58,7 @@ function handler({ state = WORLD, allowed = () => false, trustDomain, asked = []
     parse: createObjectParser(),
     linter: createLinter(packs),
     trustDomain,
+    onAdmitted: (change) => void admitted.push(change),
     clock,
     log: silentLogger,
     authorization: {
@@ -506,5 +512,42 @@ describe("an object that is deleted", () => {
     const found = await say(review(undefined, old));
     if (typeof says === "string") expect(found).toBe(says);
     else expect(found).toMatch(says);
+  });
+});
+
+describe("who asked for a change is told", () => {
+  const told = async (request: AdmissionRequest, asked: Asked = {}) => {
+    const admitted: AdmittedObject[] = [];
+    await say(request, { ...asked, admitted });
+    return admitted;
+  };
+  const right = policy("operations: [{op: serving.invoke}]");
+  const other = policy("operations: [{op: serving.metadata}]");
+
+  test("with the very object that a source makes of it, so that its event finds the name", async () => {
+    const [change] = await told(review(right));
+    expect(change).toMatchObject({ kind: "AccessPolicy", name: "ml/p", username: "alice" });
+    const now = stateOfYaml(right).policies.get("AccessPolicy/ml/p");
+    const actors = new ChangeActors();
+    actors.admitted({ kind: "AccessPolicy", name: "ml/p", value: change?.typed?.value, actor: "alice" }, 0);
+    expect(now).toBeDefined();
+    expect(actors.of("AccessPolicy", "ml/p", now, 1)).toBe("alice");
+  });
+
+  test("of a change of the spec, a deletion, and a cluster-scoped object", async () => {
+    expect(await told(review(other, right))).toHaveLength(1);
+    expect(await told(review(undefined, right))).toMatchObject([{ name: "ml/p", typed: undefined }]);
+    const role = "{kind: MeshRole, metadata: {name: ds}, spec: {}}";
+    expect(await told(review(undefined, role))).toMatchObject([{ kind: "MeshRole", name: "ds" }]);
+  });
+
+  test.each<[string, AdmissionRequest]>([
+    ["a dry run", review(right, undefined, { dryRun: true })],
+    ["a dry run of a deletion", review(undefined, right, { dryRun: true })],
+    ["what is refused", review(policy("operations: [{op: nothing.known}]", "Allow"))],
+    ["a right that is missing", review(binding("fraud-ds", "{serviceAccount: ml/other}"))],
+    ["an object whose spec stays", review(right, right)],
+  ])("but not of %s", async (_, request) => {
+    expect(await told(request)).toEqual([]);
   });
 });
