@@ -1,9 +1,10 @@
 // The alerts of both charts: rules that Prometheus takes, on metrics and labels that there are.
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "@jest/globals";
-import { parse } from "yaml";
+import { parse, stringify } from "yaml";
 import { canTest } from "../left-out.ts";
 import { chartFolder, describeWithHelm, render, tryHelm } from "./helm.ts";
 
@@ -78,6 +79,57 @@ describe.each(CHARTS)("the alerts of the chart %s", (chart) => {
     expect([checked.status, checked.stderr]).toEqual([0, ""]);
     expect(checked.stdout).toContain(`${rules.length} rules found`);
   });
+});
+
+describe("what the alerts do", () => {
+  const isThere = canTest("what the alerts do", { promtool: "Debian's prometheus" });
+  const life = "21600-60x180";
+  const SERIES = [
+    // A day of next to none, then ten a second; one that is new; one that was so yesterday.
+    ['countersign_decisions_total{callee="scorer",decision="deny"}', "0+1x1500 1500+600x60"],
+    ['countersign_decisions_total{callee="new",decision="deny"}', "_x1500 0+600x60"],
+    ['countersign_decisions_total{callee="busy",decision="deny"}', "0+600x1560"],
+    ['countersign_decisions_total{callee="open",decision="allow"}', "_x1500 0+600x60"],
+    ['countersign_svid_expiry_seconds{pod="good"}', Array(9).fill(life).join(" ")],
+    ['countersign_svid_expiry_seconds{pod="stuck"}', `${Array(7).fill(life).join(" ")} 21600-60x320`],
+    ['countersign_svid_expiry_seconds{pod="dead"}', "0x1560"],
+  ];
+
+  (isThere ? test : test.skip)(
+    "is to fire for what is wrong, and for nothing else",
+    () => {
+      const dir = mkdtempSync(join(tmpdir(), "countersign-rules-"));
+      try {
+        // Texts are not compared.
+        const bare = rulesOf("countersign").map(({ annotations: _, ...rule }) => rule);
+        writeFileSync(join(dir, "rules.yaml"), stringify({ groups: [{ name: "a", rules: bare }] }));
+        const fires = (alertname: string, label: string, values: readonly string[]) => ({
+          ...{ eval_time: "1550m", alertname },
+          exp_alerts: values.map((value) => ({ exp_labels: { severity: "page", [label]: value } })),
+        });
+        const tests = [
+          {
+            interval: "1m",
+            input_series: SERIES.map(([series, values]) => ({ series, values })),
+            alert_rule_test: [
+              fires("CountersignDeniedSpike", "callee", ["new", "scorer"]),
+              fires("CountersignCertificateAge", "pod", ["stuck"]),
+              fires("CountersignIdentityExpired", "pod", ["dead"]),
+            ],
+          },
+        ];
+        const file = join(dir, "tests.yaml");
+        writeFileSync(file, stringify({ rule_files: ["rules.yaml"], evaluation_interval: "5m", tests }));
+        const { status, stderr, stdout } = spawnSync("promtool", ["test", "rules", file], {
+          encoding: "utf8",
+        });
+        expect([status, stderr, stdout]).toEqual([0, "", expect.stringContaining("SUCCESS")]);
+      } finally {
+        rmSync(dir, { recursive: true, force: true });
+      }
+    },
+    60_000,
+  );
 });
 
 describeWithHelm("a PrometheusRule", () => {
