@@ -206,7 +206,7 @@ export function buildSettings(state: ClusterState, workload: Workload, cluster: 
     explainDenials: config.explainDenials,
     cluster,
     propagation: [...workload.propagation].sort(),
-    externalRoots: config.externalRoots ?? "",
+    ...(config.externalRoots === undefined ? {} : { externalRoots: config.externalRoots }),
   });
   return createResource("settings", settingsName(state, workload), body);
 }

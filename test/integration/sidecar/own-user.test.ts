@@ -154,12 +154,20 @@ test("a notebook's calls are its owner's, a job's those of whom it runs as, a sh
   await eventually(lastEvent, ({ data }) => Reflect.get(data.identityMetadata, "runAs") === null);
 });
 
-test("what it asks of hosts outside the mesh is its user's too", async () => {
+test.each([
+  {
+    name: "what it asks of hosts outside the mesh",
+    outside:
+      "POST http://outside.example:8443/x HTTP/1.1\r\nhost: outside.example:8443\r\ncontent-length: 2\r\n\r\n{}",
+  },
+  {
+    name: "its own TLS to hosts outside the mesh",
+    outside: "CONNECT outside.example:8443 HTTP/1.1\r\nhost: outside.example:8443\r\n\r\n",
+  },
+])("$name is its user's too", async ({ outside }) => {
   const handle = handles.get("lab/nb-alice");
   const shared = handles.get("lab/nb-shared");
   if (handle === undefined || shared === undefined) throw new Error("not started");
-  const outside =
-    "POST http://outside.example:8443/x HTTP/1.1\r\nhost: outside.example:8443\r\ncontent-length: 2\r\n\r\n{}";
   // Nobody is there: what counts is that the call was let out, and whose it was.
   const answer = await send(handle.ports.outbound ?? 0, outside);
   expect([answer.status, JSON.parse(answer.body).reason]).toEqual([502, "UPSTREAM_FAILED"]);
