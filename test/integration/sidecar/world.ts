@@ -5,6 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { CaptureDeps } from "../../../sidecar/capture-plane.ts";
 import {
   DEFAULT_LIMITS,
   DEFAULT_TIMEOUTS,
@@ -18,12 +19,7 @@ import type { PortProtocol, ProgramPolicy } from "../../../sidecar/core/policy/r
 import { systemClock } from "../../../sidecar/core/runtime/clock.ts";
 import { silentLogger } from "../../../sidecar/core/runtime/log.ts";
 import type { ServiceRoute } from "../../../sidecar/core/traffic/route.ts";
-import {
-  type CaptureDeps,
-  DataPlane,
-  type DataPlaneDeps,
-  type DataPlanePorts,
-} from "../../../sidecar/data-plane.ts";
+import { DataPlane, type DataPlaneDeps, type DataPlanePorts } from "../../../sidecar/data-plane.ts";
 import type { MeshEndpoint, MeshService, SidecarTable } from "../../../sidecar/discovery/table.ts";
 import { createTestAuthority, issueTestIdentity, type TestAuthority } from "../../fakes/authority.ts";
 
