@@ -24,6 +24,8 @@ export interface MeshSpec {
   readonly rules: string;
   /** More objects, as YAML documents. */
   readonly objects?: string;
+  /** ExternalServices among them, `namespace/name`, that both callers have a local port for. */
+  readonly outside?: readonly { readonly id: string; readonly port: number }[];
 }
 
 export type CallerName = "friend" | "stranger";
@@ -46,7 +48,7 @@ export interface Recorded {
 export interface Mesh {
   readonly dir: string;
   readonly callee: Sidecar;
-  /** Port on loopback that means this port of the service, to one of the callers. */
+  /** Port on loopback that means this port of the service, or of a host outside, to one of the callers. */
   port(caller: CallerName, port: number): number;
   /** `http://127.0.0.1:…` of that port. */
   url(caller: CallerName, port: number): string;
@@ -152,7 +154,7 @@ export async function startMesh(spec: MeshSpec): Promise<Mesh> {
   const dir = mkdtempSync(join(tmpdir(), "countersign-interop-"));
   const configDir = join(dir, "config");
   mkdirSync(configDir);
-  const ports = await freePorts(8 + 2 * spec.ports.length);
+  const ports = await freePorts(8 + 2 * (spec.ports.length + (spec.outside?.length ?? 0)));
   const take = (): number => ports.pop() ?? 0; // as many as were asked for
   const meshPorts = { app: take(), friend: take(), stranger: take() };
   writeFileSync(join(configDir, "workloads.yaml"), workloadsText(spec, meshPorts));
@@ -172,11 +174,15 @@ export async function startMesh(spec: MeshSpec): Promise<Mesh> {
       return startSidecar(controlPlane, { ...where, metricsPort: take(), args }, running);
     };
     const served = spec.ports.flatMap(({ port, app }) => ["--app-port-map", `${port}=127.0.0.1:${app}`]);
+    const places = [
+      ...spec.ports.map(({ port }) => ({ id: "ml-serving/app", port })),
+      ...(spec.outside ?? []),
+    ];
     const localServices = (name: CallerName): string[] =>
-      spec.ports.flatMap(({ port }) => {
+      places.flatMap(({ id, port }) => {
         const local = take();
         locals.set(`${name}:${port}`, local);
-        return ["--local-service", `127.0.0.1:${local}=ml-serving/app:${port}`];
+        return ["--local-service", `127.0.0.1:${local}=${id}:${port}`];
       });
     const starting = [
       start("ml-serving", "app", served),
