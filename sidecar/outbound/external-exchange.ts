@@ -3,10 +3,7 @@
 // request that is answered 101 and is bytes both ways from then on.
 import { randomBytes } from "node:crypto";
 import type { Timed } from "../balance/deadline-wheel.ts";
-import { parseGrpcTimeout } from "../core/http/grpc.ts";
-import { GrpcMessages, type MessageSink } from "../core/http/grpc-messages.ts";
 import { joinedField } from "../core/http/headers.ts";
-import { isGrpcProtobuf } from "../core/policy/protobuf-field.ts";
 import type { Reason } from "../core/policy/reason.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { createTraceparent, isTraceparent } from "../telemetry/trace.ts";
@@ -17,17 +14,19 @@ import { afterWaiting, chooseChain } from "./choose-chain.ts";
 import type { ExternalDestination } from "./external.ts";
 import { ExternalAnswer } from "./external-answer.ts";
 import { ExternalBody } from "./external-body.ts";
+import { ExternalGate, type GateOwner } from "./external-gate.ts";
 import { ExternalPermission, type ExternalRefusal } from "./external-permission.ts";
 import type { ExternalPlace, ExternalUser, HostAnswer, HostFailure } from "./external-place.ts";
 import type { ExternalPool } from "./external-pool.ts";
 import { recordExternal } from "./external-record.ts";
+import { ExternalTime } from "./external-time.ts";
 import { askedOf, type HostHandshake, hostHandshake } from "./external-upgrade.ts";
 import type { FixedDestination } from "./resolve.ts";
 import type { OutboundServices } from "./services.ts";
 
 const NO_ERROR = 0x0;
 
-export class ExternalExchange implements AppExchange, ExternalUser, MessageSink, Timed {
+export class ExternalExchange implements AppExchange, ExternalUser, GateOwner, Timed {
   readonly head: OutboundHead;
   appSlot = -1;
   slot = -1;
@@ -40,16 +39,13 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
   readonly #permission: ExternalPermission;
   readonly #answer: ExternalAnswer;
   readonly #body = new ExternalBody();
+  readonly #gate: ExternalGate;
+  readonly #time: ExternalTime;
   #pool: ExternalPool | undefined;
   #place: ExternalPlace | undefined;
   #sentAtMs = -1;
   /** The head was written, and of a WebSocket agreed to: what comes goes on. */
   #isWritten = false;
-  #isDeciding = false;
-  /** Of a gRPC call whose messages name the resource: each is looked at before it goes on. */
-  #messages: GrpcMessages | undefined;
-  /** All of them were: the request may end. */
-  #isLookedAt = true;
   /** Of the WebSocket that is asked for. */
   #handshake: HostHandshake | undefined;
   /** What the application would have sent behind its handshake is not wanted. */
@@ -60,9 +56,6 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
   #owed = 0;
   #retried = false;
   #over = false;
-  /** Monotonic milliseconds: of silence, and of the whole call. */
-  #silentUntilMs: number;
-  #endMs = Number.POSITIVE_INFINITY;
 
   constructor(
     services: OutboundServices,
@@ -78,7 +71,9 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
     this.#facts = new CallFacts(head, services.clock.monotonicMs(), services.meshNowMs());
     this.#permission = new ExternalPermission(services, external, app, this.#facts);
     this.#answer = new ExternalAnswer(app, stream, this.#facts, services);
-    this.#silentUntilMs = this.#facts.startedMs + services.timeouts.responseMs;
+    this.#time = new ExternalTime(this.#facts, services.timeouts.responseMs);
+    const { waiting: room } = services;
+    this.#gate = new ExternalGate(this, { permission: this.#permission, body: this.#body, room });
   }
 
   get method(): string {
@@ -95,7 +90,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
 
   /** Also of asking again whether it may go on: nothing may pass any more that would. */
   get deadlineMs(): number {
-    return Math.min(this.#permission.askAgainAtMs, this.#silentUntilMs, this.#endMs);
+    return Math.min(this.#permission.askAgainAtMs, this.#time.untilMs);
   }
 
   start(fixed: FixedDestination | undefined, bodyless: boolean, chain?: CallChain): void {
@@ -137,91 +132,55 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
   }
 
   #readTimeout(): ExternalRefusal | undefined {
-    const text = this.#facts.isGrpc ? joinedField(this.head.fields, "grpc-timeout") : undefined;
-    if (text === undefined) return undefined;
-    const timeoutMs = parseGrpcTimeout(text);
-    if (timeoutMs === undefined) return { reason: "REQ_MALFORMED", detail: "the grpc-timeout is malformed" };
-    this.#endMs = this.#facts.startedMs + timeoutMs;
-    this.#services.deadlines.add(this);
+    if (!this.#time.read()) return { reason: "REQ_MALFORMED", detail: "the grpc-timeout is malformed" };
+    if (this.#time.hasEnd) this.#services.deadlines.add(this);
     return undefined;
   }
 
   /** @param chain hops and person that the call goes on for. */
   #classify(chain: CallChain | undefined): void {
     this.#facts.chain = chain;
-    const isWebSocket = this.#handshake !== undefined;
-    const wanted = this.#permission.classify({ bodyless: this.#bodyless, isWebSocket });
-    if (typeof wanted !== "string") this.#refuse(wanted.reason, wanted.detail);
-    else if (wanted === "nothing") this.#decide();
-    else if (wanted === "messages") this.#readMessages();
-    else if (isWebSocket || this.#body.isLarge) this.#readBody(undefined);
-    else if (this.#body.isEnded) this.#readBody(this.#body.whole());
-    else {
-      this.#isDeciding = true;
-      // What came while the token was asked for.
-      this.#returnCredit();
-    }
+    this.#gate.open(this.#bodyless, this.#handshake !== undefined);
+    // What came while the token was asked for.
+    if (this.#gate.isReading) this.#returnCredit();
   }
 
-  #readMessages(): void {
-    const canRead = isGrpcProtobuf(joinedField(this.head.fields, "content-type"));
-    if (this.#bodyless || this.#handshake !== undefined || !canRead) {
-      this.#readBody(undefined);
+  // --- from the gate ---------------------------------------------------------------------------------------------
+
+  onAllowed(): void {
+    this.#send();
+  }
+
+  #send(): void {
+    const { externalPools } = this.#services;
+    const { external } = this.#permission;
+    this.#pool = externalPools.of(external.external.id, external.addressOf(this.head.authority));
+    // That of a WebSocket is not used again, and must not turn out to be one that the host has closed.
+    const isFresh = this.#retried || this.#handshake !== undefined;
+    if (!this.#pool.take(this, isFresh)) this.#refuse("OVERLOADED", "too many requests to this host");
+  }
+
+  onRefused(refusal: ExternalRefusal): void {
+    if (!this.#over) this.#lose(refusal);
+  }
+
+  onPassed(chunk: Buffer): void {
+    const place = this.#place;
+    if (this.#over) return;
+    if (place === undefined || !this.#isWritten) {
+      this.#body.keep(chunk);
       return;
     }
-    this.#isDeciding = true;
-    this.#isLookedAt = false;
-    this.#messages = new GrpcMessages(this, this.#services.waiting);
-    for (const chunk of this.#body.take()) this.#messages.push(chunk);
-    if (this.#body.isEnded) this.#endMessages();
-    if (!this.#over) this.#returnCredit();
+    if (this.#endsLost()) return;
+    if (place.mayComeBack && !this.#answer.hasBegun) this.#body.keepWritten(chunk);
+    this.#touch();
+    place.sendBody(chunk);
   }
 
-  /** @param body undefined: it cannot be read. */
-  #readBody(body: Buffer | undefined): void {
-    this.#isDeciding = false;
-    const refusal = this.#permission.readBody(body);
-    if (refusal === undefined) this.#decide();
-    else this.#refuse(refusal.reason, refusal.detail);
-  }
-
-  #decide(): void {
-    const refusal = this.#permission.decide();
-    if (refusal === undefined) this.#send();
-    else this.#refuse(refusal.reason, refusal.detail);
-  }
-
-  // --- from the messages of a gRPC call --------------------------------------------------------------------------
-
-  onMessage(message: Buffer | undefined): boolean {
-    if (this.#over) return false;
-    const refusal = this.#permission.readMessage(message);
-    if (refusal !== undefined) {
-      this.#lose(refusal);
-      return false;
-    }
-    if (this.#isDeciding) {
-      this.#isDeciding = false;
-      this.#send();
-    }
-    return !this.#over;
-  }
-
-  onBytes(bytes: Buffer): void {
-    if (!this.#over) this.#forward(bytes);
-  }
-
-  onNoRoom(): void {
-    if (!this.#over) this.#lose({ reason: "OVERLOADED", detail: "too many requests wait to be decided on" });
-  }
-
-  #endMessages(): void {
-    if (this.#over) return;
-    this.#isLookedAt = true;
-    if (this.#messages?.isWhole === false)
-      this.#lose({ reason: "REQ_MALFORMED", detail: "the body ends in the middle of a message" });
-    else if (this.#isDeciding) this.#readBody(undefined);
-    else this.#writeEnd();
+  onPassedAll(): void {
+    if (!this.#isWritten || this.#requestSent) return;
+    this.#requestSent = true;
+    this.#place?.sendEnd(this.#body.trailers);
   }
 
   // --- while it is under way -------------------------------------------------------------------------------------
@@ -241,15 +200,6 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
     } else this.#refuse(reason, detail);
   }
 
-  #send(): void {
-    const { externalPools } = this.#services;
-    const { external } = this.#permission;
-    this.#pool = externalPools.of(external.external.id, external.addressOf(this.head.authority));
-    // That of a WebSocket is not used again, and must not turn out to be one that the host has closed.
-    const isFresh = this.#retried || this.#handshake !== undefined;
-    if (!this.#pool.take(this, isFresh)) this.#refuse("OVERLOADED", "too many requests to this host");
-  }
-
   // --- from the host ---------------------------------------------------------------------------------------------
 
   onExternalReady(place: ExternalPlace): void {
@@ -266,7 +216,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
       handshake: this.#handshake,
       bodyless: this.#bodyless,
       traceparent: this.#facts.traceparent ?? "",
-      grpcLeftMs: this.#endMs - this.#sentAtMs,
+      grpcLeftMs: this.#time.endMs - this.#sentAtMs,
     });
     // What the application sends before the host agrees to a WebSocket waits for that.
     if (this.#handshake === undefined) this.#sendKept(place);
@@ -276,7 +226,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
     this.#isWritten = true;
     for (const chunk of this.#body.chunks) place.sendBody(chunk);
     if (!place.mayComeBack || this.#body.isLarge) this.#body.drop();
-    if (this.#body.isEnded && this.#isLookedAt) this.#writeEnd();
+    if (this.#gate.isPassed) this.onPassedAll();
     if (!place.congested) this.#returnCredit();
   }
 
@@ -359,47 +309,18 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
       this.#returnCredit();
       return;
     }
-    if (this.#messages !== undefined) {
-      this.#messages.push(chunk);
-      if (endStream) this.#endMessages();
-    } else {
-      this.#forward(chunk);
-      if (endStream && !this.#over) this.#writeEnd();
-    }
+    this.#gate.push(chunk);
+    if (endStream && !this.#over) this.#gate.end();
     if (this.#over) return;
     // What is read for the decision may be as long as the window, and a little longer.
-    if (this.#isDeciding || (this.#isWritten && this.#place?.congested === false)) this.#returnCredit();
-  }
-
-  /** What of the body may go on, as soon as there is a place. */
-  #forward(chunk: Buffer): void {
-    const place = this.#place;
-    if (place === undefined || !this.#isWritten) {
-      this.#body.keep(chunk);
-      if (!this.#isDeciding) return;
-      if (this.#body.isLarge) this.#readBody(undefined);
-      else if (this.#body.isEnded) this.#readBody(this.#body.whole());
-      return;
-    }
-    if (this.#endsLost()) return;
-    if (place.mayComeBack && !this.#answer.hasBegun) this.#body.keepWritten(chunk);
-    this.#touch();
-    place.sendBody(chunk);
+    if (this.#gate.isReading || (this.#isWritten && this.#place?.congested === false)) this.#returnCredit();
   }
 
   onRequestTrailers(trailers: readonly Field[]): void {
     this.#body.isEnded = true;
     this.#body.trailers = trailers;
     if (this.#over || this.#upgradeRefused) return;
-    if (this.#messages !== undefined) this.#endMessages();
-    else if (this.#isDeciding) this.#readBody(this.#body.whole());
-    else this.#writeEnd();
-  }
-
-  #writeEnd(): void {
-    if (!this.#isWritten || this.#requestSent) return;
-    this.#requestSent = true;
-    this.#place?.sendEnd(this.#body.trailers);
+    this.#gate.end();
   }
 
   onAppDrain(): void {
@@ -432,9 +353,9 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
         return;
       }
     }
-    if (nowMs < Math.min(this.#silentUntilMs, this.#endMs)) {
+    if (nowMs < this.#time.untilMs) {
       // The wheel lets go of whom it tells.
-      if (this.#endMs !== Number.POSITIVE_INFINITY) this.#services.deadlines.add(this);
+      if (this.#time.hasEnd) this.#services.deadlines.add(this);
       return;
     }
     const detail = this.#answer.hasBegun ? "the answer stopped" : "the host did not answer in time";
@@ -444,12 +365,8 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
     } else this.#refuse("UPSTREAM_TIMEOUT", detail);
   }
 
-  /** Something moved. A WebSocket is as quiet as it likes, and a gRPC call as its deadline lets it. */
   #touch(): void {
-    this.#silentUntilMs =
-      this.#answer.isSwitched || this.#facts.isGrpc
-        ? Number.POSITIVE_INFINITY
-        : this.#services.clock.monotonicMs() + this.#services.timeouts.responseMs;
+    this.#time.touch(this.#services.clock.monotonicMs(), this.#answer.isSwitched);
   }
 
   #returnCredit(): void {
@@ -468,7 +385,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, MessageSink,
   #finish(): void {
     if (this.#over) return;
     this.#over = true;
-    this.#messages?.close();
+    this.#gate.close();
     this.#body.drop();
     if (this.wheelSlot !== -1) this.#services.deadlines.remove(this);
     const requestEnded = this.#body.isEnded;
