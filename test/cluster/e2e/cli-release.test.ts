@@ -132,6 +132,12 @@ describeOnCluster("the command line on the release", { testMs: 90_000, suiteMs: 
     expect(nowhere.status).toBe(3);
   });
 
+  const programmed = (policy: string): Promise<string> => {
+    const condition = '.status.conditions[?(@.type=="Programmed")]';
+    const path = `{${condition}.status} {${condition}.reason}`;
+    return kubectl(["get", "acp", policy, "-n", "ml-serving", "-o", `jsonpath=${path}`]);
+  };
+
   test("rolls back, says so everywhere, and releases", async () => {
     const history = JSON.parse((await run("history", "--json")).text) as {
       revisions: { sequence: number }[];
@@ -140,11 +146,18 @@ describeOnCluster("the command line on the release", { testMs: 90_000, suiteMs: 
     const back = await run("rollback", String(target));
     expect(back.errors).toBe("");
     expect(back.text).toContain(`is revision ${target} again`);
+    expect(back.text).toMatch(/changes: .*- AccessPolicy ml-serving\/fraud-scorer-callers/);
+    await waitFor(
+      async () => (await programmed("fraud-scorer-callers")) === "False Pinned",
+      20_000,
+      "a policy that the pinned revision lacks to say so",
+    );
     await waitFor(async () => (await run("status")).text.includes("PINNED"), 20_000, "every replica to pin");
     const check = await run("check");
     expect(check.text).toMatch(/warning +policies +the mesh is pinned to revision/);
     const release = await run("rollback", "--release");
     expect(release.text).toContain("is what the cluster says");
+    expect(release.text).toMatch(/changes: .*\+ AccessPolicy ml-serving\/fraud-scorer-callers/);
     await waitFor(async () => !(await run("status")).text.includes("PINNED"), 20_000, "the release");
   });
 
