@@ -6,6 +6,7 @@ import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { Logger } from "../core/runtime/log.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import { type Field, FieldFlag } from "../wire/field.ts";
+import { writeConnectAgreed } from "../wire/http2/connect-agreed.ts";
 import {
   Http2Connection,
   type Http2Error,
@@ -13,6 +14,7 @@ import {
   type Http2Stream,
 } from "../wire/http2/connection.ts";
 import { UnfinishedHead } from "../wire/http2/unfinished-head.ts";
+import { UnreadAnswers } from "../wire/http2/unread-answers.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
 import { SlotList } from "../wire/slot-list.ts";
 import type { MeshSocket } from "../wire/socket.ts";
@@ -26,8 +28,6 @@ import type { IdentifiedCaller, IdentityRefusal, ShownTokens } from "./verify.ts
 
 const NO_ERROR = 0x0;
 const ENHANCE_YOUR_CALM = 0xb;
-/** Answers without body are not under flow control: with this much unread nothing more is taken from the peer. */
-const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** How long a peer may take to close a connection that has ended, milliseconds. */
 const CLOSE_WITHIN_MS = 10_000;
 /** A caller's sidecar takes heads of at most 32 KiB, and adds tokens of up to 8 KiB; each field counts 32 more. */
@@ -54,26 +54,14 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   readonly #flush = (): void => {
     this.h2.flush();
     this.#socket.flush();
-    if (this.#socket.congested) {
-      if (!this.#dataPaused) {
-        this.#dataPaused = true;
-        this.h2.pauseData();
-      }
-      if (!this.#readPaused && this.#socket.bufferedBytes >= MAX_UNREAD_BYTES) {
-        this.#readPaused = true;
-        this.#socket.pause();
-      }
-    }
+    this.#unread.written();
   };
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   readonly #keepAlive = new KeepAlive();
+  readonly #unread: UnreadAnswers;
   readonly #unfinished = new UnfinishedHead();
   #ending = false;
-  #dataPaused = false;
-  #readPaused = false;
-  /** Bytes that waited for the peer at the last sweep. */
-  #pausedBytes = 0;
   /** Monotonic milliseconds; -1: the connection is in use. */
   #endedAtMs = -1;
   #expelAtMs = Number.POSITIVE_INFINITY;
@@ -104,10 +92,11 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
       nowMs: () => deps.services.clock.monotonicMs(),
     });
     this.answers = this.h2;
+    this.#unread = new UnreadAnswers(this.h2, socket, this.#keepAlive);
     socket.attach({
       onData: (chunk) => this.onBytes(chunk),
       onEnd: () => this.#onSocketEnd(),
-      onDrain: () => this.#onDrain(),
+      onDrain: () => this.#unread.drained(),
       onClose: () => this.#onSocketClose(),
     });
   }
@@ -141,12 +130,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   }
 
   switchTo(stream: CallerStream, _upgrade: string, fields: readonly Field[]): void {
-    const { answers } = this;
-    answers.beginHeaders(stream);
-    // Where HTTP/1.1 says 101 (RFC 8441 section 5).
-    answers.putStatus(200);
-    for (const field of fields) answers.putField(field);
-    answers.endHeaders(false);
+    writeConnectAgreed(this.answers, stream, fields);
   }
 
   get openExchanges(): number {
@@ -259,11 +243,7 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
       if (this.#endedAtMs < 0) this.#endedAtMs = nowMs;
       else if (nowMs - this.#endedAtMs >= CLOSE_WITHIN_MS) this.#socket.destroy();
     }
-    if (this.#readPaused) {
-      const { bufferedBytes } = this.#socket;
-      if (bufferedBytes < this.#pausedBytes) this.#keepAlive.heard();
-      this.#pausedBytes = bufferedBytes;
-    } else if (this.#exchanges.size === 0) {
+    if (!this.#unread.sweep() && this.#exchanges.size === 0) {
       this.#keepAlive.heard();
       return;
     }
@@ -301,16 +281,6 @@ export class PeerConnection implements CallerSide, Http2Handler<InboundStream | 
   #onSocketEnd(): void {
     this.h2.eof();
     this.#socket.end();
-  }
-
-  #onDrain(): void {
-    if (!this.#dataPaused) return;
-    this.#dataPaused = false;
-    if (this.#readPaused) {
-      this.#readPaused = false;
-      this.#socket.resume();
-    }
-    this.h2.resumeData();
   }
 
   #onSocketClose(): void {

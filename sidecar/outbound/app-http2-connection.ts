@@ -4,6 +4,7 @@ import { lookupField } from "../core/http/headers.ts";
 import type { HeaderLookup } from "../core/policy/mcp.ts";
 import type { AnswerWriter } from "../wire/answers.ts";
 import type { Field } from "../wire/field.ts";
+import { writeConnectAgreed } from "../wire/http2/connect-agreed.ts";
 import {
   Http2Connection,
   type Http2Error,
@@ -11,6 +12,7 @@ import {
   type Http2Stream,
 } from "../wire/http2/connection.ts";
 import { UnfinishedHead } from "../wire/http2/unfinished-head.ts";
+import { UnreadAnswers } from "../wire/http2/unread-answers.ts";
 import { KeepAlive } from "../wire/keep-alive.ts";
 import type { MeshSocket } from "../wire/socket.ts";
 import { AppExchanges } from "./app-exchanges.ts";
@@ -25,8 +27,6 @@ const NO_ERROR = 0x0;
 const PROTOCOL_ERROR = 0x1;
 const EMPTY = Buffer.alloc(0);
 const ENHANCE_YOUR_CALM = 0xb;
-/** Answers without body are not under flow control: with this much unread nothing more is taken from the application. */
-const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** How long the application may take to close a connection that has ended, milliseconds. */
 const CLOSE_WITHIN_MS = 10_000;
 
@@ -51,30 +51,18 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   readonly #deps: AppHttp2Deps;
   readonly #exchanges = new AppExchanges<AppExchange>();
   readonly #keepAlive = new KeepAlive();
+  readonly #unread: UnreadAnswers;
   readonly #unfinished = new UnfinishedHead();
   #fields: readonly Field[] = [];
   readonly #lookup: HeaderLookup = (name) => lookupField(this.#fields, name);
   #isEnding = false;
-  #dataPaused = false;
-  #readPaused = false;
-  /** Bytes that waited for the application at the last sweep. */
-  #unreadBytes = 0;
   /** Monotonic milliseconds: of the time without a request, then of the end. */
   #deadlineMs: number;
   readonly #flush = (): void => {
     this.h2.flush();
     this.#socket.flush();
     if (this.#isEnding && this.#exchanges.size === 0) this.#socket.end();
-    else if (this.#socket.congested) {
-      if (!this.#dataPaused) {
-        this.#dataPaused = true;
-        this.h2.pauseData();
-      }
-      if (!this.#readPaused && this.#socket.bufferedBytes >= MAX_UNREAD_BYTES) {
-        this.#readPaused = true;
-        this.#socket.pause();
-      }
-    }
+    else this.#unread.written();
   };
 
   constructor(socket: MeshSocket, deps: AppHttp2Deps) {
@@ -92,13 +80,14 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
       nowMs: () => clock.monotonicMs(),
     });
     this.answers = this.h2;
+    this.#unread = new UnreadAnswers(this.h2, socket, this.#keepAlive);
     socket.attach({
       onData: (chunk) => this.begin(chunk),
       onEnd: () => {
         this.h2.eof();
         socket.end();
       },
-      onDrain: () => this.#onDrain(),
+      onDrain: () => this.#unread.drained(),
       onClose: () => {
         this.#goneAll();
         this.h2.forget();
@@ -122,12 +111,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
   closeAfterAnswer(): void {}
 
   switchTo(stream: AppStream, _upgrade: string, fields: readonly Field[]): void {
-    const { answers } = this;
-    answers.beginHeaders(stream);
-    // Where HTTP/1.1 says 101 (RFC 8441 section 5).
-    answers.putStatus(200);
-    for (const field of fields) answers.putField(field);
-    answers.endHeaders(false);
+    writeConnectAgreed(this.answers, stream, fields);
   }
 
   finished(exchange: AppExchange): void {
@@ -211,11 +195,7 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
     this.h2.sweepWaiting();
     if (this.#unfinished.isTooSlow(this.h2.unfinishedHead, nowMs, this.#deps.services.timeouts.headerMs))
       this.h2.goaway(ENHANCE_YOUR_CALM);
-    if (this.#readPaused) {
-      const { bufferedBytes } = this.#socket;
-      if (bufferedBytes < this.#unreadBytes) this.#keepAlive.heard();
-      this.#unreadBytes = bufferedBytes;
-    } else if (this.#exchanges.size === 0) {
+    if (!this.#unread.sweep() && this.#exchanges.size === 0) {
       this.#keepAlive.heard();
       if (nowMs < this.#deadlineMs) return;
       if (this.#isEnding) this.destroy();
@@ -238,16 +218,6 @@ export class AppHttp2Connection implements AppSide, AppConversation, Http2Handle
 
   destroy(): void {
     this.#socket.destroy();
-  }
-
-  #onDrain(): void {
-    if (!this.#dataPaused) return;
-    this.#dataPaused = false;
-    if (this.#readPaused) {
-      this.#readPaused = false;
-      this.#socket.resume();
-    }
-    this.h2.resumeData();
   }
 
   #goneAll(): void {
