@@ -7,6 +7,7 @@ import { connect as connectTls, createSecureContext, type SecureContext, type TL
 import { CONTROL_PLANE_SERVER_NAME, controlPlaneSpiffeId } from "../../proto/protocol.ts";
 import { parseSvid } from "../../sidecar/core/identity/svid.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { askWhole } from "../../sidecar/core/runtime/whole-answer.ts";
 import { statusOf } from "../kubernetes/client.ts";
 import { forwardPort } from "../kubernetes/port-forward.ts";
 import { fieldsOf, textOf } from "./answers.ts";
@@ -171,48 +172,26 @@ class ClusterMesh implements Mesh {
     for (const agent of this.#agents.values()) agent.destroy();
   }
 
-  #ask(pod: string, method: string, path: string, body?: unknown): Promise<unknown> {
+  async #ask(pod: string, method: string, path: string, body?: unknown): Promise<unknown> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
-    return new Promise((resolve, reject) => {
-      const fail = (cause: Error): void =>
-        reject(
-          cause instanceof MeshError
-            ? cause
-            : new MeshError("io_failed", `cannot ask the control plane in pod \`${pod}\`: ${cause.message}`, {
-                cause,
-              }),
-        );
-      const sent = request(
-        {
-          ...{ method, path, agent: this.#agentOf(pod), timeout: TIMEOUT_MS },
-          headers: {
-            ...{ host: CONTROL_PLANE_SERVER_NAME, authorization: `Bearer ${this.#state.token}` },
-            ...(payload === undefined
-              ? {}
-              : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
-          },
-        },
-        (response) => {
-          const chunks: Buffer[] = [];
-          let bytes = 0;
-          response.on("data", (chunk: Buffer) => {
-            chunks.push(chunk);
-            bytes += chunk.length;
-            if (bytes > MAX_ANSWER_BYTES) response.destroy(new Error("the answer is too large"));
-          });
-          response.on("error", fail);
-          response.on("end", () => {
-            const text = Buffer.concat(chunks).toString("utf8");
-            const answer = readAnswer("control plane", response.statusCode ?? 0, text);
-            if (answer instanceof MeshError) reject(answer);
-            else resolve(answer.value);
-          });
-        },
-      );
-      sent.on("timeout", () => sent.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
-      sent.on("error", fail);
-      sent.end(payload);
+    const sent = request({
+      ...{ method, path, agent: this.#agentOf(pod), timeout: TIMEOUT_MS },
+      headers: {
+        ...{ host: CONTROL_PLANE_SERVER_NAME, authorization: `Bearer ${this.#state.token}` },
+        ...(payload === undefined
+          ? {}
+          : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+      },
     });
+    sent.on("timeout", () => sent.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
+    const whole = await askWhole(sent, payload, MAX_ANSWER_BYTES).catch((cause: Error) => {
+      if (cause instanceof MeshError) throw cause;
+      const detail = `cannot ask the control plane in pod \`${pod}\`: ${cause.message}`;
+      throw new MeshError("io_failed", detail, { cause });
+    });
+    const answer = readAnswer("control plane", whole.status, whole.body.toString("utf8"));
+    if (answer instanceof MeshError) throw answer;
+    return answer.value;
   }
 
   /** One kept connection per replica. */

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { request } from "node:https";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
+import { askWhole } from "../../sidecar/core/runtime/whole-answer.ts";
 import { type Fields, fieldsOf } from "./answers.ts";
 
 const TIMEOUT_MS = 15_000;
@@ -92,29 +93,10 @@ interface Sent {
   readonly body: string | undefined;
 }
 
-function send(url: URL, { body, ...options }: Sent): Promise<GatewayAnswer> {
-  return new Promise((resolve, reject) => {
-    const outgoing = request(
-      url,
-      { ...options, agent: false, signal: AbortSignal.timeout(TIMEOUT_MS) },
-      (answer) => {
-        const chunks: Buffer[] = [];
-        let bytes = 0;
-        answer.on("data", (chunk: Buffer) => {
-          bytes += chunk.length;
-          if (bytes > MAX_ANSWER_BYTES) outgoing.destroy(new Error("the answer is too large"));
-          else chunks.push(chunk);
-        });
-        answer.on("error", reject);
-        answer.on("end", () => {
-          const text = Buffer.concat(chunks).toString("utf8");
-          resolve({ status: answer.statusCode ?? 0, fields: jsonFields(text) });
-        });
-      },
-    );
-    outgoing.on("error", reject);
-    outgoing.end(body);
-  });
+async function send(url: URL, { body, ...options }: Sent): Promise<GatewayAnswer> {
+  const outgoing = request(url, { ...options, agent: false, signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const answer = await askWhole(outgoing, body, MAX_ANSWER_BYTES);
+  return { status: answer.status, fields: jsonFields(answer.body.toString("utf8")) };
 }
 
 function jsonFields(text: string): Fields {

@@ -2,6 +2,7 @@
 import http from "node:http";
 import { join } from "node:path";
 import { MeshError } from "../../sidecar/core/runtime/errors.ts";
+import { askWhole } from "../../sidecar/core/runtime/whole-answer.ts";
 
 const TIMEOUT_MS = 10_000;
 /** No answer is larger, however big the mesh. */
@@ -41,50 +42,33 @@ export function askSidecar(stateDir: string, path: string): Promise<unknown> {
   return ask({ who: "sidecar", stateDir, socketPath: join(stateDir, "admin.sock"), method: "GET", path });
 }
 
-function ask(question: Question): Promise<unknown> {
+async function ask(question: Question): Promise<unknown> {
   const { who, socketPath, method, path, body } = question;
   if (Buffer.byteLength(socketPath) > MAX_SOCKET_PATH_BYTES)
-    return Promise.reject(
-      new MeshError(
-        "bad_config",
-        `\`${socketPath}\` is too long for a Unix socket; go to that directory and give a relative one`,
-      ),
+    throw new MeshError(
+      "bad_config",
+      `\`${socketPath}\` is too long for a Unix socket; go to that directory and give a relative one`,
     );
   const payload = body === undefined ? undefined : JSON.stringify(body);
-  return new Promise((resolve, reject) => {
-    const request = http.request(
-      {
-        socketPath,
-        method,
-        path,
-        headers: {
-          host: "localhost",
-          ...(payload === undefined
-            ? {}
-            : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
-        },
-        timeout: TIMEOUT_MS,
-      },
-      (response) => {
-        const chunks: Buffer[] = [];
-        let bytes = 0;
-        response.on("data", (chunk: Buffer) => {
-          chunks.push(chunk);
-          bytes += chunk.length;
-          if (bytes > MAX_ANSWER_BYTES) response.destroy(new Error("the answer is too large"));
-        });
-        response.on("error", (error: NodeJS.ErrnoException) => reject(unreachable(question, error)));
-        response.on("end", () => {
-          const answer = readAnswer(who, response.statusCode ?? 0, Buffer.concat(chunks).toString("utf8"));
-          if (answer instanceof MeshError) reject(answer);
-          else resolve(answer.value);
-        });
-      },
-    );
-    request.on("timeout", () => request.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
-    request.on("error", (error: NodeJS.ErrnoException) => reject(unreachable(question, error)));
-    request.end(payload);
+  const request = http.request({
+    socketPath,
+    method,
+    path,
+    headers: {
+      host: "localhost",
+      ...(payload === undefined
+        ? {}
+        : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+    },
+    timeout: TIMEOUT_MS,
   });
+  request.on("timeout", () => request.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
+  const whole = await askWhole(request, payload, MAX_ANSWER_BYTES).catch((error: NodeJS.ErrnoException) => {
+    throw unreachable(question, error);
+  });
+  const answer = readAnswer(who, whole.status, whole.body.toString("utf8"));
+  if (answer instanceof MeshError) throw answer;
+  return answer.value;
 }
 
 /** The document of an answer, or what its refusal says. */

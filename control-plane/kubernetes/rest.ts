@@ -4,6 +4,7 @@
 import { type Agent, type IncomingMessage, request as requestPlain } from "node:http";
 import { request as requestTls } from "node:https";
 import { MeshError, messageOf, systemCodeOf } from "../../sidecar/core/runtime/errors.ts";
+import { readBounded } from "../../sidecar/core/runtime/whole-answer.ts";
 
 /** What `KubeConfig` has and this file needs. */
 export interface ApiCredentials {
@@ -205,16 +206,9 @@ export async function openRequest(
 
 /** @throws MeshError `protocol_error` for more than so many bytes. */
 export async function readAll(response: IncomingMessage, maxBytes: number): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of response) {
-    // Holds because no encoding is set on the response.
-    const part = chunk as Buffer;
-    bytes += part.length;
-    if (bytes > maxBytes) throw new MeshError("protocol_error", "the API server's answer is too large");
-    chunks.push(part);
-  }
-  return Buffer.concat(chunks);
+  const body = await readBounded(response, maxBytes);
+  if (body === undefined) throw new MeshError("protocol_error", "the API server's answer is too large");
+  return body;
 }
 
 /** An error from the API server's Status object, or from the bare HTTP status. */

@@ -6,6 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../../sidecar/core/runtime/clock.ts";
 import { MeshError, messageOf } from "../../sidecar/core/runtime/errors.ts";
 import type { Logger } from "../../sidecar/core/runtime/log.ts";
+import { readBounded } from "../../sidecar/core/runtime/whole-answer.ts";
 import { auditedArguments, type ManagementAudit, type ManagementRecord } from "./audit-log.ts";
 import { type Body, bad, checkFields, type Route } from "./routes.ts";
 import { JsonPieces, replaceMaps } from "./state-text.ts";
@@ -195,19 +196,14 @@ async function record(
 async function readBody(request: IncomingMessage, jsonTypeOnly: boolean): Promise<Body> {
   const tooLarge = new HttpRefusal(413, `body is larger than ${MAX_BODY_BYTES} bytes`);
   if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) throw tooLarge;
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_BODY_BYTES) throw tooLarge;
-    chunks.push(chunk);
-  }
-  if (bytes === 0) return {};
+  const body = await readBounded(request, MAX_BODY_BYTES);
+  if (body === undefined) throw tooLarge;
+  if (body.length === 0) return {};
   if (jsonTypeOnly && !/^application\/json\s*(?:;|$)/i.test(request.headers["content-type"] ?? ""))
     throw new HttpRefusal(415, "send the body as `content-type: application/json`");
   let value: unknown;
   try {
-    value = JSON.parse(Buffer.concat(chunks).toString("utf8"));
+    value = JSON.parse(body.toString("utf8"));
   } catch {
     throw bad("body is not JSON");
   }

@@ -3,6 +3,7 @@
 import type { IncomingMessage } from "node:http";
 import type { Result } from "../core/runtime/errors.ts";
 import type { Page } from "../core/runtime/metrics-server.ts";
+import { readBounded } from "../core/runtime/whole-answer.ts";
 import type { Metrics } from "../telemetry/exposition.ts";
 
 /** Where the application shows its metrics. */
@@ -113,17 +114,10 @@ async function fetchPage({ port, path }: AppMetrics, host: string): Promise<Fetc
       response.destroy();
       return { ok: false, error: "the application answered in an encoding that was not asked for" };
     }
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    for await (const chunk of response as AsyncIterable<Buffer>) {
-      bytes += chunk.length;
-      if (bytes > MAX_BYTES) {
-        response.destroy();
-        return { ok: false, error: `the application's metrics have more than ${MAX_BYTES} bytes` };
-      }
-      chunks.push(chunk);
-    }
-    return { ok: true, value: Buffer.concat(chunks) };
+    const page = await readBounded(response, MAX_BYTES);
+    return page === undefined
+      ? { ok: false, error: `the application's metrics have more than ${MAX_BYTES} bytes` }
+      : { ok: true, value: page };
   } catch {
     return {
       ok: false,

@@ -6,6 +6,7 @@ import { controlPlaneSpiffeId } from "../../proto/protocol.ts";
 import { WORKLOAD_IDENTITY_TOKEN } from "../core/identity/claims.ts";
 import type { WorkloadIdentity } from "../core/identity/workload-identity.ts";
 import { messageOf, type Result } from "../core/runtime/errors.ts";
+import { askWhole, type WholeAnswer } from "../core/runtime/whole-answer.ts";
 
 /** Why there is no token. */
 export interface TokenRefusal {
@@ -61,13 +62,13 @@ export class TokenTransport {
     if (identity === undefined) return unavailable("there is no identity yet");
     try {
       const https = await import("node:https");
-      const { status, text } = await send(https.request, {
+      const answer = await send(https.request, {
         options: { ...this.#target(), path, agent: this.#agentFor(identity, https.Agent) },
         wit: identity.wit,
         body,
         timeoutMs,
       });
-      return readAnswer(status, text);
+      return readAnswer(answer.status, answer.body.toString("utf8"));
     } catch (error) {
       return unavailable(`the token service cannot be reached: ${messageOf(error)}`);
     }
@@ -114,37 +115,19 @@ interface Sent {
 function send(
   request: typeof import("node:https").request,
   { options, wit, body, timeoutMs }: Sent,
-): Promise<{ readonly status: number; readonly text: string }> {
-  return new Promise((resolve, reject) => {
-    const outgoing = request(
-      {
-        ...options,
-        method: body === undefined ? "GET" : "POST",
-        headers: {
-          ...(body === undefined
-            ? {}
-            : { "content-type": "application/json", "content-length": Buffer.byteLength(body) }),
-          [WORKLOAD_IDENTITY_TOKEN]: wit,
-        },
-        signal: AbortSignal.timeout(timeoutMs),
-      },
-      (answer) => {
-        const chunks: Buffer[] = [];
-        let bytes = 0;
-        answer.on("data", (chunk: Buffer) => {
-          bytes += chunk.length;
-          if (bytes > MAX_ANSWER_BYTES) outgoing.destroy(new Error("the answer is too large"));
-          else chunks.push(chunk);
-        });
-        answer.on("error", reject);
-        answer.on("end", () =>
-          resolve({ status: answer.statusCode ?? 0, text: Buffer.concat(chunks).toString("utf8") }),
-        );
-      },
-    );
-    outgoing.on("error", reject);
-    outgoing.end(body);
+): Promise<WholeAnswer> {
+  const outgoing = request({
+    ...options,
+    method: body === undefined ? "GET" : "POST",
+    headers: {
+      ...(body === undefined
+        ? {}
+        : { "content-type": "application/json", "content-length": Buffer.byteLength(body) }),
+      [WORKLOAD_IDENTITY_TOKEN]: wit,
+    },
+    signal: AbortSignal.timeout(timeoutMs),
   });
+  return askWhole(outgoing, body, MAX_ANSWER_BYTES);
 }
 
 /** RFC 6749 section 5.2, with our reason beside the error. */

@@ -6,6 +6,7 @@ import { request as httpRequest, type IncomingMessage, type RequestOptions } fro
 import { request as httpsRequest } from "node:https";
 import { isIP, type LookupFunction } from "node:net";
 import { MeshError, messageOf } from "../runtime/errors.ts";
+import { readBounded } from "../runtime/whole-answer.ts";
 import { mayReach, type Reach, reachOf } from "./address-reach.ts";
 
 export interface GuardedRequest {
@@ -116,17 +117,12 @@ async function readAnswer(url: URL, response: IncomingMessage): Promise<Fetched>
   if (status >= 300 && status < 400) throw refuse("answers with a redirect, which is not followed");
   if (!["", "identity"].includes(headers["content-encoding"] ?? "")) throw refuse("answers compressed");
   if (Number(headers["content-length"] ?? 0) > MAX_DOCUMENT_BYTES) throw refuse("answers more than 512 KiB");
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_DOCUMENT_BYTES) throw refuse("answers more than 512 KiB");
-    chunks.push(chunk);
-  }
+  const body = await readBounded(response, MAX_DOCUMENT_BYTES);
+  if (body === undefined) throw refuse("answers more than 512 KiB");
   return {
     status,
     contentType: headers["content-type"] ?? "",
-    body: Buffer.concat(chunks).toString("utf8"),
+    body: body.toString("utf8"),
     reach,
   };
 }
