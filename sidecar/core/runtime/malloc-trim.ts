@@ -30,8 +30,8 @@ function loadTrim(): (() => void) | undefined {
 function none(): void {}
 
 /**
- * Trims every 5 s while the process is busy, and once after, until the signal aborts; then, when it is quiet, V8's heap is
- * collected if it has grown. koffi is loaded with the first trim.
+ * Trims every 5 s while the process is busy, and once after, until the signal aborts. After 5 quiet ones V8's heap is
+ * collected first, if it has grown. koffi is loaded with the first trim.
  */
 export function trimWhileBusy(signal: AbortSignal): void {
   let trim: (() => void) | undefined;
@@ -43,7 +43,8 @@ export function trimWhileBusy(signal: AbortSignal): void {
     const share = (now - before) / EVERY_MS;
     const isBusy = share > BUSY;
     before = now;
-    if (isBusy || wasBusy || (share < QUIET && heap.collect())) {
+    const isCollected = share < QUIET && heap.collect();
+    if (isBusy || wasBusy || isCollected) {
       trim ??= loadTrim() ?? none;
       trim();
     }
