@@ -8,6 +8,7 @@ import { createObjectParser } from "../../../../control-plane/policy/typed-objec
 import { KINDS, loadSchemas } from "../../../../control-plane/sources/schema.ts";
 import { stateOfYaml } from "../../../fakes/yaml-state.ts";
 import { OBJECT_CASES } from "../../../fixtures/objects/table.ts";
+import { cpuMs } from "../../cpu-time.ts";
 
 const MAX_MS = 2000;
 
@@ -75,7 +76,7 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
         if (!isFields(made)) return;
         const { kind, metadata } = made;
         const namespace = isFields(metadata) ? metadata["namespace"] : undefined;
-        const startMs = performance.now();
+        const startMs = cpuMs();
         const verdict = validateChange(
           {
             uid: "",
@@ -97,7 +98,7 @@ export async function run(options: { seconds: number; seed: number }): Promise<{
           },
           context,
         );
-        const tookMs = performance.now() - startMs;
+        const tookMs = cpuMs() - startMs;
         if (tookMs > MAX_MS) throw new Error(`took ${Math.round(tookMs)} ms`);
         if (verdict.kind === "refused" || status || old !== undefined) return;
         const checked = schemas.validate(made);
