@@ -39,7 +39,7 @@ export class SidecarMetrics {
   );
   readonly overhead = new Histograms(
     "countersign_proxy_overhead_seconds",
-    "time inside this sidecar alone",
+    "from a call's arrival until it is passed on: what this sidecar alone adds",
     ["direction"],
     OVERHEAD_BOUNDS,
   );

@@ -45,6 +45,8 @@ export class CallFacts {
   grpcStatus = -1;
   /** Milliseconds the application took to begin its answer; -1: it was not asked. */
   upstreamMs = -1;
+  /** Milliseconds from the request's arrival until it was passed on; -1: it was not, or nothing answered. */
+  overheadMs = -1;
   error: string | undefined;
   /** What winning rules demand of the call; undefined: nothing. */
   duties: Duties | undefined;
@@ -60,6 +62,12 @@ export class CallFacts {
     this.nowMs = nowMs;
   }
 
+  /** The application's answer begins. @param nowMs monotonic. @param sentMs monotonic, when it was asked. */
+  answerBegins(nowMs: number, sentMs: number): void {
+    this.upstreamMs = nowMs - sentMs;
+    this.overheadMs = Math.max(0, sentMs - this.startedMs);
+  }
+
   /** Counts, remembers, audits and logs the call, once, when it is over. @param endedMs monotonic. */
   record(services: InboundServices, peer: CallerSide, endedMs: number): void {
     const enforcement = this.enforcement;
@@ -73,8 +81,7 @@ export class CallFacts {
     metrics.decisions.add(outcome.series);
     edge.counters.count(this.status, decision.allowed ? "allow" : "deny", durationMs / 1_000);
     if (this.grpcStatus >= 0) edge.counters.countGrpc(this.grpcStatus);
-    if (this.upstreamMs >= 0)
-      metrics.overhead.observe(metrics.overheadInbound, Math.max(0, durationMs - this.upstreamMs) / 1_000);
+    if (this.overheadMs >= 0) metrics.overhead.observe(metrics.overheadInbound, this.overheadMs / 1_000);
     metrics.chainHops.observe(edge.chainSeries, (this.identified?.via.length ?? 0) + 1);
     if (!decision.allowed) {
       trail.remember({

@@ -185,7 +185,7 @@ export class Forwarding implements AppExchange {
   #answerBegins(): void {
     const nowMs = this.#services.clock.monotonicMs();
     this.#place?.touch(nowMs);
-    this.#call.facts.upstreamMs = nowMs - this.#startedMs;
+    this.#call.facts.answerBegins(nowMs, this.#startedMs);
     this.#isFirst = false;
     this.#sent = undefined;
   }

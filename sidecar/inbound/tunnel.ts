@@ -132,7 +132,7 @@ export class InboundTunnel implements InboundStream, DutyBearer {
     const stream = this.#stream;
     const { clock, openTunnels } = this.#services;
     this.#facts.status = 200;
-    this.#facts.upstreamMs = clock.monotonicMs() - this.#startedAppMs;
+    this.#facts.answerBegins(clock.monotonicMs(), this.#startedAppMs);
     answers.beginHeaders(stream);
     answers.putStatus(200);
     answers.endHeaders(false);

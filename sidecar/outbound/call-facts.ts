@@ -50,6 +50,8 @@ export class CallFacts {
   #isGrpc: boolean | undefined;
   /** Milliseconds the callee took to begin its answer; -1: it was not asked. */
   upstreamMs = -1;
+  /** Milliseconds from the request's arrival until it was passed on; -1: it was not, or nothing answered. */
+  overheadMs = -1;
   reason: Reason = "ALLOWED";
   error: string | undefined;
   /** Empty: none was given to the application. */
@@ -88,6 +90,12 @@ export class CallFacts {
       : `${fixed.address}:${fixed.port}`;
   }
 
+  /** The callee's answer begins. @param nowMs monotonic. @param sentMs monotonic, when it was asked. */
+  answerBegins(nowMs: number, sentMs: number): void {
+    this.upstreamMs = nowMs - sentMs;
+    this.overheadMs = Math.max(0, sentMs - this.startedMs);
+  }
+
   /** Counts the call, and audits and logs it, once, when it is over. @param endedMs monotonic. */
   record(services: OutboundServices, endedMs = services.clock.monotonicMs()): void {
     const { metrics, accessLog, state } = services;
@@ -101,8 +109,7 @@ export class CallFacts {
         durationMs / 1_000,
       );
       if (this.grpcStatus >= 0) edge.counters.countGrpc(this.grpcStatus);
-      if (this.upstreamMs >= 0)
-        metrics.overhead.observe(metrics.overheadOutbound, Math.max(0, durationMs - this.upstreamMs) / 1_000);
+      if (this.overheadMs >= 0) metrics.overhead.observe(metrics.overheadOutbound, this.overheadMs / 1_000);
       // The callee records what it decided; what never got there is recorded here.
       if (this.reason !== "ALLOWED") this.#recordFailure(services.trail, directory, edge.audit, durationMs);
     }

@@ -284,7 +284,7 @@ export class OutboundExchange implements AppExchange, UpstreamExchange {
     const group = facts.destination?.group;
     if (group?.traffic.watchesAnswers === true && this.#isRetried(group, fields, endStream)) return;
     const nowMs = this.#services.clock.monotonicMs();
-    facts.upstreamMs = nowMs - this.#sentAtMs;
+    facts.answerBegins(nowMs, this.#sentAtMs);
     this.#time.answerBegins(nowMs);
     this.#body.forget();
     this.#answerHead = true;

@@ -240,7 +240,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, GateOwner, T
     if (this.#over || this.#endsLost()) return;
     this.#touch();
     this.#body.drop();
-    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
+    this.#facts.answerBegins(this.#services.clock.monotonicMs(), this.#sentAtMs);
     const isUpgrade = this.#handshake !== undefined;
     if (isUpgrade) {
       // An answer like any other (RFC 9110 section 7.8): the head was the whole request.
@@ -257,7 +257,7 @@ export class ExternalExchange implements AppExchange, ExternalUser, GateOwner, T
   onExternalSwitched(head: HostAnswer): void {
     const place = this.#place;
     if (this.#over || place === undefined || this.#endsLost()) return;
-    this.#facts.upstreamMs = this.#services.clock.monotonicMs() - this.#sentAtMs;
+    this.#facts.answerBegins(this.#services.clock.monotonicMs(), this.#sentAtMs);
     this.#answer.switched(head);
     this.#touch();
     this.#sendKept(place);

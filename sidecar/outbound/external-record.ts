@@ -28,8 +28,7 @@ export function recordExternal(
   const counters = external.counters(facts.operation);
   counters.count(facts.status, isDenied ? "deny" : "allow", durationMs / 1_000);
   if (facts.grpcStatus >= 0) counters.countGrpc(facts.grpcStatus);
-  if (facts.upstreamMs >= 0)
-    metrics.overhead.observe(metrics.overheadOutbound, Math.max(0, durationMs - facts.upstreamMs) / 1_000);
+  if (facts.overheadMs >= 0) metrics.overhead.observe(metrics.overheadOutbound, facts.overheadMs / 1_000);
   const { allowed, reason, policy, rule, would } =
     isCarried || decision?.allowed === false
       ? decision

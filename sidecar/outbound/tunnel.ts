@@ -190,7 +190,7 @@ export class OutboundTunnel implements UpstreamExchange {
   onUpstreamHead(fields: readonly Field[], endStream: boolean): void {
     if (this.#over) return;
     const { clock } = this.#services;
-    this.#facts.upstreamMs = clock.monotonicMs() - this.#sentAtMs;
+    this.#facts.answerBegins(clock.monotonicMs(), this.#sentAtMs);
     // INVARIANT: the codec refuses a response whose first field is not a :status of three digits.
     const status = Number(fields[0]?.value);
     this.#facts.status = status;
