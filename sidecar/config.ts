@@ -244,7 +244,7 @@ export const SIDECAR_FLAGS: Readonly<Record<string, Flag>> = {
   },
   "--external-ca-file": {
     value: "FILE",
-    help: "more authorities (PEM) for hosts outside the mesh (ExternalService), beside the usual ones",
+    help: "more authorities (PEM) for hosts outside the mesh (ExternalService), beside the usual ones and externalRoots of MeshConfig; read once",
   },
   "--metrics-listen": {
     value: "HOST:PORT",
