@@ -5,7 +5,8 @@ import { joinedField } from "../core/http/headers.ts";
 import { isGrpcProtobuf } from "../core/policy/protobuf-field.ts";
 import type { OutboundHead } from "./app-side.ts";
 import type { ExternalBody } from "./external-body.ts";
-import type { ExternalPermission, ExternalRefusal } from "./external-permission.ts";
+import type { ExternalRefusal } from "./external-ground.ts";
+import type { ExternalPermission } from "./external-permission.ts";
 
 /** The exchange that a request belongs to. */
 export interface GateOwner {

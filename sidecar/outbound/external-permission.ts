@@ -1,42 +1,34 @@
 // What one call to a host outside the mesh is, and whether it may be: as the callee's sidecar would say, with ourselves as
 // the caller (DOMAIN 2.5 V5 to V9). Asked when the call begins and again while it is under way.
 import { joinedField } from "../core/http/headers.ts";
-import { checkChain, scopeEntries } from "../core/identity/chain.ts";
-import type { ViaHop } from "../core/identity/claims.ts";
-import type { IssuedTo, Revocations } from "../core/identity/revocations.ts";
+import type { IssuedTo } from "../core/identity/revocations.ts";
 import type { Call } from "../core/policy/call.ts";
-import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
 import { type Classified, withResource } from "../core/policy/classified.ts";
 import { type Decision, decide, needsResource } from "../core/policy/decide.ts";
 import { stringField } from "../core/policy/protobuf-field.ts";
-import type { Reason } from "../core/policy/reason.ts";
 import { resourceOf } from "../core/policy/resource-value.ts";
-import { intersectScopes } from "../core/policy/scope.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import type { AppSide } from "./app-side.ts";
 import type { CallFacts } from "./call-facts.ts";
-import { type ExternalDestination, unmetDemand } from "./external.ts";
+import type { ExternalDestination } from "./external.ts";
+import {
+  caveatExpired,
+  EXPIRED,
+  type ExternalRefusal,
+  GONE,
+  isTxnExpired,
+  NOT_READY,
+  refusalOf,
+  revokedBy,
+  subjectsOf,
+  TXN_EXPIRED,
+} from "./external-ground.ts";
 import { labelOf } from "./operation-label.ts";
 import type { OutboundServices } from "./services.ts";
 
 const EMPTY = Buffer.alloc(0);
 /** How often what only the time changes is looked at. */
 const TIME_STEP_MS = 1_000;
-const NOT_READY: ExternalRefusal = { reason: "NOT_READY", detail: "no policy or identity yet" };
-const EXPIRED: ExternalRefusal = {
-  reason: "IDENTITY_EXPIRED",
-  detail: "the own certificate has expired",
-};
-const CAVEAT_EXPIRED: ExternalRefusal = {
-  reason: "SCOPE_EXCEEDED",
-  detail: "the caveat of the proof has expired",
-};
-
-/** Why a call must not go on. */
-export interface ExternalRefusal {
-  readonly reason: Reason;
-  readonly detail: string;
-}
 
 /** How a call begins. */
 interface Opening {
@@ -187,32 +179,22 @@ export class ExternalPermission {
       return NOT_READY;
     const { caller, issuedTo } = externals.self(identity);
     const { nowMs, chain } = this.#facts;
-    const txn = chain?.txn;
-    // The hops come from a verified proof, whose IDs were parsed (claims.ts).
-    const via = (chain?.via ?? []) as readonly ViaHop[];
-    const caveat = chain?.caveat;
     this.#issuedTo = issuedTo;
     this.#decidedBy = directory.table;
     this.#askAgainAtMs = this.#services.clock.monotonicMs() + TIME_STEP_MS;
-    const revoked = this.#revokedBy(directory.table.revocations);
+    const revoked = revokedBy(directory.table.revocations, issuedTo, chain);
     if (revoked !== undefined) return revoked;
-    if (txn !== undefined && nowMs >= txn.claims.exp * 1_000)
-      return { reason: "AUTHN_TXN_EXPIRED", detail: "the transaction token has expired" };
-    const hops = checkChain(via, caller.spiffeId, via.length + 1, this.#external.external.program.maxHops);
-    if (!hops.ok) return { reason: hops.error, detail: "the call chain is too deep or loops" };
-    if (caveat?.exp !== undefined && nowMs >= caveat.exp * 1_000) return CAVEAT_EXPIRED;
-    const limits = caveat?.scope === undefined ? undefined : scopeEntries(caveat.scope);
+    if (isTxnExpired(chain, nowMs)) return TXN_EXPIRED;
+    const { external, port } = this.#external;
+    const subjects = subjectsOf(caller, chain, external.program.maxHops, nowMs);
+    if (!subjects.ok) return subjects.error;
     this.#call = {
-      caller,
-      user: txn === undefined ? undefined : userOfTxn(txn),
-      via: via.map((hop) => hopOf(hop.s, hop.o)),
-      port: this.#external.port,
+      ...subjects.value,
+      port,
       request: { ...classified.request, host: this.#external.hostOf(this.#facts.head.authority) },
       operation: classified.operation,
       resource: classified.resource,
       folded: classified.folded,
-      sourceIp: txn?.claims.rctx.reqIp,
-      scope: intersectScopes(limits, scopeOfTxn(txn)),
       nowMs,
     };
     return this.#judge(this.#call);
@@ -226,28 +208,7 @@ export class ExternalPermission {
       const { policy, rule, allowed } = decision.would;
       dryRun.add(dryRun.series(policy ?? "", rule ?? "", allowed ? "Allow" : "Deny"));
     }
-    if (!decision.allowed)
-      return {
-        reason: decision.reason,
-        detail: "policy does not allow this call to a host outside the mesh",
-      };
-    const unmet = unmetDemand(decision);
-    if (unmet === undefined && decision.audit?.mode !== "Required") return undefined;
-    return {
-      reason: "UNSUPPORTED",
-      detail: `\`${unmet ?? "audit: Required"}\` cannot be met for hosts outside the mesh`,
-    };
-  }
-
-  /** What of this call's ground is revoked. */
-  #revokedBy(revocations: Revocations): ExternalRefusal | undefined {
-    const issuedTo = this.#issuedTo;
-    if (issuedTo === undefined || revocations.covers(issuedTo))
-      return { reason: "REVOKED", detail: "what this workload was issued is revoked" };
-    const txn = this.#facts.chain?.txn;
-    return txn !== undefined && revocations.coversTxn(txn.claims)
-      ? { reason: "REVOKED", detail: "the user or the session is revoked" }
-      : undefined;
+    return refusalOf(decision, "policy does not allow this call to a host outside the mesh");
   }
 
   /** Why a call under way is not allowed any more, by the table in force and the time. Of its body nothing is read again. */
@@ -259,14 +220,12 @@ export class ExternalPermission {
     this.#decidedBy = table;
     this.#askAgainAtMs = clock.monotonicMs() + TIME_STEP_MS;
     if (nowMs >= state.identityUntilMs) return EXPIRED;
-    const until = this.#facts.chain?.caveat?.exp;
-    if (until !== undefined && nowMs >= until * 1_000) return CAVEAT_EXPIRED;
-    const revoked = this.#revokedBy(table.revocations);
-    if (revoked !== undefined) return revoked;
+    const { chain } = this.#facts;
+    const lost = caveatExpired(chain, nowMs) ?? revokedBy(table.revocations, this.#issuedTo, chain);
+    if (lost !== undefined) return lost;
     const before = this.#external;
     const external = state.externals?.ofId(before.external.id);
-    if (external === undefined)
-      return { reason: "UNKNOWN_DESTINATION", detail: "the host is none of the mesh's any more" };
+    if (external === undefined) return GONE;
     this.#external = external;
     const isSame = external.external.program === before.external.program;
     if (isSame && !external.dependsOnTime) return undefined;

@@ -1,16 +1,15 @@
 // Whether a connection to a host outside the mesh may stand whose TLS is the application's own: by who calls, for whom,
 // which host and when. Nothing more can be told, so rules that ask for more are never in its favour.
-import { checkChain, scopeEntries } from "../core/identity/chain.ts";
-import type { ViaHop } from "../core/identity/claims.ts";
-import type { IssuedTo, Revocations } from "../core/identity/revocations.ts";
+import type { Revocations } from "../core/identity/revocations.ts";
 import type { Call } from "../core/policy/call.ts";
-import { hopOf, scopeOfTxn, userOfTxn } from "../core/policy/call-subjects.ts";
 import { type Decision, decide } from "../core/policy/decide.ts";
-import type { Reason } from "../core/policy/reason.ts";
-import { intersectScopes } from "../core/policy/scope.ts";
 import { unseenRequest } from "../core/policy/unseen-program.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
-import { type ExternalDestination, type Self, unmetDemand } from "./external.ts";
+import type { ExternalDestination, Self } from "./external.ts";
+import { type ExternalRefusal, refusalOf, revokedBy, subjectsOf } from "./external-ground.ts";
+
+const DENIED =
+  "policy does not allow this connection to a host outside the mesh: its requests are encrypted by the application, so only rules for any operation allow it";
 
 /** What does not change while the connection stands. */
 export interface ConnectionClaim {
@@ -26,13 +25,13 @@ export interface ConnectionVerdict {
   readonly call: Call | undefined;
   readonly decision: Decision | undefined;
   /** Why it may not stand; undefined: it may. */
-  readonly refused: { readonly reason: Reason; readonly detail: string } | undefined;
+  readonly refused: ExternalRefusal | undefined;
 }
 
-const refused = (reason: Reason, detail: string): ConnectionVerdict => ({
+const refused = (refusal: ExternalRefusal): ConnectionVerdict => ({
   call: undefined,
   decision: undefined,
-  refused: { reason, detail },
+  refused: refusal,
 });
 
 /**
@@ -46,55 +45,11 @@ export function decideConnection(
   revocations: Revocations,
   nowMs: number,
 ): ConnectionVerdict {
-  const txn = chain?.txn;
   const revoked = revokedBy(revocations, self.issuedTo, chain);
-  if (revoked !== undefined) return refused("REVOKED", revoked);
-  // The hops come from a verified proof, whose IDs were parsed (claims.ts).
-  const via = (chain?.via ?? []) as readonly ViaHop[];
-  const { caller } = self;
-  const hops = checkChain(via, caller.spiffeId, via.length + 1, external.external.program.maxHops);
-  if (!hops.ok) return refused(hops.error, "the call chain is too deep or loops");
-  const caveat = chain?.caveat;
-  if (caveat?.exp !== undefined && nowMs >= caveat.exp * 1_000)
-    return refused("SCOPE_EXCEEDED", "the caveat of the proof has expired");
-  const limits = caveat?.scope === undefined ? undefined : scopeEntries(caveat.scope);
-  const call: Call = {
-    ...unseenRequest(host),
-    caller,
-    user: txn === undefined ? undefined : userOfTxn(txn),
-    via: via.map((hop) => hopOf(hop.s, hop.o)),
-    port: external.port,
-    sourceIp: txn?.claims.rctx.reqIp,
-    scope: intersectScopes(limits, scopeOfTxn(txn)),
-    nowMs,
-  };
+  if (revoked !== undefined) return refused(revoked);
+  const subjects = subjectsOf(self.caller, chain, external.external.program.maxHops, nowMs);
+  if (!subjects.ok) return refused(subjects.error);
+  const call: Call = { ...unseenRequest(host), ...subjects.value, port: external.port, nowMs };
   const decision = decide(external.unseen, call);
-  return { call, decision, refused: refusalOf(decision) };
-}
-
-function refusalOf(decision: Decision): ConnectionVerdict["refused"] {
-  if (!decision.allowed)
-    return {
-      reason: decision.reason,
-      detail:
-        "policy does not allow this connection to a host outside the mesh: its requests are encrypted by the application, so only rules for any operation allow it",
-    };
-  const unmet = decision.audit?.mode === "Required" ? "audit: Required" : unmetDemand(decision);
-  return unmet === undefined
-    ? undefined
-    : { reason: "UNSUPPORTED", detail: `\`${unmet}\` cannot be met for hosts outside the mesh` };
-}
-
-/** What of its ground is revoked, in words. */
-function revokedBy(
-  revocations: Revocations,
-  issuedTo: IssuedTo | undefined,
-  chain: CallChain | undefined,
-): string | undefined {
-  if (issuedTo === undefined || revocations.covers(issuedTo))
-    return "what this workload was issued is revoked";
-  const txn = chain?.txn;
-  return txn !== undefined && revocations.coversTxn(txn.claims)
-    ? "the user or the session is revoked"
-    : undefined;
+  return { call, decision, refused: refusalOf(decision, DENIED) };
 }

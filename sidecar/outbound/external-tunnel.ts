@@ -1,7 +1,6 @@
 // One connection of the application to a host outside the mesh on which it speaks TLS itself: decided on here by the name
 // it asks for, which is what is connected to, then passed on byte for byte, and recorded when it is over.
 import { connect, type Socket } from "node:net";
-import type { Reason } from "../core/policy/reason.ts";
 import type { SidecarTable } from "../discovery/table.ts";
 import type { CallChain } from "../telemetry/correlation.ts";
 import { readClientHello } from "../wire/client-hello.ts";
@@ -12,6 +11,14 @@ import { HELLO_MS } from "./app-socket.ts";
 import type { CallFacts } from "./call-facts.ts";
 import { afterWaiting, ofUser } from "./choose-chain.ts";
 import type { ExternalDestination } from "./external.ts";
+import {
+  EXPIRED,
+  type ExternalRefusal,
+  GONE,
+  isTxnExpired,
+  NOT_READY,
+  TXN_EXPIRED,
+} from "./external-ground.ts";
 import { recordExternal } from "./external-record.ts";
 import { type ConnectionClaim, type ConnectionVerdict, decideConnection } from "./external-rights.ts";
 import type { OutboundServices } from "./services.ts";
@@ -92,11 +99,11 @@ export class ExternalTunnel implements SocketHandler {
     const { state } = this.#services;
     const { nowMs } = this.#facts;
     if (state.identity === undefined || state.identityUntilMs === 0) {
-      this.#refuse("NOT_READY", "no policy or identity yet");
+      this.#refuse(NOT_READY);
       return;
     }
     if (nowMs >= state.identityUntilMs) {
-      this.#refuse("IDENTITY_EXPIRED", "the own certificate has expired");
+      this.#refuse(EXPIRED);
       return;
     }
     // Encrypted bytes name no trace: they go on as the workload's one user, or as the workload alone.
@@ -114,32 +121,29 @@ export class ExternalTunnel implements SocketHandler {
     this.#facts.chain = chain;
     const { identity, externals } = this.#services.state;
     if (identity === undefined || externals === undefined) {
-      this.#refuse("NOT_READY", "no policy or identity yet");
+      this.#refuse(NOT_READY);
       return;
     }
-    if (chain?.txn !== undefined && this.#facts.nowMs >= chain.txn.claims.exp * 1_000) {
-      this.#refuse("AUTHN_TXN_EXPIRED", "the transaction token has expired");
+    if (isTxnExpired(chain, this.#facts.nowMs)) {
+      this.#refuse(TXN_EXPIRED);
       return;
     }
     this.#claim = { host: this.#deps.host, chain, self: externals.self(identity) };
     const lost = this.#lost();
     if (lost === undefined) this.#connect();
-    else this.#refuse(lost.reason, lost.detail);
+    else this.#refuse(lost);
   }
 
   /** Why it may not stand by the table in force, now. */
-  #lost(): ConnectionVerdict["refused"] {
+  #lost(): ExternalRefusal | undefined {
     const { state, clock, metrics, meshNowMs } = this.#services;
     const { directory, externals, identityUntilMs } = state;
     const claim = this.#claim;
-    if (directory === undefined || claim === undefined)
-      return { reason: "NOT_READY", detail: "no policy or identity yet" };
+    if (directory === undefined || claim === undefined) return NOT_READY;
     const nowMs = meshNowMs();
-    if (nowMs >= identityUntilMs)
-      return { reason: "IDENTITY_EXPIRED", detail: "the own certificate has expired" };
+    if (nowMs >= identityUntilMs) return EXPIRED;
     const found = externals?.ofServerName(claim.host, this.#external.port);
-    if (found === undefined || found.external.id !== this.#external.external.id)
-      return { reason: "UNKNOWN_DESTINATION", detail: "the host is none of the mesh's any more" };
+    if (found === undefined || found.external.id !== this.#external.external.id) return GONE;
     const isFirst = this.#verdict === undefined;
     this.#external = found;
     this.#decidedBy = directory.table;
@@ -159,7 +163,7 @@ export class ExternalTunnel implements SocketHandler {
     if (this.#verdict === undefined || (table === this.#decidedBy && nowMs < this.#decideAtMs)) return;
     const lost = this.#lost();
     if (lost === undefined) return;
-    this.#refuse(lost.reason, lost.detail);
+    this.#refuse(lost);
   }
 
   // --- to the host -------------------------------------------------------------------------------------------------
@@ -178,7 +182,10 @@ export class ExternalTunnel implements SocketHandler {
       onEnd: () => {},
       onDrain: () => {},
       onClose: (error) =>
-        this.#refuse("UPSTREAM_FAILED", error?.message ?? "the host closed the connection before its end"),
+        this.#refuse({
+          reason: "UPSTREAM_FAILED",
+          detail: error?.message ?? "the host closed the connection before its end",
+        }),
     });
     raw.once("connect", () => {
       raw.setKeepAlive(true, KEEP_ALIVE_MS);
@@ -208,10 +215,10 @@ export class ExternalTunnel implements SocketHandler {
     if (read.kind === "partial" && !this.#isEnded) return;
     if (read.kind === "hello" && read.serverName === this.#deps.host && !read.hidesName) this.#join(hello);
     else
-      this.#refuse(
-        "REQ_MALFORMED",
-        "what is said is no ClientHello that openly names the host that was asked for",
-      );
+      this.#refuse({
+        reason: "REQ_MALFORMED",
+        detail: "what is said is no ClientHello that openly names the host that was asked for",
+      });
   }
 
   #join(early: Buffer): void {
@@ -265,8 +272,8 @@ export class ExternalTunnel implements SocketHandler {
     if (this.#over || nowMs < this.#deadlineMs) return;
     if (tunnel !== undefined) tunnel.cut("the connection was idle for too long");
     else if (this.#facts.status === 0)
-      this.#refuse("UPSTREAM_TIMEOUT", "the host could not be reached in time");
-    else this.#refuse("REQ_MALFORMED", "the ClientHello did not come in time");
+      this.#refuse({ reason: "UPSTREAM_TIMEOUT", detail: "the host could not be reached in time" });
+    else this.#refuse({ reason: "REQ_MALFORMED", detail: "the ClientHello did not come in time" });
   }
 
   /** It has no end of an answer that could be waited for: it goes on until the process ends. */
@@ -290,7 +297,7 @@ export class ExternalTunnel implements SocketHandler {
   }
 
   /** Whether it stands already or not. */
-  #refuse(reason: Reason, detail: string): void {
+  #refuse({ reason, detail }: ExternalRefusal): void {
     if (this.#over) return;
     this.#facts.reason = reason;
     this.#facts.error = detail;
